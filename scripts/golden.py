@@ -1,0 +1,261 @@
+"""Golden data for the forward pass, with transformers as the oracle.
+
+    python scripts/golden.py            # rewrites tests/golden/<case>/
+
+Written with Python 3.11, torch 2.15.0 (CPU), transformers 5.23.0 and safetensors 0.8.0. The tests
+only read the files; they never run this script. It is seeded: on the same versions and the same
+kind of CPU it writes the same bytes.
+
+Each case is a small LlamaForCausalLM with random weights, wide enough that attention is not flat:
+q/k std 1.6/sqrt(fan-in), all others 1/sqrt(fan-in), norms 1 +- 0.2. It is saved in its dtype and
+RELOADED in float32 through the config.json written here by hand. Casting a module to 16 bits and
+back would also round its `inv_freq` buffer, which costs 3% in the logits.
+
+A folder holds config.json, generation_config.json, the weights as safetensors (one file, or shards
+with an index), and expected.safetensors:
+    ids     I32 [T]      the prompt
+    logits  F32 [T, V]   float32, eager attention, at every position of the prompt
+    greedy  I32 [64]     the greedy continuation of ids, eos ignored
+    margin  F32 [64]     best minus second best logit at each greedy step
+"""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.utils import logging
+
+ROOT = Path(__file__).resolve().parent.parent / "tests" / "golden"
+STEPS = 64
+MIN_MARGIN = 0.01  # a relative L2 error of 1e-4 moves a difference of logits by 0.003 at most
+MIN_DISTINCT = 16  # greedy text that only repeats itself would test little
+MAX_BYTES = 6_000_000
+
+
+@dataclass
+class Case:
+    name: str
+    width: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    ffn: int
+    vocab: int
+    dtype: str
+    layers: int = 2
+    tied: bool = False
+    prompt: int = 40
+    theta: float = 500000.0
+    factor: float | None = None  # llama3 scaling, none when absent
+    original: int = 32  # original_max_position_embeddings: short, so that scaling bites at once
+    spelling: str = "rope_type"  # "rope_type" or "type" (transformers 4), "rope_parameters" (5)
+    explicit_head_dim: bool = True
+    eos: int | list[int] = 2
+    generation_eos: int | list[int] = 2
+    shard_bytes: int | None = None
+
+    def scaling(self, type_key):
+        if self.factor is None:
+            return None
+        return {
+            "factor": self.factor,
+            "high_freq_factor": 4.0,
+            "low_freq_factor": 1.0,
+            "original_max_position_embeddings": self.original,
+            type_key: "llama3",
+        }
+
+    def config(self):
+        """config.json as transformers 4 or 5 would spell it."""
+        v5 = self.spelling == "rope_parameters"
+        config = {
+            "architectures": ["LlamaForCausalLM"],
+            "attention_bias": False,
+            "attention_dropout": 0.0,
+            "bos_token_id": 1,
+            "dtype" if v5 else "torch_dtype": self.dtype,
+            "eos_token_id": self.eos,
+            "hidden_act": "silu",
+            "hidden_size": self.width,
+            "initializer_range": 0.02,
+            "intermediate_size": self.ffn,
+            "max_position_embeddings": 256,
+            "mlp_bias": False,
+            "model_type": "llama",
+            "num_attention_heads": self.heads,
+            "num_hidden_layers": self.layers,
+            "num_key_value_heads": self.kv_heads,
+            "pretraining_tp": 1,
+            "rms_norm_eps": 1e-05,
+            "tie_word_embeddings": self.tied,
+            "transformers_version": "5.23.0" if v5 else "4.43.0",
+            "use_cache": True,
+            "vocab_size": self.vocab,
+        }
+        if self.explicit_head_dim:
+            config["head_dim"] = self.head_dim
+        if v5:
+            scaling = self.scaling("rope_type") or {"rope_type": "default"}
+            config["rope_parameters"] = {"rope_theta": self.theta} | scaling
+        else:
+            config["rope_theta"] = self.theta
+            config["rope_scaling"] = self.scaling(self.spelling)
+        return config
+
+    def generation_config(self):
+        return {
+            "bos_token_id": 1,
+            "do_sample": True,
+            "eos_token_id": self.generation_eos,
+            "temperature": 0.6,
+            "top_p": 0.9,
+            "transformers_version": self.config()["transformers_version"],
+        }
+
+
+CASES = [
+    # Llama 2: no grouping, no scaling, head_dim derived, ffn not a multiple of 16.
+    Case("mha-hd64-f32", 128, 2, 2, 64, 168, 33, "float32", theta=10000.0, explicit_head_dim=False),
+    # Llama 3.1 8B: untied, factor 8, sharded.
+    Case("gqa4-hd128-bf16-sharded", 64, 8, 2, 128, 168, 257, "bfloat16", factor=8.0,
+         eos=[2, 3, 5], generation_eos=[2, 3, 5], shard_bytes=300_000),
+    # Llama 3.2 1B: tied, factor 32, the spelling of transformers 5.
+    Case("gqa4-hd64-bf16-tied", 64, 8, 2, 64, 184, 131, "bfloat16", layers=3, tied=True,
+         factor=32.0, original=16, spelling="rope_parameters", generation_eos=[2, 7]),
+    # The older key `type` instead of `rope_type`.
+    Case("gqa8-hd64-f16", 64, 16, 2, 64, 176, 131, "float16", factor=8.0, spelling="type"),
+    # A prompt well past the original context, one KV head.
+    Case("gqa8-hd128-f16-tied-long", 64, 8, 1, 128, 168, 193, "float16", tied=True, prompt=90,
+         factor=32.0, original=24, spelling="rope_parameters", eos=[2, 3], generation_eos=4),
+    # Llama 3.2 3B's ratio 3, in float32, sharded; no scaling in the spelling of transformers 5.
+    Case("gqa3-hd64-f32-tied-sharded", 96, 3, 1, 64, 104, 67, "float32", tied=True,
+         spelling="rope_parameters", shard_bytes=200_000),
+]
+
+
+def write_json(path, value):
+    path.write_text(json.dumps(value, indent=2) + "\n")
+
+
+def random_model(config, seed):
+    """A float32 model whose attention is peaked and whose greedy text moves about."""
+    model = LlamaForCausalLM(config)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, weight in sorted(model.named_parameters()):
+            noise = torch.randn(weight.shape, generator=generator)
+            if "norm" in name:
+                weight.copy_(1 + 0.2 * noise)
+            else:
+                # An embedding row is as long as an lm_head row (1 on average), so that tied logits
+                # have the same spread of about 1; the blocks then outweigh the token itself.
+                gain = 1.6 if "q_proj" in name or "k_proj" in name else 1.0
+                weight.copy_(gain * noise / weight.shape[1] ** 0.5)
+    return model
+
+
+def load(folder, dtype=torch.float32, config=None):
+    return LlamaForCausalLM.from_pretrained(
+        folder, config=config, dtype=dtype, attn_implementation="eager"
+    ).eval()
+
+
+@torch.no_grad()
+def logits(model, ids):
+    return model(torch.tensor([ids])).logits[0].float()
+
+
+def greedy(model, ids):
+    """64 tokens without a KV cache: every step runs the whole text again."""
+    text, margins = list(ids), []
+    for _ in range(STEPS):
+        best = logits(model, text)[-1].topk(2)
+        text.append(best.indices[0].item())
+        margins.append((best.values[0] - best.values[1]).item())
+    return text[len(ids):], margins
+
+
+def relative_l2(got, want):
+    """The worst position's |got - want| / |want|."""
+    return ((got - want).norm(dim=-1) / want.norm(dim=-1)).max().item()
+
+
+def save(case, seed, folder):
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    write_json(folder / "config.json", case.config())
+    model = random_model(LlamaConfig.from_pretrained(folder), seed)
+    size = {"max_shard_size": case.shard_bytes} if case.shard_bytes else {}
+    model.to(getattr(torch, case.dtype)).save_pretrained(folder, **size)
+    write_json(folder / "config.json", case.config())
+    write_json(folder / "generation_config.json", case.generation_config())
+
+
+def unscaled(case, folder):
+    """The same weights without the rope scaling."""
+    config = LlamaConfig.from_pretrained(folder)
+    config.rope_parameters = {"rope_type": "default", "rope_theta": case.theta}
+    return load(folder, config=config)
+
+
+def make(case, number):
+    """Tries seeds until the greedy choices are clear and varied; returns a row of the table."""
+    folder = ROOT / case.name
+    for seed in range(1000 * number, 1000 * number + 1000):
+        save(case, seed, folder)
+        generator = torch.Generator().manual_seed(seed)
+        prompt = torch.randint(case.vocab, (case.prompt,), generator=generator).tolist()
+        prompt[0] = 1
+        model = load(folder)
+        text, margins = greedy(model, prompt)
+        if min(margins) >= MIN_MARGIN and len(set(text)) >= min(MIN_DISTINCT, case.vocab // 3):
+            break
+    else:
+        raise SystemExit(f"{case.name}: no seed gives clear greedy choices")
+    rope = (case.scaling("rope_type") or {"rope_type": "default"}) | {"rope_theta": case.theta}
+    read = {key: value for key, value in model.config.rope_parameters.items() if key != "type"}
+    assert read == rope, f"{case.name}: transformers reads {read} from config.json"
+    want = logits(model, prompt)
+    expected = {
+        "ids": torch.tensor(prompt, dtype=torch.int32),
+        "logits": want.contiguous(),
+        "greedy": torch.tensor(text, dtype=torch.int32),
+        "margin": torch.tensor(margins, dtype=torch.float32),
+    }
+    save_file(expected, folder / "expected.safetensors")
+
+    shards = len(list(folder.glob("model*.safetensors")))
+    assert case.shard_bytes is None or shards >= 3, f"{case.name}: only {shards} shards"
+    bite = 0.0
+    if case.factor is not None:
+        bite = relative_l2(logits(unscaled(case, folder), prompt), want)
+        assert bite > 0.01, f"{case.name}: the rope scaling changes the logits by {bite:.1e} only"
+    bf16 = relative_l2(logits(load(folder, torch.bfloat16), prompt), want)
+    size = sum(file.stat().st_size for file in folder.iterdir())
+    return (
+        f"{case.name:28} {seed:5} {case.prompt:3} {case.vocab:4} {shards:6} {want.std():6.2f} "
+        f"{min(margins):7.4f} {len(set(text)):8} {bite:8.3f} {bf16:8.4f} {size / 1000:8.0f}"
+    )
+
+
+def main():
+    torch.set_num_threads(1)
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    print(
+        f"{'case':28} {'seed':>5} {'T':>3} {'V':>4} {'shards':>6} {'std':>6} {'margin':>7} "
+        f"{'distinct':>8} {'unscaled':>8} {'HF bf16':>8} {'kB':>8}"
+    )
+    for number, case in enumerate(CASES):
+        print(make(case, number), flush=True)
+    size = sum(file.stat().st_size for file in ROOT.rglob("*") if file.is_file())
+    print(f"tests/golden: {size / 1e6:.2f} MB in all")
+    assert size < MAX_BYTES
+
+
+if __name__ == "__main__":
+    main()
