@@ -1,6 +1,6 @@
-"""Golden data for the forward pass, with transformers as the oracle.
+"""Golden data for the forward pass and for RoPE, with transformers as the oracle.
 
-    python scripts/golden.py            # rewrites tests/golden/<case>/
+    python scripts/golden.py            # rewrites tests/golden/<case>/ and tests/golden/rope.json
 
 Written with Python 3.11, torch 2.15.0 (CPU), transformers 5.23.0 and safetensors 0.8.0. The tests
 only read the files; they never run this script. It is seeded: on the same versions and the same
@@ -17,6 +17,12 @@ with an index), and expected.safetensors:
     logits  F32 [T, V]   float32, eager attention, at every position of the prompt
     greedy  I32 [64]     the greedy continuation of ids, eos ignored
     margin  F32 [64]     best minus second best logit at each greedy step
+
+rope.json is a list of tables of inverse frequencies in radians per position:
+    head_dim, theta, scaling   the parameters; scaling is null or the four numbers of llama3 scaling
+    frequencies                all head_dim/2 values, formed by transformers in float32 throughout:
+                               a float64 computation rounded once may differ by up to 5e-7 relative
+    golden                     single values {index: value} known independently of transformers
 """
 
 import json
@@ -27,6 +33,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from transformers.utils import logging
 
 ROOT = Path(__file__).resolve().parent.parent / "tests" / "golden"
@@ -136,6 +143,25 @@ CASES = [
          spelling="rope_parameters", shard_bytes=200_000),
 ]
 
+# (head_dim, factor) -> single inverse frequencies for theta 500000, low 1, high 4, old 8192, worked
+# out from Meta's formula in float64.
+ROPE_GOLDEN = {
+    (128, 8.0): {
+        28: 3.211445995e-3, 29: 2.166570764e-3, 30: 1.371893568e-3, 31: 8.567514129e-4,
+        32: 5.248461610e-4, 33: 3.126937504e-4, 34: 1.785078128e-4, 35: 9.556212354e-5,
+        63: 3.068925989e-7,
+    },
+    (128, 32.0): {
+        29: 2.118406997e-3, 30: 1.290547928e-3, 31: 7.625412034e-4, 32: 4.295567966e-4,
+        33: 2.227635015e-4, 34: 9.708287803e-5, 35: 2.389053088e-5, 63: 7.672314972e-8,
+    },
+    (64, 32.0): {
+        15: 1.290547928e-3, 16: 4.295567966e-4, 17: 9.708287803e-5, 18: 1.946163818e-5,
+        31: 9.418306725e-8,
+    },
+    (128, None): {},
+}
+
 
 def write_json(path, value):
     path.write_text(json.dumps(value, indent=2) + "\n")
@@ -242,6 +268,36 @@ def make(case, number):
     )
 
 
+def rope_table(head_dim, factor, golden):
+    """The inverse frequencies as LlamaForCausalLM would use them."""
+    theta = 500000.0
+    scaling = factor and {
+        "factor": factor,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    }
+    kind = {"rope_type": "llama3"} | scaling if scaling else {"rope_type": "default"}
+    config = LlamaConfig(
+        head_dim=head_dim,
+        max_position_embeddings=131072,
+        rope_parameters={"rope_theta": theta} | kind,
+    )
+    rotary = LlamaRotaryEmbedding(config)
+    assert rotary.attention_scaling == 1.0
+    frequencies = rotary.inv_freq.tolist()
+    for index, value in golden.items():
+        error = abs(frequencies[index] / value - 1)
+        assert error < 1e-6, f"head_dim {head_dim}, factor {factor}, pair {index}: {error:.1e}"
+    return {
+        "head_dim": head_dim,
+        "theta": theta,
+        "scaling": scaling,
+        "golden": golden,
+        "frequencies": frequencies,
+    }
+
+
 def main():
     torch.set_num_threads(1)
     logging.set_verbosity_error()
@@ -252,6 +308,8 @@ def main():
     )
     for number, case in enumerate(CASES):
         print(make(case, number), flush=True)
+    tables = [rope_table(*key, golden) for key, golden in ROPE_GOLDEN.items()]
+    write_json(ROOT / "rope.json", tables)
     size = sum(file.stat().st_size for file in ROOT.rglob("*") if file.is_file())
     print(f"tests/golden: {size / 1e6:.2f} MB in all")
     assert size < MAX_BYTES
