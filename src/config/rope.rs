@@ -167,3 +167,138 @@ impl RopeScaling {
         }))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+
+    const LLAMA_3: f64 = 500000.0;
+
+    fn llama3(factor: f64) -> Rope {
+        let scaling = RopeScaling {
+            factor,
+            low_freq_factor: 1.0,
+            high_freq_factor: 4.0,
+            original_context: 8192,
+        };
+        Rope {
+            theta: LLAMA_3,
+            scaling: Some(scaling),
+        }
+    }
+
+    fn relative(found: f32, expected: f64) -> f64 {
+        (f64::from(found) / expected - 1.0).abs()
+    }
+
+    /// Values of Llama 3.1 (head width 128, factor 8) and 3.2 (3B: 128, 32; 1B: 64, 32), computed
+    /// in f64.
+    #[test]
+    fn scaled_frequencies_of_the_real_models() {
+        let cases: [(usize, f64, &[(usize, f64)]); 3] = [
+            (
+                128,
+                8.0,
+                &[
+                    (28, 3.211445995e-3),
+                    (29, 2.166570764e-3),
+                    (30, 1.371893568e-3),
+                    (31, 8.567514129e-4),
+                    (32, 5.248461610e-4),
+                    (33, 3.126937504e-4),
+                    (34, 1.785078128e-4),
+                    (35, 9.556212354e-5),
+                    (63, 3.068925989e-7),
+                ],
+            ),
+            (
+                128,
+                32.0,
+                &[
+                    (29, 2.118406997e-3),
+                    (30, 1.290547928e-3),
+                    (31, 7.625412034e-4),
+                    (32, 4.295567966e-4),
+                    (33, 2.227635015e-4),
+                    (34, 9.708287803e-5),
+                    (35, 2.389053088e-5),
+                    (63, 7.672314972e-8),
+                ],
+            ),
+            (
+                64,
+                32.0,
+                &[
+                    (15, 1.290547928e-3),
+                    (16, 4.295567966e-4),
+                    (17, 9.708287803e-5),
+                    (18, 1.946163818e-5),
+                    (31, 9.418306725e-8),
+                ],
+            ),
+        ];
+        for (head_dim, factor, expected) in cases {
+            let frequencies = llama3(factor).frequencies(head_dim);
+            assert_eq!(frequencies.len(), head_dim / 2);
+            for &(pair, expected) in expected {
+                let difference = relative(frequencies[pair], expected);
+                assert!(
+                    difference < 2e-6,
+                    "pair {pair} of {head_dim}: {difference:e}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn fast_pairs_are_kept_and_slow_ones_divided() {
+        let plain = Rope {
+            theta: LLAMA_3,
+            scaling: None,
+        }
+        .frequencies(128);
+        let scaled = llama3(8.0).frequencies(128);
+        for pair in 0..64 {
+            match pair {
+                0..=28 => assert_eq!(scaled[pair], plain[pair]),
+                29..=34 => assert!(scaled[pair] < plain[pair] && scaled[pair] > plain[pair] / 8.0),
+                _ => assert_eq!(scaled[pair], plain[pair] / 8.0),
+            }
+        }
+    }
+
+    /// The f32 tables that `transformers` computes, written by scripts/golden.
+    #[test]
+    fn tables_of_transformers() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/rope.json");
+        let text = std::fs::read(path).expect("rope.json");
+        let tables: Vec<Value> = serde_json::from_slice(&text).expect("JSON");
+        let mut largest = 0.0_f64;
+        for table in &tables {
+            let number = |value: &Value| value.as_f64().expect("a number");
+            let scaling = table["scaling"].as_object().map(|scaling| RopeScaling {
+                factor: number(&scaling["factor"]),
+                low_freq_factor: number(&scaling["low_freq_factor"]),
+                high_freq_factor: number(&scaling["high_freq_factor"]),
+                original_context: number(&scaling["original_max_position_embeddings"]) as usize,
+            });
+            let rope = Rope {
+                theta: number(&table["theta"]),
+                scaling,
+            };
+            let found = rope.frequencies(number(&table["head_dim"]) as usize);
+            let expected = table["frequencies"].as_array().expect("a list");
+            assert_eq!(found.len(), expected.len());
+            for (found, expected) in found.into_iter().zip(expected) {
+                largest = largest.max(relative(found, number(expected)));
+            }
+        }
+        println!(
+            "largest relative difference of {} tables: {largest:e}",
+            tables.len()
+        );
+        assert!(tables.len() >= 3);
+        assert!(largest < 1.2e-7, "over one f32 ulp: {largest:e}");
+    }
+}
