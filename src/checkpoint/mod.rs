@@ -1,0 +1,251 @@
+//! A checkpoint's tensors as typed views of its mapped safetensors files; nothing is copied.
+//!
+//! The weight region is all files laid end to end, each beginning at a multiple of 64 bytes. A
+//! tensor is an offset into it, which on the CPU is read where the file is mapped, and on a device
+//! in one allocation of the same layout.
+
+pub mod header;
+pub mod index;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::thread;
+
+use crate::error::{Error, Result};
+use crate::json::quote;
+use crate::source::{Bytes, Source};
+
+const SINGLE_FILE: &str = "model.safetensors";
+const INDEX_FILE: &str = "model.safetensors.index.json";
+
+/// Every file begins at a multiple of this in the weight region: a cache line, and the widest
+/// vector.
+const FILE_ALIGN_BYTES: usize = 64;
+
+/// The type of a tensor's elements.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Dtype {
+    Bf16,
+    F16,
+    F32,
+}
+
+impl Dtype {
+    /// Bytes of one element.
+    pub fn bytes(self) -> usize {
+        match self {
+            Dtype::Bf16 | Dtype::F16 => 2,
+            Dtype::F32 => 4,
+        }
+    }
+
+    /// The type's name in safetensors files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Dtype::Bf16 => "BF16",
+            Dtype::F16 => "F16",
+            Dtype::F32 => "F32",
+        }
+    }
+
+    /// The type that safetensors files call `name`.
+    pub fn from_name(name: &str) -> Option<Dtype> {
+        [Dtype::Bf16, Dtype::F16, Dtype::F32]
+            .into_iter()
+            .find(|dtype| dtype.name() == name)
+    }
+}
+
+/// Where a tensor lies and what it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tensor {
+    pub dtype: Dtype,
+    /// Slowest dimension first.
+    pub shape: Vec<usize>,
+    /// Of its first byte in the weight region; a multiple of the element's size.
+    pub offset: usize,
+    pub bytes: usize,
+}
+
+/// The weights of a model: mapped files and the tensors in them.
+#[derive(Debug)]
+pub struct Checkpoint {
+    shards: Vec<Shard>,
+    /// In the order of the weight region.
+    tensors: Vec<(String, Tensor)>,
+    /// Name to place in `tensors`.
+    places: HashMap<String, usize>,
+    dtype: Dtype,
+}
+
+/// One file of the checkpoint.
+#[derive(Debug)]
+struct Shard {
+    /// For messages.
+    path: String,
+    /// Where the file begins in the weight region.
+    base: usize,
+    bytes: Bytes,
+}
+
+impl Checkpoint {
+    /// Maps model.safetensors, else the files that model.safetensors.index.json names, and checks
+    /// everything that can be checked without the model's config and without reading a weight.
+    pub fn open(source: &Source) -> Result<Checkpoint> {
+        if source.has(SINGLE_FILE) {
+            return Checkpoint::map(source, [SINGLE_FILE]);
+        }
+        let Some(text) = source.read(INDEX_FILE)? else {
+            return Err(source.missing(SINGLE_FILE));
+        };
+        let path = source.path(INDEX_FILE);
+        let index =
+            index::parse(&text).map_err(|trouble| Error::failed(format!("{path} {trouble}")))?;
+        let files: BTreeSet<&str> = index.values().map(String::as_str).collect();
+        if let Some(file) = files.iter().find(|file| !source.has(file)) {
+            return Err(Error::failed(format!(
+                "{path} names the file {}, which is not there",
+                quote(file)
+            )));
+        }
+        let checkpoint = Checkpoint::map(source, files)?;
+        checkpoint.check_index(&index, source)?;
+        Ok(checkpoint)
+    }
+
+    /// The tensor called `name`.
+    pub fn tensor(&self, name: &str) -> Option<&Tensor> {
+        self.places.get(name).map(|place| &self.tensors[*place].1)
+    }
+
+    /// All weights and their names, in the order in which they lie.
+    pub fn tensors(&self) -> impl ExactSizeIterator<Item = (&str, &Tensor)> {
+        self.tensors
+            .iter()
+            .map(|(name, tensor)| (name.as_str(), tensor))
+    }
+
+    /// The one element type of all weights.
+    pub fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    /// `len` bytes of the weight region from `offset` on. Panics unless they lie in one file.
+    pub fn bytes(&self, offset: usize, len: usize) -> &[u8] {
+        let shard = self.shard_at(offset);
+        &shard.bytes[offset - shard.base..][..len]
+    }
+
+    /// The path of the file that holds the tensor `name`, for messages; of the first file where
+    /// none does.
+    pub fn path_of(&self, name: &str) -> String {
+        let offset = self.tensor(name).map_or(0, |tensor| tensor.offset);
+        self.shard_at(offset).path.clone()
+    }
+
+    /// The size of the weight region, headers included.
+    pub fn total_bytes(&self) -> usize {
+        self.shards
+            .last()
+            .map_or(0, |shard| shard.base + shard.bytes.len())
+    }
+
+    /// Lets the system read all files ahead of the first pass over the weights. Returns at once.
+    pub fn read_ahead(&self) {
+        let files: Vec<Bytes> = self
+            .shards
+            .iter()
+            .map(|shard| shard.bytes.clone())
+            .collect();
+        thread::spawn(move || files.iter().for_each(Bytes::read_ahead));
+    }
+
+    /// Maps `files` end to end and lists their tensors.
+    fn map<'a>(source: &Source, files: impl IntoIterator<Item = &'a str>) -> Result<Checkpoint> {
+        let mut shards: Vec<Shard> = Vec::new();
+        let mut tensors: Vec<(String, Tensor)> = Vec::new();
+        let mut places = HashMap::new();
+        for file in files {
+            let (path, bytes) = (source.path(file), source.map(file)?);
+            let wrong = |trouble: String| Error::failed(format!("{path} {trouble}"));
+            let end = shards
+                .last()
+                .map_or(0, |shard| shard.base + shard.bytes.len());
+            let base = end.next_multiple_of(FILE_ALIGN_BYTES);
+            for (name, mut tensor) in header::parse(&bytes).map_err(wrong)? {
+                if is_table(&name) {
+                    continue;
+                }
+                tensor.offset += base;
+                if places.insert(name.clone(), tensors.len()).is_some() {
+                    return Err(wrong(format!(
+                        "holds tensor {} which another file holds, too",
+                        quote(&name)
+                    )));
+                }
+                tensors.push((name, tensor));
+            }
+            shards.push(Shard { path, base, bytes });
+        }
+        let Some((first, Tensor { dtype, .. })) = tensors.first() else {
+            let paths: Vec<&str> = shards.iter().map(|shard| shard.path.as_str()).collect();
+            return Err(Error::failed(format!(
+                "{} holds no weights",
+                paths.join(", ")
+            )));
+        };
+        let (first, dtype) = (first.clone(), *dtype);
+        let checkpoint = Checkpoint {
+            shards,
+            tensors,
+            places,
+            dtype,
+        };
+        if let Some((name, tensor)) = checkpoint
+            .tensors()
+            .find(|(_, tensor)| tensor.dtype != dtype)
+        {
+            return Err(Error::failed(format!(
+                "{}: tensor {} is {} but {} is {}: all weights must have one type",
+                checkpoint.path_of(name),
+                quote(name),
+                tensor.dtype.name(),
+                quote(&first),
+                dtype.name()
+            )));
+        }
+        Ok(checkpoint)
+    }
+
+    /// That every tensor is in the file that the index gives, and every tensor of a file in the
+    /// index.
+    fn check_index(&self, index: &BTreeMap<String, String>, source: &Source) -> Result<()> {
+        for (name, file) in index.iter().filter(|(name, _)| !is_table(name)) {
+            let path = source.path(file);
+            if self.tensor(name).is_none() || self.path_of(name) != path {
+                return Err(Error::failed(format!(
+                    "{path} lacks tensor {}, which {INDEX_FILE} says it holds",
+                    quote(name)
+                )));
+            }
+        }
+        match self.tensors().find(|(name, _)| !index.contains_key(*name)) {
+            None => Ok(()),
+            Some((name, _)) => Err(Error::failed(format!(
+                "{} holds tensor {}, which {INDEX_FILE} does not name",
+                self.path_of(name),
+                quote(name)
+            ))),
+        }
+    }
+
+    fn shard_at(&self, offset: usize) -> &Shard {
+        let following = self.shards.partition_point(|shard| shard.base <= offset);
+        &self.shards[following - 1]
+    }
+}
+
+/// Whether a tensor is the table of rotary frequencies that Llama 2's files carry beside the
+/// weights, in f32. It follows from the config, and `transformers` ignores it, too.
+fn is_table(name: &str) -> bool {
+    name.ends_with(".rotary_emb.inv_freq")
+}

@@ -1,0 +1,136 @@
+//! JSON that strangers wrote: a key that is given twice is an error at every level, nesting is
+//! bounded, and every message fits on one line whatever the file says.
+
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Number, Value};
+
+/// The longest piece of a file that a message repeats, in characters.
+const QUOTE_CHARS: usize = 160;
+
+/// Parses `text` as one JSON object. Nesting deeper than 128 levels is an error, as is a repeated
+/// key. The error is what is wrong and where, without the name of the file.
+pub fn parse_object(text: &[u8]) -> Result<Map<String, Value>, String> {
+    let mut json = serde_json::Deserializer::from_slice(text);
+    let value = Strict
+        .deserialize(&mut json)
+        .and_then(|value| json.end().map(|()| value));
+    match value.map_err(describe)? {
+        Value::Object(object) => Ok(object),
+        other => Err(format!("holds {}, not a JSON object", kind(&other))),
+    }
+}
+
+/// What a JSON parser objected to, on one line.
+pub fn describe(error: serde_json::Error) -> String {
+    format!("is not what it should be: {}", one_line(&error.to_string()))
+}
+
+/// A name out of a file, quoted for a message: escaped and cut.
+pub fn quote(name: &str) -> String {
+    format!("\"{}\"", one_line(name))
+}
+
+/// `text` without control characters, cut at [`QUOTE_CHARS`].
+pub fn one_line(text: &str) -> String {
+    let mut line = String::new();
+    for (index, character) in text.chars().enumerate() {
+        if index == QUOTE_CHARS {
+            line.push('…');
+            break;
+        }
+        if character.is_control() {
+            line.extend(character.escape_default());
+        } else {
+            line.push(character);
+        }
+    }
+    line
+}
+
+/// A JSON value for a message, cut.
+pub fn show(value: &Value) -> String {
+    match value {
+        Value::Array(_) | Value::Object(_) => kind(value).to_owned(),
+        scalar => one_line(&scalar.to_string()),
+    }
+}
+
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a truth value",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}
+
+/// Builds a [`Value`], refusing repeated keys, of which `serde_json` itself would silently keep the
+/// last.
+pub struct Strict;
+
+impl<'de> DeserializeSeed<'de> for Strict {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Strict {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(Value::Bool(value))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(Value::Number(value.into()))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(Value::Number(value.into()))
+    }
+
+    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Value, E> {
+        let number = Number::from_f64(value).ok_or_else(|| E::custom("a number is not finite"))?;
+        Ok(Value::Number(number))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(Value::String(value.to_owned()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+        let mut list = Vec::new();
+        while let Some(item) = items.next_element_seed(Strict)? {
+            list.push(item);
+        }
+        Ok(Value::Array(list))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
+        let mut object = Map::new();
+        while let Some(key) = entries.next_key::<String>()? {
+            if object.contains_key(&key) {
+                return Err(A::Error::custom(format!(
+                    "key {} is given twice",
+                    quote(&key)
+                )));
+            }
+            object.insert(key, entries.next_value_seed(Strict)?);
+        }
+        Ok(Value::Object(object))
+    }
+}

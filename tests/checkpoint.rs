@@ -1,0 +1,106 @@
+//! The checkpoints that the repository holds load, and their tensors are what another reader finds
+//! in the same files.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use chaski::checkpoint::{Checkpoint, Dtype};
+use chaski::config::Config;
+use chaski::source::Source;
+use safetensors::SafeTensors;
+
+/// The directories of tests/golden that hold a model.
+fn golden_models() -> Vec<PathBuf> {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let entries = fs::read_dir(golden).expect("tests/golden");
+    let mut models: Vec<PathBuf> = entries
+        .map(|entry| entry.expect("an entry").path())
+        .filter(|path| path.join("config.json").exists())
+        .collect();
+    models.sort();
+    assert!(models.len() >= 6, "only {} golden models", models.len());
+    models
+}
+
+#[test]
+fn tensors_lie_where_the_files_say() {
+    for model in golden_models() {
+        let source = Source::Directory(model.clone());
+        let checkpoint = Checkpoint::open(&source).expect("a checkpoint");
+        let mut files: Vec<PathBuf> = fs::read_dir(&model)
+            .expect("a directory")
+            .map(|entry| entry.expect("an entry").path())
+            .filter(|path| {
+                path.file_name()
+                    .is_some_and(|name| name.to_string_lossy().starts_with("model"))
+            })
+            .filter(|path| {
+                path.extension()
+                    .is_some_and(|extension| extension == "safetensors")
+            })
+            .collect();
+        files.sort();
+        let mut seen = 0;
+        for path in files {
+            let file = fs::read(&path).expect("a file");
+            for (name, expected) in SafeTensors::deserialize(&file)
+                .expect("safetensors")
+                .tensors()
+            {
+                let tensor = checkpoint.tensor(&name).expect("the tensor");
+                assert_eq!(tensor.dtype.name(), expected.dtype().to_string());
+                assert_eq!(tensor.shape, expected.shape());
+                let bytes = checkpoint.bytes(tensor.offset, tensor.bytes);
+                assert_eq!(bytes, expected.data(), "{name}");
+                assert_eq!(bytes.as_ptr().addr() % tensor.dtype.bytes(), 0);
+                assert_eq!(checkpoint.path_of(&name), path.display().to_string());
+                seen += 1;
+            }
+        }
+        assert_eq!(checkpoint.tensors().len(), seen);
+    }
+}
+
+#[test]
+fn tensors_are_listed_in_the_order_in_which_they_lie() {
+    for model in golden_models() {
+        let checkpoint = Checkpoint::open(&Source::Directory(model)).expect("a checkpoint");
+        checkpoint.read_ahead();
+        let mut end = 0;
+        for (name, tensor) in checkpoint.tensors() {
+            assert!(tensor.offset >= end, "{name}");
+            end = tensor.offset + tensor.bytes;
+        }
+        assert_eq!(end, checkpoint.total_bytes());
+    }
+}
+
+#[test]
+fn parameters_are_counted_as_the_files_hold_them() {
+    for source in golden_models()
+        .into_iter()
+        .map(Source::Directory)
+        .chain([Source::Demo])
+    {
+        let config = Config::load(&source).expect("a config");
+        let checkpoint = Checkpoint::open(&source).expect("a checkpoint");
+        let tied = checkpoint.tensor("lm_head.weight").is_none();
+        let held: usize = checkpoint
+            .tensors()
+            .map(|(_, tensor)| tensor.bytes / tensor.dtype.bytes())
+            .sum();
+        assert_eq!(config.parameters(tied), held as u64, "{source}");
+    }
+}
+
+#[test]
+fn the_demo_is_aligned_and_bf16() {
+    let checkpoint = Checkpoint::open(&Source::Demo).expect("the demo");
+    assert_eq!(checkpoint.dtype(), Dtype::Bf16);
+    assert_eq!(checkpoint.bytes(0, 1).as_ptr().addr() % 64, 0);
+    assert!(
+        checkpoint.total_bytes() <= 4 << 20,
+        "{} bytes",
+        checkpoint.total_bytes()
+    );
+}
