@@ -13,9 +13,7 @@ const QUOTE_CHARS: usize = 160;
 /// key. The error is what is wrong and where, without the name of the file.
 pub fn parse_object(text: &[u8]) -> Result<Map<String, Value>, String> {
     let mut json = serde_json::Deserializer::from_slice(text);
-    let value = Strict
-        .deserialize(&mut json)
-        .and_then(|value| json.end().map(|()| value));
+    let value = Strict.deserialize(&mut json).and_then(|value| json.end().map(|()| value));
     match value.map_err(describe)? {
         Value::Object(object) => Ok(object),
         other => Err(format!("holds {}, not a JSON object", kind(&other))),
@@ -124,10 +122,7 @@ impl<'de> Visitor<'de> for Strict {
         let mut object = Map::new();
         while let Some(key) = entries.next_key::<String>()? {
             if object.contains_key(&key) {
-                return Err(A::Error::custom(format!(
-                    "key {} is given twice",
-                    quote(&key)
-                )));
+                return Err(A::Error::custom(format!("key {} is given twice", quote(&key))));
             }
             object.insert(key, entries.next_value_seed(Strict)?);
         }

@@ -1,11 +1,16 @@
 //! Chaski: a runtime for the Llama 3 family.
 
+pub mod checkpoint;
+pub mod config;
+pub mod device;
 pub mod error;
 pub mod json;
+pub mod memory;
+pub mod model;
+pub mod op;
+pub mod ops;
+pub mod rank;
 pub mod source;
-
-pub mod config;
-
-pub mod checkpoint;
+pub mod vector;
 
 pub use error::{Error, Result};

@@ -84,9 +84,7 @@ impl Source {
     /// A file's bytes where they lie: mapped, or embedded and aligned to 64 bytes.
     pub fn map(&self, file: &str) -> Result<Bytes> {
         let Source::Directory(directory) = self else {
-            return embedded(file)
-                .map(Bytes::Embedded)
-                .ok_or_else(|| self.missing(file));
+            return embedded(file).map(Bytes::Embedded).ok_or_else(|| self.missing(file));
         };
         let Some((opened, metadata)) = self.open(directory, file)? else {
             return Err(self.missing(file));
@@ -123,10 +121,7 @@ impl Source {
     /// would block for ever) is an error before it is opened.
     fn open(&self, directory: &Path, file: &str) -> Result<Option<(File, Metadata)>> {
         if !is_plain_name(file) {
-            return Err(Error::failed(format!(
-                "{self}: {} is not a plain file name",
-                quote(file)
-            )));
+            return Err(Error::failed(format!("{self}: {} is not a plain file name", quote(file))));
         }
         let path = directory.join(file);
         let metadata = match fs::metadata(&path) {
@@ -135,10 +130,7 @@ impl Source {
             Err(error) => return Err(self.cannot("open", file, error)),
         };
         if !metadata.is_file() {
-            return Err(Error::failed(format!(
-                "{} is not a regular file",
-                self.path(file)
-            )));
+            return Err(Error::failed(format!("{} is not a regular file", self.path(file))));
         }
         let opened = File::open(&path).map_err(|e| self.cannot("open", file, e))?;
         Ok(Some((opened, metadata)))
@@ -209,10 +201,7 @@ fn embedded(file: &str) -> Option<&'static [u8]> {
         demo_file!("tokenizer.json"),
         demo_file!("tokenizer_config.json"),
     ];
-    files
-        .into_iter()
-        .find(|(name, _)| *name == file)
-        .map(|(_, bytes)| bytes)
+    files.into_iter().find(|(name, _)| *name == file).map(|(_, bytes)| bytes)
 }
 
 /// What to do with a directory whose weights are in a format that we do not read.
@@ -222,10 +211,7 @@ fn foreign_format(directory: &Path) -> Option<String> {
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
         .collect();
     let first = |suffixes: &[&str]| {
-        names
-            .iter()
-            .filter(|name| suffixes.iter().any(|suffix| name.ends_with(suffix)))
-            .min()
+        names.iter().filter(|name| suffixes.iter().any(|suffix| name.ends_with(suffix))).min()
     };
     if first(&[".safetensors"]).is_some() {
         return None;
@@ -254,11 +240,7 @@ fn foreign_format(directory: &Path) -> Option<String> {
 
 /// The Hugging Face cache's directory of models, by the rules of `huggingface_hub`.
 fn cache_root(variable: impl Fn(&str) -> Option<std::ffi::OsString>) -> Option<PathBuf> {
-    let path = |key: &str| {
-        variable(key)
-            .filter(|value| !value.is_empty())
-            .map(PathBuf::from)
-    };
+    let path = |key: &str| variable(key).filter(|value| !value.is_empty()).map(PathBuf::from);
     path("HF_HUB_CACHE")
         .or_else(|| path("HUGGINGFACE_HUB_CACHE"))
         .or_else(|| path("HF_HOME").map(|home| home.join("hub")))
@@ -279,30 +261,19 @@ fn find_in_cache(model: &str, root: Option<&Path>) -> Result<Source> {
         ))
     };
     let is_name = |part: &str| {
-        is_plain_name(part)
-            && part
-                .chars()
-                .all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+        is_plain_name(part) && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
     };
-    let Some((organisation, name)) = model
-        .split_once('/')
-        .filter(|(o, n)| is_name(o) && is_name(n))
+    let Some((organisation, name)) =
+        model.split_once('/').filter(|(o, n)| is_name(o) && is_name(n))
     else {
-        return Err(not_found(
-            "not a model's name of the form ORGANISATION/NAME".to_owned(),
-        ));
+        return Err(not_found("not a model's name of the form ORGANISATION/NAME".to_owned()));
     };
     let Some(root) = root else {
-        return Err(not_found(
-            "no Hugging Face cache (HF_HOME and HOME are not set)".to_owned(),
-        ));
+        return Err(not_found("no Hugging Face cache (HF_HOME and HOME are not set)".to_owned()));
     };
     let repository = root.join(format!("models--{organisation}--{name}"));
     if !repository.is_dir() {
-        return Err(not_found(format!(
-            "not in the Hugging Face cache {}",
-            root.display()
-        )));
+        return Err(not_found(format!("not in the Hugging Face cache {}", root.display())));
     }
     let snapshots = repository.join("snapshots");
     let main = fs::read_to_string(repository.join("refs/main")).unwrap_or_default();
@@ -316,10 +287,7 @@ fn find_in_cache(model: &str, root: Option<&Path>) -> Result<Source> {
         .filter(|path| path.is_dir());
     match (revisions.next(), revisions.next()) {
         (Some(only), None) => Ok(Source::Directory(only)),
-        (None, _) => Err(not_found(format!(
-            "{} holds no snapshot of it",
-            repository.display()
-        ))),
+        (None, _) => Err(not_found(format!("{} holds no snapshot of it", repository.display()))),
         (Some(_), Some(_)) => Err(Error::failed(format!(
             "{} holds several snapshots and refs/main names none of them: give the path of one",
             snapshots.display()

@@ -31,21 +31,15 @@ fn tensors_lie_where_the_files_say() {
             .expect("a directory")
             .map(|entry| entry.expect("an entry").path())
             .filter(|path| {
-                path.file_name()
-                    .is_some_and(|name| name.to_string_lossy().starts_with("model"))
+                path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("model"))
             })
-            .filter(|path| {
-                path.extension()
-                    .is_some_and(|extension| extension == "safetensors")
-            })
+            .filter(|path| path.extension().is_some_and(|extension| extension == "safetensors"))
             .collect();
         files.sort();
         let mut seen = 0;
         for path in files {
             let file = fs::read(&path).expect("a file");
-            for (name, expected) in SafeTensors::deserialize(&file)
-                .expect("safetensors")
-                .tensors()
+            for (name, expected) in SafeTensors::deserialize(&file).expect("safetensors").tensors()
             {
                 let tensor = checkpoint.tensor(&name).expect("the tensor");
                 assert_eq!(tensor.dtype.name(), expected.dtype().to_string());
@@ -77,18 +71,12 @@ fn tensors_are_listed_in_the_order_in_which_they_lie() {
 
 #[test]
 fn parameters_are_counted_as_the_files_hold_them() {
-    for source in golden_models()
-        .into_iter()
-        .map(Source::Directory)
-        .chain([Source::Demo])
-    {
+    for source in golden_models().into_iter().map(Source::Directory).chain([Source::Demo]) {
         let config = Config::load(&source).expect("a config");
         let checkpoint = Checkpoint::open(&source).expect("a checkpoint");
         let tied = checkpoint.tensor("lm_head.weight").is_none();
-        let held: usize = checkpoint
-            .tensors()
-            .map(|(_, tensor)| tensor.bytes / tensor.dtype.bytes())
-            .sum();
+        let held: usize =
+            checkpoint.tensors().map(|(_, tensor)| tensor.bytes / tensor.dtype.bytes()).sum();
         assert_eq!(config.parameters(tied), held as u64, "{source}");
     }
 }
@@ -98,9 +86,5 @@ fn the_demo_is_aligned_and_bf16() {
     let checkpoint = Checkpoint::open(&Source::Demo).expect("the demo");
     assert_eq!(checkpoint.dtype(), Dtype::Bf16);
     assert_eq!(checkpoint.bytes(0, 1).as_ptr().addr() % 64, 0);
-    assert!(
-        checkpoint.total_bytes() <= 4 << 20,
-        "{} bytes",
-        checkpoint.total_bytes()
-    );
+    assert!(checkpoint.total_bytes() <= 4 << 20, "{} bytes", checkpoint.total_bytes());
 }

@@ -63,18 +63,8 @@ const LLAMA_2_7B: Release = Release {
 const RELEASES: [Release; 10] = [
     LLAMA_3_8B,
     LLAMA_3_70B,
-    Release {
-        name: "Llama 3.1 8B",
-        context: 131072,
-        factor: Some(8.0),
-        ..LLAMA_3_8B
-    },
-    Release {
-        name: "Llama 3.1 and 3.3 70B",
-        context: 131072,
-        factor: Some(8.0),
-        ..LLAMA_3_70B
-    },
+    Release { name: "Llama 3.1 8B", context: 131072, factor: Some(8.0), ..LLAMA_3_8B },
+    Release { name: "Llama 3.1 and 3.3 70B", context: 131072, factor: Some(8.0), ..LLAMA_3_70B },
     Release {
         name: "Llama 3.1 405B",
         width: 16384,
@@ -212,10 +202,7 @@ impl Release {
             vocab: self.vocab,
             max_context: self.context,
             norm_eps: self.norm_eps as f32,
-            rope: Rope {
-                theta: self.theta,
-                scaling,
-            },
+            rope: Rope { theta: self.theta, scaling },
             bos_id: Some(1),
             stop_ids: vec![2],
             defaults: Default::default(),
@@ -237,18 +224,8 @@ fn every_release_loads_in_every_spelling() {
     for release in RELEASES {
         for spelling in release.spellings() {
             let config = parse(&spelling, None).expect(release.name);
-            assert_eq!(
-                config,
-                release.expected(),
-                "{} from {spelling}",
-                release.name
-            );
-            assert_eq!(
-                config.parameters(release.tied),
-                release.parameters,
-                "{}",
-                release.name
-            );
+            assert_eq!(config, release.expected(), "{} from {spelling}", release.name);
+            assert_eq!(config.parameters(release.tied), release.parameters, "{}", release.name);
         }
     }
 }
@@ -259,11 +236,7 @@ fn stop_ids_are_the_union_of_both_files() {
     config["bos_token_id"] = json!(128000);
     for (own, generation, union) in [
         (json!(128001), json!({}), vec![128001]),
-        (
-            json!(128001),
-            json!({ "eos_token_id": [128009, 128001] }),
-            vec![128001, 128009],
-        ),
+        (json!(128001), json!({ "eos_token_id": [128009, 128001] }), vec![128001, 128009]),
         (
             json!([128009, 128001, 128008]),
             json!({ "eos_token_id": 128001 }),
@@ -283,9 +256,7 @@ fn sampling_defaults_come_from_the_generation_config() {
     let config = LLAMA_3_8B.spellings().remove(0);
     let generation =
         json!({ "do_sample": true, "temperature": 0.6, "top_k": 0, "top_p": 0.9, "other": [1] });
-    let defaults = parse(&config, Some(&generation))
-        .expect("a config")
-        .defaults;
+    let defaults = parse(&config, Some(&generation)).expect("a config").defaults;
     assert_eq!(defaults.do_sample, Some(true));
     assert_eq!(defaults.temperature, Some(0.6));
     assert_eq!(defaults.top_k, Some(0));
@@ -301,17 +272,9 @@ fn early_llama_2_configs_are_told_what_they_lack() {
     config["rope_scaling"] = Value::Null;
     parse(&config, None).expect("what a config says by silence");
 
-    config
-        .as_object_mut()
-        .expect("an object")
-        .remove("rope_theta");
-    let error = parse(&config, None)
-        .expect_err("a missing theta")
-        .to_string();
-    assert!(
-        error.starts_with("m/config.json: rope_theta is missing"),
-        "{error}"
-    );
+    config.as_object_mut().expect("an object").remove("rope_theta");
+    let error = parse(&config, None).expect_err("a missing theta").to_string();
+    assert!(error.starts_with("m/config.json: rope_theta is missing"), "{error}");
     assert!(error.contains("10000.0"), "{error}");
 }
 
@@ -319,31 +282,15 @@ fn early_llama_2_configs_are_told_what_they_lack() {
 fn ranks_share_evenly_or_not_at_all() {
     let config = parse(&RELEASES[6].spellings()[0], None).expect("Llama 3.2 3B");
     let whole = Dims::new(&config, 1).expect("one rank");
-    assert_eq!(
-        [whole.heads, whole.kv_heads, whole.ffn, whole.vocab],
-        [24, 8, 8192, 128256]
-    );
+    assert_eq!([whole.heads, whole.kv_heads, whole.ffn, whole.vocab], [24, 8, 8192, 128256]);
     let eighth = Dims::new(&config, 8).expect("eight ranks");
-    assert_eq!(
-        [eighth.heads, eighth.kv_heads, eighth.ffn, eighth.vocab],
-        [3, 1, 1024, 16032]
-    );
-    assert_eq!(
-        [eighth.width, eighth.layers, eighth.head_dim],
-        [3072, 28, 128]
-    );
-    for (world, key) in [
-        (16, "num_attention_heads"),
-        (12, "num_key_value_heads"),
-        (0, "num_attention_heads"),
-    ] {
-        let error = Dims::new(&config, world)
-            .expect_err("an uneven split")
-            .to_string();
-        assert!(
-            error.contains(key) && error.contains(&format!("{world} ranks")),
-            "{error}"
-        );
+    assert_eq!([eighth.heads, eighth.kv_heads, eighth.ffn, eighth.vocab], [3, 1, 1024, 16032]);
+    assert_eq!([eighth.width, eighth.layers, eighth.head_dim], [3072, 28, 128]);
+    for (world, key) in
+        [(16, "num_attention_heads"), (12, "num_key_value_heads"), (0, "num_attention_heads")]
+    {
+        let error = Dims::new(&config, world).expect_err("an uneven split").to_string();
+        assert!(error.contains(key) && error.contains(&format!("{world} ranks")), "{error}");
     }
 }
 
@@ -365,18 +312,8 @@ fn the_largest_sizes_do_not_overflow() {
     }
     let config = parse(&config, None).expect("the largest config");
     assert!(config.parameters(false).checked_mul(4).is_some());
-    let kv_bytes = [
-        2,
-        config.layers,
-        config.kv_heads,
-        config.head_dim,
-        config.max_context,
-        4,
-    ];
+    let kv_bytes = [2, config.layers, config.kv_heads, config.head_dim, config.max_context, 4];
     assert!(
-        kv_bytes
-            .iter()
-            .try_fold(1_usize, |product, size| product.checked_mul(*size))
-            .is_some()
+        kv_bytes.iter().try_fold(1_usize, |product, size| product.checked_mul(*size)).is_some()
     );
 }

@@ -69,21 +69,10 @@ pub fn parse(file: &[u8]) -> Result<Vec<(String, Tensor)>, String> {
             )));
         }
         covered = end;
-        tensors.push((
-            name,
-            Tensor {
-                dtype,
-                shape: entry.shape,
-                offset,
-                bytes,
-            },
-        ));
+        tensors.push((name, Tensor { dtype, shape: entry.shape, offset, bytes }));
     }
     if covered < data_bytes {
-        return Err(format!(
-            "is damaged: {} bytes follow its last tensor",
-            data_bytes - covered
-        ));
+        return Err(format!("is damaged: {} bytes follow its last tensor", data_bytes - covered));
     }
     Ok(tensors)
 }
@@ -91,10 +80,7 @@ pub fn parse(file: &[u8]) -> Result<Vec<(String, Tensor)>, String> {
 /// The header's JSON, and where the data begins.
 fn split(file: &[u8]) -> Result<(&[u8], usize), String> {
     let Some((length, rest)) = file.split_first_chunk::<LENGTH_BYTES>() else {
-        return Err(format!(
-            "is truncated: {} bytes are no safetensors file",
-            file.len()
-        ));
+        return Err(format!("is truncated: {} bytes are no safetensors file", file.len()));
     };
     let length = u64::from_le_bytes(*length);
     if length > MAX_HEADER_BYTES {
@@ -137,17 +123,12 @@ impl Entry {
         if self.shape.len() > MAX_RANK {
             return Err(format!("has {} dimensions", self.shape.len()));
         }
-        let bytes = self
-            .shape
-            .iter()
-            .try_fold(dtype.bytes(), |bytes, size| bytes.checked_mul(*size));
+        let bytes =
+            self.shape.iter().try_fold(dtype.bytes(), |bytes, size| bytes.checked_mul(*size));
         match bytes {
             Some(0) => Err(format!("is empty: its shape is {:?}", self.shape)),
             Some(bytes) => Ok((dtype, bytes)),
-            None => Err(format!(
-                "is larger than any memory: its shape is {:?}",
-                self.shape
-            )),
+            None => Err(format!("is larger than any memory: its shape is {:?}", self.shape)),
         }
     }
 }
@@ -178,10 +159,7 @@ impl<'de> Visitor<'de> for TableVisitor {
         let mut has_metadata = false;
         while let Some(name) = entries.next_key::<String>()? {
             if table.contains_key(&name) || (has_metadata && name == METADATA) {
-                return Err(A::Error::custom(format!(
-                    "tensor {} is given twice",
-                    quote(&name)
-                )));
+                return Err(A::Error::custom(format!("tensor {} is given twice", quote(&name))));
             }
             if name == METADATA {
                 has_metadata = true;

@@ -15,19 +15,13 @@ const MAX_INDEX_BYTES: usize = 16 << 20;
 /// what is wrong, without the name of the index.
 pub fn parse(text: &[u8]) -> Result<BTreeMap<String, String>, String> {
     if text.len() > MAX_INDEX_BYTES {
-        return Err(format!(
-            "has over {} MiB: not an index",
-            MAX_INDEX_BYTES >> 20
-        ));
+        return Err(format!("has over {} MiB: not an index", MAX_INDEX_BYTES >> 20));
     }
     let mut index = json::parse_object(text)?;
     let weight_map = match index.remove("weight_map") {
         Some(Value::Object(weight_map)) => weight_map,
         Some(other) => {
-            return Err(format!(
-                "weight_map is {}: an object is needed",
-                show(&other)
-            ));
+            return Err(format!("weight_map is {}: an object is needed", show(&other)));
         }
         None => return Err("weight_map is missing".to_owned()),
     };

@@ -49,9 +49,7 @@ impl Dtype {
 
     /// The type that safetensors files call `name`.
     pub fn from_name(name: &str) -> Option<Dtype> {
-        [Dtype::Bf16, Dtype::F16, Dtype::F32]
-            .into_iter()
-            .find(|dtype| dtype.name() == name)
+        [Dtype::Bf16, Dtype::F16, Dtype::F32].into_iter().find(|dtype| dtype.name() == name)
     }
 }
 
@@ -119,9 +117,7 @@ impl Checkpoint {
 
     /// All weights and their names, in the order in which they lie.
     pub fn tensors(&self) -> impl ExactSizeIterator<Item = (&str, &Tensor)> {
-        self.tensors
-            .iter()
-            .map(|(name, tensor)| (name.as_str(), tensor))
+        self.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor))
     }
 
     /// The one element type of all weights.
@@ -144,18 +140,12 @@ impl Checkpoint {
 
     /// The size of the weight region, headers included.
     pub fn total_bytes(&self) -> usize {
-        self.shards
-            .last()
-            .map_or(0, |shard| shard.base + shard.bytes.len())
+        self.shards.last().map_or(0, |shard| shard.base + shard.bytes.len())
     }
 
     /// Lets the system read all files ahead of the first pass over the weights. Returns at once.
     pub fn read_ahead(&self) {
-        let files: Vec<Bytes> = self
-            .shards
-            .iter()
-            .map(|shard| shard.bytes.clone())
-            .collect();
+        let files: Vec<Bytes> = self.shards.iter().map(|shard| shard.bytes.clone()).collect();
         thread::spawn(move || files.iter().for_each(Bytes::read_ahead));
     }
 
@@ -167,9 +157,7 @@ impl Checkpoint {
         for file in files {
             let (path, bytes) = (source.path(file), source.map(file)?);
             let wrong = |trouble: String| Error::failed(format!("{path} {trouble}"));
-            let end = shards
-                .last()
-                .map_or(0, |shard| shard.base + shard.bytes.len());
+            let end = shards.last().map_or(0, |shard| shard.base + shard.bytes.len());
             let base = end.next_multiple_of(FILE_ALIGN_BYTES);
             for (name, mut tensor) in header::parse(&bytes).map_err(wrong)? {
                 if is_table(&name) {
@@ -188,21 +176,11 @@ impl Checkpoint {
         }
         let Some((first, Tensor { dtype, .. })) = tensors.first() else {
             let paths: Vec<&str> = shards.iter().map(|shard| shard.path.as_str()).collect();
-            return Err(Error::failed(format!(
-                "{} holds no weights",
-                paths.join(", ")
-            )));
+            return Err(Error::failed(format!("{} holds no weights", paths.join(", "))));
         };
         let (first, dtype) = (first.clone(), *dtype);
-        let checkpoint = Checkpoint {
-            shards,
-            tensors,
-            places,
-            dtype,
-        };
-        if let Some((name, tensor)) = checkpoint
-            .tensors()
-            .find(|(_, tensor)| tensor.dtype != dtype)
+        let checkpoint = Checkpoint { shards, tensors, places, dtype };
+        if let Some((name, tensor)) = checkpoint.tensors().find(|(_, tensor)| tensor.dtype != dtype)
         {
             return Err(Error::failed(format!(
                 "{}: tensor {} is {} but {} is {}: all weights must have one type",

@@ -41,9 +41,7 @@ impl<'a> Fields<'a> {
 
     /// A whole number in `min..=max`, where the key is present.
     pub fn optional_size(&self, key: &str, min: usize, max: usize) -> Result<Option<usize>> {
-        self.optional(key)
-            .map(|value| self.whole_number(key, value, min, max))
-            .transpose()
+        self.optional(key).map(|value| self.whole_number(key, value, min, max)).transpose()
     }
 
     /// A number in `range`.
@@ -53,42 +51,27 @@ impl<'a> Fields<'a> {
 
     /// A number in `range`, where the key is present.
     pub fn optional_number(&self, key: &str, range: RangeInclusive<f64>) -> Result<Option<f64>> {
-        self.optional(key)
-            .map(|value| self.real_number(key, value, range))
-            .transpose()
+        self.optional(key).map(|value| self.real_number(key, value, range)).transpose()
     }
 
     fn whole_number(&self, key: &str, value: &Value, min: usize, max: usize) -> Result<usize> {
-        let number = value
-            .as_u64()
-            .and_then(|number| usize::try_from(number).ok());
-        number
-            .filter(|number| (min..=max).contains(number))
-            .ok_or_else(|| {
-                self.wrong(
-                    key,
-                    &format!(
-                        "is {}: a whole number from {min} to {max} is needed",
-                        show(value)
-                    ),
-                )
-            })
+        let number = value.as_u64().and_then(|number| usize::try_from(number).ok());
+        number.filter(|number| (min..=max).contains(number)).ok_or_else(|| {
+            self.wrong(
+                key,
+                &format!("is {}: a whole number from {min} to {max} is needed", show(value)),
+            )
+        })
     }
 
     fn real_number(&self, key: &str, value: &Value, range: RangeInclusive<f64>) -> Result<f64> {
-        value
-            .as_f64()
-            .filter(|number| range.contains(number))
-            .ok_or_else(|| {
-                let [min, max] = [range.start(), range.end()];
-                self.wrong(
-                    key,
-                    &format!(
-                        "is {}: a number from {min:e} to {max:e} is needed",
-                        show(value)
-                    ),
-                )
-            })
+        value.as_f64().filter(|number| range.contains(number)).ok_or_else(|| {
+            let [min, max] = [range.start(), range.end()];
+            self.wrong(
+                key,
+                &format!("is {}: a number from {min:e} to {max:e} is needed", show(value)),
+            )
+        })
     }
 
     pub fn optional_bool(&self, key: &str) -> Result<Option<bool>> {
@@ -111,11 +94,7 @@ impl<'a> Fields<'a> {
     pub fn object(&self, key: &str, prefix: &'static str) -> Result<Option<Fields<'a>>> {
         match self.optional(key) {
             None => Ok(None),
-            Some(Value::Object(object)) => Ok(Some(Fields {
-                file: self.file,
-                prefix,
-                object,
-            })),
+            Some(Value::Object(object)) => Ok(Some(Fields { file: self.file, prefix, object })),
             Some(value) => {
                 Err(self.wrong(key, &format!("is {}: an object is needed", show(value))))
             }
@@ -132,10 +111,8 @@ impl<'a> Fields<'a> {
         let id = |value: &Value| {
             let id = value.as_u64().filter(|id| *id < vocab as u64);
             id.and_then(|id| u32::try_from(id).ok()).ok_or_else(|| {
-                let trouble = format!(
-                    "holds {}: token ids below vocab_size {vocab} are needed",
-                    show(value)
-                );
+                let trouble =
+                    format!("holds {}: token ids below vocab_size {vocab} are needed", show(value));
                 self.wrong(key, &trouble)
             })
         };

@@ -97,11 +97,7 @@ impl Config {
     pub fn parse(config: &[u8], generation: Option<&[u8]>, folder: &str) -> Result<Config> {
         let file = format!("{folder}/{CONFIG_FILE}");
         let object = parse_file(config, &file)?;
-        let fields = Fields {
-            file: &file,
-            prefix: "",
-            object: &object,
-        };
+        let fields = Fields { file: &file, prefix: "", object: &object };
         check_graph(&fields)?;
 
         let [width, heads] = [
@@ -125,11 +121,7 @@ impl Config {
         if let Some(generation) = generation {
             let file = format!("{folder}/{GENERATION_FILE}");
             let object = parse_file(generation, &file)?;
-            let fields = Fields {
-                file: &file,
-                prefix: "",
-                object: &object,
-            };
+            let fields = Fields { file: &file, prefix: "", object: &object };
             stop_ids.extend(fields.ids("eos_token_id", vocab)?);
             defaults = SamplingDefaults::parse(&fields)?;
         }
@@ -172,9 +164,7 @@ impl SamplingDefaults {
                 .optional_number("temperature", 0.0..=1e3)?
                 .map(|number| number as f32),
             top_k: fields.optional_size("top_k", 0, MAX_VOCAB)?,
-            top_p: fields
-                .optional_number("top_p", 0.0..=1.0)?
-                .map(|number| number as f32),
+            top_p: fields.optional_number("top_p", 0.0..=1.0)?.map(|number| number as f32),
         })
     }
 }
@@ -228,28 +218,20 @@ fn check_graph(fields: &Fields) -> Result<()> {
     for (key, only) in [("model_type", "llama"), ("hidden_act", "silu")] {
         let found = fields.text(key)?;
         if found != only {
-            return Err(fields.wrong(
-                key,
-                &format!("is {}: only {only} is supported", json::quote(found)),
-            ));
+            return Err(
+                fields.wrong(key, &format!("is {}: only {only} is supported", json::quote(found)))
+            );
         }
     }
     let architecture = Value::from("LlamaForCausalLM");
     if let Some(found) = fields.optional("architectures")
-        && !found
-            .as_array()
-            .is_some_and(|list| list.contains(&architecture))
+        && !found.as_array().is_some_and(|list| list.contains(&architecture))
     {
-        return Err(fields.wrong(
-            "architectures",
-            "does not hold LlamaForCausalLM: nothing else is supported",
-        ));
+        return Err(fields
+            .wrong("architectures", "does not hold LlamaForCausalLM: nothing else is supported"));
     }
     for (key, meaning) in UNSUPPORTED {
-        if let Some(value) = fields
-            .optional(key)
-            .filter(|value| *value != &Value::Bool(false))
-        {
+        if let Some(value) = fields.optional(key).filter(|value| *value != &Value::Bool(false)) {
             let trouble = format!("is {}, which means {meaning}: not supported", show(value));
             return Err(fields.wrong(key, &trouble));
         }

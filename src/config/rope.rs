@@ -72,10 +72,9 @@ impl Rope {
         for fields in [Some(*config), new, old].into_iter().flatten() {
             let found = fields.optional_number("rope_theta", 1.0..=1e12)?;
             if theta.is_some() && found.is_some() && theta != found {
-                return Err(fields.wrong(
-                    "rope_theta",
-                    "contradicts the other rope_theta of this file",
-                ));
+                return Err(
+                    fields.wrong("rope_theta", "contradicts the other rope_theta of this file")
+                );
             }
             theta = theta.or(found);
         }
@@ -94,10 +93,7 @@ impl Rope {
         {
             return Err(config.wrong("rope_scaling", "contradicts rope_parameters"));
         }
-        Ok(Rope {
-            theta,
-            scaling: new.or(old).flatten(),
-        })
+        Ok(Rope { theta, scaling: new.or(old).flatten() })
     }
 }
 
@@ -119,31 +115,21 @@ impl RopeScaling {
 
     /// Reads the object under `rope_scaling` or `rope_parameters`; none for the type `default`.
     fn parse(fields: &Fields) -> Result<Option<RopeScaling>> {
-        if let Some(key) = fields
-            .object
-            .keys()
-            .find(|key| !KEYS.contains(&key.as_str()))
-        {
-            return Err(fields.wrong(
-                &quote(key),
-                "is not a key that Llama's rotary embeddings have",
-            ));
+        if let Some(key) = fields.object.keys().find(|key| !KEYS.contains(&key.as_str())) {
+            return Err(
+                fields.wrong(&quote(key), "is not a key that Llama's rotary embeddings have")
+            );
         }
         fields.optional_number("partial_rotary_factor", 1.0..=1.0)?;
         let types = ["rope_type", "type"].map(|key| (key, fields.optional(key)));
         if let [(_, Some(new)), (key, Some(old))] = types
             && new != old
         {
-            return Err(fields.wrong(
-                key,
-                &format!("is {} but rope_type is {}", show(old), show(new)),
-            ));
+            return Err(
+                fields.wrong(key, &format!("is {} but rope_type is {}", show(old), show(new)))
+            );
         }
-        let key = if types[0].1.is_none() && types[1].1.is_some() {
-            "type"
-        } else {
-            "rope_type"
-        };
+        let key = if types[0].1.is_none() && types[1].1.is_some() { "type" } else { "rope_type" };
         match fields.text(key)? {
             "default" => return Ok(None),
             "llama3" => {}
@@ -159,12 +145,7 @@ impl RopeScaling {
             return Err(fields.wrong("high_freq_factor", "must be above low_freq_factor"));
         }
         let original_context = fields.size("original_max_position_embeddings", MAX_CONTEXT)?;
-        Ok(Some(RopeScaling {
-            factor,
-            low_freq_factor,
-            high_freq_factor,
-            original_context,
-        }))
+        Ok(Some(RopeScaling { factor, low_freq_factor, high_freq_factor, original_context }))
     }
 }
 
@@ -182,10 +163,7 @@ mod tests {
             high_freq_factor: 4.0,
             original_context: 8192,
         };
-        Rope {
-            theta: LLAMA_3,
-            scaling: Some(scaling),
-        }
+        Rope { theta: LLAMA_3, scaling: Some(scaling) }
     }
 
     fn relative(found: f32, expected: f64) -> f64 {
@@ -243,21 +221,14 @@ mod tests {
             assert_eq!(frequencies.len(), head_dim / 2);
             for &(pair, expected) in expected {
                 let difference = relative(frequencies[pair], expected);
-                assert!(
-                    difference < 2e-6,
-                    "pair {pair} of {head_dim}: {difference:e}"
-                );
+                assert!(difference < 2e-6, "pair {pair} of {head_dim}: {difference:e}");
             }
         }
     }
 
     #[test]
     fn fast_pairs_are_kept_and_slow_ones_divided() {
-        let plain = Rope {
-            theta: LLAMA_3,
-            scaling: None,
-        }
-        .frequencies(128);
+        let plain = Rope { theta: LLAMA_3, scaling: None }.frequencies(128);
         let scaled = llama3(8.0).frequencies(128);
         for pair in 0..64 {
             match pair {
@@ -283,10 +254,7 @@ mod tests {
                 high_freq_factor: number(&scaling["high_freq_factor"]),
                 original_context: number(&scaling["original_max_position_embeddings"]) as usize,
             });
-            let rope = Rope {
-                theta: number(&table["theta"]),
-                scaling,
-            };
+            let rope = Rope { theta: number(&table["theta"]), scaling };
             let found = rope.frequencies(number(&table["head_dim"]) as usize);
             let expected = table["frequencies"].as_array().expect("a list");
             assert_eq!(found.len(), expected.len());
@@ -294,10 +262,7 @@ mod tests {
                 largest = largest.max(relative(found, number(expected)));
             }
         }
-        println!(
-            "largest relative difference of {} tables: {largest:e}",
-            tables.len()
-        );
+        println!("largest relative difference of {} tables: {largest:e}", tables.len());
         assert!(tables.len() >= 3);
         assert!(largest < 1.2e-7, "over one f32 ulp: {largest:e}");
     }

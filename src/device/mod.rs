@@ -1,0 +1,5 @@
+//! What runs a program.
+
+mod cpu;
+
+pub use cpu::Cpu;

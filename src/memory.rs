@@ -1,0 +1,231 @@
+//! Where a rank's numbers live: slots are laid out before anything is allocated.
+//!
+//! A [`Slot`] is a place in the *state* region (activations, KV cache, cursor), a [`Weight`] one in
+//! the *weight* region. Neither is a pointer: the same program runs wherever the two regions are. On
+//! the CPU the weight region is the mapped checkpoint itself, its files laid end to end.
+
+use std::marker::PhantomData;
+use std::ops::Range;
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::checkpoint::{Checkpoint, Dtype};
+use crate::error::{Error, Result};
+
+/// Slots start at multiples of this many bytes: four 64-byte cache lines, two 128-byte GPU sectors.
+const SLOT_ALIGNMENT: usize = 256;
+
+/// `len` elements of type `T` at a byte offset of the state region.
+#[derive(Debug)]
+pub struct Slot<T> {
+    offset: usize,
+    len: usize,
+    element: PhantomData<fn() -> T>,
+}
+
+impl<T> Clone for Slot<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Slot<T> {}
+
+impl<T: Pod> Slot<T> {
+    /// Number of elements.
+    pub fn len(self) -> usize {
+        self.len
+    }
+
+    pub fn is_empty(self) -> bool {
+        self.len == 0
+    }
+
+    pub fn bytes(self) -> usize {
+        self.len * size_of::<T>()
+    }
+
+    /// `len` elements of this slot, from element `start` on.
+    pub fn part(self, start: usize, len: usize) -> Self {
+        assert!(start + len <= self.len, "a part of {start}+{len} of a slot of {}", self.len);
+        Self { offset: self.offset + start * size_of::<T>(), len, element: PhantomData }
+    }
+
+    fn range(self) -> Range<usize> {
+        self.offset..self.offset + self.bytes()
+    }
+}
+
+/// Hands out slots one after the other. Sizes saturate: a plan that overflows is one that does not
+/// fit, which whoever compares it with the memory at hand will say.
+#[derive(Debug, Default)]
+pub struct Layout {
+    bytes: usize,
+}
+
+impl Layout {
+    /// A new slot of `shape`, slowest dimension first.
+    pub fn slot<T: Pod>(&mut self, shape: &[usize]) -> Slot<T> {
+        let len = shape.iter().fold(1usize, |product, size| product.saturating_mul(*size));
+        let offset = self.bytes;
+        let end = offset.saturating_add(len.saturating_mul(size_of::<T>()));
+        self.bytes = end.saturating_add(SLOT_ALIGNMENT - 1) / SLOT_ALIGNMENT * SLOT_ALIGNMENT;
+        Slot { offset, len, element: PhantomData }
+    }
+
+    /// Bytes of the region so far.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+/// A weight tensor `[rows, cols]` in the weight region; a vector has one row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Weight {
+    pub dtype: Dtype,
+    /// Bytes from the start of the weight region.
+    pub offset: usize,
+    pub rows: usize,
+    pub cols: usize,
+}
+
+impl Weight {
+    pub fn bytes(self) -> usize {
+        self.rows * self.cols * self.dtype.bytes()
+    }
+}
+
+/// The two regions as an op's reference sees them.
+pub struct Memory<'a> {
+    pub weights: &'a Checkpoint,
+    pub state: &'a mut StateRegion,
+}
+
+impl<'a> Memory<'a> {
+    /// The elements of `weight`, where they lie in the mapped file.
+    pub fn weight<W: Pod>(&self, weight: Weight) -> &'a [W] {
+        assert_eq!(weight.dtype.bytes(), size_of::<W>());
+        bytemuck::cast_slice(self.weights.bytes(weight.offset, weight.bytes()))
+    }
+
+    /// The views of several slots at once, each as a mutable slice.
+    ///
+    /// # Panics
+    /// When two of the slots overlap: an op never reads what it writes through another name.
+    pub fn slots<S: Slots>(&mut self, slots: S) -> S::Views<'_> {
+        slots.views(self.state.as_bytes_mut())
+    }
+}
+
+/// A tuple of slots that can be borrowed together.
+pub trait Slots {
+    type Views<'m>;
+    fn views(self, state: &mut [u8]) -> Self::Views<'_>;
+}
+
+macro_rules! impl_slots {
+    ($($slot:ident $element:ident),+) => {
+        impl<$($element: Pod),+> Slots for ($(Slot<$element>,)+) {
+            type Views<'m> = ($(&'m mut [$element],)+);
+
+            fn views(self, state: &mut [u8]) -> Self::Views<'_> {
+                let ($($slot,)+) = self;
+                let [$($slot),+] = state
+                    .get_disjoint_mut([$($slot.range()),+])
+                    .expect("the slots of one op are disjoint and inside the region");
+                ($(bytemuck::cast_slice_mut($slot),)+)
+            }
+        }
+    };
+}
+
+impl_slots!(a A);
+impl_slots!(a A, b B);
+impl_slots!(a A, b B, c C);
+impl_slots!(a A, b B, c C, d D);
+impl_slots!(a A, b B, c C, d D, e E);
+impl_slots!(a A, b B, c C, d D, e E, f F);
+impl_slots!(a A, b B, c C, d D, e E, f F, g G);
+
+/// The state region in host memory, zeroed.
+pub struct StateRegion {
+    lines: Box<[CacheLine]>,
+}
+
+/// The unit of allocation: its alignment is what every element type and vector load needs.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C, align(64))]
+struct CacheLine([u8; 64]);
+
+impl StateRegion {
+    /// Allocates what `layout` asks for. Pages that are never touched cost nothing.
+    ///
+    /// # Errors
+    /// When the system refuses that much memory.
+    pub fn allocate(layout: &Layout) -> Result<Self> {
+        let lines = layout.bytes().div_ceil(size_of::<CacheLine>());
+        match bytemuck::allocation::try_zeroed_slice_box(lines) {
+            Ok(lines) => Ok(Self { lines }),
+            Err(()) => Err(Error::failed(format!(
+                "cannot allocate {} bytes for the KV cache and activations; try a smaller --context",
+                layout.bytes()
+            ))),
+        }
+    }
+
+    /// The elements of `slot`.
+    pub fn read<T: Pod>(&self, slot: Slot<T>) -> &[T] {
+        bytemuck::cast_slice(&bytemuck::cast_slice::<_, u8>(&self.lines)[slot.range()])
+    }
+
+    /// The elements of `slot`, to be changed in place.
+    pub fn read_mut<T: Pod>(&mut self, slot: Slot<T>) -> &mut [T] {
+        bytemuck::cast_slice_mut(&mut self.as_bytes_mut()[slot.range()])
+    }
+
+    /// Replaces the first elements of `slot`.
+    pub fn write<T: Pod>(&mut self, slot: Slot<T>, values: &[T]) {
+        self.read_mut(slot.part(0, values.len())).copy_from_slice(values);
+    }
+
+    fn as_bytes_mut(&mut self) -> &mut [u8] {
+        bytemuck::cast_slice_mut(&mut self.lines)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_are_aligned_disjoint_and_typed() {
+        let mut layout = Layout::default();
+        let ids = layout.slot::<u32>(&[3]);
+        let x = layout.slot::<f32>(&[2, 5]);
+        assert_eq!((x.len(), x.bytes(), x.offset % SLOT_ALIGNMENT), (10, 40, 0));
+        assert_eq!(layout.bytes(), 2 * SLOT_ALIGNMENT);
+        let mut state = StateRegion::allocate(&layout).unwrap();
+        state.write(ids, &[7, 8]);
+        state.write(x.part(5, 5), &[1.5; 5]);
+        assert_eq!(state.read(ids), [7, 8, 0]);
+        assert_eq!(state.read(x)[4..6], [0.0, 1.5]);
+    }
+
+    #[test]
+    fn a_plan_that_overflows_saturates() {
+        let mut layout = Layout::default();
+        layout.slot::<f32>(&[usize::MAX, 4]);
+        layout.slot::<f32>(&[1]);
+        assert!(layout.bytes() > usize::MAX - SLOT_ALIGNMENT);
+        assert!(StateRegion::allocate(&layout).is_err());
+    }
+
+    #[test]
+    #[should_panic(expected = "disjoint")]
+    fn overlapping_slots_cannot_be_borrowed_together() {
+        let mut layout = Layout::default();
+        let x = layout.slot::<f32>(&[8]);
+        let mut state = StateRegion::allocate(&layout).unwrap();
+        (x.part(0, 5), x.part(4, 4)).views(state.as_bytes_mut());
+    }
+}

@@ -1,0 +1,107 @@
+//! The model itself: two programs of the same shape.
+
+use super::{State, Weights};
+use crate::config::Dims;
+use crate::memory::Slot;
+use crate::op::Program;
+use crate::ops::{
+    Attend, Embed, Matmul, NormGateUp, NormHead, NormQkv, RmsNorm, RopeAppend, Swiglu,
+};
+
+/// A Llama as one rank sees it.
+pub struct Llama {
+    pub dims: Dims,
+    pub norm_eps: f32,
+    pub weights: Weights,
+    pub state: State,
+}
+
+/// Which positions of a prefill step get logits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Logits {
+    None,
+    Last,
+    All,
+}
+
+/// The first `tokens` rows of a slot that holds `[T, width]`.
+fn rows<T: bytemuck::Pod>(slot: Slot<T>, tokens: usize, width: usize) -> Slot<T> {
+    slot.part(0, tokens * width)
+}
+
+/// `tokens` tokens at once.
+pub fn prefill(model: &Llama, tokens: usize, logits: Logits) -> Program {
+    let Llama { dims, norm_eps: eps, weights, state } = model;
+    let (q_width, kv_width) = (dims.heads * dims.head_dim, dims.kv_heads * dims.head_dim);
+    let ids = rows(state.ids, tokens, 1);
+    let x = rows(state.x, tokens, dims.width);
+    let normed = rows(state.normed, tokens, dims.width);
+    let q = rows(state.q, tokens, q_width);
+    let k = rows(state.k, tokens, kv_width);
+    let v = rows(state.v, tokens, kv_width);
+    let attended = rows(state.attended, tokens, q_width);
+    let gate = rows(state.gate, tokens, dims.ffn);
+    let up = rows(state.up, tokens, dims.ffn);
+    let (cursor, frequencies) = (state.cursor, state.frequencies);
+    let Dims { heads, kv_heads, head_dim, .. } = *dims;
+
+    let mut program = Program::default();
+    let norm = |p: &mut Program, x, weight, y| p.push(RmsNorm { x, weight, eps: *eps, y });
+    let matmul = |p: &mut Program, x, weight, y| p.push(Matmul { x, weight, residual: false, y });
+    let p = &mut program;
+    p.push(Embed { ids, table: weights.embedding, x });
+    for (layer, &cache) in weights.layers.iter().zip(&state.caches) {
+        norm(p, x, layer.attention_norm, normed);
+        matmul(p, normed, layer.wq, q);
+        matmul(p, normed, layer.wk, k);
+        matmul(p, normed, layer.wv, v);
+        p.push(RopeAppend { q, k, v, cursor, frequencies, cache, kv_heads });
+        p.push(Attend { q, cache, cursor, heads, kv_heads, head_dim, y: attended });
+        p.push(Matmul { x: attended, weight: layer.wo, residual: true, y: x });
+        norm(p, x, layer.ffn_norm, normed);
+        matmul(p, normed, layer.w_gate, gate);
+        matmul(p, normed, layer.w_up, up);
+        p.push(Swiglu { gate, up });
+        p.push(Matmul { x: gate, weight: layer.w_down, residual: true, y: x });
+    }
+    let scored = match logits {
+        Logits::None => 0,
+        Logits::Last => 1,
+        Logits::All => tokens,
+    };
+    if scored > 0 {
+        let x = x.part((tokens - scored) * dims.width, scored * dims.width);
+        let normed = rows(state.normed, scored, dims.width);
+        norm(p, x, weights.norm, normed);
+        matmul(p, normed, weights.head, rows(state.logits, scored, dims.vocab));
+    }
+    program
+}
+
+/// One token, to its logits: five ops a layer.
+pub fn decode(model: &Llama) -> Program {
+    let Llama { dims, norm_eps, weights, state } = model;
+    let eps = *norm_eps;
+    let (q_width, cursor, frequencies) =
+        (dims.heads * dims.head_dim, state.cursor, state.frequencies);
+    let x = rows(state.x, 1, dims.width);
+    let q = rows(state.q, 1, q_width);
+    let attended = rows(state.attended, 1, q_width);
+    let hidden = rows(state.gate, 1, dims.ffn);
+    let logits = rows(state.logits, 1, dims.vocab);
+    let Dims { heads, kv_heads, head_dim, .. } = *dims;
+
+    let mut p = Program::default();
+    p.push(Embed { ids: rows(state.ids, 1, 1), table: weights.embedding, x });
+    for (layer, &cache) in weights.layers.iter().zip(&state.caches) {
+        let (norm, wq, wk, wv) = (layer.attention_norm, layer.wq, layer.wk, layer.wv);
+        p.push(NormQkv { x, norm, eps, wq, wk, wv, cursor, frequencies, q, cache });
+        p.push(Attend { q, cache, cursor, heads, kv_heads, head_dim, y: attended });
+        p.push(Matmul { x: attended, weight: layer.wo, residual: true, y: x });
+        let (norm, w_gate, w_up) = (layer.ffn_norm, layer.w_gate, layer.w_up);
+        p.push(NormGateUp { x, norm, eps, w_gate, w_up, hidden });
+        p.push(Matmul { x: hidden, weight: layer.w_down, residual: true, y: x });
+    }
+    p.push(NormHead { x, norm: weights.norm, eps, head: weights.head, logits });
+    p
+}

@@ -1,0 +1,11 @@
+//! The Llama: its weights in the checkpoint, its state in memory, its two programs.
+
+mod llama;
+mod plan;
+mod state;
+mod weights;
+
+pub use llama::{Llama, Logits, decode, prefill};
+pub use plan::{DEFAULT_CHUNK, Limit, Plan, Request, cache_bytes_per_token, gib};
+pub use state::{Sizes, State};
+pub use weights::{Layer, Weights};

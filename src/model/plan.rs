@@ -1,0 +1,149 @@
+//! How much memory a rank will use, decided and checked before any is allocated.
+
+use super::{Sizes, State};
+use crate::checkpoint::Dtype;
+use crate::config::{Config, Dims};
+use crate::error::{Error, Result};
+use crate::memory::Layout;
+
+/// Tokens a prefill step takes unless the user says otherwise: enough for the weights that are read
+/// once a step to cost little beside the arithmetic.
+pub const DEFAULT_CHUNK: usize = 512;
+
+/// What the user asks for; `None` and the defaults leave it to the plan.
+#[derive(Debug, Clone, Copy)]
+pub struct Request {
+    /// Tokens the KV cache shall hold.
+    pub context: Option<usize>,
+    /// Tokens of a prefill step.
+    pub chunk: usize,
+    /// Keep the logits of all positions of a step, not only of the last.
+    pub all_logits: bool,
+    /// How keys and values are stored.
+    pub cache: Dtype,
+}
+
+impl Default for Request {
+    /// On the CPU the cache is f32, so that the reference run rounds nothing but the weights.
+    fn default() -> Self {
+        Self { context: None, chunk: DEFAULT_CHUNK, all_logits: false, cache: Dtype::F32 }
+    }
+}
+
+/// The memory of one rank, in bytes by what it is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Plan {
+    pub sizes: Sizes,
+    /// Mapped, not allocated, on the CPU.
+    pub weight_bytes: usize,
+    pub cache_bytes: usize,
+    pub activation_bytes: usize,
+    /// What decided the context length.
+    pub limit: Limit,
+}
+
+/// Why the context is as long as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    /// The user asked for it.
+    Request,
+    /// The model knows no longer one.
+    Model,
+    /// More would not fit the memory.
+    Memory,
+}
+
+impl Plan {
+    /// Plans for `available_bytes` of memory.
+    ///
+    /// On the CPU the weights are the page cache's, which gives way when it must: at least a quarter of
+    /// what is available goes to the state, and a tenth of the rest is left to the system.
+    ///
+    /// # Errors
+    /// When the context asked for is longer than the model's or does not fit, or nothing fits; with the
+    /// numbers and the longest context that would fit.
+    pub fn new(
+        config: &Config,
+        dims: &Dims,
+        weight_bytes: usize,
+        request: Request,
+        available_bytes: usize,
+    ) -> Result<Self> {
+        let budget = available_bytes.saturating_sub(weight_bytes).max(available_bytes / 4) / 10 * 9;
+        let longest = request.context.unwrap_or(config.max_context);
+        if longest > config.max_context {
+            return Err(Error::failed(format!(
+                "a context of {longest} tokens was asked for, and the model knows at most {}",
+                config.max_context
+            )));
+        }
+        let fits = |context: usize| state_bytes(dims, sizes(context, request)) <= budget;
+        let (context, limit) = if fits(longest) {
+            (longest, if request.context.is_some() { Limit::Request } else { Limit::Model })
+        } else {
+            (longest_that(fits, longest), Limit::Memory)
+        };
+        if context == 0 || request.context.is_some_and(|asked| context < asked) {
+            return Err(Error::failed(format!(
+                "a context of {} tokens needs {} of memory beside the weights, and {} can be had; {}",
+                longest,
+                gib(state_bytes(dims, sizes(longest, request))),
+                gib(budget),
+                match context {
+                    0 => "not even one token fits".to_owned(),
+                    _ => format!("--context {context} would fit"),
+                }
+            )));
+        }
+        let sizes = sizes(context, request);
+        let state_bytes = state_bytes(dims, sizes);
+        let cache_bytes = context * cache_bytes_per_token(dims, request.cache);
+        Ok(Self {
+            sizes,
+            weight_bytes,
+            cache_bytes,
+            activation_bytes: state_bytes.saturating_sub(cache_bytes),
+            limit,
+        })
+    }
+}
+
+/// Bytes of KV cache that one token of context takes.
+pub fn cache_bytes_per_token(dims: &Dims, cache: Dtype) -> usize {
+    2 * dims.layers * dims.kv_heads * dims.head_dim * cache.bytes()
+}
+
+/// `1.5 GiB`
+pub fn gib(bytes: usize) -> String {
+    format!("{:.2} GiB", bytes as f64 / (1u64 << 30) as f64)
+}
+
+fn sizes(context: usize, request: Request) -> Sizes {
+    let chunk = request.chunk.min(context).max(1);
+    Sizes {
+        context,
+        chunk,
+        logits: if request.all_logits { chunk } else { 1 },
+        cache: request.cache,
+    }
+}
+
+fn state_bytes(dims: &Dims, sizes: Sizes) -> usize {
+    let mut layout = Layout::default();
+    State::plan(dims, sizes, &mut layout);
+    layout.bytes()
+}
+
+/// The largest number up to `most` that `fits`, which holds for all smaller ones too; 0 if none.
+fn longest_that(fits: impl Fn(usize) -> bool, most: usize) -> usize {
+    let (mut good, mut bad) = (0, most + 1);
+    while bad - good > 1 {
+        let middle = good + (bad - good) / 2;
+        if fits(middle) {
+            good = middle;
+        } else {
+            bad = middle;
+        }
+    }
+    good
+}

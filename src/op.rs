@@ -1,0 +1,58 @@
+//! What a model's program is made of.
+
+use crate::memory::Memory;
+
+/// One step of a model: what it means, and what it must move and compute.
+///
+/// An op owns no memory. It names the weights it reads and the slots it reads and writes; several
+/// programs may hold ops on the same slots.
+pub trait Op: Send + Sync {
+    /// The op's name, which is also its file's.
+    fn name(&self) -> &'static str;
+
+    /// What the op must at least move and compute when its first token stands at `position`.
+    fn cost(&self, position: usize) -> Cost;
+
+    /// Computes the op in host memory, in f32. This is the meaning that every kernel is held to.
+    fn reference(&self, memory: &mut Memory<'_>);
+}
+
+/// The floor under an op's time. Activations count as nothing: they stay in caches.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Cost {
+    /// Bytes of weights that must be read.
+    pub weight_bytes: u64,
+    /// Bytes of KV cache that must be read.
+    pub cache_bytes: u64,
+    /// Floating point operations; a multiply-add is two.
+    pub flops: u64,
+}
+
+impl std::ops::Add for Cost {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            weight_bytes: self.weight_bytes + other.weight_bytes,
+            cache_bytes: self.cache_bytes + other.cache_bytes,
+            flops: self.flops + other.flops,
+        }
+    }
+}
+
+/// A list of ops, run in order.
+#[derive(Default)]
+pub struct Program {
+    pub ops: Vec<Box<dyn Op>>,
+}
+
+impl Program {
+    pub fn push(&mut self, op: impl Op + 'static) {
+        self.ops.push(Box::new(op));
+    }
+
+    /// What all ops together must move and compute when the first token stands at `position`.
+    pub fn cost(&self, position: usize) -> Cost {
+        self.ops.iter().map(|op| op.cost(position)).fold(Cost::default(), std::ops::Add::add)
+    }
+}

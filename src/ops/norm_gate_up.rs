@@ -1,0 +1,48 @@
+use super::matmul::matmul_cost;
+use super::rms_norm::rms_norm;
+use super::swiglu::swiglu;
+use crate::for_dtype;
+use crate::memory::{Memory, Slot, Weight};
+use crate::op::{Cost, Op};
+use crate::vector::matmul;
+
+/// One token from the residual stream to the gated hidden units: the chain `rms_norm`, two `matmul`,
+/// `swiglu`.
+pub struct NormGateUp {
+    /// `[1, C]`
+    pub x: Slot<f32>,
+    /// `[C]`
+    pub norm: Weight,
+    pub eps: f32,
+    /// `[F, C]`
+    pub w_gate: Weight,
+    /// `[F, C]`
+    pub w_up: Weight,
+    /// Out. `[1, F]`
+    pub hidden: Slot<f32>,
+}
+
+impl Op for NormGateUp {
+    fn name(&self) -> &'static str {
+        "norm_gate_up"
+    }
+
+    fn cost(&self, _position: usize) -> Cost {
+        let norm = Cost { weight_bytes: self.norm.bytes() as u64, ..Cost::default() };
+        norm + matmul_cost(self.w_gate, 1) + matmul_cost(self.w_up, 1)
+    }
+
+    fn reference(&self, memory: &mut Memory<'_>) {
+        for_dtype!(self.norm.dtype, W => {
+            let [norm, w_gate, w_up] =
+                [self.norm, self.w_gate, self.w_up].map(|weight| memory.weight::<W>(weight));
+            let (x, hidden) = memory.slots((self.x, self.hidden));
+            let mut normed = vec![0.0; x.len()];
+            let mut up = vec![0.0; hidden.len()];
+            rms_norm(x, norm, self.eps, &mut normed);
+            matmul(w_gate, &normed, x.len(), hidden, |y, sum| *y = sum);
+            matmul(w_up, &normed, x.len(), &mut up, |y, sum| *y = sum);
+            swiglu(hidden, &up);
+        });
+    }
+}

@@ -1,0 +1,40 @@
+use super::matmul::matmul_cost;
+use super::rms_norm::rms_norm;
+use crate::for_dtype;
+use crate::memory::{Memory, Slot, Weight};
+use crate::op::{Cost, Op};
+use crate::vector::matmul;
+
+/// One token's logits: the chain `rms_norm`, `matmul`.
+pub struct NormHead {
+    /// `[1, C]`
+    pub x: Slot<f32>,
+    /// `[C]`
+    pub norm: Weight,
+    pub eps: f32,
+    /// The LM head. `[V, C]`
+    pub head: Weight,
+    /// Out. `[1, V]`
+    pub logits: Slot<f32>,
+}
+
+impl Op for NormHead {
+    fn name(&self) -> &'static str {
+        "norm_head"
+    }
+
+    fn cost(&self, _position: usize) -> Cost {
+        let norm = Cost { weight_bytes: self.norm.bytes() as u64, ..Cost::default() };
+        norm + matmul_cost(self.head, 1)
+    }
+
+    fn reference(&self, memory: &mut Memory<'_>) {
+        for_dtype!(self.norm.dtype, W => {
+            let [norm, head] = [self.norm, self.head].map(|weight| memory.weight::<W>(weight));
+            let (x, logits) = memory.slots((self.x, self.logits));
+            let mut normed = vec![0.0; x.len()];
+            rms_norm(x, norm, self.eps, &mut normed);
+            matmul(head, &normed, x.len(), logits, |y, sum| *y = sum);
+        });
+    }
+}

@@ -1,0 +1,70 @@
+use super::matmul::matmul_cost;
+use super::rms_norm::rms_norm;
+use super::rope_append::{Cache, append, rotate, rotation};
+use crate::for_dtype;
+use crate::memory::{Memory, Slot, Weight};
+use crate::op::{Cost, Op};
+use crate::vector::matmul;
+
+/// One token from the residual stream to its rotated queries and its place in the cache: the chain
+/// `rms_norm`, three `matmul`, `rope_append`.
+pub struct NormQkv {
+    /// `[1, C]`
+    pub x: Slot<f32>,
+    /// `[C]`
+    pub norm: Weight,
+    pub eps: f32,
+    /// `[H D, C]`
+    pub wq: Weight,
+    /// `[G D, C]`
+    pub wk: Weight,
+    /// `[G D, C]`
+    pub wv: Weight,
+    /// The token's position. `[1]`
+    pub cursor: Slot<u32>,
+    /// Radians per position. `[D/2]`
+    pub frequencies: Slot<f32>,
+    /// Out. `[1, H, D]`
+    pub q: Slot<f32>,
+    /// Out: row `cursor`. `[S, G, D]`
+    pub cache: Cache,
+}
+
+impl Op for NormQkv {
+    fn name(&self) -> &'static str {
+        "norm_qkv"
+    }
+
+    fn cost(&self, _position: usize) -> Cost {
+        let norm = Cost { weight_bytes: self.norm.bytes() as u64, ..Cost::default() };
+        [self.wq, self.wk, self.wv].iter().fold(norm, |sum, w| sum + matmul_cost(*w, 1))
+    }
+
+    fn reference(&self, memory: &mut Memory<'_>) {
+        for_dtype!(self.norm.dtype, W => {
+            let [norm, wq, wk, wv] =
+                [self.norm, self.wq, self.wk, self.wv].map(|weight| memory.weight::<W>(weight));
+            let (x, cursor, frequencies, q, keys, values) = memory.slots((
+                self.x,
+                self.cursor,
+                self.frequencies,
+                self.q,
+                self.cache.keys,
+                self.cache.values,
+            ));
+            let mut normed = vec![0.0; x.len()];
+            let mut k = vec![0.0; self.wk.rows];
+            let mut v = vec![0.0; self.wv.rows];
+            rms_norm(x, norm, self.eps, &mut normed);
+            matmul(wq, &normed, x.len(), q, |y, sum| *y = sum);
+            matmul(wk, &normed, x.len(), &mut k, |y, sum| *y = sum);
+            matmul(wv, &normed, x.len(), &mut v, |y, sum| *y = sum);
+            let position = cursor[0] as usize;
+            let rotation = rotation(position, frequencies);
+            rotate(q, &rotation);
+            rotate(&mut k, &rotation);
+            append(self.cache.dtype, &k, keys, position * k.len());
+            append(self.cache.dtype, &v, values, position * v.len());
+        });
+    }
+}

@@ -1,0 +1,137 @@
+use crate::checkpoint::Dtype;
+use crate::for_dtype;
+use crate::memory::{Memory, Slot};
+use crate::op::{Cost, Op};
+use crate::vector::Element;
+
+/// One layer's keys and values of all past tokens, stored as `dtype` in byte slots.
+#[derive(Debug, Clone, Copy)]
+pub struct Cache {
+    pub dtype: Dtype,
+    /// `[S, G, D]`
+    pub keys: Slot<u8>,
+    /// `[S, G, D]`
+    pub values: Slot<u8>,
+}
+
+/// Rotates queries and keys to their positions and appends keys and values to the cache.
+///
+/// Rotary embedding (Su et al., 2021, arXiv:2104.09864) on the pairs `(i, i + D/2)` of each head, the
+/// layout of checkpoints in Hugging Face's form:
+/// `(a, b) -> (a cos - b sin, b cos + a sin)` with the angle `position * frequencies[i]`.
+pub struct RopeAppend {
+    /// In and out. `[T, H, D]`
+    pub q: Slot<f32>,
+    /// In and out. `[T, G, D]`
+    pub k: Slot<f32>,
+    /// `[T, G, D]`
+    pub v: Slot<f32>,
+    /// Position of the first token. `[1]`
+    pub cursor: Slot<u32>,
+    /// Radians per position. `[D/2]`
+    pub frequencies: Slot<f32>,
+    /// Out: rows `cursor..cursor + T`. `[S, G, D]`
+    pub cache: Cache,
+    /// G
+    pub kv_heads: usize,
+}
+
+impl Op for RopeAppend {
+    fn name(&self) -> &'static str {
+        "rope_append"
+    }
+
+    fn cost(&self, _position: usize) -> Cost {
+        Cost { flops: 3 * (self.q.len() + self.k.len()) as u64, ..Cost::default() }
+    }
+
+    fn reference(&self, memory: &mut Memory<'_>) {
+        let (q, k, v, cursor, frequencies, keys, values) = memory.slots((
+            self.q,
+            self.k,
+            self.v,
+            self.cursor,
+            self.frequencies,
+            self.cache.keys,
+            self.cache.values,
+        ));
+        let head_dim = 2 * frequencies.len();
+        let row = self.kv_heads * head_dim; // of one token in k, v and the cache
+        let tokens = k.len() / row;
+        let first = cursor[0] as usize;
+        for (t, (q, k)) in q.chunks_mut(q.len() / tokens).zip(k.chunks_mut(row)).enumerate() {
+            let rotation = rotation(first + t, frequencies);
+            rotate(q, &rotation);
+            rotate(k, &rotation);
+        }
+        append(self.cache.dtype, k, keys, first * row);
+        append(self.cache.dtype, v, values, first * row);
+    }
+}
+
+/// `(cos, sin)` of a position's angles. `[D/2]`
+///
+/// The angle is one f32 product, as Meta's and Hugging Face's code form it; from there on the sine
+/// and cosine are exact to f32, also for the large angles of long contexts.
+pub(super) fn rotation(position: usize, frequencies: &[f32]) -> Vec<(f32, f32)> {
+    let angles = frequencies.iter().map(|frequency| position as f32 * frequency);
+    angles.map(|angle| f64::from(angle).sin_cos()).map(|(s, c)| (c as f32, s as f32)).collect()
+}
+
+/// Rotates every head of one token in place. `heads`: `[_, D]`, `rotation`: `[D/2]`
+pub(super) fn rotate(heads: &mut [f32], rotation: &[(f32, f32)]) {
+    for head in heads.chunks_exact_mut(2 * rotation.len()) {
+        let (low, high) = head.split_at_mut(rotation.len());
+        for ((a, b), (cos, sin)) in low.iter_mut().zip(high).zip(rotation) {
+            (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
+        }
+    }
+}
+
+/// Stores `rows` from element `start` of a cache on.
+pub(super) fn append(dtype: Dtype, rows: &[f32], cache: &mut [u8], start: usize) {
+    for_dtype!(dtype, E => {
+        let cache: &mut [E] = bytemuck::cast_slice_mut(cache);
+        for (stored, value) in cache[start..][..rows.len()].iter_mut().zip(rows) {
+            *stored = E::narrow(*value);
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rotates_the_pair_of_halves_by_position_times_frequency() {
+        let rotation = rotation(3, &[0.5, 0.1]);
+        let mut head = [1.0, 2.0, 3.0, 4.0];
+        rotate(&mut head, &rotation);
+        let (s0, c0) = 1.5f32.sin_cos();
+        let (s1, c1) = 0.3f32.sin_cos();
+        let expected = [c0 - 3.0 * s0, 2.0 * c1 - 4.0 * s1, 3.0 * c0 + s0, 4.0 * c1 + 2.0 * s1];
+        for (ours, exact) in head.iter().zip(expected) {
+            assert!((ours - exact).abs() < 1e-6, "{head:?}");
+        }
+    }
+
+    #[test]
+    fn large_angles_are_reduced_exactly() {
+        let (cos, sin) = rotation(131_071, &[1.0])[0];
+        assert!((f64::from(cos) - 131_071f64.cos()).abs() < 1e-7);
+        assert!((f64::from(sin) - 131_071f64.sin()).abs() < 1e-7);
+    }
+
+    #[test]
+    fn appends_from_the_start_and_nowhere_else() {
+        let mut cache = vec![0xffu8; 2 * 6];
+        append(Dtype::F16, &[1.0, 1e9], &mut cache, 2);
+        let stored: Vec<f32> = cache.chunks(2).map(|b| f16(b).to_f32()).collect();
+        assert_eq!(stored[2..4], [1.0, 65504.0]);
+        assert!(stored[..2].iter().chain(&stored[4..]).all(|untouched| untouched.is_nan()));
+    }
+
+    fn f16(bytes: &[u8]) -> half::f16 {
+        half::f16::from_ne_bytes([bytes[0], bytes[1]])
+    }
+}
