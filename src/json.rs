@@ -16,15 +16,10 @@ pub fn parse_object(text: &[u8]) -> Result<Map<String, Value>, String> {
     let value = Strict
         .deserialize(&mut json)
         .and_then(|value| json.end().map(|()| value));
-    match value.map_err(describe)? {
+    match value.map_err(|error| format!("is broken: {}", one_line(&error.to_string())))? {
         Value::Object(object) => Ok(object),
         other => Err(format!("holds {}, not a JSON object", kind(&other))),
     }
-}
-
-/// What a JSON parser objected to, on one line.
-pub fn describe(error: serde_json::Error) -> String {
-    format!("is not what it should be: {}", one_line(&error.to_string()))
 }
 
 /// A name out of a file, quoted for a message: escaped and cut.
