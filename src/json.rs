@@ -14,15 +14,10 @@ const QUOTE_CHARS: usize = 160;
 pub fn parse_object(text: &[u8]) -> Result<Map<String, Value>, String> {
     let mut json = serde_json::Deserializer::from_slice(text);
     let value = Strict.deserialize(&mut json).and_then(|value| json.end().map(|()| value));
-    match value.map_err(describe)? {
+    match value.map_err(|error| format!("is broken: {}", one_line(&error.to_string())))? {
         Value::Object(object) => Ok(object),
         other => Err(format!("holds {}, not a JSON object", kind(&other))),
     }
-}
-
-/// What a JSON parser objected to, on one line.
-pub fn describe(error: serde_json::Error) -> String {
-    format!("is not what it should be: {}", one_line(&error.to_string()))
 }
 
 /// A name out of a file, quoted for a message: escaped and cut.
@@ -127,5 +122,45 @@ impl<'de> Visitor<'de> for Strict {
             object.insert(key, entries.next_value_seed(Strict)?);
         }
         Ok(Value::Object(object))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keeps_what_serde_json_reads() {
+        let text =
+            r#"{"a": [1, -2, 3.5, true, null, "x\ny"], "b": {"c": {}}, "d": 18446744073709551615}"#;
+        let expected: Value = serde_json::from_str(text).expect("JSON");
+        assert_eq!(Value::Object(parse_object(text.as_bytes()).expect("an object")), expected);
+    }
+
+    #[test]
+    fn refuses_on_one_line() {
+        let deep = [b"{\"a\":".as_slice(), &[b'['; 100_000]].concat();
+        let cases: [(&[u8], &str); 9] = [
+            (b"", "EOF"),
+            (b"[1]", "holds a list"),
+            (b"{\"a\": 1", "EOF"),
+            (b"{} {}", "trailing"),
+            (b"{\"a\": 1, \"a\": 1}", "\"a\" is given twice"),
+            (b"{\"x\": {\"b\\n\": 1, \"b\\n\": 2}}", "\"b\\n\" is given twice"),
+            (b"{\"a\": 1e999}", "out of range"),
+            (b"{\"\xff\": 1}", "code point"),
+            (&deep, "recursion limit"),
+        ];
+        for (text, trouble) in cases {
+            let error = parse_object(text).expect_err(trouble);
+            assert!(error.contains(trouble), "{error}");
+            assert!(!error.contains(char::is_control) && error.len() < 1000, "{error}");
+        }
+    }
+
+    #[test]
+    fn quotes_are_short_and_printable() {
+        assert_eq!(quote("a\u{1b}[31m\n"), "\"a\\u{1b}[31m\\n\"");
+        assert!(quote(&"é".repeat(1_000_000)).chars().count() < QUOTE_CHARS + 4);
     }
 }

@@ -2,6 +2,8 @@
 //! this executable. Files are reached by plain names only, so that no file can lead us to another
 //! directory.
 
+mod cache;
+
 use std::fmt;
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read};
@@ -47,7 +49,7 @@ impl Source {
                 "{model} is not a directory: give the one that holds config.json and *.safetensors"
             )));
         }
-        find_in_cache(model, cache_root(|key| std::env::var_os(key)).as_deref())
+        cache::find(model, cache::root(|key| std::env::var_os(key)).as_deref())
     }
 
     /// Whether there is anything of that name.
@@ -66,18 +68,16 @@ impl Source {
         let Some((opened, metadata)) = self.open(directory, file)? else {
             return Ok(None);
         };
+        if metadata.len() > READ_LIMIT_BYTES {
+            let limit_mib = READ_LIMIT_BYTES >> 20;
+            let path = self.path(file);
+            return Err(Error::failed(format!("{path} has over {limit_mib} MiB: too much for it")));
+        }
         let mut bytes = Vec::new();
         opened
             .take(READ_LIMIT_BYTES)
             .read_to_end(&mut bytes)
-            .map_err(|e| self.cannot("read", file, e))?;
-        if metadata.len() >= READ_LIMIT_BYTES || bytes.len() as u64 == READ_LIMIT_BYTES {
-            let limit_mib = READ_LIMIT_BYTES >> 20;
-            return Err(Error::failed(format!(
-                "{} has over {limit_mib} MiB: not such a file",
-                self.path(file)
-            )));
-        }
+            .map_err(|error| self.cannot("read", file, error))?;
         Ok(Some(bytes))
     }
 
@@ -238,59 +238,118 @@ fn foreign_format(directory: &Path) -> Option<String> {
     })
 }
 
-/// The Hugging Face cache's directory of models, by the rules of `huggingface_hub`.
-fn cache_root(variable: impl Fn(&str) -> Option<std::ffi::OsString>) -> Option<PathBuf> {
-    let path = |key: &str| variable(key).filter(|value| !value.is_empty()).map(PathBuf::from);
-    path("HF_HUB_CACHE")
-        .or_else(|| path("HUGGINGFACE_HUB_CACHE"))
-        .or_else(|| path("HF_HOME").map(|home| home.join("hub")))
-        .or_else(|| path("XDG_CACHE_HOME").map(|cache| cache.join("huggingface/hub")))
-        .or_else(|| path("HOME").map(|home| home.join(".cache/huggingface/hub")))
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tempfile::{TempDir, tempdir};
 
-/// Looks `organisation/name` up in a Hugging Face cache:
-/// `models--organisation--name/snapshots/REVISION`, of the revision that `refs/main` names, or of
-/// the only one there is.
-fn find_in_cache(model: &str, root: Option<&Path>) -> Result<Source> {
-    let not_found = |where_looked: String| {
-        Error::failed(format!(
-            "no model {}: no such directory, and {where_looked}; give a directory that holds \
-             config.json and *.safetensors, or fetch one with: \
-             hf download ORGANISATION/NAME --exclude 'original/*'",
-            quote(model)
-        ))
-    };
-    let is_name = |part: &str| {
-        is_plain_name(part) && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
-    };
-    let Some((organisation, name)) =
-        model.split_once('/').filter(|(o, n)| is_name(o) && is_name(n))
-    else {
-        return Err(not_found("not a model's name of the form ORGANISATION/NAME".to_owned()));
-    };
-    let Some(root) = root else {
-        return Err(not_found("no Hugging Face cache (HF_HOME and HOME are not set)".to_owned()));
-    };
-    let repository = root.join(format!("models--{organisation}--{name}"));
-    if !repository.is_dir() {
-        return Err(not_found(format!("not in the Hugging Face cache {}", root.display())));
+    pub fn message<T: fmt::Debug>(result: Result<T>) -> String {
+        let message = result.expect_err("an error").to_string();
+        assert!(!message.contains('\n'), "{message}");
+        message
     }
-    let snapshots = repository.join("snapshots");
-    let main = fs::read_to_string(repository.join("refs/main")).unwrap_or_default();
-    if is_plain_name(main.trim()) && snapshots.join(main.trim()).is_dir() {
-        return Ok(Source::Directory(snapshots.join(main.trim())));
+
+    pub fn folder(files: &[(&str, &str)]) -> TempDir {
+        let folder = tempdir().expect("a directory");
+        for (name, text) in files {
+            let path = folder.path().join(name);
+            fs::create_dir_all(path.parent().expect("a parent")).expect("directories");
+            fs::write(path, text).expect("a file");
+        }
+        folder
     }
-    let mut revisions = fs::read_dir(&snapshots)
-        .into_iter()
-        .flatten()
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| path.is_dir());
-    match (revisions.next(), revisions.next()) {
-        (Some(only), None) => Ok(Source::Directory(only)),
-        (None, _) => Err(not_found(format!("{} holds no snapshot of it", repository.display()))),
-        (Some(_), Some(_)) => Err(Error::failed(format!(
-            "{} holds several snapshots and refs/main names none of them: give the path of one",
-            snapshots.display()
-        ))),
+
+    fn directory(folder: &TempDir) -> Source {
+        Source::Directory(folder.path().to_owned())
+    }
+
+    #[test]
+    fn the_demo_reads_and_maps_the_same() {
+        let source = Source::find("demo").expect("the demo");
+        assert_eq!(source, Source::Demo);
+        for file in ["config.json", "model.safetensors", "tokenizer.json"] {
+            let map = source.map(file).expect("a file");
+            assert_eq!(map.as_ptr().addr() % 64, 0);
+            assert_eq!(source.read(file).expect("a file").as_deref(), Some(&*map));
+            assert!(source.has(file));
+        }
+        assert_eq!(source.read("no.json"), Ok(None));
+        assert_eq!(message(source.map("no.json")), "demo/no.json: no such file");
+    }
+
+    #[test]
+    fn a_directory_reads_and_maps_the_same() {
+        let folder = folder(&[("a.json", "text"), ("empty", "")]);
+        let source = Source::find(&folder.path().display().to_string()).expect("a directory");
+        assert_eq!(source.read("a.json"), Ok(Some(b"text".to_vec())));
+        assert_eq!(&*source.map("a.json").expect("a map"), b"text");
+        assert_eq!(&*source.map("empty").expect("a map"), b"");
+        assert_eq!(source.read("absent"), Ok(None));
+        assert!(message(source.map("absent")).ends_with("absent: no such file"));
+    }
+
+    #[test]
+    fn no_name_leads_out_of_the_directory() {
+        let folder = folder(&[("secret", "s"), ("model/config.json", "{}")]);
+        let source = Source::Directory(folder.path().join("model"));
+        let absolute = folder.path().join("secret").display().to_string();
+        for name in [
+            "../secret",
+            "..",
+            ".",
+            "",
+            "x/../../secret",
+            "..\\secret",
+            "C:secret",
+            "a\0",
+            &absolute,
+        ] {
+            assert!(message(source.read(name)).contains("plain file name"), "{name}");
+            assert!(message(source.map(name)).contains("plain file name"), "{name}");
+            assert!(!source.has(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_a_file_is_refused() {
+        let folder = folder(&[("config.json/inside", "")]);
+        let source = directory(&folder);
+        assert!(message(source.read("config.json")).ends_with("config.json is not a regular file"));
+        assert!(message(source.map("config.json")).ends_with("config.json is not a regular file"));
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn a_pipe_does_not_hang() {
+        let folder = folder(&[]);
+        let pipe = folder.path().join("config.json");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status().expect("mkfifo");
+        assert!(made.success());
+        let source = directory(&folder);
+        assert!(message(source.read("config.json")).ends_with("config.json is not a regular file"));
+        assert!(message(source.map("config.json")).ends_with("config.json is not a regular file"));
+    }
+
+    #[test]
+    fn a_huge_file_is_not_read_whole() {
+        let folder = folder(&[]);
+        let file = File::create(folder.path().join("tokenizer.json")).expect("a file");
+        file.set_len(READ_LIMIT_BYTES + 1).expect("a sparse file");
+        assert!(message(directory(&folder).read("tokenizer.json")).contains("over 256 MiB"));
+    }
+
+    #[test]
+    fn other_formats_are_named_with_their_cure() {
+        for (file, cure) in [
+            ("consolidated.00.pth", "convert_llama_weights_to_hf.py"),
+            ("params.json", "convert_llama_weights_to_hf.py"),
+            ("pytorch_model.bin", "save_pretrained"),
+            ("llama.gguf", "repository it was made from"),
+        ] {
+            let folder = folder(&[(file, "")]);
+            let message = message(directory(&folder).map("model.safetensors"));
+            assert!(message.contains("model.safetensors: no such file"), "{message}");
+            assert!(message.contains(file) && message.contains(cure), "{message}");
+        }
     }
 }

@@ -12,7 +12,7 @@ use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::Value;
 
 use super::{Dtype, Tensor};
-use crate::json::{self, Strict, quote};
+use crate::json::{Strict, one_line, quote};
 
 /// Bytes of the header's length, a little-endian u64.
 const LENGTH_BYTES: usize = 8;
@@ -27,7 +27,8 @@ const MAX_HEADER_BYTES: u64 = 100_000_000;
 /// cover all that follows the header exactly once.
 pub fn parse(file: &[u8]) -> Result<Vec<(String, Tensor)>, String> {
     let (header, data_start) = split(file)?;
-    let table: Table = serde_json::from_slice(header).map_err(json::describe)?;
+    let table: Table = serde_json::from_slice(header)
+        .map_err(|error| format!("has a broken header: {}", one_line(&error.to_string())))?;
     let mut entries: Vec<(String, Entry)> = table.0.into_iter().collect();
     entries.sort_by_key(|(_, entry)| entry.data_offsets);
 
@@ -88,6 +89,9 @@ fn split(file: &[u8]) -> Result<(&[u8], usize), String> {
             "is not a safetensors file: a header of {length} bytes is over {MAX_HEADER_BYTES}"
         ));
     }
+    if rest.first().is_some_and(|first| *first != b'{') {
+        return Err("is not a safetensors file: its header does not begin with {".to_owned());
+    }
     let header_bytes = length as usize;
     let header = rest.get(..header_bytes).ok_or_else(|| {
         format!(
@@ -95,9 +99,6 @@ fn split(file: &[u8]) -> Result<(&[u8], usize), String> {
             rest.len()
         )
     })?;
-    if header.first() != Some(&b'{') {
-        return Err("is not a safetensors file: its header does not begin with {".to_owned());
-    }
     Ok((header, LENGTH_BYTES + header_bytes))
 }
 
