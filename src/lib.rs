@@ -11,6 +11,7 @@ pub mod op;
 pub mod ops;
 pub mod rank;
 pub mod source;
+pub mod tokenizer;
 pub mod vector;
 
 pub use error::{Error, Result};

@@ -1,0 +1,248 @@
+//! What a tokenizer is, before it is built: the same for a `tokenizer.json` and for Meta's
+//! `tokenizer.model`. Everything that the `tokenizers` crate would trip over is refused here.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
+use serde_json::Value;
+use tokenizers::models::bpe::{BPE, Vocab};
+
+use crate::json;
+
+/// A byte-pair encoding, the steps around it, and the tokens added to it.
+///
+/// The fields are those of a `tokenizer.json`. Its post-processor, truncation and padding are left
+/// out on purpose: Chaski alone decides about BOS, and a prompt is never cut or filled up.
+#[derive(Deserialize)]
+pub(super) struct Definition {
+    #[serde(default)]
+    pub added_tokens: Vec<AddedToken>,
+    pub normalizer: Option<Value>,
+    pub pre_tokenizer: Option<Value>,
+    pub decoder: Option<Value>,
+    pub model: Model,
+}
+
+/// A token beside the byte-pair encoding: found in a text as it stands, before any merging.
+#[derive(Deserialize, Clone)]
+pub(super) struct AddedToken {
+    pub id: u32,
+    pub content: String,
+    #[serde(default)]
+    pub special: bool,
+    /// Only where no letter or digit is beside it.
+    #[serde(default)]
+    pub single_word: bool,
+    /// Swallows the white space on its left.
+    #[serde(default)]
+    pub lstrip: bool,
+    /// Swallows the white space on its right.
+    #[serde(default)]
+    pub rstrip: bool,
+    /// Is looked for after the normalizer has run.
+    #[serde(default)]
+    pub normalized: bool,
+}
+
+impl AddedToken {
+    /// Whether this token steers the model. Beside those marked special, these are the ones written
+    /// like a control token: DeepSeek's distilled Llamas do not mark `<｜User｜>` special.
+    pub fn is_control(&self) -> bool {
+        let delimited =
+            |open, close| self.content.starts_with(open) && self.content.ends_with(close);
+        self.special || delimited("<|", "|>") || delimited("<｜", "｜>")
+    }
+}
+
+#[derive(Deserialize)]
+pub(super) struct Model {
+    /// Absent in old files; then it is a BPE if it has merges.
+    #[serde(rename = "type", default)]
+    pub kind: Option<String>,
+    pub vocab: Vocab,
+    pub merges: Vec<Merge>,
+    #[serde(default)]
+    pub unk_token: Option<String>,
+    #[serde(default)]
+    pub continuing_subword_prefix: Option<String>,
+    #[serde(default)]
+    pub end_of_word_suffix: Option<String>,
+    #[serde(default)]
+    pub dropout: Option<f32>,
+    #[serde(default)]
+    pub fuse_unk: bool,
+    #[serde(default)]
+    pub byte_fallback: bool,
+    /// A piece of text that is a token needs no merges to become one (Llama 3: 97 of 18,093 strings
+    /// differ without).
+    #[serde(default)]
+    pub ignore_merges: bool,
+}
+
+/// Two tokens that become one. Files write `"a b"` or `["a", "b"]`.
+#[derive(Debug, PartialEq)]
+pub(super) struct Merge(pub String, pub String);
+
+impl<'de> Deserialize<'de> for Merge {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(MergeVisitor)
+    }
+}
+
+struct MergeVisitor;
+
+impl<'de> Visitor<'de> for MergeVisitor {
+    type Value = Merge;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a merge: \"a b\" or [\"a\", \"b\"]")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Merge, E> {
+        let (left, right) = text
+            .split_once(' ')
+            .filter(|(_, right)| !right.contains(' '))
+            .ok_or_else(|| E::custom(format!("{} is no merge of two tokens", json::quote(text))))?;
+        Ok(Merge(left.to_owned(), right.to_owned()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut pair: A) -> Result<Merge, A::Error> {
+        let mut next = || pair.next_element::<String>();
+        match (next()?, next()?, next()?) {
+            (Some(left), Some(right), None) => Ok(Merge(left, right)),
+            _ => Err(A::Error::custom("a merge is not of two tokens")),
+        }
+    }
+}
+
+impl Definition {
+    /// Reads a `tokenizer.json`. The error is what is wrong, without the name of the file.
+    pub fn parse(text: &[u8]) -> Result<Self, String> {
+        serde_json::from_slice(text).map_err(json::describe)
+    }
+
+    /// Checks what the builder below relies on, and what we do not have.
+    pub fn check(&self) -> Result<(), String> {
+        let model = &self.model;
+        if let Some(kind) = model.kind.as_deref().filter(|kind| *kind != "BPE") {
+            return Err(format!(
+                "model.type {} is not supported: only BPE is",
+                json::quote(kind)
+            ));
+        }
+        let is_set = |text: &Option<String>| text.as_deref().is_some_and(|text| !text.is_empty());
+        for (key, set) in [
+            (
+                "continuing_subword_prefix",
+                is_set(&model.continuing_subword_prefix),
+            ),
+            ("end_of_word_suffix", is_set(&model.end_of_word_suffix)),
+            (
+                "dropout",
+                model.dropout.is_some_and(|dropout| dropout != 0.0),
+            ),
+        ] {
+            if set {
+                return Err(format!("model.{key} is set, which is not supported"));
+            }
+        }
+        if let Some(unknown) = model
+            .unk_token
+            .as_ref()
+            .filter(|token| !model.vocab.contains_key(*token))
+        {
+            return Err(format!(
+                "model.unk_token {} is not in the vocabulary",
+                json::quote(unknown)
+            ));
+        }
+        self.check_ids()
+    }
+
+    /// Every id has one text, and every text one id.
+    fn check_ids(&self) -> Result<(), String> {
+        let mut ids = HashSet::with_capacity(self.model.vocab.len());
+        for (token, id) in &self.model.vocab {
+            if !ids.insert(*id) {
+                return Err(format!(
+                    "{} has an id, {id}, that another token has",
+                    json::quote(token)
+                ));
+            }
+        }
+        let (mut contents, mut added_ids) = (HashSet::new(), HashSet::new());
+        for token in &self.added_tokens {
+            let quoted = json::quote(&token.content);
+            if token.content.is_empty() {
+                return Err(format!("the added token {} is empty", token.id));
+            }
+            if !contents.insert(token.content.as_str()) || !added_ids.insert(token.id) {
+                return Err(format!(
+                    "the added token {quoted} with id {} is there twice",
+                    token.id
+                ));
+            }
+            if self
+                .model
+                .vocab
+                .get(&token.content)
+                .is_some_and(|id| *id != token.id)
+            {
+                return Err(format!(
+                    "{quoted} has one id in the vocabulary and another as an added token"
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Model {
+    /// Builds the encoding. Tokens in `control` cannot come out of it: they leave the vocabulary,
+    /// and so do the merges that would make them; `plain` tokens enter it, for their ids.
+    pub fn build(
+        mut self,
+        control: &HashMap<&str, u32>,
+        plain: impl Iterator<Item = (String, u32)>,
+    ) -> Result<BPE, String> {
+        let unknown = self.unk_token.as_deref();
+        self.vocab.retain(|token, _| {
+            !control.contains_key(token.as_str()) || Some(token.as_str()) == unknown
+        });
+        self.vocab.extend(plain);
+        let mut merges = Vec::with_capacity(self.merges.len());
+        let mut merged = String::new();
+        for Merge(left, right) in self.merges {
+            merged.clear();
+            merged.push_str(&left);
+            merged.push_str(&right);
+            let missing = [&left, &right, &merged]
+                .into_iter()
+                .find(|token| !self.vocab.contains_key(*token));
+            match missing {
+                None => merges.push((left, right)),
+                Some(token) if control.contains_key(token.as_str()) => {}
+                Some(token) => {
+                    let (left, right, token) =
+                        (json::quote(&left), json::quote(&right), json::quote(token));
+                    return Err(format!(
+                        "the merge of {left} and {right}: {token} is not in the vocabulary"
+                    ));
+                }
+            }
+        }
+        let mut builder = BPE::builder()
+            .vocab_and_merges(self.vocab, merges)
+            .fuse_unk(self.fuse_unk)
+            .byte_fallback(self.byte_fallback)
+            .ignore_merges(self.ignore_merges);
+        if let Some(unknown) = self.unk_token {
+            builder = builder.unk_token(unknown);
+        }
+        builder
+            .build()
+            .map_err(|error| json::one_line(&error.to_string()))
+    }
+}
