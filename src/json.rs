@@ -13,10 +13,12 @@ const QUOTE_CHARS: usize = 160;
 /// key. The error is what is wrong and where, without the name of the file.
 pub fn parse_object(text: &[u8]) -> Result<Map<String, Value>, String> {
     let mut json = serde_json::Deserializer::from_slice(text);
-    let value = Strict.deserialize(&mut json).and_then(|value| json.end().map(|()| value));
-    match value.map_err(|error| format!("is broken: {}", one_line(&error.to_string())))? {
+    let value = Strict
+        .deserialize(&mut json)
+        .and_then(|value| json.end().map(|()| value));
+    match value.map_err(|error| format!("broken JSON: {}", one_line(&error.to_string())))? {
         Value::Object(object) => Ok(object),
-        other => Err(format!("holds {}, not a JSON object", kind(&other))),
+        other => Err(format!("{} in place of a JSON object", kind(&other))),
     }
 }
 
@@ -142,7 +144,7 @@ mod tests {
         let deep = [b"{\"a\":".as_slice(), &[b'['; 100_000]].concat();
         let cases: [(&[u8], &str); 9] = [
             (b"", "EOF"),
-            (b"[1]", "holds a list"),
+            (b"[1]", "a list in place"),
             (b"{\"a\": 1", "EOF"),
             (b"{} {}", "trailing"),
             (b"{\"a\": 1, \"a\": 1}", "\"a\" is given twice"),

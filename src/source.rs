@@ -71,7 +71,7 @@ impl Source {
         if metadata.len() > READ_LIMIT_BYTES {
             let limit_mib = READ_LIMIT_BYTES >> 20;
             let path = self.path(file);
-            return Err(Error::failed(format!("{path} has over {limit_mib} MiB: too much for it")));
+            return Err(Error::failed(format!("{path}: over {limit_mib} MiB")));
         }
         let mut bytes = Vec::new();
         opened
@@ -130,7 +130,10 @@ impl Source {
             Err(error) => return Err(self.cannot("open", file, error)),
         };
         if !metadata.is_file() {
-            return Err(Error::failed(format!("{} is not a regular file", self.path(file))));
+            return Err(Error::failed(format!(
+                "{}: not a regular file",
+                self.path(file)
+            )));
         }
         let opened = File::open(&path).map_err(|e| self.cannot("open", file, e))?;
         Ok(Some((opened, metadata)))
@@ -314,8 +317,8 @@ mod tests {
     fn what_is_not_a_file_is_refused() {
         let folder = folder(&[("config.json/inside", "")]);
         let source = directory(&folder);
-        assert!(message(source.read("config.json")).ends_with("config.json is not a regular file"));
-        assert!(message(source.map("config.json")).ends_with("config.json is not a regular file"));
+        assert!(message(source.read("config.json")).ends_with("config.json: not a regular file"));
+        assert!(message(source.map("config.json")).ends_with("config.json: not a regular file"));
     }
 
     #[test]
@@ -326,8 +329,8 @@ mod tests {
         let made = std::process::Command::new("mkfifo").arg(&pipe).status().expect("mkfifo");
         assert!(made.success());
         let source = directory(&folder);
-        assert!(message(source.read("config.json")).ends_with("config.json is not a regular file"));
-        assert!(message(source.map("config.json")).ends_with("config.json is not a regular file"));
+        assert!(message(source.read("config.json")).ends_with("config.json: not a regular file"));
+        assert!(message(source.map("config.json")).ends_with("config.json: not a regular file"));
     }
 
     #[test]

@@ -28,7 +28,7 @@ const MAX_HEADER_BYTES: u64 = 100_000_000;
 pub fn parse(file: &[u8]) -> Result<Vec<(String, Tensor)>, String> {
     let (header, data_start) = split(file)?;
     let table: Table = serde_json::from_slice(header)
-        .map_err(|error| format!("has a broken header: {}", one_line(&error.to_string())))?;
+        .map_err(|error| format!("broken header: {}", one_line(&error.to_string())))?;
     let mut entries: Vec<(String, Entry)> = table.0.into_iter().collect();
     entries.sort_by_key(|(_, entry)| entry.data_offsets);
 
@@ -37,7 +37,7 @@ pub fn parse(file: &[u8]) -> Result<Vec<(String, Tensor)>, String> {
     let mut covered = 0;
     for (name, entry) in entries {
         let [start, end] = entry.data_offsets;
-        let wrong = |trouble: String| format!("is damaged: tensor {} {trouble}", quote(&name));
+        let wrong = |trouble: String| format!("tensor {} {trouble}", quote(&name));
         let (dtype, bytes) = entry.size().map_err(wrong)?;
         if end.checked_sub(start) != Some(bytes) {
             let shape = &entry.shape;
@@ -58,7 +58,7 @@ pub fn parse(file: &[u8]) -> Result<Vec<(String, Tensor)>, String> {
         if end > data_bytes {
             let short_bytes = end - data_bytes;
             return Err(wrong(format!(
-                "lacks {short_bytes} bytes at the end of the file: truncated?"
+                "lacks {short_bytes} bytes at the end of the file: fetch it again"
             )));
         }
         let offset = data_start + start;
@@ -73,7 +73,10 @@ pub fn parse(file: &[u8]) -> Result<Vec<(String, Tensor)>, String> {
         tensors.push((name, Tensor { dtype, shape: entry.shape, offset, bytes }));
     }
     if covered < data_bytes {
-        return Err(format!("is damaged: {} bytes follow its last tensor", data_bytes - covered));
+        return Err(format!(
+            "{} bytes follow the last tensor",
+            data_bytes - covered
+        ));
     }
     Ok(tensors)
 }
@@ -81,21 +84,24 @@ pub fn parse(file: &[u8]) -> Result<Vec<(String, Tensor)>, String> {
 /// The header's JSON, and where the data begins.
 fn split(file: &[u8]) -> Result<(&[u8], usize), String> {
     let Some((length, rest)) = file.split_first_chunk::<LENGTH_BYTES>() else {
-        return Err(format!("is truncated: {} bytes are no safetensors file", file.len()));
+        return Err(format!(
+            "truncated: {} bytes are no safetensors file",
+            file.len()
+        ));
     };
     let length = u64::from_le_bytes(*length);
     if length > MAX_HEADER_BYTES {
         return Err(format!(
-            "is not a safetensors file: a header of {length} bytes is over {MAX_HEADER_BYTES}"
+            "not a safetensors file: a header of {length} bytes is over {MAX_HEADER_BYTES}"
         ));
     }
     if rest.first().is_some_and(|first| *first != b'{') {
-        return Err("is not a safetensors file: its header does not begin with {".to_owned());
+        return Err("not a safetensors file: its header does not begin with {".to_owned());
     }
     let header_bytes = length as usize;
     let header = rest.get(..header_bytes).ok_or_else(|| {
         format!(
-            "is truncated: its header has {header_bytes} bytes, of which {} are there",
+            "truncated: its header has {header_bytes} bytes, of which {} are there",
             rest.len()
         )
     })?;
@@ -104,7 +110,10 @@ fn split(file: &[u8]) -> Result<(&[u8], usize), String> {
 
 /// What a header says of one tensor.
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(
+    deny_unknown_fields,
+    expecting = "an object of dtype, shape and data_offsets"
+)]
 struct Entry {
     dtype: String,
     shape: Vec<usize>,

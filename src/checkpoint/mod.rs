@@ -97,11 +97,11 @@ impl Checkpoint {
         };
         let path = source.path(INDEX_FILE);
         let index =
-            index::parse(&text).map_err(|trouble| Error::failed(format!("{path} {trouble}")))?;
+            index::parse(&text).map_err(|trouble| Error::failed(format!("{path}: {trouble}")))?;
         let files: BTreeSet<&str> = index.values().map(String::as_str).collect();
         if let Some(file) = files.iter().find(|file| !source.has(file)) {
             return Err(Error::failed(format!(
-                "{path} names the file {}, which is not there",
+                "{path}: the file {} is not there",
                 quote(file)
             )));
         }
@@ -156,8 +156,10 @@ impl Checkpoint {
         let mut places = HashMap::new();
         for file in files {
             let (path, bytes) = (source.path(file), source.map(file)?);
-            let wrong = |trouble: String| Error::failed(format!("{path} {trouble}"));
-            let end = shards.last().map_or(0, |shard| shard.base + shard.bytes.len());
+            let wrong = |trouble: String| Error::failed(format!("{path}: {trouble}"));
+            let end = shards
+                .last()
+                .map_or(0, |shard| shard.base + shard.bytes.len());
             let base = end.next_multiple_of(FILE_ALIGN_BYTES);
             for (name, mut tensor) in header::parse(&bytes).map_err(wrong)? {
                 if is_table(&name) {
@@ -166,7 +168,7 @@ impl Checkpoint {
                 tensor.offset += base;
                 if places.insert(name.clone(), tensors.len()).is_some() {
                     return Err(wrong(format!(
-                        "holds tensor {} which another file holds, too",
+                        "tensor {} is in another file, too",
                         quote(&name)
                     )));
                 }
@@ -176,7 +178,7 @@ impl Checkpoint {
         }
         let Some((first, Tensor { dtype, .. })) = tensors.first() else {
             let paths: Vec<&str> = shards.iter().map(|shard| shard.path.as_str()).collect();
-            return Err(Error::failed(format!("{} holds no weights", paths.join(", "))));
+            return Err(Error::failed(format!("{}: no weights", paths.join(", "))));
         };
         let (first, dtype) = (first.clone(), *dtype);
         let checkpoint = Checkpoint { shards, tensors, places, dtype };
@@ -201,7 +203,7 @@ impl Checkpoint {
             let path = source.path(file);
             if self.tensor(name).is_none() || self.path_of(name) != path {
                 return Err(Error::failed(format!(
-                    "{path} lacks tensor {}, which {INDEX_FILE} says it holds",
+                    "{path}: tensor {} is missing, which {INDEX_FILE} says is here",
                     quote(name)
                 )));
             }
@@ -209,7 +211,7 @@ impl Checkpoint {
         match self.tensors().find(|(name, _)| !index.contains_key(*name)) {
             None => Ok(()),
             Some((name, _)) => Err(Error::failed(format!(
-                "{} holds tensor {}, which {INDEX_FILE} does not name",
+                "{}: tensor {} is not in {INDEX_FILE}",
                 self.path_of(name),
                 quote(name)
             ))),

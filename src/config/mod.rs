@@ -173,10 +173,10 @@ fn parse_file(text: &[u8], file: &str) -> Result<serde_json::Map<String, Value>>
     if text.len() > MAX_FILE_BYTES {
         let limit_mib = MAX_FILE_BYTES >> 20;
         return Err(Error::failed(format!(
-            "{file} has over {limit_mib} MiB: not a model's config"
+            "{file}: over {limit_mib} MiB are no model's config"
         )));
     }
-    json::parse_object(text).map_err(|trouble| Error::failed(format!("{file} {trouble}")))
+    json::parse_object(text).map_err(|trouble| Error::failed(format!("{file}: {trouble}")))
 }
 
 /// The given `head_dim`, else C/H.
@@ -236,7 +236,6 @@ fn check_graph(fields: &Fields) -> Result<()> {
             return Err(fields.wrong(key, &trouble));
         }
     }
-    fields.optional_number("partial_rotary_factor", 1.0..=1.0)?;
     if let Some(types) = fields.optional("layer_types") {
         let full = |list: &Vec<Value>| list.iter().all(|kind| kind == "full_attention");
         if !types.as_array().is_some_and(full) {

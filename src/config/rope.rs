@@ -70,6 +70,10 @@ impl Rope {
         let old = config.object("rope_scaling", "rope_scaling.")?;
         let mut theta = None;
         for fields in [Some(*config), new, old].into_iter().flatten() {
+            let turning = fields.optional("partial_rotary_factor");
+            if turning.is_some_and(|factor| factor.as_f64() != Some(1.0)) {
+                return Err(fields.wrong("partial_rotary_factor", "is not 1: not supported"));
+            }
             let found = fields.optional_number("rope_theta", 1.0..=1e12)?;
             if theta.is_some() && found.is_some() && theta != found {
                 return Err(
@@ -82,8 +86,7 @@ impl Rope {
             return Err(config.wrong(
                 "rope_theta",
                 "is missing (and not in rope_parameters): it is never guessed; add \
-                 \"rope_theta\": 10000.0 if this \
-                 is a Llama 2 model, 500000.0 if it is a Llama 3",
+                 \"rope_theta\": 10000.0 for a Llama 2 model, 500000.0 for a Llama 3",
             ));
         };
         let new = new.as_ref().map(RopeScaling::parse).transpose()?;
@@ -120,7 +123,6 @@ impl RopeScaling {
                 fields.wrong(&quote(key), "is not a key that Llama's rotary embeddings have")
             );
         }
-        fields.optional_number("partial_rotary_factor", 1.0..=1.0)?;
         let types = ["rope_type", "type"].map(|key| (key, fields.optional(key)));
         if let [(_, Some(new)), (key, Some(old))] = types
             && new != old
@@ -174,7 +176,8 @@ mod tests {
     /// in f64.
     #[test]
     fn scaled_frequencies_of_the_real_models() {
-        let cases: [(usize, f64, &[(usize, f64)]); 3] = [
+        type Case = (usize, f64, &'static [(usize, f64)]);
+        let cases: [Case; 3] = [
             (
                 128,
                 8.0,

@@ -76,7 +76,11 @@ fn features() -> Vec<BadModel> {
         ("quantization_config", "{\"quant_method\": \"awq\"}", "quantization_config"),
         ("num_local_experts", "8", "num_local_experts is 8"),
         ("num_experts", "8", "num_experts is 8"),
-        ("partial_rotary_factor", "0.5", "partial_rotary_factor is 0.5"),
+        (
+            "partial_rotary_factor",
+            "0.5",
+            "partial_rotary_factor is not 1",
+        ),
         ("layer_types", "[\"sliding_attention\"]", "layer_types"),
     ])
 }
@@ -106,8 +110,10 @@ fn rope() -> Vec<BadModel> {
         ("rope_scaling", r#"{"type": "llama3", "factor": 0.5}"#, "rope_scaling.factor is 0.5"),
         (
             "rope_scaling",
-            r#"{"type": "llama3", "factor": 8, "low_freq_factor": 4, "high_freq_factor": 4,
-                "original_max_position_embeddings": 32}"#,
+            concat!(
+                r#"{"type": "llama3", "factor": 8, "low_freq_factor": 4, "#,
+                r#""high_freq_factor": 4, "original_max_position_embeddings": 32}"#
+            ),
             "rope_scaling.high_freq_factor must be above",
         ),
         (
@@ -128,7 +134,7 @@ fn rope() -> Vec<BadModel> {
         (
             "rope_parameters",
             r#"{"rope_type": "default", "partial_rotary_factor": 0.25}"#,
-            "rope_parameters.partial_rotary_factor is 0.25",
+            "rope_parameters.partial_rotary_factor is not 1",
         ),
     ])
 }
@@ -168,11 +174,8 @@ fn files() -> Vec<BadModel> {
             let text = tiny::config().to_string();
             tiny::write(m, CONFIG, &text[..text.len() / 2]);
         }),
-        ("config is a list", CONFIG, "holds a list", |m| tiny::write(m, CONFIG, "[]")),
-        ("config is binary", CONFIG, "expected value", |m| tiny::write(m, CONFIG, [0, 255])),
-        ("config with a key twice", CONFIG, "\"vocab_size\" is given twice", |m| {
-            let text = tiny::config().to_string().replacen('{', "{\"vocab_size\":32,", 1);
-            tiny::write(m, CONFIG, text);
+        ("config is a list", CONFIG, "a list in place", |m| {
+            tiny::write(m, CONFIG, "[]")
         }),
         ("config nested deeply", CONFIG, "recursion limit", |m| {
             tiny::write_config_with(m, "x", Some(&"[".repeat(500_000)));

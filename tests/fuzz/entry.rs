@@ -1,0 +1,91 @@
+//! What is run on every input, by the fuzz targets and by the normal tests. An input is either
+//! refused in one line, or what was read from it holds what it promises.
+
+use chaski::checkpoint::{header, index};
+use chaski::config::{Config, Dims};
+use chaski::source::is_plain_name;
+
+/// A target: its name, which is its corpus's, and what it runs.
+pub type Target = (&'static str, fn(&[u8]));
+
+pub const TARGETS: [Target; 3] = [
+    ("safetensors_header", safetensors_header),
+    ("safetensors_index", safetensors_index),
+    ("config", config),
+];
+
+/// The input as a file, and as a header up to its last brace, with the right length before it, and
+/// its data.
+pub fn safetensors_header(input: &[u8]) {
+    check_tensors(input);
+    let end = input
+        .iter()
+        .rposition(|byte| *byte == b'}')
+        .map_or(0, |last| last + 1);
+    let length = (end as u64).to_le_bytes();
+    check_tensors(&[&length[..], input].concat());
+}
+
+fn check_tensors(file: &[u8]) {
+    let tensors = match header::parse(file) {
+        Ok(tensors) => tensors,
+        Err(trouble) => return assert_one_line(&trouble),
+    };
+    let mut end = tensors
+        .first()
+        .map_or(file.len(), |(_, tensor)| tensor.offset);
+    for (_, tensor) in &tensors {
+        assert_eq!(tensor.offset, end);
+        assert!(tensor.offset.is_multiple_of(tensor.dtype.bytes()));
+        assert_eq!(
+            tensor.shape.iter().product::<usize>() * tensor.dtype.bytes(),
+            tensor.bytes
+        );
+        assert_ne!(tensor.bytes, 0);
+        end += tensor.bytes;
+    }
+    assert_eq!(end, file.len());
+}
+
+pub fn safetensors_index(input: &[u8]) {
+    match index::parse(input) {
+        Ok(files) => assert!(!files.is_empty() && files.values().all(|file| is_plain_name(file))),
+        Err(trouble) => assert_one_line(&trouble),
+    }
+}
+
+/// The input as config.json, and what follows a zero byte as generation_config.json.
+pub fn config(input: &[u8]) {
+    let mut texts = input.splitn(2, |byte| *byte == 0);
+    let config = match Config::parse(texts.next().unwrap_or_default(), texts.next(), "fuzz") {
+        Ok(config) => config,
+        Err(error) => return assert_one_line(&error.to_string()),
+    };
+    let frequencies = config.rope.frequencies(config.head_dim);
+    assert_eq!(frequencies.len(), config.head_dim / 2);
+    assert!(
+        frequencies
+            .iter()
+            .all(|frequency| frequency.is_finite() && *frequency >= 0.0)
+    );
+    assert!(config.heads.is_multiple_of(config.kv_heads));
+    assert!(config.norm_eps > 0.0 && config.norm_eps.is_finite());
+    assert!(
+        config
+            .stop_ids
+            .iter()
+            .chain(&config.bos_id)
+            .all(|id| (*id as usize) < config.vocab)
+    );
+    assert!(config.parameters(false) >= config.parameters(true));
+    Dims::new(&config, 1).expect("one rank has everything");
+}
+
+fn assert_one_line(message: &str) {
+    assert!(
+        !message.is_empty() && message.len() < 2000,
+        "{} bytes",
+        message.len()
+    );
+    assert!(!message.contains(char::is_control), "{message:?}");
+}
