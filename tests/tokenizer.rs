@@ -14,12 +14,7 @@ use tempfile::TempDir;
 const BROKEN: char = char::REPLACEMENT_CHARACTER;
 
 fn golden(file: &str) -> Vec<u8> {
-    fs::read(
-        Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("tests/golden")
-            .join(file),
-    )
-    .unwrap()
+    fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(file)).unwrap()
 }
 
 fn directory(files: &[(&str, &[u8])]) -> (TempDir, Source) {
@@ -41,10 +36,7 @@ fn load_json(definition: &Value) -> Tokenizer {
 
 fn error_of(files: &[(&str, &[u8])]) -> String {
     let (_directory, source) = directory(files);
-    Tokenizer::load(&source)
-        .err()
-        .expect("this tokenizer must be refused")
-        .to_string()
+    Tokenizer::load(&source).err().expect("this tokenizer must be refused").to_string()
 }
 
 /// Some 600 ranks and Llama 3's pattern, as Meta ships a tokenizer.
@@ -69,11 +61,7 @@ fn llama2(is_old: bool) -> Value {
     tokens.extend(words.split(' ').map(str::to_owned));
     let vocab: serde_json::Map<_, _> = tokens.into_iter().zip((0..).map(|id| json!(id))).collect();
     let special = |(id, content)| json!({"id": id, "content": content, "special": true});
-    let added: Vec<_> = ["<unk>", "<s>", "</s>"]
-        .iter()
-        .enumerate()
-        .map(special)
-        .collect();
+    let added: Vec<_> = ["<unk>", "<s>", "</s>"].iter().enumerate().map(special).collect();
     let normalizer = json!({"type": "Sequence", "normalizers": [
         {"type": "Prepend", "prepend": "▁"},
         {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
@@ -120,10 +108,7 @@ fn ranks_give_the_ids_of_tiktoken() {
         assert!(tokenizer.is_control(id));
         assert!(!tokenizer.encode_text(content).unwrap().contains(&id));
     }
-    assert_eq!(
-        tokenizer.vocab(),
-        tokenizer.id("<|begin_of_text|>").unwrap() as usize + 256
-    );
+    assert_eq!(tokenizer.vocab(), tokenizer.id("<|begin_of_text|>").unwrap() as usize + 256);
 }
 
 #[test]
@@ -135,14 +120,8 @@ fn control_tokens_are_found_in_text() {
     expected.extend(tokenizer.encode_text(" world").unwrap());
     let ids = tokenizer.encode("Hello <|eot_id<|eot_id|> world").unwrap();
     assert_eq!(ids, expected);
-    assert_eq!(
-        tokenizer.decode(&ids, false).unwrap(),
-        "Hello <|eot_id world"
-    );
-    assert_eq!(
-        tokenizer.decode(&ids, true).unwrap(),
-        "Hello <|eot_id<|eot_id|> world"
-    );
+    assert_eq!(tokenizer.decode(&ids, false).unwrap(), "Hello <|eot_id world");
+    assert_eq!(tokenizer.decode(&ids, true).unwrap(), "Hello <|eot_id<|eot_id|> world");
 }
 
 #[test]
@@ -168,10 +147,7 @@ fn bos_is_what_the_configuration_names() {
     assert_eq!(bos("{}"), Some(1));
     assert_eq!(bos(r#"{"bos_token": null}"#), Some(1));
     assert_eq!(bos(r#"{"bos_token": "</s>"}"#), Some(2));
-    assert_eq!(
-        bos(r#"{"bos_token": {"content": "</s>", "lstrip": false}}"#),
-        Some(2)
-    );
+    assert_eq!(bos(r#"{"bos_token": {"content": "</s>", "lstrip": false}}"#), Some(2));
 }
 
 /// Expected ids and texts are those of the Python `tokenizers` package for the same files.
@@ -190,10 +166,7 @@ fn llama_2_tokenizers_work() {
     assert_eq!(old.encode("<s>hello world").unwrap(), [1, 271, 276]);
     assert_eq!(old.encode("hello</s> world").unwrap(), [271, 2, 259, 276]);
     assert_eq!(old.decode(&[1, 271, 276], true).unwrap(), "<s> hello world");
-    assert_eq!(
-        new.encode("<s>hello world").unwrap(),
-        [1, 260, 268, 269, 276]
-    );
+    assert_eq!(new.encode("<s>hello world").unwrap(), [1, 260, 268, 269, 276]);
     assert_eq!(new.encode("hello</s> world").unwrap(), [271, 2, 276]);
 }
 
@@ -201,20 +174,11 @@ fn llama_2_tokenizers_work() {
 fn merges_that_make_control_tokens_do_nothing() {
     let mut definition = llama2(true);
     definition["model"]["vocab"]["o▁w"] = json!(277);
-    definition["model"]["merges"]
-        .as_array_mut()
-        .unwrap()
-        .insert(0, json!(["o", "▁w"]));
+    definition["model"]["merges"].as_array_mut().unwrap().insert(0, json!(["o", "▁w"]));
     let without = load_json(&llama2(true)).encode_text("hello world").unwrap();
     let token = json!({"id": 277, "content": "o▁w", "special": true});
-    definition["added_tokens"]
-        .as_array_mut()
-        .unwrap()
-        .push(token);
-    assert_eq!(
-        load_json(&definition).encode_text("hello world").unwrap(),
-        without
-    );
+    definition["added_tokens"].as_array_mut().unwrap().push(token);
+    assert_eq!(load_json(&definition).encode_text("hello world").unwrap(), without);
 }
 
 #[test]
@@ -222,10 +186,7 @@ fn flags_of_added_tokens_count() {
     let mut definition = llama2(true);
     let mut add = |id: u32, content: &str, flag: &str| {
         let token = json!({"id": id, "content": content, "special": true, flag: true});
-        definition["added_tokens"]
-            .as_array_mut()
-            .unwrap()
-            .push(token);
+        definition["added_tokens"].as_array_mut().unwrap().push(token);
     };
     add(300, "<left>", "lstrip");
     add(301, "<right>", "rstrip");
@@ -251,10 +212,7 @@ fn long_texts_are_encoded_in_pieces() {
     // Cut or not, a text of lines has the ids of its lines.
     let line = "The ferry was in the river, and 1234 ships:\n";
     let expected = tokenizer.encode_text(line).unwrap().repeat(30_000);
-    assert_eq!(
-        tokenizer.encode_text(&line.repeat(30_000)).unwrap(),
-        expected
-    );
+    assert_eq!(tokenizer.encode_text(&line.repeat(30_000)).unwrap(), expected);
     for (run, count) in [(" ", 3 << 20), ("a", 1 << 20), ("河", 1 << 19)] {
         let text = run.repeat(count);
         let ids = tokenizer.encode_text(&text).unwrap();
@@ -264,10 +222,7 @@ fn long_texts_are_encoded_in_pieces() {
 
 #[test]
 fn ids_that_are_no_tokens_are_refused() {
-    let error = tiny()
-        .decode(&[1, 847, u32::MAX], false)
-        .unwrap_err()
-        .to_string();
+    let error = tiny().decode(&[1, 847, u32::MAX], false).unwrap_err().to_string();
     assert!(
         error.contains("tokenizer.model: the id 847 is no token; ids are below 847"),
         "{error}"
@@ -311,10 +266,7 @@ fn a_stream_hides_control_tokens_and_ids_without_text() {
     let mut ids = tokenizer.encode_text("🜁").unwrap();
     ids.splice(1..1, [eot, 1_000_000]);
     assert_eq!(stream(tokenizer, &ids, false).concat(), "🜁");
-    assert_eq!(
-        stream(tokenizer, &ids[..2], true).concat(),
-        "\u{fffd}<|eot_id|>"
-    );
+    assert_eq!(stream(tokenizer, &ids[..2], true).concat(), "\u{fffd}<|eot_id|>");
 }
 
 #[test]
@@ -323,11 +275,7 @@ fn a_stream_of_noise_stays_quick() {
     let first_byte = tokenizer.encode_text("🜁").unwrap()[0];
     let ids = vec![first_byte; 20_000];
     let text = stream(tokenizer, &ids, false).concat();
-    assert!(
-        text == BROKEN.to_string().repeat(ids.len()),
-        "{} bytes",
-        text.len()
-    );
+    assert!(text == BROKEN.to_string().repeat(ids.len()), "{} bytes", text.len());
 }
 
 #[test]
@@ -335,112 +283,52 @@ fn broken_files_are_refused_in_one_line() {
     let json_cases = [
         ("{\"model\": ".to_owned(), "EOF"),
         ("[".repeat(100_000), "expected u32"),
-        (
-            format!("{{\"model\": {}", "{\"vocab\":".repeat(100_000)),
-            "invalid type",
-        ),
-        (
-            format!("{{\"decoder\": {}", "[".repeat(100_000)),
-            "recursion limit",
-        ),
+        (format!("{{\"model\": {}", "{\"vocab\":".repeat(100_000)), "invalid type"),
+        (format!("{{\"decoder\": {}", "[".repeat(100_000)), "recursion limit"),
         ("[]".to_owned(), "invalid length"),
         (edited("/model/type", json!("Unigram")), "only BPE is"),
-        (
-            edited("/model/vocab", json!({"a": 5_000_000_000u64})),
-            "u32",
-        ),
+        (edited("/model/vocab", json!({"a": 5_000_000_000u64})), "u32"),
         (edited("/model/vocab", json!({"a": -1})), "u32"),
-        (
-            edited("/model/vocab/world", json!(3)),
-            "has an id, 3, that another token has",
-        ),
-        (
-            edited("/model/merges/0", json!("a b c")),
-            "is no merge of two tokens",
-        ),
-        (
-            edited("/model/merges/0", json!(["a"])),
-            "a merge is not of two tokens",
-        ),
-        (
-            edited("/model/merges/0", json!(["x".repeat(500), "y"])),
-            "is not in the vocabulary",
-        ),
-        (
-            edited("/model/merges/0", json!("world world")),
-            "is not in the vocabulary",
-        ),
-        (
-            edited("/model/unk_token", json!("what")),
-            "unk_token \"what\" is not in the vocabulary",
-        ),
-        (
-            edited("/model/continuing_subword_prefix", json!("####")),
-            "continuing_subword_prefix",
-        ),
+        (edited("/model/vocab/world", json!(3)), "has an id, 3, that another token has"),
+        (edited("/model/merges/0", json!("a b c")), "is no merge of two tokens"),
+        (edited("/model/merges/0", json!(["a"])), "a merge is not of two tokens"),
+        (edited("/model/merges/0", json!(["x".repeat(500), "y"])), "is not in the vocabulary"),
+        (edited("/model/merges/0", json!("world world")), "is not in the vocabulary"),
+        (edited("/model/unk_token", json!("what")), "unk_token \"what\" is not in the vocabulary"),
+        (edited("/model/continuing_subword_prefix", json!("####")), "continuing_subword_prefix"),
         (edited("/model/dropout", json!(0.5)), "dropout"),
-        (
-            edited("/pre_tokenizer", json!({"type": "Unheard"})),
-            "pre_tokenizer: ",
-        ),
+        (edited("/pre_tokenizer", json!({"type": "Unheard"})), "pre_tokenizer: "),
         (edited("/pre_tokenizer", split("(")), "pre_tokenizer: "),
         (edited("/normalizer", json!([1])), "normalizer: "),
         (edited("/decoder", Value::Null), "has no decoder"),
         (edited("/added_tokens/0/content", json!("")), "is empty"),
-        (
-            edited("/added_tokens/0", json!({"id": 1, "content": "<s>"})),
-            "is there twice",
-        ),
-        (
-            edited("/added_tokens/0/id", json!(9)),
-            "one id in the vocabulary and another",
-        ),
+        (edited("/added_tokens/0", json!({"id": 1, "content": "<s>"})), "is there twice"),
+        (edited("/added_tokens/0/id", json!(9)), "one id in the vocabulary and another"),
     ];
     for (text, what) in json_cases {
         let error = error_of(&[("tokenizer.json", text.as_bytes())]);
-        assert!(
-            error.contains("/tokenizer.json: ") && error.contains(what),
-            "{error}"
-        );
+        assert!(error.contains("/tokenizer.json: ") && error.contains(what), "{error}");
         assert!(!error.contains('\n') && error.len() < 500, "{error}");
     }
     let good = golden("tiny.tiktoken");
     let lines: Vec<_> = good.split_inclusive(|byte| *byte == b'\n').collect();
     let rank_cases: [(Vec<u8>, &str); 8] = [
         (Vec::new(), "the byte 0x00 has no rank"),
-        (
-            b"\x0a\x0e\x0a\x05<unk>\x15\x00\x00\x00\x00".to_vec(),
-            "put the tokenizer.json",
-        ),
+        (b"\x0a\x0e\x0a\x05<unk>\x15\x00\x00\x00\x00".to_vec(), "put the tokenizer.json"),
         (b"not base64 at all\n".to_vec(), "line 1 is not a token"),
-        (
-            b"IQ== 99999999999999999999999\n".to_vec(),
-            "line 1 is not a token",
-        ),
+        (b"IQ== 99999999999999999999999\n".to_vec(), "line 1 is not a token"),
         ([&good, lines[3]].concat(), "gives the rank 3 again"),
         (lines[1..].concat(), "no token has the rank 0"),
-        (
-            [&good, &b"IQ== 100000\n"[..]].concat(),
-            "no token has the rank 591",
-        ),
-        (
-            [&good, &b"IQ== 591\n"[..]].concat(),
-            "a token has two ranks",
-        ),
+        ([&good, &b"IQ== 100000\n"[..]].concat(), "no token has the rank 591"),
+        ([&good, &b"IQ== 591\n"[..]].concat(), "a token has two ranks"),
     ];
     for (text, what) in rank_cases {
         let error = error_of(&[("tokenizer.model", &text)]);
-        assert!(
-            error.contains("/tokenizer.model: ") && error.contains(what),
-            "{error}"
-        );
+        assert!(error.contains("/tokenizer.model: ") && error.contains(what), "{error}");
     }
     assert!(error_of(&[]).contains("tokenizer.json: no such file"));
     let config = br#"{"bos_token": "<|nothing|>"}"#;
-    let error = error_of(&[
-        ("tokenizer.model", &good),
-        ("tokenizer_config.json", config),
-    ]);
+    let error = error_of(&[("tokenizer.model", &good), ("tokenizer_config.json", config)]);
     assert!(
         error.contains("tokenizer_config.json: bos_token \"<|nothing|>\" is no control token"),
         "{error}"

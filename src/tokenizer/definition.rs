@@ -127,31 +127,20 @@ impl Definition {
     pub fn check(&self) -> Result<(), String> {
         let model = &self.model;
         if let Some(kind) = model.kind.as_deref().filter(|kind| *kind != "BPE") {
-            return Err(format!(
-                "model.type {} is not supported: only BPE is",
-                json::quote(kind)
-            ));
+            return Err(format!("model.type {} is not supported: only BPE is", json::quote(kind)));
         }
         let is_set = |text: &Option<String>| text.as_deref().is_some_and(|text| !text.is_empty());
         for (key, set) in [
-            (
-                "continuing_subword_prefix",
-                is_set(&model.continuing_subword_prefix),
-            ),
+            ("continuing_subword_prefix", is_set(&model.continuing_subword_prefix)),
             ("end_of_word_suffix", is_set(&model.end_of_word_suffix)),
-            (
-                "dropout",
-                model.dropout.is_some_and(|dropout| dropout != 0.0),
-            ),
+            ("dropout", model.dropout.is_some_and(|dropout| dropout != 0.0)),
         ] {
             if set {
                 return Err(format!("model.{key} is set, which is not supported"));
             }
         }
-        if let Some(unknown) = model
-            .unk_token
-            .as_ref()
-            .filter(|token| !model.vocab.contains_key(*token))
+        if let Some(unknown) =
+            model.unk_token.as_ref().filter(|token| !model.vocab.contains_key(*token))
         {
             return Err(format!(
                 "model.unk_token {} is not in the vocabulary",
@@ -184,12 +173,7 @@ impl Definition {
                     token.id
                 ));
             }
-            if self
-                .model
-                .vocab
-                .get(&token.content)
-                .is_some_and(|id| *id != token.id)
-            {
+            if self.model.vocab.get(&token.content).is_some_and(|id| *id != token.id) {
                 return Err(format!(
                     "{quoted} has one id in the vocabulary and another as an added token"
                 ));
@@ -218,9 +202,8 @@ impl Model {
             merged.clear();
             merged.push_str(&left);
             merged.push_str(&right);
-            let missing = [&left, &right, &merged]
-                .into_iter()
-                .find(|token| !self.vocab.contains_key(*token));
+            let missing =
+                [&left, &right, &merged].into_iter().find(|token| !self.vocab.contains_key(*token));
             match missing {
                 None => merges.push((left, right)),
                 Some(token) if control.contains_key(token.as_str()) => {}
@@ -241,8 +224,6 @@ impl Model {
         if let Some(unknown) = self.unk_token {
             builder = builder.unk_token(unknown);
         }
-        builder
-            .build()
-            .map_err(|error| json::one_line(&error.to_string()))
+        builder.build().map_err(|error| json::one_line(&error.to_string()))
     }
 }

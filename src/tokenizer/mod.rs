@@ -86,37 +86,18 @@ impl Tokenizer {
 
     fn build(definition: Definition, path: &str) -> std::result::Result<Self, String> {
         definition.check()?;
-        let Definition {
-            added_tokens,
-            normalizer,
-            pre_tokenizer,
-            decoder,
-            model,
-        } = definition;
-        let highest = model
-            .vocab
-            .values()
-            .copied()
-            .chain(added_tokens.iter().map(|token| token.id))
-            .max();
+        let Definition { added_tokens, normalizer, pre_tokenizer, decoder, model } = definition;
+        let highest =
+            model.vocab.values().copied().chain(added_tokens.iter().map(|token| token.id)).max();
         let (control, plain): (Vec<_>, Vec<_>) =
             added_tokens.into_iter().partition(AddedToken::is_control);
-        let control_ids = control
-            .iter()
-            .map(|token| (token.content.as_str(), token.id))
-            .collect();
-        let encoding = model.build(
-            &control_ids,
-            plain.iter().map(|token| (token.content.clone(), token.id)),
-        )?;
+        let control_ids = control.iter().map(|token| (token.content.as_str(), token.id)).collect();
+        let encoding = model
+            .build(&control_ids, plain.iter().map(|token| (token.content.clone(), token.id)))?;
         let normalizer: Option<NormalizerWrapper> = step("normalizer", normalizer)?;
         let mut added = AddedVocabulary::new();
         added
-            .add_tokens(
-                plain.into_iter().map(Into::into),
-                &encoding,
-                normalizer.as_ref(),
-            )
+            .add_tokens(plain.into_iter().map(Into::into), &encoding, normalizer.as_ref())
             .map_err(|error| format!("added_tokens: {}", json::one_line(&error.to_string())))?;
         let inside = pre_tokenizer.clone().and_then(without_first_space);
         Ok(Self {
@@ -145,11 +126,7 @@ impl Tokenizer {
         let text = bos.as_str().or_else(|| bos.get("content")?.as_str());
         let id = text.and_then(|text| self.id(text));
         let missing = || {
-            failed(format!(
-                "bos_token {} is no control token of {}",
-                json::show(bos),
-                self.path
-            ))
+            failed(format!("bos_token {} is no control token of {}", json::show(bos), self.path))
         };
         id.map(Some).ok_or_else(missing)
     }
@@ -174,11 +151,7 @@ impl Tokenizer {
             ids.extend(self.encode_gap(gap, end == 0)?);
             ids.push(token.id);
             let rest = &text[found.end()..];
-            let swallowed = if token.rstrip {
-                rest.len() - rest.trim_start().len()
-            } else {
-                0
-            };
+            let swallowed = if token.rstrip { rest.len() - rest.trim_start().len() } else { 0 };
             end = found.end() + swallowed;
         }
         ids.extend(self.encode_gap(&text[end..], end == 0)?);
@@ -200,14 +173,10 @@ impl Tokenizer {
 
     fn encode_piece(&self, text: &str, at_start: bool) -> Result<Vec<u32>> {
         let inside = self.pre_tokenizer_inside.as_ref().filter(|_| !at_start);
-        let mut pieces = self
-            .added
-            .extract_and_normalize(self.normalizer.as_ref(), text);
+        let mut pieces = self.added.extract_and_normalize(self.normalizer.as_ref(), text);
         inside
             .or(self.pre_tokenizer.as_ref())
-            .map_or(Ok(()), |pre_tokenizer| {
-                pre_tokenizer.pre_tokenize(&mut pieces)
-            })
+            .map_or(Ok(()), |pre_tokenizer| pre_tokenizer.pre_tokenize(&mut pieces))
             .and_then(|()| pieces.tokenize(|piece| self.encoding.tokenize(piece.get())))
             .map_err(|error| {
                 let error = json::one_line(&error.to_string());
@@ -240,13 +209,8 @@ impl Tokenizer {
         // come first.
         const FIRST: &str = "x";
         let first = (!at_start).then(|| FIRST.to_owned());
-        let shown = ids
-            .iter()
-            .filter(|id| show_control || !self.is_control(**id));
-        let tokens = first
-            .into_iter()
-            .chain(shown.filter_map(|id| self.spelling(*id)))
-            .collect();
+        let shown = ids.iter().filter(|id| show_control || !self.is_control(**id));
+        let tokens = first.into_iter().chain(shown.filter_map(|id| self.spelling(*id))).collect();
         let text = self.decoder.decode(tokens).map_err(|error| {
             let error = json::one_line(&error.to_string());
             Error::failed(format!("{}: cannot decode ids: {error}", self.path))
@@ -259,11 +223,8 @@ impl Tokenizer {
 
     /// A token as the encoding spells it, before decoding.
     fn spelling(&self, id: u32) -> Option<String> {
-        let control = self
-            .control
-            .by_id
-            .get(&id)
-            .map(|index| self.control.tokens[*index].content.clone());
+        let control =
+            self.control.by_id.get(&id).map(|index| self.control.tokens[*index].content.clone());
         control
             .or_else(|| self.added.simple_id_to_token(id))
             .or_else(|| self.encoding.id_to_token(id))
@@ -291,11 +252,7 @@ impl Tokenizer {
 
     /// The id of a control token by its text.
     pub fn id(&self, control: &str) -> Option<u32> {
-        self.control
-            .tokens
-            .iter()
-            .find(|token| token.content == control)
-            .map(|token| token.id)
+        self.control.tokens.iter().find(|token| token.content == control).map(|token| token.id)
     }
 
     pub fn is_control(&self, id: u32) -> bool {
@@ -304,10 +261,7 @@ impl Tokenizer {
 
     /// The texts of all control tokens.
     pub fn control_texts(&self) -> impl Iterator<Item = &str> {
-        self.control
-            .tokens
-            .iter()
-            .map(|token| token.content.as_str())
+        self.control.tokens.iter().map(|token| token.content.as_str())
     }
 
     /// One more than the highest id.
@@ -322,16 +276,8 @@ impl ControlTokens {
             .match_kind(MatchKind::LeftmostLongest)
             .build(tokens.iter().map(|token| token.content.as_bytes()))
             .map_err(|error| format!("added_tokens: {error}"))?;
-        let by_id = tokens
-            .iter()
-            .enumerate()
-            .map(|(index, token)| (token.id, index))
-            .collect();
-        Ok(Self {
-            finder,
-            tokens,
-            by_id,
-        })
+        let by_id = tokens.iter().enumerate().map(|(index, token)| (token.id, index)).collect();
+        Ok(Self { finder, tokens, by_id })
     }
 }
 
@@ -372,9 +318,9 @@ fn without_first_space(mut pre_tokenizer: Value) -> Option<Value> {
                 }
                 edited
             }
-            Value::Array(values) => values
-                .iter_mut()
-                .fold(false, |edited, value| edited | edit(value)),
+            Value::Array(values) => {
+                values.iter_mut().fold(false, |edited, value| edited | edit(value))
+            }
             _ => false,
         }
     }
@@ -387,9 +333,7 @@ fn is_llama3(pre_tokenizer: &Value) -> bool {
         return false;
     };
     split["type"] == "Split"
-        && split["pattern"]["Regex"]
-            .as_str()
-            .is_some_and(pieces::is_llama3_pattern)
+        && split["pattern"]["Regex"].as_str().is_some_and(pieces::is_llama3_pattern)
         && split["behavior"] == "Isolated"
         && split["invert"] == false
         && bytes["type"] == "ByteLevel"

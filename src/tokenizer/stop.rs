@@ -13,11 +13,7 @@ impl StopStrings {
     /// Watches for `stops`; empty ones are ignored.
     pub fn new(mut stops: Vec<String>) -> Self {
         stops.retain(|stop| !stop.is_empty());
-        Self {
-            stops,
-            held: String::new(),
-            stopped: false,
-        }
+        Self { stops, held: String::new(), stopped: false }
     }
 
     /// Adds a piece of text. Returns what is safe to print, and whether a stop string came: then
@@ -52,11 +48,7 @@ impl StopStrings {
         let from = self.held.len().saturating_sub(longest);
         (from..self.held.len())
             .filter(|at| self.held.is_char_boundary(*at))
-            .find(|at| {
-                self.stops
-                    .iter()
-                    .any(|stop| stop.starts_with(&self.held[*at..]))
-            })
+            .find(|at| self.stops.iter().any(|stop| stop.starts_with(&self.held[*at..])))
             .unwrap_or(self.held.len())
     }
 }

@@ -28,12 +28,7 @@ impl<'t> TextStream<'t> {
     /// A stream at the beginning of a text. Control tokens leave no trace in it unless
     /// `show_control`.
     pub fn new(tokenizer: &'t Tokenizer, show_control: bool) -> Self {
-        Self {
-            tokenizer,
-            show_control,
-            held: Vec::new(),
-            at_start: true,
-        }
+        Self { tokenizer, show_control, held: Vec::new(), at_start: true }
     }
 
     /// The text that `id` completes: empty while a character is incomplete. An id that is no token
@@ -65,10 +60,7 @@ impl<'t> TextStream<'t> {
     /// Hands out the beginning of what is held, whose text is `all`, if it can be cut without a
     /// change to the text.
     fn cut_noise(&mut self, all: &str) -> Result<String> {
-        for cut in (1..=self.held.len() - MAX_INCOMPLETE)
-            .rev()
-            .take(MAX_INCOMPLETE + 1)
-        {
+        for cut in (1..=self.held.len() - MAX_INCOMPLETE).rev().take(MAX_INCOMPLETE + 1) {
             let (first, rest) = self.held.split_at(cut);
             let first = self.decode(first, self.at_start)?;
             let rest = self.decode(rest, false)?;

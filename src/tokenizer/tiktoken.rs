@@ -44,25 +44,12 @@ const MAX_TOKEN_BYTES: usize = 1024;
 pub(super) fn parse(file: &[u8]) -> Result<Definition, String> {
     let tokens = ranked_tokens(file)?;
     let spelling = byte_spelling();
-    let spell = |bytes: &[u8]| {
-        bytes
-            .iter()
-            .map(|byte| spelling[usize::from(*byte)])
-            .collect::<String>()
-    };
-    let vocab = tokens
-        .iter()
-        .zip(0u32..)
-        .map(|(token, rank)| (spell(token), rank))
-        .collect();
+    let spell =
+        |bytes: &[u8]| bytes.iter().map(|byte| spelling[usize::from(*byte)]).collect::<String>();
+    let vocab = tokens.iter().zip(0u32..).map(|(token, rank)| (spell(token), rank)).collect();
     let merges = merges(&tokens)
         .into_iter()
-        .map(|(left, right)| {
-            Merge(
-                spell(&tokens[left as usize]),
-                spell(&tokens[right as usize]),
-            )
-        })
+        .map(|(left, right)| Merge(spell(&tokens[left as usize]), spell(&tokens[right as usize])))
         .collect();
     Ok(Definition {
         added_tokens: control_tokens(tokens.len() as u32),
@@ -114,17 +101,13 @@ fn ranked_tokens(file: &[u8]) -> Result<Vec<Vec<u8>>, String> {
             return Err(format!("line {number} gives the rank {rank} again"));
         }
     }
-    let tokens: Vec<Vec<u8>> = (0..by_rank.len().min(MAX_RANKS))
-        .map_while(|rank| by_rank.remove(&rank))
-        .collect();
+    let tokens: Vec<Vec<u8>> =
+        (0..by_rank.len().min(MAX_RANKS)).map_while(|rank| by_rank.remove(&rank)).collect();
     if !by_rank.is_empty() {
         return Err(format!("no token has the rank {}", tokens.len()));
     }
-    let ranks: HashMap<&[u8], usize> = tokens
-        .iter()
-        .enumerate()
-        .map(|(rank, token)| (token.as_slice(), rank))
-        .collect();
+    let ranks: HashMap<&[u8], usize> =
+        tokens.iter().enumerate().map(|(rank, token)| (token.as_slice(), rank)).collect();
     if ranks.len() != tokens.len() {
         return Err("a token has two ranks".to_owned());
     }
@@ -138,9 +121,7 @@ fn ranked_token(line: &[u8]) -> Option<(usize, Vec<u8>)> {
     let (token, rank) = std::str::from_utf8(line).ok()?.split_once(' ')?;
     let token = STANDARD.decode(token).ok()?;
     let rank = rank.trim().parse().ok()?;
-    (1..=MAX_TOKEN_BYTES)
-        .contains(&token.len())
-        .then_some((rank, token))
+    (1..=MAX_TOKEN_BYTES).contains(&token.len()).then_some((rank, token))
 }
 
 /// Every way to cut a token into two tokens, as pairs of ranks.
@@ -160,10 +141,7 @@ fn merges(tokens: &[Vec<u8>]) -> Vec<(u32, u32)> {
 
 fn control_tokens(first_id: u32) -> Vec<AddedToken> {
     let reserved = (2..).map(|number| format!("<|reserved_special_token_{number}|>"));
-    let contents = NAMED_CONTROL_TOKENS
-        .iter()
-        .map(|name| (*name).to_owned())
-        .chain(reserved);
+    let contents = NAMED_CONTROL_TOKENS.iter().map(|name| (*name).to_owned()).chain(reserved);
     contents
         .take(CONTROL_TOKENS)
         .zip(first_id..)
@@ -186,11 +164,7 @@ fn byte_spelling() -> [char; 256] {
     let mut next = '\u{100}'..;
     for (byte, spelled) in (0..=u8::MAX).zip(&mut spelling) {
         let printable = matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
-        *spelled = if printable {
-            char::from(byte)
-        } else {
-            next.next().unwrap_or_default()
-        };
+        *spelled = if printable { char::from(byte) } else { next.next().unwrap_or_default() };
     }
     spelling
 }
