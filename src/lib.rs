@@ -10,6 +10,7 @@ pub mod model;
 pub mod op;
 pub mod ops;
 pub mod rank;
+pub mod sampler;
 pub mod source;
 pub mod tokenizer;
 pub mod vector;

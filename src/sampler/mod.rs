@@ -1,0 +1,231 @@
+//! From logits to the next token.
+//!
+//! The order is that of `transformers` and vLLM: bias, repetition penalty, presence and frequency
+//! penalties; the highest logit if the temperature is 0, else temperature, top-k, top-p, min-p,
+//! and a draw.
+//!
+//! The outcome is specified to the bit, for any machine and any order of summation. A token's
+//! weight is exp((logit - highest logit) / temperature), in single precision by [`exp`], times
+//! 2^40, rounded down to an integer. Everything after that is integer arithmetic: the sums are
+//! exact. The draw takes 64 random bits r, from the seed and the position alone, and the first
+//! token in the order of ids at which the running sum of the kept weights exceeds
+//! floor(r * their total / 2^64).
+
+mod options;
+mod philox;
+
+use crate::error::{Error, Result};
+pub use options::SamplingOptions;
+
+/// The weight of the most probable token. The sum of 2^23 of them fits 64 bits.
+const ONE: u64 = 1 << 40;
+
+/// So many of the most probable tokens nearly always hold the share that top-p asks for.
+const FIRST_SORTED: usize = 1024;
+
+/// Chooses tokens, and counts them for the penalties.
+pub struct Sampler {
+    options: SamplingOptions,
+    /// How often each token is in the answer. `[V]`
+    generated: Vec<u32>,
+    /// Whether a token is in `seen`. `[V]`
+    is_seen: Vec<bool>,
+    /// The tokens in the prompt or the answer, each once.
+    seen: Vec<u32>,
+    /// The candidates: see [`key`].
+    keys: Vec<u64>,
+}
+
+impl Sampler {
+    /// A sampler for `vocab` logits. Options without meaning are an error naming their flag.
+    pub fn new(options: SamplingOptions, vocab: usize) -> Result<Self> {
+        options.validate(vocab)?;
+        let (generated, is_seen) = (vec![0; vocab], vec![false; vocab]);
+        Ok(Self { options, generated, is_seen, seen: Vec::new(), keys: Vec::new() })
+    }
+
+    /// Counts tokens of the prompt, for which only the repetition penalty cares, as in
+    /// `transformers`.
+    pub fn accept_prompt(&mut self, ids: &[u32]) {
+        for id in ids {
+            if !std::mem::replace(&mut self.is_seen[*id as usize], true) {
+                self.seen.push(*id);
+            }
+        }
+    }
+
+    /// Counts a token of the answer.
+    pub fn accept(&mut self, id: u32) {
+        self.accept_prompt(&[id]);
+        self.generated[id as usize] += 1;
+    }
+
+    /// The token that follows. `logits` (`[V]`) are changed by bias and penalties; `position` is
+    /// where in the sequence the token will stand, and together with the seed decides the draw.
+    pub fn sample(&mut self, logits: &mut [f32], position: u64) -> Result<u32> {
+        assert_eq!(logits.len(), self.generated.len(), "a logit for each token");
+        self.adjust(logits);
+        let (best, highest) = highest(logits)?;
+        if self.options.temperature == 0.0 {
+            return Ok(best);
+        }
+        let weights = Weights { logits, highest, temperature: self.options.temperature };
+        self.keep(&weights);
+        Ok(draw(&mut self.keys, philox::random(self.options.seed, position), &weights))
+    }
+
+    /// Leaves in `keys` the tokens that the draw is between.
+    fn keep(&mut self, weights: &Weights) {
+        self.keys.clear();
+        self.keys.extend((0..).zip(weights.logits).map(|(id, logit)| key(id, *logit)));
+        keep_top_k(&mut self.keys, self.options.top_k);
+        keep_top_p(&mut self.keys, self.options.top_p, weights);
+        if self.options.min_p > 0.0 {
+            let least = (f64::from(self.options.min_p) * ONE as f64).ceil() as u64;
+            self.keys.retain(|key| weights.of(*key) >= least);
+        }
+    }
+
+    fn adjust(&self, logits: &mut [f32]) {
+        let options = &self.options;
+        for (id, bias) in &options.logit_bias {
+            logits[*id as usize] += bias;
+        }
+        if options.repeat_penalty != 1.0 {
+            for id in &self.seen {
+                let logit = &mut logits[*id as usize];
+                let penalty = options.repeat_penalty;
+                *logit = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
+            }
+        }
+        if options.presence_penalty != 0.0 || options.frequency_penalty != 0.0 {
+            for id in &self.seen {
+                let count = self.generated[*id as usize];
+                if count > 0 {
+                    let penalty =
+                        options.frequency_penalty * count as f32 + options.presence_penalty;
+                    logits[*id as usize] -= penalty;
+                }
+            }
+        }
+    }
+}
+
+/// The lowest id that has the highest logit, and that logit.
+fn highest(logits: &[f32]) -> Result<(u32, f32)> {
+    let broken = logits.iter().position(|logit| logit.is_nan() || *logit == f32::INFINITY);
+    if let Some(id) = broken {
+        return Err(Error::failed(format!(
+            "the model's logit for the token {id} is {}: its weights or its activations overflow",
+            logits[id]
+        )));
+    }
+    let highest = logits.iter().fold(f32::NEG_INFINITY, |highest, logit| highest.max(*logit));
+    match (0..).zip(logits).find(|(_, logit)| **logit == highest) {
+        Some((id, _)) if highest > f32::NEG_INFINITY => Ok((id, highest)),
+        _ => Err(Error::failed("every token is ruled out: none is left to choose")),
+    }
+}
+
+/// A candidate as a number: in ascending order, the higher logit is first, then the lower id.
+fn key(id: u32, logit: f32) -> u64 {
+    // Adding zero makes a zero of a negative zero, which is no lower.
+    let bits = (logit + 0.0).to_bits();
+    let ascending = if bits >> 31 == 0 { bits | 1 << 31 } else { !bits };
+    u64::from(!ascending) << 32 | u64::from(id)
+}
+
+fn id(key: u64) -> usize {
+    key as u32 as usize
+}
+
+/// How probable tokens are, as integers.
+struct Weights<'l> {
+    /// `[V]`
+    logits: &'l [f32],
+    highest: f32,
+    temperature: f32,
+}
+
+impl Weights<'_> {
+    /// The weight of a token, at most [`ONE`].
+    fn of(&self, key: u64) -> u64 {
+        let x = (self.logits[id(key)] - self.highest) / self.temperature;
+        (exp(x) * ONE as f32) as u64
+    }
+
+    fn sum(&self, keys: &[u64]) -> u64 {
+        keys.iter().map(|key| self.of(*key)).sum()
+    }
+}
+
+/// Keeps the first `k` in the order of keys; all if `k` is 0.
+fn keep_top_k(keys: &mut Vec<u64>, k: usize) {
+    if 0 < k && k < keys.len() {
+        keys.select_nth_unstable(k - 1);
+        keys.truncate(k);
+    }
+}
+
+/// Keeps, in the order of keys, those before which no more than `share` of the weight lies.
+fn keep_top_p(keys: &mut Vec<u64>, share: f32, weights: &Weights) {
+    if share >= 1.0 {
+        return;
+    }
+    let total: u64 = weights.sum(keys);
+    let limit = (f64::from(share) * total as f64) as u64;
+    let mut before = 0;
+    let mut sorted = 0;
+    while sorted < keys.len() {
+        // Sort only as far as is needed, in parts that grow.
+        let part = (FIRST_SORTED + 7 * sorted).min(keys.len() - sorted);
+        let rest = &mut keys[sorted..];
+        if part < rest.len() {
+            rest.select_nth_unstable(part);
+        }
+        rest[..part].sort_unstable();
+        for at in sorted..sorted + part {
+            if before > limit {
+                return keys.truncate(at);
+            }
+            before += weights.of(keys[at]);
+        }
+        sorted += part;
+    }
+}
+
+/// Draws one of the kept tokens in proportion to their weights.
+fn draw(keys: &mut [u64], random: u64, weights: &Weights) -> u32 {
+    keys.sort_unstable_by_key(|key| id(*key));
+    let total: u64 = weights.sum(keys);
+    let target = ((u128::from(random) * u128::from(total)) >> 64) as u64;
+    let mut sum = 0;
+    let drawn = keys.iter().find(|key| {
+        sum += weights.of(**key);
+        sum > target
+    });
+    // The most probable token is always kept, so the total is above zero, and any target below it.
+    id(*drawn.expect("a target below the total")) as u32
+}
+
+/// e^x for x <= 0, to within three units in the last place: additions and multiplications only,
+/// none of them fused, so that every machine gives the same bits. Below -87 it is zero.
+///
+/// x = n ln 2 + r with |r| <= ln(2) / 2, and e^r by its Taylor polynomial of degree 7.
+fn exp(x: f32) -> f32 {
+    /// ln 2 as a number with few bits, whose product with n is exact, and the rest.
+    const LN_2: (f32, f32) = (0.693_359_375, -2.121_944_4e-4);
+    if x < -87.0 {
+        return 0.0;
+    }
+    // Adding 1.5 * 2^23 leaves the nearest integer in the low bits.
+    const ROUNDER: f32 = 12_582_912.0;
+    let n = (x * std::f32::consts::LOG2_E + ROUNDER) - ROUNDER;
+    let r = (x - n * LN_2.0) - n * LN_2.1;
+    let terms = [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0];
+    let e_r = terms.into_iter().fold(1.0 / 5040.0, |sum: f32, term| sum * r + term);
+    e_r * f32::from_bits(((n as i32 + 127) as u32) << 23)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,120 @@
+//! How the next token is chosen.
+
+use crate::error::{Error, Result};
+
+/// How the next token is chosen; the default is to draw from the model's own probabilities.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SamplingOptions {
+    /// Divides the logits; 0 takes the most probable token.
+    pub temperature: f32,
+    /// Keeps the so many most probable tokens; 0 keeps all.
+    pub top_k: usize,
+    /// Keeps the most probable tokens up to this share of the probability, in (0, 1]; 1 keeps all.
+    pub top_p: f32,
+    /// Keeps the tokens at least this fraction as probable as the most probable one, in [0, 1].
+    pub min_p: f32,
+    /// Divides the positive logits of tokens that are in the prompt or the answer, multiplies the
+    /// negative ones; 1 changes nothing.
+    pub repeat_penalty: f32,
+    /// Is taken off the logits of tokens that are in the answer, in [-2, 2].
+    pub presence_penalty: f32,
+    /// Is taken off the logits of tokens as often as they are in the answer, in [-2, 2].
+    pub frequency_penalty: f32,
+    /// Ids and what is added to their logits; negative infinity rules a token out.
+    pub logit_bias: Vec<(u32, f32)>,
+    pub seed: u64,
+}
+
+impl Default for SamplingOptions {
+    fn default() -> Self {
+        Self {
+            temperature: 1.0,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            repeat_penalty: 1.0,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            logit_bias: Vec::new(),
+            seed: 0,
+        }
+    }
+}
+
+impl SamplingOptions {
+    /// Refuses what has no meaning, by the name of its flag; `vocab` is the number of logits.
+    pub fn validate(&self, vocab: usize) -> Result<()> {
+        let penalty = -2.0..=2.0;
+        let is_positive = |number: f32| number > 0.0 && number.is_finite();
+        let temperature = self.temperature;
+        for (flag, value, is_right, range) in [
+            ("temp", temperature, temperature == 0.0 || is_positive(temperature), "0 or above"),
+            ("top-p", self.top_p, self.top_p > 0.0 && self.top_p <= 1.0, "above 0 and at most 1"),
+            ("min-p", self.min_p, (0.0..=1.0).contains(&self.min_p), "from 0 to 1"),
+            ("repeat-penalty", self.repeat_penalty, is_positive(self.repeat_penalty), "above 0"),
+            (
+                "presence-penalty",
+                self.presence_penalty,
+                penalty.contains(&self.presence_penalty),
+                "from -2 to 2",
+            ),
+            (
+                "frequency-penalty",
+                self.frequency_penalty,
+                penalty.contains(&self.frequency_penalty),
+                "from -2 to 2",
+            ),
+        ] {
+            if !is_right {
+                return Err(Error::usage(format!("--{flag} is {value}: it must be {range}")));
+            }
+        }
+        for (id, bias) in &self.logit_bias {
+            if *id as usize >= vocab {
+                return Err(Error::usage(format!(
+                    "--logit-bias names the id {id}: ids are below {vocab}"
+                )));
+            }
+            if bias.is_nan() || *bias == f32::INFINITY {
+                return Err(Error::usage(format!(
+                    "--logit-bias for the id {id} is {bias}: it must be a number"
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn senseless_options_are_named() {
+        type Change = fn(&mut SamplingOptions);
+        let cases: [(Change, &str); 12] = [
+            (|o| o.temperature = -0.5, "--temp is -0.5: it must be 0 or above"),
+            (|o| o.temperature = f32::NAN, "--temp is NaN"),
+            (|o| o.temperature = f32::INFINITY, "--temp is inf"),
+            (|o| o.top_p = 0.0, "--top-p is 0"),
+            (|o| o.top_p = 1.5, "--top-p is 1.5"),
+            (|o| o.min_p = -0.1, "--min-p is -0.1"),
+            (|o| o.min_p = f32::NAN, "--min-p is NaN"),
+            (|o| o.repeat_penalty = 0.0, "--repeat-penalty is 0"),
+            (|o| o.presence_penalty = 2.5, "--presence-penalty is 2.5"),
+            (|o| o.frequency_penalty = f32::NAN, "--frequency-penalty is NaN"),
+            (
+                |o| o.logit_bias = vec![(100, 0.0)],
+                "--logit-bias names the id 100: ids are below 100",
+            ),
+            (|o| o.logit_bias = vec![(1, f32::NAN)], "--logit-bias for the id 1 is NaN"),
+        ];
+        assert_eq!(SamplingOptions::default().validate(100), Ok(()));
+        for (change, message) in cases {
+            let mut options = SamplingOptions::default();
+            change(&mut options);
+            let error = options.validate(100).unwrap_err();
+            assert!(matches!(&error, Error::Usage(text) if text.starts_with(message)), "{error}");
+        }
+    }
+}
