@@ -44,7 +44,7 @@ impl Demo {
         let plan = Plan::new(&config, &dims, 0, Request::default(), 1 << 30).unwrap();
         let rank = Rank::new(&config, dims, checkpoint, &plan).unwrap();
         let tokenizer = Tokenizer::load(&source).unwrap();
-        let chat = Chat::load(&source, &tokenizer, ChatStyle::Native, None).unwrap();
+        let chat = Chat::load(&source, &tokenizer, ChatStyle::Native).unwrap();
         Self { session: Session::new(rank), tokenizer, chat, config }
     }
 

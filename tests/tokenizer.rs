@@ -83,7 +83,8 @@ fn llama2(is_old: bool) -> Value {
             "type": "BPE", "unk_token": "<unk>", "fuse_unk": true, "byte_fallback": true,
             "vocab": vocab,
             "merges": [
-                "▁ h", "e l", "l o", "▁h el", "▁hel lo", "▁ w", "o r", "l d", "▁w or", "▁wor ld",
+                "▁ h", "e l", "l o", "▁h el", "▁hel lo",
+                "▁ w", "o r", "l d", "▁w or", "▁wor ld",
             ],
         },
     })

@@ -229,9 +229,9 @@ pub struct StyleArgs {
     #[arg(long, value_name = "STYLE", default_value = "auto")]
     pub chat_style: StyleArg,
 
-    /// The date that templates see, as in "26 Jul 2024" [default: today]
-    #[arg(long, value_name = "DATE")]
-    pub date: Option<String>,
+    /// The date that templates see [default: today]
+    #[arg(long, value_name = "YYYY-MM-DD")]
+    pub date: Option<jiff::civil::Date>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

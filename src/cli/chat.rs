@@ -42,6 +42,7 @@ pub fn run(args: &ChatArgs) -> Result<()> {
         stop_ids,
         interrupt: interrupt()?,
         messages: Vec::new(),
+        ids: Vec::new(),
     };
     conversation.set_system(args.system.as_deref().unwrap_or(""));
     let question = match (&args.prompt, &args.file) {
@@ -69,28 +70,24 @@ struct Conversation<'a> {
     stop_ids: Vec<u32>,
     interrupt: &'static AtomicBool,
     messages: Vec<Message>,
+    /// Those of the answered messages, as they went in and came out; empty if unknown.
+    ids: Vec<u32>,
 }
 
 impl Conversation<'_> {
     /// Streams the answer to `question`. Both stay in the conversation, unless the question fails.
     fn ask(&mut self, question: String) -> Result<Answer> {
         self.interrupt.store(false, Ordering::Relaxed);
-        self.messages.push(Message { role: "user".to_owned(), content: question });
-        let answer = self.answer();
-        match &answer {
-            Ok((_, text)) => {
-                let content = text.trim().to_owned();
-                self.messages.push(Message { role: "assistant".to_owned(), content });
-            }
-            Err(_) => {
-                self.messages.pop();
-            }
+        self.messages.push(Message::new("user", question));
+        let answered = self.answer();
+        if answered.is_err() {
+            self.messages.pop();
         }
-        answer.map(|(answer, _)| answer)
+        answered
     }
 
-    fn answer(&mut self) -> Result<(Answer, String)> {
-        let prompt = self.chat.encode(self.tokenizer, &self.messages, true)?;
+    fn answer(&mut self) -> Result<Answer> {
+        let prompt = self.prompt()?;
         let mut sampler = Sampler::new(self.sampling.clone(), self.vocab)?;
         let limits = Limits {
             max_tokens: self.stop.max_tokens.unwrap_or(usize::MAX),
@@ -100,22 +97,52 @@ impl Conversation<'_> {
         let mut printer = Printer::new(self.tokenizer, &self.stop.stop, true);
         let answer = self.session.generate(&prompt, &mut sampler, limits, |id| printer.push(id))?;
         printer.finish()?;
+        self.messages.push(Message::new("assistant", printer.text.trim()));
+        self.ids = match (answer.finish, self.chat.end_of_turn()) {
+            // The text was cut inside a token, or the format wants to be laid out anew.
+            (Finish::Receiver, _) | (_, None) => Vec::new(),
+            (finish, Some(end)) => {
+                let said = answer.ids.len() - usize::from(finish == Finish::StopId);
+                [&prompt[..], &answer.ids[..said], &[end]].concat()
+            }
+        };
         if answer.finish == Finish::Context {
             let context = self.session.context();
             note(format_args!("the context of {context} tokens is full: /clear starts anew"));
         }
-        Ok((answer, printer.text))
+        Ok(answer)
+    }
+
+    /// The ids of the conversation up to the answer: where the format allows, the very ids so far,
+    /// which the cache holds, and those of the question.
+    fn prompt(&self) -> Result<Vec<u32>> {
+        if let [.., question] = &self.messages[..]
+            && !self.ids.is_empty()
+            && let Some(more) =
+                self.chat.encode_more(self.tokenizer, std::slice::from_ref(question), true)?
+        {
+            return Ok([&self.ids[..], &more].concat());
+        }
+        self.chat.encode(self.tokenizer, &self.messages, true)
     }
 
     fn set_system(&mut self, text: &str) {
+        self.ids.clear();
         self.messages.retain(|message| message.role != "system");
         if !text.trim().is_empty() {
-            let message = Message { role: "system".to_owned(), content: text.trim().to_owned() };
-            self.messages.insert(0, message);
+            self.messages.insert(0, Message::new("system", text.trim()));
         }
     }
 
+    fn load(&mut self, file: &Path) -> Result<()> {
+        self.messages = read_messages(file)?;
+        self.ids.clear();
+        note(format_args!("{} messages", self.messages.len()));
+        Ok(())
+    }
+
     fn clear(&mut self) {
+        self.ids.clear();
         self.messages.retain(|message| message.role == "system");
     }
 
@@ -188,10 +215,7 @@ fn handle(conversation: &mut Conversation<'_>, line: &str) -> Result<bool> {
         "/clear" => conversation.clear(),
         "/system" => conversation.set_system(rest),
         "/save" => conversation.save(&file()?)?,
-        "/load" => {
-            conversation.messages = read_messages(&file()?)?;
-            note(format_args!("{} messages", conversation.messages.len()));
-        }
+        "/load" => conversation.load(&file()?)?,
         _ if command.starts_with('/') => {
             return Err(Error::usage(format!("no command {command}; /help lists them")));
         }

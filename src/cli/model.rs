@@ -215,7 +215,11 @@ pub fn chat_format(args: &StyleArgs, source: &Source, tokenizer: &Tokenizer) -> 
         StyleArg::Native => ChatStyle::Native,
         StyleArg::Template => ChatStyle::Template,
     };
-    Chat::load(source, tokenizer, style, args.date.as_deref())
+    let chat = Chat::load(source, tokenizer, style)?;
+    match args.date {
+        None => Ok(chat),
+        Some(date) => chat.with_date(date),
+    }
 }
 
 /// Whether Ctrl-C was pressed: the first one ends the generation at hand, a second one the process.

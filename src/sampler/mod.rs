@@ -214,7 +214,7 @@ fn draw(keys: &mut [u64], random: u64, weights: &Weights) -> u32 {
 /// x = n ln 2 + r with |r| <= ln(2) / 2, and e^r by its Taylor polynomial of degree 7.
 fn exp(x: f32) -> f32 {
     /// ln 2 as a number with few bits, whose product with n is exact, and the rest.
-    const LN_2: (f32, f32) = (0.693_359_375, -2.121_944_4e-4);
+    const LN_2: (f32, f32) = (355.0 / 512.0, -2.121_944_4e-4);
     if x < -87.0 {
         return 0.0;
     }
