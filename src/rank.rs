@@ -8,7 +8,7 @@ use crate::device::Cpu;
 use crate::error::{Error, Result};
 use crate::memory::Layout;
 use crate::model::{self, Llama, Logits, Plan, Sizes, State, Weights};
-use crate::op::Program;
+use crate::op::{Cost, Program};
 
 /// A model that can take the next token.
 pub struct Rank {
@@ -55,6 +55,11 @@ impl Rank {
 
     pub fn vocab(&self) -> usize {
         self.model.dims.vocab
+    }
+
+    /// What [`Self::decode`] must move and compute for a token at `position`.
+    pub fn decode_cost(&self, position: usize) -> Cost {
+        self.decode.cost(position)
     }
 
     /// Forgets all tokens from `position` on.

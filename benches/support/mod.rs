@@ -1,0 +1,74 @@
+//! What the benches share: a model to measure, the way to a rank, and a clock.
+
+#![allow(dead_code, reason = "every bench uses a part")]
+
+#[cfg(feature = "peers")]
+pub mod candle;
+pub mod synthetic;
+
+use std::time::{Duration, Instant};
+
+use chaski::checkpoint::Checkpoint;
+use chaski::config::{Config, Dims};
+use chaski::model::{Plan, Request};
+use chaski::rank::Rank;
+use chaski::source::Source;
+use chaski::vector::instruction_set;
+use criterion::measurement::WallTime;
+use criterion::{BenchmarkGroup, BenchmarkId, Throughput};
+
+/// Memory that plans are made for; the state of 1024 tokens takes a fraction of it.
+const AVAILABLE_BYTES: usize = 8 << 30;
+
+/// A rank with room for 1024 tokens, on the path that every command takes.
+pub fn open(source: &Source) -> Rank {
+    let config = Config::load(source).unwrap();
+    let dims = Dims::new(&config, 1).unwrap();
+    let checkpoint = Checkpoint::open(source).unwrap();
+    let request = Request { context: Some(1024), ..Request::default() };
+    let plan =
+        Plan::new(&config, &dims, checkpoint.total_bytes(), request, AVAILABLE_BYTES).unwrap();
+    Rank::new(&config, dims, checkpoint, &plan).unwrap()
+}
+
+/// `count` ids that look like text: all over the vocabulary.
+pub fn prompt(count: usize, vocab: usize) -> Vec<u32> {
+    (0..count).map(|i| (i * 7919 % vocab) as u32).collect()
+}
+
+/// Lets criterion measure `work`, and returns the median time of a run; `None` where criterion was
+/// asked not to measure it.
+pub fn measure(
+    group: &mut BenchmarkGroup<'_, WallTime>,
+    id: BenchmarkId,
+    throughput: Throughput,
+    mut work: impl FnMut(),
+) -> Option<Duration> {
+    let mut times = Vec::new();
+    group.throughput(throughput);
+    group.bench_function(id, |bencher| {
+        bencher.iter_custom(|runs| {
+            let start = Instant::now();
+            (0..runs).for_each(|_| work());
+            let elapsed = start.elapsed();
+            times.push(elapsed.div_f64(runs as f64));
+            elapsed
+        });
+    });
+    if synthetic::nothing_is_measured() {
+        return None;
+    }
+    times.sort_unstable();
+    times.get(times.len() / 2).copied()
+}
+
+/// Gigabytes a second.
+pub fn gb_per_s(bytes: u64, time: Duration) -> f64 {
+    bytes as f64 / time.as_secs_f64() / 1e9
+}
+
+/// `AVX-512, 2 threads, BF16 weights`
+pub fn circumstances() -> String {
+    let threads = rayon::current_num_threads();
+    format!("{}, {threads} threads, {} weights", instruction_set(), synthetic::dtype().name())
+}
