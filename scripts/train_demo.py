@@ -428,6 +428,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("src/demo"))
     parser.add_argument("--questions", type=Path, default=Path("tests/demo/questions.jsonl"))
+    parser.add_argument("--resume", action="store_true", help="start from the checkpoint in --out")
     parser.add_argument("--seed", type=int, default=3)
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--decay", type=int, default=700, help="the last steps, in which the rate falls to 0")
@@ -437,13 +438,16 @@ def main():
     args = parser.parse_args()
     torch.set_num_threads(2)
     torch.manual_seed(args.seed)
-    tokenizer = train_tokenizer(random.Random(args.seed))
-    rows = questions(random.Random(args.seed))
+    tokenizer = train_tokenizer(random.Random(3))
+    rows = questions(random.Random(3))
     args.questions.parent.mkdir(parents=True, exist_ok=True)
     args.questions.write_text("".join(json.dumps(row) + "\n" for row in rows))
     model = make_model(tokenizer)
+    if args.resume:
+        model.load_state_dict(LlamaForCausalLM.from_pretrained(args.out, dtype=torch.float32).state_dict())
+    else:
+        prepare(model)
     print(f"{sum(p.numel() for p in model.parameters())} parameters", flush=True)
-    prepare(model)
     train(model, tokenizer, rows, args)
 
 
