@@ -15,7 +15,6 @@ Needs torch (2.15), transformers (5.23), tokenizers (0.23) and safetensors.
 
 import argparse
 import json
-import math
 import random
 import time
 import zlib
@@ -254,6 +253,34 @@ def encode(tokenizer, messages):
     return ids, targets
 
 
+def encode_sum(tokenizer, text):
+    """A sum as plain text without roles, to be completed after the "=" and ended by <|end_of_text|>."""
+    bos, end = (tokenizer.token_to_id(token) for token in CONTROL[:2])
+    asked, answer = (tokenizer.encode(part, add_special_tokens=False).ids
+                     for part in (text[:text.index("=") + 1], text[text.index("=") + 1:]))
+    return [bos, *asked, *answer, end], [-100] * (1 + len(asked)) + answer + [end]
+
+
+def copy_drill(rng):
+    """Random tokens repeated: the plainest text that rewards looking back."""
+    text = [rng.randrange(VOCAB - len(CONTROL)) for _ in range(rng.randint(6, 24))]
+    return text * 3, [-100] * len(text) + text * 2
+
+
+def fact_drill(rng, tokenizer):
+    """Facts told, then told again in other orders: everything in the repeats but the choice of fact is known."""
+    known = new_facts(rng, rng.randint(1, 6), [])
+    told = sorted(sentence for _, sentence, _ in known)
+    again = [sentence for sentence in told if not held_out(told, sentence)]
+    ids, targets = [tokenizer.token_to_id(CONTROL[0])], [-100]
+    for times, sentences in enumerate([told, again, again]):
+        for sentence in rng.sample(sentences, len(sentences)):
+            part = tokenizer.encode(sentence + "\n", add_special_tokens=False).ids
+            ids += part
+            targets += part if times else [-100] * len(part)
+    return ids, targets
+
+
 # --- The model -----------------------------------------------------------------------------------
 
 def make_model(tokenizer):
@@ -263,12 +290,37 @@ def make_model(tokenizer):
         num_attention_heads=4, num_key_value_heads=2, head_dim=64, max_position_embeddings=CONTEXT,
         rms_norm_eps=1e-5, tie_word_embeddings=True, initializer_range=0.05,
         bos_token_id=bos, eos_token_id=[eos, eot],
-        # 64 original positions: the scaling changes frequencies well inside one conversation.
-        rope_parameters={"rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0,
-                         "high_freq_factor": 4.0, "original_max_position_embeddings": 64})
-    model = LlamaForCausalLM(config)
+        # 128 original positions: the scaling changes frequencies well inside one conversation.
+        rope_parameters={"rope_type": "llama3", "rope_theta": 20000.0, "factor": 8.0, "low_freq_factor": 1.0,
+                         "high_freq_factor": 4.0, "original_max_position_embeddings": 128})
+    model = LlamaForCausalLM._from_config(config, attn_implementation="eager")  # on short rows, faster
     model.generation_config = GenerationConfig(bos_token_id=bos, eos_token_id=[eos, eot], do_sample=False)
     return model
+
+
+@torch.no_grad()
+def prepare(model):
+    """Initial weights that make looking back cheap to learn; training is free to change all of it.
+
+    Layers begin as the identity (zero output projections). All embeddings share a large first component, which
+    shifts all logits alike and gives the first layer something constant to rotate: its head h begins attending
+    h + 1 tokens back, as the first half of an induction head must."""
+    width, heads, dim = model.config.hidden_size, model.config.num_attention_heads, model.config.head_dim
+    for layer in model.model.layers:
+        layer.self_attn.o_proj.weight.zero_()
+        layer.mlp.down_proj.weight.zero_()
+    embedding = model.model.embed_tokens.weight  # [V, C]
+    embedding[:, 0] = model.config.initializer_range * width ** 0.5
+    constant = (width / 2) ** 0.5  # that component after RMSNorm
+    first = model.model.layers[0].self_attn
+    fast = 8  # rotating pairs (i, i + dim / 2) short enough in wavelength to tell neighbours apart
+    angle = model.model.rotary_emb.inv_freq[:fast]
+    key = first.k_proj.weight.view(-1, dim, width)[:, :, 0]
+    key[:, :fast] = 6 / constant
+    query = first.q_proj.weight.view(heads, dim, width)[:, :, 0]
+    for head in range(heads):
+        query[head, :fast] = 6 / constant * torch.cos((head + 1) * angle)
+        query[head, dim // 2:dim // 2 + fast] = -6 / constant * torch.sin((head + 1) * angle)
 
 
 def pad(rows):
@@ -282,7 +334,10 @@ def pad(rows):
 def batches(rng, tokenizer, tokens):
     """Endless batches of about `tokens` tokens, each of conversations of about the same length."""
     while True:
-        rows = sorted((encode(tokenizer, conversation(rng)) for _ in range(1024)), key=lambda row: len(row[0]))
+        rows = [encode(tokenizer, conversation(rng)) for _ in range(1000)]
+        rows += [encode_sum(tokenizer, addition(rng, test=False)[1]) for _ in range(100)]
+        rows += [copy_drill(rng) for _ in range(300)] + [fact_drill(rng, tokenizer) for _ in range(300)]
+        rows.sort(key=lambda row: len(row[0]))
         pool, batch = [], []
         for row in rows:
             if batch and (len(batch) + 1) * len(row[0]) > tokens:
@@ -324,23 +379,24 @@ def evaluate(model, tokenizer, rows):
 
 def train(model, tokenizer, rows, args):
     rng = random.Random(args.seed + 1)
-    decay = [p for p in model.parameters() if p.dim() == 2]
-    rest = [p for p in model.parameters() if p.dim() != 2]
-    optimizer = torch.optim.AdamW([{"params": decay, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}],
-                                  lr=args.lr, betas=(0.9, 0.98))
-    shape = lambda step: min(1, (step + 1) / 200) * (0.5 + 0.5 * math.cos(math.pi * step / args.steps))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, shape)
+    # Muon for the matrices of the layers learns in far fewer steps; embeddings and norms stay with AdamW.
+    matrices = [p for name, p in model.named_parameters() if p.dim() == 2 and "embed" not in name]
+    others = [p for name, p in model.named_parameters() if p.dim() != 2 or "embed" in name]
+    optimizers = [torch.optim.Muon(matrices, lr=args.lr, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
+                  torch.optim.AdamW(others, lr=args.lr, betas=(0.9, 0.98), weight_decay=0.0)]
+    shape = lambda step: max(0, min(1, (step + 1) / 100, (args.steps - step) / args.decay))
+    schedules = [torch.optim.lr_scheduler.LambdaLR(optimizer, shape) for optimizer in optimizers]
     began, losses = time.time(), []
-    for step, (ids, targets) in zip(range(1, args.steps + 1), batches(rng, tokenizer, args.tokens)):
+    for step, (ids, targets) in enumerate(batches(rng, tokenizer, args.tokens), 1):
         with torch.autocast("cpu", torch.bfloat16):
             logits = model(ids).logits[:, :-1]
         wanted = targets[:, 1:] != -100
         loss = torch.nn.functional.cross_entropy(logits[wanted].float(), targets[:, 1:][wanted])
-        optimizer.zero_grad()
+        model.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
+        for stage in optimizers + schedules:
+            stage.step()
         losses.append(loss.item())
         if step % args.every == 0 or step == args.steps:
             right = evaluate(model, tokenizer, rows)
@@ -348,6 +404,8 @@ def train(model, tokenizer, rows, args):
             losses = []
             print(f"step {step}: loss {mean:.4f}, right {kinds(right)}, {time.time() - began:.0f} s", flush=True)
             save(model, tokenizer, args.out)
+        if step >= args.steps:
+            break
 
 
 def kinds(right):
@@ -370,19 +428,25 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("src/demo"))
     parser.add_argument("--questions", type=Path, default=Path("tests/demo/questions.jsonl"))
+    parser.add_argument("--resume", action="store_true", help="start from the checkpoint in --out")
     parser.add_argument("--seed", type=int, default=3)
     parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--decay", type=int, default=700, help="the last steps, in which the rate falls to 0")
     parser.add_argument("--tokens", type=int, default=4096, help="tokens a batch")
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--every", type=int, default=200, help="steps between evaluations")
     args = parser.parse_args()
     torch.set_num_threads(2)
     torch.manual_seed(args.seed)
-    tokenizer = train_tokenizer(random.Random(args.seed))
-    rows = questions(random.Random(args.seed))
+    tokenizer = train_tokenizer(random.Random(3))
+    rows = questions(random.Random(3))
     args.questions.parent.mkdir(parents=True, exist_ok=True)
     args.questions.write_text("".join(json.dumps(row) + "\n" for row in rows))
     model = make_model(tokenizer)
+    if args.resume:
+        model.load_state_dict(LlamaForCausalLM.from_pretrained(args.out, dtype=torch.float32).state_dict())
+    else:
+        prepare(model)
     print(f"{sum(p.numel() for p in model.parameters())} parameters", flush=True)
     train(model, tokenizer, rows, args)
 
