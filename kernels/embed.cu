@@ -21,7 +21,7 @@ template <class W> __device__ void embed(const Embed<W>& args) {
          i < uint64_t(args.tokens) * pieces; i += uint64_t(gridDim.x) * blockDim.x) {
         const uint64_t token = i / pieces, k = i % pieces * 8;
         float v[8];
-        unpack8<W>(load_stream(args.table + uint64_t(args.ids[token]) * args.width + k), v);
+        unpack8<W>(load_stream(args.table + uint64_t(args.ids[token]) * args.width + k, true), v);
         float* x = args.x + token * args.width + k;
         store4(x, {v[0], v[1], v[2], v[3]});
         store4(x + 4, {v[4], v[5], v[6], v[7]});

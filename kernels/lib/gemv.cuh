@@ -1,11 +1,11 @@
 //! Matrix times vector for decoding: as fast as memory delivers the weights.
 //!
-//! A warp owns two rows at a time. A lane keeps the next DEPTH 16-byte pieces of both in registers and
-//! asks for a piece's successor as soon as it has used it, across the ends of rows too, so that
-//! 2 DEPTH 32 lanes 16 B = 4 KiB a warp are on their way all the time: 64 KiB an SM with one block of
-//! 16 warps, where 3.35 TB/s on 132 SMs with a latency of 1 us need 25 KiB. At most 64 registers a
-//! thread leave room for a second block, which may be the next kernel's: it asks for its first
-//! weights before it waits for this one to end.
+//! A warp owns two rows at a time. A lane keeps the next step, DEPTH 16-byte pieces of both rows, in
+//! registers and asks for the one after while it uses them, across the ends of rows too: 2 DEPTH 32
+//! lanes 16 B = 4 KiB a warp, 64 KiB an SM with one block of 16 warps. 3.35 TB/s on 132 SMs with a
+//! latency of 1 us need 25 KiB; a step's arithmetic takes about a third of that latency, so that on
+//! average 48 KiB are on their way. At most 64 registers a thread leave room for a second block, which
+//! may be the next kernel's: it asks for its first weights before it waits for this one to end.
 //!
 //! Pairs of rows go round the blocks first and the warps second, so that whatever the number of rows
 //! every SM gets the same share of them, give or take one pair a warp.
@@ -114,45 +114,59 @@ __device__ inline void gemv(uint32_t pairs, uint32_t width, Rows rows, Prepare p
                             Finish finish) {
     const uint32_t stride = gridDim.x * GEMV_WARPS, column = lane_id() * 8;
     uint32_t pair = blockIdx.x + gridDim.x * warp_id();
-    RowPair<W> row = rows(pair < pairs ? pair : 0);
     uint4 a[GEMV_DEPTH], b[GEMV_DEPTH];
-    const auto fetch = [&](int i, const RowPair<W>& from, uint32_t k, uint32_t end) {
-        a[i] = b[i] = {0, 0, 0, 0};
-        if (k < end) {
-            a[i] = load_stream(from.a + k);
-            b[i] = load_stream(from.b + k);
+    // What is asked for next: from the lane's columns of `from`, of whose rows `left` columns are to come.
+    RowPair<W> from = rows(pair < pairs ? pair : 0);
+    uint32_t left = pair < pairs ? width : 0, upcoming = pair + stride;
+    // A lane's line of 128 bytes in the step after: of row a in one half of the warp, of b in the other.
+    const uint32_t line = GEMV_STEP + lane_id() % 16 * 64;
+    const W* const ahead = (lane_id() < 16 ? from.a : from.b) + line;
+    from.a += column;
+    from.b += column;
+    const auto fetch = [&](int i) {
+        const bool valid = column + i * GEMV_CHUNK < left;
+        a[i] = load_stream(from.a + i * GEMV_CHUNK, valid);
+        b[i] = load_stream(from.b + i * GEMV_CHUNK, valid);
+    };
+    const auto advance = [&] {
+        from.a += GEMV_STEP;
+        from.b += GEMV_STEP;
+        if (left > GEMV_STEP) {
+            left -= GEMV_STEP;
+            return;
+        }
+        left = 0;
+        if (upcoming < pairs) {
+            from = rows(upcoming);
+            from.a += column;
+            from.b += column;
+            left = width;
+            upcoming += stride;
         }
     };
-    const uint32_t first_end = pair < pairs ? width : 0;
 #pragma unroll
-    for (int i = 0; i < GEMV_DEPTH; i++) fetch(i, row, column + i * GEMV_CHUNK, first_end);
-    // A lane's line of 128 bytes: of row a in the lower half of the warp, of row b in the upper.
-    const W* line = (lane_id() < 16 ? row.a : row.b) + lane_id() % 16 * 64;
-    for (uint32_t k = GEMV_STEP; k < (GEMV_PREFETCH + 1) * GEMV_STEP; k += GEMV_STEP)
-        if (k + lane_id() % 16 * 64 < first_end) prefetch_l2(line + k);
+    for (int i = 0; i < GEMV_DEPTH; i++) fetch(i);
+#pragma unroll
+    for (uint32_t step = 0; step < GEMV_PREFETCH; step++)
+        if (line + step * GEMV_STEP < left) prefetch_l2(ahead + step * GEMV_STEP);
+    advance();
 
     float* x = dynamic_shared<float>();
     prepare(x);
 
     for (; pair < pairs; pair += stride) {
-        const bool more = pair + stride < pairs;
-        const RowPair<W> next = rows(more ? pair + stride : pair);
         float sum_a = 0, sum_b = 0;
         for (uint32_t k = 0; k < width; k += GEMV_STEP) {
-            const bool last = k + GEMV_STEP >= width;
-            const RowPair<W> from = last ? next : row;
-            const uint32_t from_k = (last ? 0 : k + GEMV_STEP) + column;
-            const uint32_t end = last && !more ? 0 : width;
 #pragma unroll
             for (int i = 0; i < GEMV_DEPTH; i++) {
                 const float* at = x + k + i * GEMV_CHUNK + lane_id() * 4;
                 const float4 low = load4(at), high = load4(at + GEMV_CHUNK / 2);
                 dot8<W>(a[i], low, high, sum_a);
                 dot8<W>(b[i], low, high, sum_b);
-                fetch(i, from, from_k + i * GEMV_CHUNK, end);
+                fetch(i);
             }
+            advance();
         }
         finish(pair, warp_sum(sum_a), warp_sum(sum_b));
-        row = next;
     }
 }

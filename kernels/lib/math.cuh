@@ -1,9 +1,11 @@
 //! Functions of float, accurate to a few units in the last place, without local memory.
 #pragma once
 
-#include "lib/types.cuh"
+#include "lib/ptx.cuh"
 
 constexpr float LOG2_E = 1.44269504088896340736f;
+
+__device__ inline float infinity() { return bits_float(0x7f800000); }
 
 __device__ inline float reciprocal_sqrt(float v) { return 1.0f / sqrtf(v); }
 

@@ -123,21 +123,26 @@ __device__ inline uint64_t multiply_high(uint64_t a, uint64_t b) {
 
 // Global memory, 16 bytes at 16-byte aligned addresses.
 
-// What nothing writes while the kernel runs and nothing reads again soon: weights.
-__device__ inline uint4 load_stream(const void* p) {
+// What nothing writes while the kernel runs and nothing reads again soon: weights. Zeros instead
+// where not `valid` (nothing is read then).
+__device__ inline uint4 load_stream(const void* p, bool valid) {
     uint4 r;
-    asm volatile("ld.global.nc.L1::no_allocate.L2::256B.v4.u32 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(r.x), "=r"(r.y), "=r"(r.z), "=r"(r.w)
-                 : "l"(p));
+    asm volatile("{ .reg .pred p; setp.ne.u32 p, %5, 0;\n"
+                 "mov.u32 %0, 0; mov.u32 %1, 0; mov.u32 %2, 0; mov.u32 %3, 0;\n"
+                 "@p ld.global.nc.L1::no_allocate.L2::256B.v4.u32 {%0, %1, %2, %3}, [%4]; }"
+                 : "=&r"(r.x), "=&r"(r.y), "=&r"(r.z), "=&r"(r.w)
+                 : "l"(p), "r"(uint32_t(valid)));
     return r;
 }
 
-// Written by earlier kernels or other blocks; read once: the KV cache.
-__device__ inline uint4 load_once(const void* p) {
+// What earlier kernels wrote and nothing reads again soon: the KV cache. Zeros where not `valid`.
+__device__ inline uint4 load_once(const void* p, bool valid) {
     uint4 r;
-    asm volatile("ld.global.L1::no_allocate.L2::128B.v4.u32 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(r.x), "=r"(r.y), "=r"(r.z), "=r"(r.w)
-                 : "l"(p)
+    asm volatile("{ .reg .pred p; setp.ne.u32 p, %5, 0;\n"
+                 "mov.u32 %0, 0; mov.u32 %1, 0; mov.u32 %2, 0; mov.u32 %3, 0;\n"
+                 "@p ld.global.L1::no_allocate.L2::128B.v4.u32 {%0, %1, %2, %3}, [%4]; }"
+                 : "=&r"(r.x), "=&r"(r.y), "=&r"(r.z), "=&r"(r.w)
+                 : "l"(p), "r"(uint32_t(valid))
                  : "memory");
     return r;
 }
