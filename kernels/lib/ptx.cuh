@@ -114,6 +114,20 @@ __device__ inline uint32_t byte_permute(uint32_t low, uint32_t high, uint32_t se
     return r;
 }
 
+// A product and a sum that the compiler does not fuse with others: the same bits on every machine.
+
+__device__ inline float multiply(float a, float b) {
+    float r;
+    asm("mul.rn.f32 %0, %1, %2;" : "=f"(r) : "f"(a), "f"(b));
+    return r;
+}
+
+__device__ inline float add(float a, float b) {
+    float r;
+    asm("add.rn.f32 %0, %1, %2;" : "=f"(r) : "f"(a), "f"(b));
+    return r;
+}
+
 // The high 64 bits of a product.
 __device__ inline uint64_t multiply_high(uint64_t a, uint64_t b) {
     uint64_t r;
@@ -272,6 +286,11 @@ __device__ inline uint32_t load_acquire_gpu(const uint32_t* p) {
 
 __device__ inline void store_release_gpu(uint32_t* p, uint32_t v) {
     asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(p), "r"(v) : "memory");
+}
+
+// For a host that looks on.
+__device__ inline void store_release_system(uint64_t* p, uint64_t v) {
+    asm volatile("st.release.sys.global.u64 [%0], %1;" ::"l"(p), "l"(v) : "memory");
 }
 
 __device__ inline void fence_gpu() { asm volatile("fence.acq_rel.gpu;" ::: "memory"); }
