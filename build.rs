@@ -306,7 +306,10 @@ fn write_arguments(text: &mut String, index: usize, program: &Program<'_>) -> st
             Some((shape, rest)) => format!("`{shape}]`{rest}"),
             None => comment.clone(),
         };
-        writeln!(text, "    /// {access}{comment}\n    pub {name}: {},", kind.rust_type())?;
+        if !comment.is_empty() {
+            writeln!(text, "    /// {access}{comment}")?;
+        }
+        writeln!(text, "    pub {name}: {},", kind.rust_type())?;
     }
     writeln!(text, "}}\n\nimpl {arguments} {{")?;
     writeln!(text, "    pub const KERNEL: &'static Kernel = &KERNELS[{index}];\n")?;
