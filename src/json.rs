@@ -13,13 +13,16 @@ const QUOTE_CHARS: usize = 160;
 /// key. The error is what is wrong and where, without the name of the file.
 pub fn parse_object(text: &[u8]) -> Result<Map<String, Value>, String> {
     let mut json = serde_json::Deserializer::from_slice(text);
-    let value = Strict
-        .deserialize(&mut json)
-        .and_then(|value| json.end().map(|()| value));
-    match value.map_err(|error| format!("broken JSON: {}", one_line(&error.to_string())))? {
+    let value = Strict.deserialize(&mut json).and_then(|value| json.end().map(|()| value));
+    match value.map_err(describe)? {
         Value::Object(object) => Ok(object),
         other => Err(format!("{} in place of a JSON object", kind(&other))),
     }
+}
+
+/// What a JSON parser objected to, on one line.
+pub fn describe(error: serde_json::Error) -> String {
+    format!("broken JSON: {}", one_line(&error.to_string()))
 }
 
 /// A name out of a file, quoted for a message: escaped and cut.

@@ -1,6 +1,8 @@
 //! Chaski: a runtime for the Llama 3 family.
 
+pub mod chat;
 pub mod checkpoint;
+pub mod cli;
 pub mod config;
 pub mod device;
 pub mod error;
@@ -11,6 +13,7 @@ pub mod op;
 pub mod ops;
 pub mod rank;
 pub mod sampler;
+pub mod session;
 pub mod source;
 pub mod tokenizer;
 pub mod vector;

@@ -130,10 +130,7 @@ impl Source {
             Err(error) => return Err(self.cannot("open", file, error)),
         };
         if !metadata.is_file() {
-            return Err(Error::failed(format!(
-                "{}: not a regular file",
-                self.path(file)
-            )));
+            return Err(Error::failed(format!("{}: not a regular file", self.path(file))));
         }
         let opened = File::open(&path).map_err(|e| self.cannot("open", file, e))?;
         Ok(Some((opened, metadata)))

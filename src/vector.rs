@@ -5,11 +5,11 @@
 //! how many rows or tokens are computed together, nor the vector width of the machine changes a bit of
 //! it. `pulp` picks the widest instruction set at run time; the compiler vectorises over the lanes.
 
-use std::array::from_fn;
 use std::sync::LazyLock;
 
 use bytemuck::Pod;
 use half::{bf16, f16};
+pub use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use crate::checkpoint::Dtype;
@@ -17,21 +17,22 @@ use crate::checkpoint::Dtype;
 /// Partial sums of one dot product: one AVX-512 register, two of AVX2, four of NEON.
 pub const LANES: usize = 16;
 
-/// Weight rows one task computes: with their inputs they stay in a core's L2 cache.
-const ROWS_PER_TASK: usize = 64;
+/// Weights one task reads: with their inputs they stay in a core's L2 cache, and reading them takes
+/// longer than starting the task.
+const WEIGHTS_PER_TASK: usize = 128 * 1024;
 
 /// Bytes of input that are multiplied with a task's rows before the next tokens come.
 const INPUT_BLOCK_BYTES: usize = 128 * 1024;
 
 static ARCH: LazyLock<pulp::Arch> = LazyLock::new(pulp::Arch::new);
 
-/// Runs `work` compiled for the widest instruction set of this machine. What it calls must be
-/// `#[inline(always)]` to be compiled so as well.
-pub fn simd<R>(work: impl FnOnce() -> R) -> R {
+/// Runs `work` compiled for the widest instruction set of this machine. Its `with_simd` and all that
+/// it calls must be `#[inline(always)]`, or they are compiled for the baseline.
+pub fn simd<Work: WithSimd>(work: Work) -> Work::Output {
     ARCH.dispatch(work)
 }
 
-/// The name of the instruction set that [`simd`] uses.
+/// The name of that instruction set.
 pub fn instruction_set() -> &'static str {
     match *ARCH {
         #[cfg(target_arch = "x86_64")]
@@ -122,44 +123,71 @@ macro_rules! for_dtype {
 }
 
 /// The dot products of `R` rows with `T` inputs, all of one length.
+///
+/// Plain loops, no iterator closures over arrays: the compiler must see through all of it to keep
+/// the sums in registers.
 #[inline(always)]
 pub fn dots<W: Element, const R: usize, const T: usize>(
     rows: [&[W]; R],
     inputs: [&[f32]; T],
 ) -> [[f32; T]; R] {
     let len = inputs[0].len();
-    let rows = rows.map(|row| &row[..len]);
-    let inputs = inputs.map(|input| &input[..len]);
     let mut sums = [[[0f32; LANES]; T]; R];
     let whole = len / LANES * LANES;
     for start in (0..whole).step_by(LANES) {
-        let x: [[f32; LANES]; T] = from_fn(|t| from_fn(|lane| inputs[t][start + lane]));
-        for r in 0..R {
-            let w: [f32; LANES] = from_fn(|lane| rows[r][start + lane].widen());
-            for t in 0..T {
-                for lane in 0..LANES {
-                    sums[r][t][lane] = w[lane].mul_add(x[t][lane], sums[r][t][lane]);
+        let mut x = [[0f32; LANES]; T];
+        for (x, input) in x.iter_mut().zip(&inputs) {
+            x.copy_from_slice(&input[start..start + LANES]);
+        }
+        for (sums, row) in sums.iter_mut().zip(&rows) {
+            let mut w = [0f32; LANES];
+            for (w, stored) in w.iter_mut().zip(&row[start..start + LANES]) {
+                *w = stored.widen();
+            }
+            for (sums, x) in sums.iter_mut().zip(&x) {
+                for ((sum, w), x) in sums.iter_mut().zip(&w).zip(x) {
+                    *sum = w.mul_add(*x, *sum);
                 }
             }
         }
     }
-    for i in whole..len {
-        for r in 0..R {
-            for t in 0..T {
-                let sum = &mut sums[r][t][i - whole];
-                *sum = rows[r][i].widen().mul_add(inputs[t][i], *sum);
+    let mut dots = [[0f32; T]; R];
+    for ((dots, sums), row) in dots.iter_mut().zip(&mut sums).zip(&rows) {
+        for ((dot, sums), input) in dots.iter_mut().zip(sums).zip(&inputs) {
+            for ((sum, w), x) in sums.iter_mut().zip(&row[whole..len]).zip(&input[whole..]) {
+                *sum = w.widen().mul_add(*x, *sum);
             }
+            *dot = add_lanes(sums);
         }
     }
-    sums.map(|row| row.map(add_lanes))
+    dots
+}
+
+/// `a . b`
+pub fn dot(a: &[f32], b: &[f32]) -> f32 {
+    struct Dot<'a>(&'a [f32], &'a [f32]);
+    impl WithSimd for Dot<'_> {
+        type Output = f32;
+
+        #[inline(always)]
+        fn with_simd<S: Simd>(self, _: S) -> f32 {
+            dots::<f32, 1, 1>([self.0], [self.1])[0][0]
+        }
+    }
+    simd(Dot(a, b))
 }
 
 /// The sum of all lanes, halves onto halves.
 #[inline(always)]
-fn add_lanes(lanes: [f32; LANES]) -> f32 {
-    let eight: [f32; 8] = from_fn(|i| lanes[i] + lanes[i + 8]);
-    let four: [f32; 4] = from_fn(|i| eight[i] + eight[i + 4]);
-    (four[0] + four[2]) + (four[1] + four[3])
+fn add_lanes(lanes: &mut [f32; LANES]) -> f32 {
+    let mut half = LANES / 2;
+    while half > 0 {
+        for i in 0..half {
+            lanes[i] += lanes[i + half];
+        }
+        half /= 2;
+    }
+    lanes[0]
 }
 
 /// `store(&mut y[t, n], w[n] . x[t])` for every row n and token t.
@@ -175,20 +203,40 @@ pub fn matmul<W: Element>(
 ) {
     let (n, tokens) = (w.len() / width, x.len() / width);
     assert_eq!((w.len(), x.len(), y.len()), (n * width, tokens * width, tokens * n));
-    let mut columns: Vec<_> = y.chunks_mut(n).map(|row| row.chunks_mut(ROWS_PER_TASK)).collect();
+    let rows = (WEIGHTS_PER_TASK / width).next_multiple_of(4).max(4);
+    let mut columns: Vec<_> = y.chunks_mut(n).map(|row| row.chunks_mut(rows)).collect();
     let tasks: Vec<(&[W], Vec<&mut [f32]>)> = w
-        .chunks(ROWS_PER_TASK * width)
+        .chunks(rows * width)
         .map(|rows| (rows, columns.iter_mut().filter_map(Iterator::next).collect()))
         .collect();
-    tasks.into_par_iter().for_each(|(rows, mut outputs)| {
-        simd(|| match &mut outputs[..] {
-            [output] => matvec_block(rows, x, output, &store),
-            outputs => matmul_block(rows, x, width, outputs, &store),
-        });
-    });
+    tasks.into_par_iter().for_each(|(w, y)| simd(Block { w, x, width, y, store: &store }));
 }
 
-/// One task of [`matmul`] for one token: the weights are used as they stream by.
+/// One task of [`matmul`].
+struct Block<'a, 'y, W, Store> {
+    /// `[rows, width]`
+    w: &'a [W],
+    /// `[T, width]`
+    x: &'a [f32],
+    width: usize,
+    /// A token's part of the output each. `[T][rows]`
+    y: Vec<&'y mut [f32]>,
+    store: &'a Store,
+}
+
+impl<W: Element, Store: Fn(&mut f32, f32)> WithSimd for Block<'_, '_, W, Store> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(mut self, _: S) {
+        match &mut self.y[..] {
+            [y] => matvec_block(self.w, self.x, y, self.store),
+            y => matmul_block(self.w, self.x, self.width, y, self.store),
+        }
+    }
+}
+
+/// A block for one token: the weights are used as they stream by.
 #[inline(always)]
 fn matvec_block<W: Element>(w: &[W], x: &[f32], y: &mut [f32], store: &impl Fn(&mut f32, f32)) {
     const ROWS: usize = 4;
@@ -196,8 +244,11 @@ fn matvec_block<W: Element>(w: &[W], x: &[f32], y: &mut [f32], store: &impl Fn(&
     let (quads, rest) = y.split_at_mut(y.len() / ROWS * ROWS);
     let (quad_rows, rest_rows) = w.split_at(quads.len() * width);
     for (y, w) in quads.chunks_exact_mut(ROWS).zip(quad_rows.chunks_exact(ROWS * width)) {
-        let sums = dots::<W, ROWS, 1>(from_fn(|r| &w[r * width..][..width]), [x]);
-        for (y, [sum]) in y.iter_mut().zip(sums) {
+        let mut rows = [w; ROWS];
+        for (row, w) in rows.iter_mut().zip(w.chunks_exact(width)) {
+            *row = w;
+        }
+        for (y, [sum]) in y.iter_mut().zip(dots::<W, ROWS, 1>(rows, [x])) {
             store(y, sum);
         }
     }
@@ -206,7 +257,7 @@ fn matvec_block<W: Element>(w: &[W], x: &[f32], y: &mut [f32], store: &impl Fn(&
     }
 }
 
-/// One task of [`matmul`] for several tokens: two rows are widened once and met by a block of inputs,
+/// A block for several tokens: two rows are widened once and met by a block of inputs,
 /// two at a time (the fastest tile measured on AVX-512, and one that fits AVX2's registers).
 #[inline(always)]
 fn matmul_block<W: Element>(

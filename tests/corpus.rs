@@ -19,14 +19,9 @@ static CORPORA: LazyLock<Vec<Vec<Vec<u8>>>> =
 fn corpus(target: &str) -> Vec<Vec<u8>> {
     let corpora = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/corpus");
     let entries = fs::read_dir(corpora.join(target)).expect("a corpus");
-    let mut paths: Vec<_> = entries
-        .map(|entry| entry.expect("an entry").path())
-        .collect();
+    let mut paths: Vec<_> = entries.map(|entry| entry.expect("an entry").path()).collect();
     paths.sort();
-    paths
-        .iter()
-        .map(|path| fs::read(path).expect("a seed"))
-        .collect()
+    paths.iter().map(|path| fs::read(path).expect("a seed")).collect()
 }
 
 /// One step away from an input.
@@ -92,17 +87,11 @@ impl Mutation {
         let place = |index: &Index| index.index(len + 1);
         let span = |index: &Index, count: usize| place(index)..(place(index) + count).min(len);
         match self {
-            Mutation::Set(at, byte) => input
-                .iter_mut()
-                .skip(place(at))
-                .take(1)
-                .for_each(|b| *b = *byte),
+            Mutation::Set(at, byte) => {
+                input.iter_mut().skip(place(at)).take(1).for_each(|b| *b = *byte)
+            }
             Mutation::Flip(at, bit) => {
-                input
-                    .iter_mut()
-                    .skip(place(at))
-                    .take(1)
-                    .for_each(|byte| *byte ^= 1 << bit);
+                input.iter_mut().skip(place(at)).take(1).for_each(|byte| *byte ^= 1 << bit);
             }
             Mutation::Remove(at, count) => drop(input.drain(span(at, *count))),
             Mutation::Copy(from, to, count) => {
@@ -124,7 +113,7 @@ fn every_seed_runs() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(4000))]
+    #![proptest_config(ProptestConfig::with_cases(20_000))]
 
     #[test]
     fn mutated_seeds_are_read_or_refused(

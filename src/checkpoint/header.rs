@@ -12,13 +12,14 @@ use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::Value;
 
 use super::{Dtype, Tensor};
-use crate::json::{Strict, one_line, quote};
+use crate::json::{self, Strict, quote};
 
 /// Bytes of the header's length, a little-endian u64.
 const LENGTH_BYTES: usize = 8;
 
-/// The format's own limit on its header.
-const MAX_HEADER_BYTES: u64 = 100_000_000;
+/// The largest Llama's header has a fiftieth of this. The format allows 100 MB, of which a hostile
+/// file could make seconds of work.
+const MAX_HEADER_BYTES: u64 = 8 << 20;
 
 /// The tensors of a safetensors `file`, in the order in which they lie; offsets are into `file`.
 /// Only the header is read. The error says what is wrong, without the name of the file.
@@ -28,7 +29,7 @@ const MAX_HEADER_BYTES: u64 = 100_000_000;
 pub fn parse(file: &[u8]) -> Result<Vec<(String, Tensor)>, String> {
     let (header, data_start) = split(file)?;
     let table: Table = serde_json::from_slice(header)
-        .map_err(|error| format!("broken header: {}", one_line(&error.to_string())))?;
+        .map_err(|error| format!("header: {}", json::describe(error)))?;
     let mut entries: Vec<(String, Entry)> = table.0.into_iter().collect();
     entries.sort_by_key(|(_, entry)| entry.data_offsets);
 
@@ -73,10 +74,7 @@ pub fn parse(file: &[u8]) -> Result<Vec<(String, Tensor)>, String> {
         tensors.push((name, Tensor { dtype, shape: entry.shape, offset, bytes }));
     }
     if covered < data_bytes {
-        return Err(format!(
-            "{} bytes follow the last tensor",
-            data_bytes - covered
-        ));
+        return Err(format!("{} bytes follow the last tensor", data_bytes - covered));
     }
     Ok(tensors)
 }
@@ -84,36 +82,27 @@ pub fn parse(file: &[u8]) -> Result<Vec<(String, Tensor)>, String> {
 /// The header's JSON, and where the data begins.
 fn split(file: &[u8]) -> Result<(&[u8], usize), String> {
     let Some((length, rest)) = file.split_first_chunk::<LENGTH_BYTES>() else {
-        return Err(format!(
-            "truncated: {} bytes are no safetensors file",
-            file.len()
-        ));
+        return Err(format!("truncated: {} bytes are no safetensors file", file.len()));
     };
-    let length = u64::from_le_bytes(*length);
-    if length > MAX_HEADER_BYTES {
-        return Err(format!(
-            "not a safetensors file: a header of {length} bytes is over {MAX_HEADER_BYTES}"
-        ));
-    }
     if rest.first().is_some_and(|first| *first != b'{') {
         return Err("not a safetensors file: its header does not begin with {".to_owned());
     }
+    let length = u64::from_le_bytes(*length);
+    if length > MAX_HEADER_BYTES {
+        return Err(format!(
+            "not a Llama's safetensors: a header of {length} bytes is over {MAX_HEADER_BYTES}"
+        ));
+    }
     let header_bytes = length as usize;
     let header = rest.get(..header_bytes).ok_or_else(|| {
-        format!(
-            "truncated: its header has {header_bytes} bytes, of which {} are there",
-            rest.len()
-        )
+        format!("truncated: its header has {header_bytes} bytes, of which {} are there", rest.len())
     })?;
     Ok((header, LENGTH_BYTES + header_bytes))
 }
 
 /// What a header says of one tensor.
 #[derive(Deserialize)]
-#[serde(
-    deny_unknown_fields,
-    expecting = "an object of dtype, shape and data_offsets"
-)]
+#[serde(deny_unknown_fields, expecting = "an object of dtype, shape and data_offsets")]
 struct Entry {
     dtype: String,
     shape: Vec<usize>,

@@ -8,8 +8,8 @@ use serde_json::Value;
 use crate::json::{self, quote, show};
 use crate::source::is_plain_name;
 
-/// The largest Llama's index has a hundredth of this.
-const MAX_INDEX_BYTES: usize = 16 << 20;
+/// The largest Llama's index has a thirtieth of this.
+const MAX_INDEX_BYTES: usize = 4 << 20;
 
 /// The file of every tensor. The files are plain names of the index's own directory. The error says
 /// what is wrong, without the name of the index.

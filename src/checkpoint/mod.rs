@@ -100,10 +100,7 @@ impl Checkpoint {
             index::parse(&text).map_err(|trouble| Error::failed(format!("{path}: {trouble}")))?;
         let files: BTreeSet<&str> = index.values().map(String::as_str).collect();
         if let Some(file) = files.iter().find(|file| !source.has(file)) {
-            return Err(Error::failed(format!(
-                "{path}: the file {} is not there",
-                quote(file)
-            )));
+            return Err(Error::failed(format!("{path}: the file {} is not there", quote(file))));
         }
         let checkpoint = Checkpoint::map(source, files)?;
         checkpoint.check_index(&index, source)?;
@@ -157,9 +154,7 @@ impl Checkpoint {
         for file in files {
             let (path, bytes) = (source.path(file), source.map(file)?);
             let wrong = |trouble: String| Error::failed(format!("{path}: {trouble}"));
-            let end = shards
-                .last()
-                .map_or(0, |shard| shard.base + shard.bytes.len());
+            let end = shards.last().map_or(0, |shard| shard.base + shard.bytes.len());
             let base = end.next_multiple_of(FILE_ALIGN_BYTES);
             for (name, mut tensor) in header::parse(&bytes).map_err(wrong)? {
                 if is_table(&name) {
@@ -167,10 +162,7 @@ impl Checkpoint {
                 }
                 tensor.offset += base;
                 if places.insert(name.clone(), tensors.len()).is_some() {
-                    return Err(wrong(format!(
-                        "tensor {} is in another file, too",
-                        quote(&name)
-                    )));
+                    return Err(wrong(format!("tensor {} is in another file, too", quote(&name))));
                 }
                 tensors.push((name, tensor));
             }

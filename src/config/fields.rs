@@ -65,19 +65,13 @@ impl<'a> Fields<'a> {
     }
 
     fn real_number(&self, key: &str, value: &Value, range: RangeInclusive<f64>) -> Result<f64> {
-        value
-            .as_f64()
-            .filter(|number| range.contains(number))
-            .ok_or_else(|| {
-                let [min, max] = [range.start(), range.end()];
-                self.wrong(
-                    key,
-                    &format!(
-                        "is {}: a number from {min:?} to {max:?} is needed",
-                        show(value)
-                    ),
-                )
-            })
+        value.as_f64().filter(|number| range.contains(number)).ok_or_else(|| {
+            let [min, max] = [range.start(), range.end()];
+            self.wrong(
+                key,
+                &format!("is {}: a number from {min:?} to {max:?} is needed", show(value)),
+            )
+        })
     }
 
     pub fn optional_bool(&self, key: &str) -> Result<Option<bool>> {

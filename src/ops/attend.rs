@@ -4,7 +4,10 @@ use super::Cache;
 use crate::for_dtype;
 use crate::memory::{Memory, Slot};
 use crate::op::{Cost, Op};
-use crate::vector::{Element, dots, simd};
+use crate::vector::{Element, Simd, WithSimd, dots, simd};
+
+/// Cache elements that are worth a task of their own.
+const ELEMENTS_PER_TASK: usize = 16 * 1024;
 
 /// Causal attention of the step's tokens over the cache, which holds their own keys and values
 /// already (Vaswani et al., 2017, arXiv:1706.03762). Query head h reads the keys and values of head
@@ -58,51 +61,57 @@ impl Op for Attend {
             let (keys, values): (&[E], &[E]) =
                 (bytemuck::cast_slice(keys), bytemuck::cast_slice(values));
             let heads = y.par_chunks_exact_mut(head_dim).zip(q.par_chunks_exact(head_dim));
-            heads.enumerate().for_each(|(i, (y, q))| {
+            let least = (ELEMENTS_PER_TASK / ((first + 1) * head_dim)).max(1);
+            heads.enumerate().with_min_len(least).for_each(|(i, (y, q))| {
                 let (token, head) = (i / self.heads, i % self.heads);
-                let past = Past {
-                    keys: &keys[head / group * head_dim..],
-                    values: &values[head / group * head_dim..],
-                    row,
-                    len: first + token + 1,
-                };
-                simd(|| attend_head(q, &past, y));
+                let offset = head / group * head_dim;
+                let (keys, values) = (&keys[offset..], &values[offset..]);
+                simd(Head { q, keys, values, row, len: first + token + 1, y });
             });
         });
     }
 }
 
-/// What one head sees: `len` rows of its KV head, `row` elements apart.
-struct Past<'a, E> {
+/// `y = softmax(q . keys / sqrt(D)) values` for one head.
+struct Head<'a, E> {
+    /// `[D]`
+    q: &'a [f32],
+    /// `len` rows of the KV head, from its first element on, `row` elements apart.
     keys: &'a [E],
+    /// As `keys`.
     values: &'a [E],
     row: usize,
     len: usize,
+    /// Out. `[D]`
+    y: &'a mut [f32],
 }
 
-/// `y = softmax(q . keys / sqrt(D)) values` for one head. `q`, `y`: `[D]`
-#[inline(always)]
-fn attend_head<E: Element>(q: &[f32], past: &Past<'_, E>, y: &mut [f32]) {
-    let head_dim = q.len();
-    let scale = 1.0 / (head_dim as f32).sqrt();
-    let key = |s: usize| &past.keys[s * past.row..][..head_dim];
-    let mut weights: Vec<f32> =
-        (0..past.len).map(|s| dots::<E, 1, 1>([key(s)], [q])[0][0] * scale).collect();
-    let max = weights.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let mut sum = 0f64;
-    for weight in &mut weights {
-        *weight = (*weight - max).exp();
-        sum += f64::from(*weight);
-    }
-    y.fill(0.0);
-    for (s, weight) in weights.iter().enumerate() {
-        let value = &past.values[s * past.row..][..head_dim];
-        for (y, v) in y.iter_mut().zip(value) {
-            *y = weight.mul_add(v.widen(), *y);
+impl<E: Element> WithSimd for Head<'_, E> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let Self { q, keys, values, row, len, y } = self;
+        let scale = 1.0 / (q.len() as f32).sqrt();
+        let mut weights = vec![0.0; len];
+        for (s, weight) in weights.iter_mut().enumerate() {
+            *weight = dots::<E, 1, 1>([&keys[s * row..][..q.len()]], [q])[0][0] * scale;
         }
+        let max = weights.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let mut sum = 0f64;
+        for weight in &mut weights {
+            *weight = (*weight - max).exp();
+            sum += f64::from(*weight);
+        }
+        y.fill(0.0);
+        for (s, weight) in weights.iter().enumerate() {
+            for (y, v) in y.iter_mut().zip(&values[s * row..]) {
+                *y = weight.mul_add(v.widen(), *y);
+            }
+        }
+        let normalise = (1.0 / sum) as f32;
+        y.iter_mut().for_each(|y| *y *= normalise);
     }
-    let normalise = (1.0 / sum) as f32;
-    y.iter_mut().for_each(|y| *y *= normalise);
 }
 
 #[cfg(test)]
@@ -120,7 +129,7 @@ mod tests {
         keys[len * row..].fill(f32::NAN);
         values[len * row..].fill(f32::NAN);
         let mut y = vec![f32::NAN; head_dim];
-        attend_head(&q, &Past { keys: &keys[6..], values: &values[6..], row, len }, &mut y);
+        simd(Head { q: &q, keys: &keys[6..], values: &values[6..], row, len, y: &mut y });
 
         let score = |s: usize| -> f64 {
             let key = &keys[s * row + 6..];

@@ -1,7 +1,7 @@
 use crate::for_dtype;
 use crate::memory::{Memory, Slot, Weight};
 use crate::op::{Cost, Op};
-use crate::vector::{Element, dots, simd};
+use crate::vector::{Element, dot};
 
 /// `y[t] = x[t] / sqrt(mean(x[t]^2) + eps) * weight` (Zhang and Sennrich, 2019, arXiv:1910.07467)
 pub struct RmsNorm {
@@ -41,13 +41,11 @@ impl Op for RmsNorm {
 
 /// The norm of one token's `x` `[C]` into `y` `[C]`.
 pub(super) fn rms_norm<W: Element>(x: &[f32], weight: &[W], eps: f32, y: &mut [f32]) {
-    simd(|| {
-        let mean_square = dots::<f32, 1, 1>([x], [x])[0][0] / x.len() as f32;
-        let scale = 1.0 / (mean_square + eps).sqrt();
-        for ((y, x), w) in y.iter_mut().zip(x).zip(weight) {
-            *y = x * scale * w.widen();
-        }
-    });
+    let mean_square = dot(x, x) / x.len() as f32;
+    let scale = 1.0 / (mean_square + eps).sqrt();
+    for ((y, x), w) in y.iter_mut().zip(x).zip(weight) {
+        *y = x * scale * w.widen();
+    }
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 //! and a draw.
 //!
 //! The outcome is specified to the bit, for any machine and any order of summation. A token's
-//! weight is exp((logit - highest logit) / temperature), in single precision by [`exp`], times
+//! weight is exp((logit - highest logit) / temperature), in single precision by `exp` below, times
 //! 2^40, rounded down to an integer. Everything after that is integer arithmetic: the sums are
 //! exact. The draw takes 64 random bits r, from the seed and the position alone, and the first
 //! token in the order of ids at which the running sum of the kept weights exceeds
@@ -214,7 +214,7 @@ fn draw(keys: &mut [u64], random: u64, weights: &Weights) -> u32 {
 /// x = n ln 2 + r with |r| <= ln(2) / 2, and e^r by its Taylor polynomial of degree 7.
 fn exp(x: f32) -> f32 {
     /// ln 2 as a number with few bits, whose product with n is exact, and the rest.
-    const LN_2: (f32, f32) = (0.693_359_375, -2.121_944_4e-4);
+    const LN_2: (f32, f32) = (355.0 / 512.0, -2.121_944_4e-4);
     if x < -87.0 {
         return 0.0;
     }

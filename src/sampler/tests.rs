@@ -103,7 +103,11 @@ proptest! {
         frequency_penalty in -2.0f32..2.0,
     ) {
         let options = SamplingOptions {
-            repeat_penalty, presence_penalty, frequency_penalty, logit_bias: bias.clone(), ..Default::default()
+            repeat_penalty,
+            presence_penalty,
+            frequency_penalty,
+            logit_bias: bias.clone(),
+            ..Default::default()
         };
         let mut sampler = sampler(options, 8);
         sampler.accept_prompt(&prompt);
@@ -111,7 +115,8 @@ proptest! {
         let mut adjusted = logits.clone();
         sampler.adjust(&mut adjusted);
         for (id, (logit, adjusted)) in (0..).zip(logits.iter().zip(adjusted)) {
-            let bias: f32 = bias.iter().filter(|(other, _)| *other == id).map(|(_, bias)| bias).sum();
+            let biases = bias.iter().filter(|(other, _)| *other == id);
+            let bias: f32 = biases.map(|(_, bias)| bias).sum();
             let mut expected = logit + bias;
             if prompt.contains(&id) || answer.contains(&id) {
                 expected *= if expected < 0.0 { repeat_penalty } else { 1.0 / repeat_penalty };

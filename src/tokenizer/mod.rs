@@ -123,8 +123,7 @@ impl Tokenizer {
         let Some(bos) = config.get("bos_token").filter(|bos| !bos.is_null()) else {
             return Ok(None);
         };
-        let text = bos.as_str().or_else(|| bos.get("content")?.as_str());
-        let id = text.and_then(|text| self.id(text));
+        let id = token_text(bos).and_then(|text| self.id(text));
         let missing = || {
             failed(format!("bos_token {} is no control token of {}", json::show(bos), self.path))
         };
@@ -138,6 +137,27 @@ impl Tokenizer {
 
     /// The ids of a text in which control tokens may be written out; no BOS is added.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        self.encode_gaps(text, |gap, at_start| self.encode_gap(gap, at_start))
+    }
+
+    /// As [`Self::encode`], but without the character `guard`, which keeps what it stands in from
+    /// being a control token.
+    pub fn encode_guarded(&self, text: &str, guard: char) -> Result<Vec<u32>> {
+        self.encode_gaps(text, |gap, at_start| self.encode_gap(&gap.replace(guard, ""), at_start))
+    }
+
+    /// Where the first control token in a text begins.
+    pub fn find_control(&self, text: &str) -> Option<usize> {
+        self.control.finder.find(text).map(|found| found.start())
+    }
+
+    /// The control tokens in a text, and between them what `encode_gap` makes of the text there,
+    /// which it is told is at the start or not.
+    fn encode_gaps(
+        &self,
+        text: &str,
+        encode_gap: impl Fn(&str, bool) -> Result<Vec<u32>>,
+    ) -> Result<Vec<u32>> {
         let mut ids = Vec::new();
         let mut end = 0;
         for found in self.control.finder.find_iter(text) {
@@ -148,13 +168,13 @@ impl Tokenizer {
             }
             let gap = &text[end..found.start()];
             let gap = if token.lstrip { gap.trim_end() } else { gap };
-            ids.extend(self.encode_gap(gap, end == 0)?);
+            ids.extend(encode_gap(gap, end == 0)?);
             ids.push(token.id);
             let rest = &text[found.end()..];
             let swallowed = if token.rstrip { rest.len() - rest.trim_start().len() } else { 0 };
             end = found.end() + swallowed;
         }
-        ids.extend(self.encode_gap(&text[end..], end == 0)?);
+        ids.extend(encode_gap(&text[end..], end == 0)?);
         Ok(ids)
     }
 
@@ -223,8 +243,7 @@ impl Tokenizer {
 
     /// A token as the encoding spells it, before decoding.
     fn spelling(&self, id: u32) -> Option<String> {
-        let control =
-            self.control.by_id.get(&id).map(|index| self.control.tokens[*index].content.clone());
+        let control = self.control_text(id).map(str::to_owned);
         control
             .or_else(|| self.added.simple_id_to_token(id))
             .or_else(|| self.encoding.id_to_token(id))
@@ -259,6 +278,11 @@ impl Tokenizer {
         self.control.by_id.contains_key(&id)
     }
 
+    /// The text of a control token by its id.
+    pub fn control_text(&self, id: u32) -> Option<&str> {
+        self.control.by_id.get(&id).map(|index| self.control.tokens[*index].content.as_str())
+    }
+
     /// The texts of all control tokens.
     pub fn control_texts(&self) -> impl Iterator<Item = &str> {
         self.control.tokens.iter().map(|token| token.content.as_str())
@@ -289,6 +313,11 @@ impl From<AddedToken> for tokenizers::AddedToken {
             .rstrip(token.rstrip)
             .normalized(token.normalized)
     }
+}
+
+/// The text of a token in a tokenizer_config.json, which is a string or an object with `content`.
+pub fn token_text(value: &Value) -> Option<&str> {
+    value.as_str().or_else(|| value.get("content")?.as_str())
 }
 
 /// Builds one of the steps around the encoding from its JSON.

@@ -18,10 +18,7 @@ pub const TARGETS: [Target; 3] = [
 /// its data.
 pub fn safetensors_header(input: &[u8]) {
     check_tensors(input);
-    let end = input
-        .iter()
-        .rposition(|byte| *byte == b'}')
-        .map_or(0, |last| last + 1);
+    let end = input.iter().rposition(|byte| *byte == b'}').map_or(0, |last| last + 1);
     let length = (end as u64).to_le_bytes();
     check_tensors(&[&length[..], input].concat());
 }
@@ -31,16 +28,11 @@ fn check_tensors(file: &[u8]) {
         Ok(tensors) => tensors,
         Err(trouble) => return assert_one_line(&trouble),
     };
-    let mut end = tensors
-        .first()
-        .map_or(file.len(), |(_, tensor)| tensor.offset);
+    let mut end = tensors.first().map_or(file.len(), |(_, tensor)| tensor.offset);
     for (_, tensor) in &tensors {
         assert_eq!(tensor.offset, end);
         assert!(tensor.offset.is_multiple_of(tensor.dtype.bytes()));
-        assert_eq!(
-            tensor.shape.iter().product::<usize>() * tensor.dtype.bytes(),
-            tensor.bytes
-        );
+        assert_eq!(tensor.shape.iter().product::<usize>() * tensor.dtype.bytes(), tensor.bytes);
         assert_ne!(tensor.bytes, 0);
         end += tensor.bytes;
     }
@@ -63,29 +55,15 @@ pub fn config(input: &[u8]) {
     };
     let frequencies = config.rope.frequencies(config.head_dim);
     assert_eq!(frequencies.len(), config.head_dim / 2);
-    assert!(
-        frequencies
-            .iter()
-            .all(|frequency| frequency.is_finite() && *frequency >= 0.0)
-    );
+    assert!(frequencies.iter().all(|frequency| frequency.is_finite() && *frequency >= 0.0));
     assert!(config.heads.is_multiple_of(config.kv_heads));
     assert!(config.norm_eps > 0.0 && config.norm_eps.is_finite());
-    assert!(
-        config
-            .stop_ids
-            .iter()
-            .chain(&config.bos_id)
-            .all(|id| (*id as usize) < config.vocab)
-    );
+    assert!(config.stop_ids.iter().chain(&config.bos_id).all(|id| (*id as usize) < config.vocab));
     assert!(config.parameters(false) >= config.parameters(true));
     Dims::new(&config, 1).expect("one rank has everything");
 }
 
 fn assert_one_line(message: &str) {
-    assert!(
-        !message.is_empty() && message.len() < 2000,
-        "{} bytes",
-        message.len()
-    );
+    assert!(!message.is_empty() && message.len() < 2000, "{} bytes", message.len());
     assert!(!message.contains(char::is_control), "{message:?}");
 }

@@ -76,11 +76,7 @@ fn features() -> Vec<BadModel> {
         ("quantization_config", "{\"quant_method\": \"awq\"}", "quantization_config"),
         ("num_local_experts", "8", "num_local_experts is 8"),
         ("num_experts", "8", "num_experts is 8"),
-        (
-            "partial_rotary_factor",
-            "0.5",
-            "partial_rotary_factor is not 1",
-        ),
+        ("partial_rotary_factor", "0.5", "partial_rotary_factor is not 1"),
         ("layer_types", "[\"sliding_attention\"]", "layer_types"),
     ])
 }
@@ -174,8 +170,11 @@ fn files() -> Vec<BadModel> {
             let text = tiny::config().to_string();
             tiny::write(m, CONFIG, &text[..text.len() / 2]);
         }),
-        ("config is a list", CONFIG, "a list in place", |m| {
-            tiny::write(m, CONFIG, "[]")
+        ("config is a list", CONFIG, "a list in place", |m| tiny::write(m, CONFIG, "[]")),
+        ("config is binary", CONFIG, "expected value", |m| tiny::write(m, CONFIG, [0, 255])),
+        ("config with a key twice", CONFIG, "\"vocab_size\" is given twice", |m| {
+            let text = tiny::config().to_string().replacen('{', "{\"vocab_size\":32,", 1);
+            tiny::write(m, CONFIG, text);
         }),
         ("config nested deeply", CONFIG, "recursion limit", |m| {
             tiny::write_config_with(m, "x", Some(&"[".repeat(500_000)));

@@ -25,6 +25,7 @@ pub enum FoundBy {
 
 pub struct BadModel {
     pub name: String,
+    #[allow(dead_code, reason = "the commands' tests do not ask")]
     pub found_by: FoundBy,
     /// The file that the error names.
     pub file: &'static str,

@@ -1,0 +1,363 @@
+//! The command line, as clap, the shell completions and the man pages know it.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+use crate::checkpoint::Dtype;
+use crate::model::DEFAULT_CHUNK;
+
+/// Llama 3 from its own checkpoint, for one user, as fast as memory allows
+///
+/// The answer goes to standard output, everything else to standard error. Exit status: 0 done,
+/// 1 failed, 2 wrong usage, 130 interrupted.
+#[derive(Debug, Parser)]
+#[command(name = "chaski", version = env!("CHASKI_VERSION"), max_term_width = 100)]
+pub struct Arguments {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Continue a text or a list of token ids
+    Generate(GenerateArgs),
+    /// Talk with an instruction-tuned model
+    Chat(ChatArgs),
+    /// Write the logits of every position of a prompt to a safetensors file
+    Logits(LogitsArgs),
+    /// Measure how well a model predicts a text, as llama.cpp defines it
+    Perplexity(PerplexityArgs),
+    /// Print the token ids of texts or conversations as JSON arrays
+    Tokenize(TokenizeArgs),
+    /// Print the text of token ids
+    Detokenize(DetokenizeArgs),
+    /// Describe a model and the memory it takes, without reading its weights
+    Inspect(InspectArgs),
+    /// List what models can run on (also --list-devices)
+    Devices,
+    /// Print the completion script of a shell
+    Completions { shell: Shell },
+    /// Write the manual pages into a directory
+    Man { directory: PathBuf },
+}
+
+/// Which model, and how it is laid out in memory.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Model")]
+pub struct ModelArgs {
+    /// The model: a directory, ORGANISATION/NAME in the Hugging Face cache, or demo, the built-in one
+    #[arg(short, long, default_value = "demo", value_name = "MODEL")]
+    pub model: String,
+
+    /// Tokens that the KV cache holds [default: the model's limit, or what fits the memory]
+    #[arg(short, long, value_name = "TOKENS", value_parser = positive)]
+    pub context: Option<usize>,
+
+    /// How keys and values are stored in the KV cache
+    #[arg(long, value_name = "TYPE", default_value = "f32")]
+    pub kv_type: KvType,
+
+    /// Tokens of the prompt that are computed at once
+    #[arg(long, value_name = "TOKENS", default_value_t = DEFAULT_CHUNK, value_parser = positive)]
+    pub prefill_chunk: usize,
+
+    /// What runs the model
+    #[arg(long, default_value = "auto")]
+    pub device: Device,
+
+    /// CPU threads [default: one for each core]
+    #[arg(short, long, value_parser = positive)]
+    pub threads: Option<usize>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Device {
+    /// The fastest there is
+    Auto,
+    Cpu,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum KvType {
+    F32,
+    F16,
+    Bf16,
+}
+
+impl From<KvType> for Dtype {
+    fn from(kv_type: KvType) -> Self {
+        match kv_type {
+            KvType::F32 => Dtype::F32,
+            KvType::F16 => Dtype::F16,
+            KvType::Bf16 => Dtype::Bf16,
+        }
+    }
+}
+
+/// How the next token is chosen. What is not given is as the model's generation_config.json says, or
+/// else off: without any of it, decoding is greedy.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Sampling")]
+pub struct SamplingArgs {
+    /// Sharpness of the distribution; 0 always takes the most likely token
+    #[arg(long, value_name = "T")]
+    pub temp: Option<f32>,
+
+    /// Choose among the K most likely tokens; 0 is no limit
+    #[arg(long, value_name = "K")]
+    pub top_k: Option<usize>,
+
+    /// Choose among the most likely tokens that make up this probability; 1 is no limit
+    #[arg(long, value_name = "P")]
+    pub top_p: Option<f32>,
+
+    /// Leave out tokens less likely than P times the most likely one; 0 is no limit
+    #[arg(long, value_name = "P")]
+    pub min_p: Option<f32>,
+
+    /// Divide positive and multiply negative logits of tokens that occurred; 1 is off
+    #[arg(long, value_name = "X")]
+    pub repeat_penalty: Option<f32>,
+
+    /// Lower the logits of tokens generated before by X
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    pub presence_penalty: Option<f32>,
+
+    /// Lower the logit of a token by X for every time it was generated before
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    pub frequency_penalty: Option<f32>,
+
+    /// Add BIAS to the logit of a token, as in 128009=-inf; may be repeated
+    #[arg(long, value_name = "ID=BIAS", value_parser = logit_bias)]
+    pub logit_bias: Vec<(u32, f32)>,
+
+    /// Start of the random numbers: the same seed and options give the same text [default: random]
+    #[arg(short, long)]
+    pub seed: Option<u64>,
+}
+
+/// When an answer ends.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Stopping")]
+pub struct StopArgs {
+    /// Generate at most N tokens [default: until the model stops or the context is full]
+    #[arg(short = 'n', long, value_name = "N")]
+    pub max_tokens: Option<usize>,
+
+    /// Go on past the tokens that end a text
+    #[arg(long)]
+    pub ignore_eos: bool,
+
+    /// Stop before this text; may be repeated
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub stop: Vec<String>,
+
+    /// Stop at this token too; may be repeated
+    #[arg(long, value_name = "ID")]
+    pub stop_id: Vec<u32>,
+}
+
+/// What goes in, as a text or as ids.
+#[derive(Debug, Clone, Args)]
+#[group(id = "prompt_source", required = true, multiple = false)]
+pub struct PromptArgs {
+    /// The text to continue; control tokens written in it are recognised
+    #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub prompt: Option<String>,
+
+    /// Read the text from FILE; - is standard input
+    #[arg(short, long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+
+    /// Token ids, separated by commas; used as they are, without BOS
+    #[arg(long, value_name = "IDS")]
+    pub ids: Option<String>,
+
+    /// Read token ids, separated by commas or white space, from FILE; - is standard input
+    #[arg(long, value_name = "FILE")]
+    pub ids_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct GenerateArgs {
+    #[command(flatten)]
+    pub prompt: PromptArgs,
+
+    /// Print the generated ids, separated by commas, in place of their text
+    #[arg(long)]
+    pub print_ids: bool,
+
+    #[command(flatten)]
+    pub model: ModelArgs,
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+    #[command(flatten)]
+    pub stop: StopArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct ChatArgs {
+    /// Ask this one question, print the answer and leave
+    #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub prompt: Option<String>,
+
+    /// Read the one question from FILE; - is standard input
+    #[arg(short, long, value_name = "FILE", conflicts_with = "prompt")]
+    pub file: Option<PathBuf>,
+
+    /// What the model is told before the conversation (also -sys)
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub system: Option<String>,
+
+    #[command(flatten)]
+    pub style: StyleArgs,
+    #[command(flatten)]
+    pub model: ModelArgs,
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+    #[command(flatten)]
+    pub stop: StopArgs,
+}
+
+/// How a conversation becomes tokens.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Chat format")]
+pub struct StyleArgs {
+    /// Format the conversation natively or by the model's own template
+    #[arg(long, value_name = "STYLE", default_value = "auto")]
+    pub chat_style: StyleArg,
+
+    /// The date that templates see [default: today]
+    #[arg(long, value_name = "YYYY-MM-DD")]
+    pub date: Option<jiff::civil::Date>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum StyleArg {
+    /// Natively where the model knows the Llama 3 format, else by its template
+    Auto,
+    /// The Llama 3 format
+    Native,
+    /// The model's chat_template
+    Template,
+}
+
+#[derive(Debug, Args)]
+pub struct LogitsArgs {
+    #[command(flatten)]
+    pub prompt: PromptArgs,
+
+    /// The file to write: a tensor `logits`, f32 [T, V]
+    #[arg(short, long, value_name = "X.safetensors")]
+    pub out: PathBuf,
+
+    #[command(flatten)]
+    pub model: ModelArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct PerplexityArgs {
+    /// The text; - is standard input
+    #[arg(short, long, value_name = "FILE")]
+    pub file: PathBuf,
+
+    /// Move the window by N tokens and score only the last N of each, instead of the second half of
+    /// windows side by side
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub stride: Option<usize>,
+
+    /// Score at most N windows
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub chunks: Option<usize>,
+
+    #[command(flatten)]
+    pub model: ModelArgs,
+}
+
+#[derive(Debug, Args)]
+#[group(id = "tokenize_source", required = false, multiple = false)]
+pub struct TokenizeSource {
+    /// The text; control tokens written in it are recognised
+    pub text: Option<String>,
+
+    /// Read one text from FILE; - is standard input
+    #[arg(short, long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+
+    /// Read one text a line, each a JSON string, and print one array a line
+    #[arg(long, value_name = "FILE")]
+    pub jsonl: Option<PathBuf>,
+
+    /// Read a conversation, a JSON array of {"role", "content"}, up to the answer's beginning
+    #[arg(long, value_name = "FILE")]
+    pub chat: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct TokenizeArgs {
+    #[command(flatten)]
+    pub source: TokenizeSource,
+
+    /// Begin with the BOS token (a conversation always does)
+    #[arg(long)]
+    pub bos: bool,
+
+    /// Take control tokens written in the text as plain text
+    #[arg(long)]
+    pub plain: bool,
+
+    #[command(flatten)]
+    pub style: StyleArgs,
+
+    /// The model whose tokenizer to use
+    #[arg(short, long, default_value = "demo", value_name = "MODEL")]
+    pub model: String,
+}
+
+#[derive(Debug, Args)]
+pub struct DetokenizeArgs {
+    /// Token ids, separated by commas or spaces [default: from standard input]
+    #[arg(value_name = "IDS")]
+    pub ids: Vec<String>,
+
+    /// Read the ids from FILE
+    #[arg(short, long, value_name = "FILE", conflicts_with = "ids")]
+    pub file: Option<PathBuf>,
+
+    /// Leave control tokens out
+    #[arg(long)]
+    pub skip_control: bool,
+
+    /// The model whose tokenizer to use
+    #[arg(short, long, default_value = "demo", value_name = "MODEL")]
+    pub model: String,
+}
+
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+
+    #[command(flatten)]
+    pub model: ModelArgs,
+}
+
+fn positive(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("at least 1 is needed".to_owned()),
+        Ok(number) => Ok(number),
+        Err(error) => Err(format!("{error}")),
+    }
+}
+
+fn logit_bias(text: &str) -> Result<(u32, f32), String> {
+    let (id, bias) = text.split_once('=').ok_or("ID=BIAS is needed, as in 128009=-2.5")?;
+    let id = id.trim().parse().map_err(|_| format!("{id:?} is not a token id"))?;
+    match bias.trim().parse::<f32>() {
+        Ok(bias) if !bias.is_nan() => Ok((id, bias)),
+        _ => Err(format!("{bias:?} is not a number")),
+    }
+}

@@ -1,0 +1,238 @@
+//! `chaski chat`: a conversation that keeps its KV cache from turn to turn.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustyline::error::ReadlineError;
+use rustyline::history::FileHistory;
+use rustyline::{Config, Editor};
+
+use super::args::{ChatArgs, StopArgs};
+use super::model::{
+    Loaded, chat_format, interrupt, load, needed, read_messages, read_text, sampling, stop_ids,
+};
+use super::output::{Printer, note, note_timing};
+use crate::chat::{Chat, Message};
+use crate::error::{Error, Result};
+use crate::sampler::{Sampler, SamplingOptions};
+use crate::session::{Answer, Finish, Limits, Session};
+use crate::tokenizer::Tokenizer;
+
+const HELP: &str = "\
+/clear          forget the conversation
+/system TEXT    tell the model something before the conversation; without TEXT, nothing
+/save FILE      write the conversation as JSON
+/load FILE      go on with a saved conversation
+/exit           leave, as Ctrl-D does
+A line that ends in \\ goes on in the next one. Ctrl-C stops an answer.";
+
+pub fn run(args: &ChatArgs) -> Result<()> {
+    let Loaded { source, config, rank, tokenizer, load } = load(&args.model, false, None)?;
+    let tokenizer = needed(&tokenizer)?;
+    let chat = chat_format(&args.style, &source, tokenizer)?;
+    let stop_ids = stop_ids(&args.stop, &config, chat.stop_ids());
+    let mut conversation = Conversation {
+        tokenizer,
+        chat: &chat,
+        session: Session::new(rank),
+        sampling: sampling(&args.sampling, &config)?,
+        vocab: config.vocab,
+        stop: &args.stop,
+        stop_ids,
+        interrupt: interrupt()?,
+        messages: Vec::new(),
+        ids: Vec::new(),
+    };
+    conversation.set_system(args.system.as_deref().unwrap_or(""));
+    let question = match (&args.prompt, &args.file) {
+        (Some(text), _) => Some(text.clone()),
+        (None, Some(file)) => Some(read_text(file)?),
+        (None, None) => None,
+    };
+    let Some(question) = question else {
+        return converse(conversation);
+    };
+    let answer = conversation.ask(question)?;
+    note(format_args!("load         {:.3} s", load.as_secs_f64()));
+    note_timing(&answer.timing);
+    if answer.finish == Finish::Interrupted { Err(Error::Interrupted) } else { Ok(()) }
+}
+
+/// The messages so far, and all it takes to go on.
+struct Conversation<'a> {
+    tokenizer: &'a Tokenizer,
+    chat: &'a Chat,
+    session: Session,
+    sampling: SamplingOptions,
+    vocab: usize,
+    stop: &'a StopArgs,
+    stop_ids: Vec<u32>,
+    interrupt: &'static AtomicBool,
+    messages: Vec<Message>,
+    /// Those of the answered messages, as they went in and came out; empty if unknown.
+    ids: Vec<u32>,
+}
+
+impl Conversation<'_> {
+    /// Streams the answer to `question`. Both stay in the conversation, unless the question fails.
+    fn ask(&mut self, question: String) -> Result<Answer> {
+        self.interrupt.store(false, Ordering::Relaxed);
+        self.messages.push(Message::new("user", question));
+        let answered = self.answer();
+        if answered.is_err() {
+            self.messages.pop();
+        }
+        answered
+    }
+
+    fn answer(&mut self) -> Result<Answer> {
+        let prompt = self.prompt()?;
+        let mut sampler = Sampler::new(self.sampling.clone(), self.vocab)?;
+        let limits = Limits {
+            max_tokens: self.stop.max_tokens.unwrap_or(usize::MAX),
+            stop_ids: &self.stop_ids,
+            interrupt: self.interrupt,
+        };
+        let mut printer = Printer::new(self.tokenizer, &self.stop.stop, true);
+        let answer = self.session.generate(&prompt, &mut sampler, limits, |id| printer.push(id))?;
+        printer.finish()?;
+        self.messages.push(Message::new("assistant", printer.text.trim()));
+        self.ids = match (answer.finish, self.chat.end_of_turn()) {
+            // The text was cut inside a token, or the format wants to be laid out anew.
+            (Finish::Receiver, _) | (_, None) => Vec::new(),
+            (finish, Some(end)) => {
+                let said = answer.ids.len() - usize::from(finish == Finish::StopId);
+                [&prompt[..], &answer.ids[..said], &[end]].concat()
+            }
+        };
+        if answer.finish == Finish::Context {
+            let context = self.session.context();
+            note(format_args!("the context of {context} tokens is full: /clear starts anew"));
+        }
+        Ok(answer)
+    }
+
+    /// The ids of the conversation up to the answer: where the format allows, the very ids so far,
+    /// which the cache holds, and those of the question.
+    fn prompt(&self) -> Result<Vec<u32>> {
+        if let [.., question] = &self.messages[..]
+            && !self.ids.is_empty()
+            && let Some(more) =
+                self.chat.encode_more(self.tokenizer, std::slice::from_ref(question), true)?
+        {
+            return Ok([&self.ids[..], &more].concat());
+        }
+        self.chat.encode(self.tokenizer, &self.messages, true)
+    }
+
+    fn set_system(&mut self, text: &str) {
+        self.ids.clear();
+        self.messages.retain(|message| message.role != "system");
+        if !text.trim().is_empty() {
+            self.messages.insert(0, Message::new("system", text.trim()));
+        }
+    }
+
+    fn load(&mut self, file: &Path) -> Result<()> {
+        self.messages = read_messages(file)?;
+        self.ids.clear();
+        note(format_args!("{} messages", self.messages.len()));
+        Ok(())
+    }
+
+    fn clear(&mut self) {
+        self.ids.clear();
+        self.messages.retain(|message| message.role == "system");
+    }
+
+    /// Writes the messages beside `file` first, so that a full disk costs no earlier conversation.
+    fn save(&self, file: &Path) -> Result<()> {
+        let failed = |error| Error::failed(format!("cannot write {}: {error}", file.display()));
+        let mut partial = file.as_os_str().to_owned();
+        partial.push(".partial");
+        fs::write(&partial, format!("{:#}\n", serde_json::json!(self.messages)))
+            .and_then(|()| fs::rename(&partial, file))
+            .map_err(failed)
+    }
+}
+
+/// Reads lines and answers them until the input ends.
+fn converse(mut conversation: Conversation<'_>) -> Result<()> {
+    let failed = |error: ReadlineError| Error::failed(format!("cannot read the terminal: {error}"));
+    let config = Config::builder().auto_add_history(true).build();
+    let mut editor = Editor::<(), FileHistory>::with_config(config).map_err(failed)?;
+    let history = history_file();
+    if let Some(history) = &history {
+        let _ = editor.load_history(history); // there is none the first time
+    }
+    note("/help lists the commands");
+    let ended = loop {
+        match read_message(&mut editor) {
+            Ok(line) if line.trim().is_empty() => {}
+            Ok(line) => match handle(&mut conversation, &line) {
+                Ok(true) => {}
+                Ok(false) => break Ok(()),
+                Err(error) => note(format_args!("chaski: {error}")),
+            },
+            Err(ReadlineError::Interrupted) => note("/exit or Ctrl-D leaves"),
+            Err(ReadlineError::Eof) => break Ok(()),
+            Err(error) => break Err(failed(error)),
+        }
+    };
+    if let Some(history) = &history {
+        let saved = fs::create_dir_all(history.parent().unwrap_or(Path::new(".")));
+        if let Err(error) =
+            saved.map_err(ReadlineError::from).and_then(|()| editor.save_history(history))
+        {
+            note(format_args!("cannot keep the history in {}: {error}", history.display()));
+        }
+    }
+    ended
+}
+
+/// One message: a line, and those after it while they end in a backslash.
+fn read_message(editor: &mut Editor<(), FileHistory>) -> rustyline::Result<String> {
+    let mut message = editor.readline("> ")?;
+    while message.ends_with('\\') {
+        message.pop();
+        message.push('\n');
+        message.push_str(&editor.readline("  ")?);
+    }
+    Ok(message)
+}
+
+/// Carries out a command or asks a question; false to leave.
+fn handle(conversation: &mut Conversation<'_>, line: &str) -> Result<bool> {
+    let (command, rest) = line.trim().split_once(char::is_whitespace).unwrap_or((line.trim(), ""));
+    let file = || match rest.trim() {
+        "" => Err(Error::usage(format!("{command} needs a file"))),
+        file => Ok(PathBuf::from(file)),
+    };
+    match command {
+        "/exit" | "/quit" => return Ok(false),
+        "/help" => note(HELP),
+        "/clear" => conversation.clear(),
+        "/system" => conversation.set_system(rest),
+        "/save" => conversation.save(&file()?)?,
+        "/load" => conversation.load(&file()?)?,
+        _ if command.starts_with('/') => {
+            return Err(Error::usage(format!("no command {command}; /help lists them")));
+        }
+        _ => {
+            let answer = conversation.ask(line.to_owned())?;
+            if answer.finish == Finish::Interrupted {
+                note("stopped");
+            }
+        }
+    }
+    Ok(true)
+}
+
+/// `$XDG_STATE_HOME/chaski/history`
+fn history_file() -> Option<PathBuf> {
+    let set =
+        |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let state = set("XDG_STATE_HOME").or_else(|| Some(set("HOME")?.join(".local/state")))?;
+    Some(state.join("chaski/history"))
+}

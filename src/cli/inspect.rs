@@ -1,0 +1,239 @@
+//! `chaski inspect`
+
+use serde_json::{Value, json};
+
+use super::args::InspectArgs;
+use super::model::{available_memory_bytes, plan};
+use super::output::print;
+use crate::checkpoint::Checkpoint;
+use crate::config::{Config, Dims};
+use crate::error::Result;
+use crate::memory::{Layout, Weight};
+use crate::model::{self, Limit, Llama, Plan, State, Weights, cache_bytes_per_token};
+use crate::op::Cost;
+use crate::source::Source;
+
+pub fn run(args: &InspectArgs) -> Result<()> {
+    let report = Report::new(args)?;
+    if args.json { print(&format!("{:#}\n", report.json())) } else { print(&report.text()) }
+}
+
+/// What there is to say about a model.
+struct Report {
+    name: String,
+    config: Config,
+    checkpoint: Checkpoint,
+    weights: Parts,
+    tied: bool,
+    cache_bytes_per_token: usize,
+    plan: Plan,
+    available_bytes: usize,
+    /// Of one token with the context empty, and full.
+    decode: [Cost; 2],
+}
+
+/// Parameters by part of the model.
+struct Parts {
+    embedding: usize,
+    attention: usize,
+    feed_forward: usize,
+    norms: usize,
+    /// 0 where it is the embedding.
+    head: usize,
+}
+
+impl Parts {
+    fn new(weights: &Weights) -> Self {
+        let count = |weights: &[Weight]| weights.iter().map(|w| w.rows * w.cols).sum::<usize>();
+        let mut parts = Self {
+            embedding: count(&[weights.embedding]),
+            attention: 0,
+            feed_forward: 0,
+            norms: count(&[weights.norm]),
+            head: if weights.tied() { 0 } else { count(&[weights.head]) },
+        };
+        for layer in &weights.layers {
+            parts.attention += count(&[layer.wq, layer.wk, layer.wv, layer.wo]);
+            parts.feed_forward += count(&[layer.w_gate, layer.w_up, layer.w_down]);
+            parts.norms += count(&[layer.attention_norm, layer.ffn_norm]);
+        }
+        parts
+    }
+
+    fn named(&self) -> [(&'static str, usize); 5] {
+        [
+            ("embedding", self.embedding),
+            ("attention", self.attention),
+            ("feed_forward", self.feed_forward),
+            ("norms", self.norms),
+            ("lm_head", self.head),
+        ]
+    }
+
+    fn total(&self) -> usize {
+        self.named().iter().map(|(_, parameters)| parameters).sum()
+    }
+}
+
+impl Report {
+    fn new(args: &InspectArgs) -> Result<Self> {
+        let source = Source::find(&args.model.model)?;
+        let config = Config::load(&source)?;
+        let dims = Dims::new(&config, 1)?;
+        let checkpoint = Checkpoint::open(&source)?;
+        let weights = Weights::locate(&checkpoint, &dims)?;
+        let parts = Parts::new(&weights);
+        let tied = weights.tied();
+        let plan = plan(&args.model, &config, &dims, checkpoint.total_bytes(), false, None)?;
+        let state = State::plan(&dims, plan.sizes, &mut Layout::default());
+        let llama = Llama { dims, norm_eps: config.norm_eps, weights, state };
+        let decode = model::decode(&llama);
+        Ok(Self {
+            name: source.to_string(),
+            weights: parts,
+            tied,
+            cache_bytes_per_token: cache_bytes_per_token(&dims, plan.sizes.cache),
+            plan,
+            available_bytes: available_memory_bytes()?,
+            decode: [0, plan.sizes.context - 1].map(|position| decode.cost(position)),
+            config,
+            checkpoint,
+        })
+    }
+
+    fn limit(&self) -> &'static str {
+        match self.plan.limit {
+            Limit::Request => "request",
+            Limit::Model => "model",
+            Limit::Memory => "memory",
+        }
+    }
+
+    fn json(&self) -> Value {
+        let (config, plan) = (&self.config, &self.plan);
+        let element = self.checkpoint.dtype().bytes();
+        let parts = |scale: usize| -> Value {
+            let parts = self.weights.named();
+            parts.iter().map(|(name, count)| (name.to_string(), json!(count * scale))).collect()
+        };
+        json!({
+            "model": self.name,
+            "config": {
+                "width": config.width,
+                "layers": config.layers,
+                "heads": config.heads,
+                "kv_heads": config.kv_heads,
+                "head_dim": config.head_dim,
+                "ffn": config.ffn,
+                "vocab": config.vocab,
+                "max_context": config.max_context,
+                "norm_eps": config.norm_eps,
+                "rope_theta": config.rope.theta,
+                "rope_scaling": config.rope.scaling.as_ref().map(|scaling| json!({
+                    "factor": scaling.factor,
+                    "low_freq_factor": scaling.low_freq_factor,
+                    "high_freq_factor": scaling.high_freq_factor,
+                    "original_context": scaling.original_context,
+                })),
+                "tied_embeddings": self.tied,
+                "bos_id": config.bos_id,
+                "stop_ids": config.stop_ids,
+            },
+            "dtype": self.checkpoint.dtype().name(),
+            "parameters": self.weights.total(),
+            "parameters_by_part": parts(1),
+            "weight_bytes": self.weights.total() * element,
+            "weight_bytes_by_part": parts(element),
+            "kv_type": plan.sizes.cache.name(),
+            "kv_bytes_per_token": self.cache_bytes_per_token,
+            "decode_bytes_per_token": {
+                "weights": self.decode[0].weight_bytes,
+                "kv_cache_at_full_context": self.decode[1].cache_bytes,
+            },
+            "plan": {
+                "context": plan.sizes.context,
+                "context_limited_by": self.limit(),
+                "weight_bytes_mapped": plan.weight_bytes,
+                "kv_cache_bytes": plan.cache_bytes,
+                "activation_bytes": plan.activation_bytes,
+                "available_bytes": self.available_bytes,
+            },
+            "tensors": self.checkpoint.tensors().map(|(name, tensor)| json!({
+                "name": name,
+                "dtype": tensor.dtype.name(),
+                "shape": tensor.shape,
+                "bytes": tensor.bytes,
+            })).collect::<Vec<_>>(),
+        })
+    }
+
+    fn text(&self) -> String {
+        let (config, plan) = (&self.config, &self.plan);
+        let element = self.checkpoint.dtype().bytes();
+        let mut lines = vec![
+            self.name.clone(),
+            format!("  layers {}, width {}, FFN {}", config.layers, config.width, config.ffn),
+            format!(
+                "  {} query heads over {} key/value heads of {}",
+                config.heads, config.kv_heads, config.head_dim
+            ),
+            format!(
+                "  vocabulary {}{}",
+                config.vocab,
+                if self.tied { ", LM head tied to the embedding" } else { "" }
+            ),
+            format!("  stop ids {:?}, context up to {}", config.stop_ids, config.max_context),
+            match &config.rope.scaling {
+                None => format!("  rope theta {}", config.rope.theta),
+                Some(scaling) => format!(
+                    "  rope theta {}, scaled {}x from {} tokens",
+                    config.rope.theta, scaling.factor, scaling.original_context
+                ),
+            },
+            String::new(),
+            format!("{:<22}{:>16}{:>14}", self.checkpoint.dtype().name(), "parameters", "bytes"),
+        ];
+        let total = [("total", self.weights.total())];
+        for (name, count) in self.weights.named().iter().chain(&total) {
+            lines.push(format!("  {name:<20}{count:>16}{:>14}", size(count * element)));
+        }
+        let memory = [
+            ("weights, mapped", plan.weight_bytes),
+            ("KV cache", plan.cache_bytes),
+            ("activations", plan.activation_bytes),
+            ("available now", self.available_bytes),
+        ];
+        lines.push(String::new());
+        lines.push(format!(
+            "memory at a context of {} (limited by the {})",
+            plan.sizes.context,
+            self.limit()
+        ));
+        for (name, bytes) in memory {
+            lines.push(format!("  {name:<36}{:>14}", size(bytes)));
+        }
+        let per_token = [
+            (format!("KV cache, {}", plan.sizes.cache.name()), self.cache_bytes_per_token),
+            ("read to decode, weights".to_owned(), self.decode[0].weight_bytes as usize),
+            ("read to decode, full KV cache".to_owned(), self.decode[1].cache_bytes as usize),
+        ];
+        lines.push(String::new());
+        lines.push("per token".to_owned());
+        for (name, bytes) in per_token {
+            lines.push(format!("  {name:<36}{:>14}", size(bytes)));
+        }
+        lines.push(String::new());
+        lines.push(format!("{} tensors", self.checkpoint.tensors().len()));
+        for (name, tensor) in self.checkpoint.tensors() {
+            let shape = format!("{:?}", tensor.shape);
+            lines.push(format!("  {name:<50} {shape:>16} {:>12}", size(tensor.bytes)));
+        }
+        lines.push(String::new());
+        lines.join("\n")
+    }
+}
+
+/// `12.3 MiB`, in the largest unit that leaves a digit before the point.
+fn size(bytes: usize) -> String {
+    indicatif::BinaryBytes(bytes as u64).to_string()
+}

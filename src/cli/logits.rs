@@ -1,0 +1,74 @@
+//! `chaski logits`
+
+use std::fs::{self, File};
+use std::io::{BufWriter, Write};
+use std::path::Path;
+use std::sync::atomic::Ordering;
+
+use super::args::LogitsArgs;
+use super::model::{Loaded, interrupt, load, prompt_ids};
+use super::output::{note, progress};
+use crate::error::{Error, Result};
+use crate::model::Logits;
+use crate::rank::Rank;
+
+/// Tokens of a step: the logits of all of them are kept, half a megabyte each for Llama 3.
+const CHUNK: usize = 64;
+
+pub fn run(args: &LogitsArgs) -> Result<()> {
+    let mut model = args.model.clone();
+    model.prefill_chunk = model.prefill_chunk.min(CHUNK);
+    let Loaded { mut rank, tokenizer, .. } = load(&model, true, None)?;
+    let ids = prompt_ids(&args.prompt, &tokenizer)?;
+    if ids.is_empty() || ids.len() > rank.context() {
+        return Err(Error::failed(format!(
+            "the prompt has {} tokens: between 1 and {} are needed",
+            ids.len(),
+            rank.context()
+        )));
+    }
+    // The file gets its name when it is whole.
+    let mut partial = args.out.clone().into_os_string();
+    partial.push(".partial");
+    let partial = Path::new(&partial);
+    let written = write_logits(&mut rank, &ids, partial, &args.out);
+    if written.is_err() {
+        let _ = fs::remove_file(partial);
+    }
+    written?;
+    note(format_args!("{}: logits f32 [{}, {}]", args.out.display(), ids.len(), rank.vocab()));
+    Ok(())
+}
+
+fn write_logits(rank: &mut Rank, ids: &[u32], partial: &Path, out: &Path) -> Result<()> {
+    let failed = |error| Error::failed(format!("cannot write {}: {error}", out.display()));
+    let interrupt = interrupt()?;
+    let bytes = ids.len() * rank.vocab() * size_of::<f32>();
+    let mut file = BufWriter::new(File::create(partial).map_err(failed)?);
+    file.write_all(&header(&[ids.len(), rank.vocab()], bytes)).map_err(failed)?;
+    let bar = progress(ids.len() as u64, "logits");
+    for chunk in ids.chunks(rank.chunk()) {
+        if interrupt.load(Ordering::Relaxed) {
+            return Err(Error::Interrupted);
+        }
+        let logits = rank.prefill(chunk, Logits::All)?;
+        for logit in &*logits {
+            file.write_all(&logit.to_le_bytes()).map_err(failed)?;
+        }
+        bar.inc(chunk.len() as u64);
+    }
+    bar.finish_and_clear();
+    file.into_inner().map_err(|error| failed(error.into_error()))?.sync_all().map_err(failed)?;
+    fs::rename(partial, out).map_err(failed)
+}
+
+/// The beginning of a safetensors file that holds `logits` alone: the size of the JSON that follows,
+/// which is padded so that the data is aligned.
+fn header(shape: &[usize], bytes: usize) -> Vec<u8> {
+    let json = serde_json::json!({
+        "logits": { "dtype": "F32", "shape": shape, "data_offsets": [0, bytes] }
+    });
+    let mut json = json.to_string().into_bytes();
+    json.resize(json.len().next_multiple_of(8), b' ');
+    [(json.len() as u64).to_le_bytes().to_vec(), json].concat()
+}

@@ -1,0 +1,50 @@
+//! The command line: arguments, checked options, one file a command.
+
+mod args;
+mod chat;
+mod devices;
+mod generate;
+mod inspect;
+mod logits;
+mod model;
+mod output;
+mod pages;
+mod perplexity;
+mod tokenize;
+
+use std::ffi::OsString;
+
+use args::{Arguments, Command};
+use clap::Parser;
+
+use crate::error::Result;
+
+/// Runs the command that the process's arguments ask for.
+///
+/// Wrong arguments end the process with status 2, `--help` and `--version` with 0, as clap does.
+///
+/// # Errors
+/// What the command could not do; the caller prints it and leaves with its status.
+pub fn run() -> Result<()> {
+    match Arguments::parse_from(std::env::args_os().map(spelled_out)).command {
+        Command::Generate(args) => generate::run(&args),
+        Command::Chat(args) => chat::run(&args),
+        Command::Logits(args) => logits::run(&args),
+        Command::Perplexity(args) => perplexity::run(&args),
+        Command::Tokenize(args) => tokenize::tokenize(&args),
+        Command::Detokenize(args) => tokenize::detokenize(&args),
+        Command::Inspect(args) => inspect::run(&args),
+        Command::Devices => devices::run(),
+        Command::Completions { shell } => pages::completions(shell),
+        Command::Man { directory } => pages::man(&directory),
+    }
+}
+
+/// llama.cpp's long options with one dash, which clap does not know.
+fn spelled_out(argument: OsString) -> OsString {
+    match argument.to_str() {
+        Some("-sys") => "--system".into(),
+        Some("--list-devices") => "devices".into(),
+        _ => argument,
+    }
+}

@@ -1,0 +1,238 @@
+//! From arguments to a model that is ready to run.
+
+use std::collections::hash_map::RandomState;
+use std::fs;
+use std::hash::BuildHasher;
+use std::io::{self, Read};
+use std::path::Path;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use indicatif::BinaryBytes;
+use sysinfo::{MemoryRefreshKind, RefreshKind, System};
+
+use super::args::{ModelArgs, PromptArgs, SamplingArgs, StopArgs, StyleArg, StyleArgs};
+use super::output::note;
+use crate::chat::{Chat, ChatStyle, Message};
+use crate::checkpoint::Checkpoint;
+use crate::config::{Config, Dims, SamplingDefaults};
+use crate::error::{Error, Result};
+use crate::model::{Limit, Plan, Request};
+use crate::rank::Rank;
+use crate::sampler::SamplingOptions;
+use crate::source::Source;
+use crate::tokenizer::Tokenizer;
+use crate::vector;
+
+/// A model in memory.
+pub struct Loaded {
+    pub source: Source,
+    pub config: Config,
+    pub rank: Rank,
+    /// An error that matters only to commands that need text.
+    pub tokenizer: Result<Tokenizer>,
+    /// From the first look at the files to readiness.
+    pub load: Duration,
+}
+
+/// The tokenizer, or what is wrong with it.
+pub fn needed(tokenizer: &Result<Tokenizer>) -> Result<&Tokenizer> {
+    tokenizer.as_ref().map_err(Clone::clone)
+}
+
+/// Maps the weights and, beside that, reads the tokenizer; lays out and allocates the state.
+///
+/// # Errors
+/// Whatever is wrong with the model's files, or with the memory it needs.
+pub fn load(args: &ModelArgs, all_logits: bool, context: Option<usize>) -> Result<Loaded> {
+    let start = Instant::now();
+    set_threads(args.threads)?;
+    let source = Source::find(&args.model)?;
+    let (ready, tokenizer) = std::thread::scope(|scope| {
+        let tokenizer = scope.spawn(|| Tokenizer::load(&source));
+        let ready = load_rank(args, &source, all_logits, context);
+        (ready, tokenizer.join().expect("loading a tokenizer does not panic"))
+    });
+    let (config, rank) = ready?;
+    Ok(Loaded { source, config, rank, tokenizer, load: start.elapsed() })
+}
+
+fn load_rank(
+    args: &ModelArgs,
+    source: &Source,
+    all_logits: bool,
+    context: Option<usize>,
+) -> Result<(Config, Rank)> {
+    let config = Config::load(source)?;
+    let dims = Dims::new(&config, 1)?;
+    let checkpoint = Checkpoint::open(source)?;
+    let plan = plan(args, &config, &dims, checkpoint.total_bytes(), all_logits, context)?;
+    note(format_args!(
+        "{source}: {} layers, {} {}, on the CPU ({}, {} threads); context {} ({}), KV cache {}",
+        config.layers,
+        BinaryBytes(checkpoint.total_bytes() as u64),
+        checkpoint.dtype().name(),
+        vector::instruction_set(),
+        rayon::current_num_threads(),
+        plan.sizes.context,
+        match plan.limit {
+            Limit::Request => "as asked",
+            Limit::Model => "the model's limit",
+            Limit::Memory => "what fits the memory",
+        },
+        BinaryBytes(plan.cache_bytes as u64),
+    ));
+    let rank = Rank::new(&config, dims, checkpoint, &plan)?;
+    Ok((config, rank))
+}
+
+/// The memory plan for these arguments on this machine. `context` overrides the arguments'.
+pub fn plan(
+    args: &ModelArgs,
+    config: &Config,
+    dims: &Dims,
+    weight_bytes: usize,
+    all_logits: bool,
+    context: Option<usize>,
+) -> Result<Plan> {
+    let request = Request {
+        context: context.or(args.context),
+        chunk: args.prefill_chunk,
+        all_logits,
+        cache: args.kv_type.into(),
+    };
+    Plan::new(config, dims, weight_bytes, request, available_memory_bytes()?)
+}
+
+/// What this process may still take: the system's figure, or its control group's if that is less.
+pub fn available_memory_bytes() -> Result<usize> {
+    let system = system(RefreshKind::nothing().with_memory(MemoryRefreshKind::everything()))?;
+    let group = system.cgroup_limits().map_or(u64::MAX, |limits| limits.free_memory);
+    Ok(system.available_memory().min(group) as usize)
+}
+
+/// What the operating system says of itself.
+pub fn system(what: RefreshKind) -> Result<System> {
+    System::new_with_specifics(what)
+        .map_err(|error| Error::failed(format!("cannot ask the system what it has: {error}")))
+}
+
+fn set_threads(threads: Option<usize>) -> Result<()> {
+    let builder = rayon::ThreadPoolBuilder::new().num_threads(threads.unwrap_or(0));
+    builder.build_global().map_err(|error| Error::failed(format!("cannot start threads: {error}")))
+}
+
+/// The sampler's options: the arguments', else the model's own, else off.
+pub fn sampling(args: &SamplingArgs, config: &Config) -> Result<SamplingOptions> {
+    let (model, makers_temperature) = match config.defaults.do_sample {
+        Some(true) => (config.defaults.clone(), config.defaults.temperature.unwrap_or(1.0)),
+        _ => (SamplingDefaults::default(), 0.0),
+    };
+    let temperature = args.temp.unwrap_or(makers_temperature);
+    let seed = args.seed.unwrap_or_else(|| RandomState::new().hash_one(0u8) & 0xffff_ffff);
+    let options = SamplingOptions {
+        temperature,
+        top_k: args.top_k.or(model.top_k).unwrap_or(0),
+        top_p: args.top_p.or(model.top_p).unwrap_or(1.0),
+        min_p: args.min_p.unwrap_or(0.0),
+        repeat_penalty: args.repeat_penalty.unwrap_or(1.0),
+        presence_penalty: args.presence_penalty.unwrap_or(0.0),
+        frequency_penalty: args.frequency_penalty.unwrap_or(0.0),
+        logit_bias: args.logit_bias.clone(),
+        seed,
+    };
+    if temperature > 0.0 && args.seed.is_none() {
+        note(format_args!("seed         {seed}"));
+    }
+    Ok(options)
+}
+
+/// The tokens that end an answer: the model's, the chat format's and the user's.
+pub fn stop_ids(args: &StopArgs, config: &Config, of_chat: &[u32]) -> Vec<u32> {
+    let models = config.stop_ids.iter().chain(of_chat).filter(|_| !args.ignore_eos);
+    models.chain(&args.stop_id).copied().collect()
+}
+
+/// The prompt's ids: those given, or the text's with one BOS before them.
+pub fn prompt_ids(args: &PromptArgs, tokenizer: &Result<Tokenizer>) -> Result<Vec<u32>> {
+    if let Some(ids) = &args.ids {
+        return parse_ids(ids, "--ids");
+    }
+    if let Some(file) = &args.ids_file {
+        return parse_ids(&read_text(file)?, &file.display().to_string());
+    }
+    let text = match (&args.prompt, &args.file) {
+        (Some(text), _) => text.clone(),
+        (None, Some(file)) => read_text(file)?,
+        (None, None) => unreachable!("clap requires one of the four"),
+    };
+    let tokenizer = needed(tokenizer)?;
+    let mut ids = tokenizer.encode(&text)?;
+    if tokenizer.bos().is_some() {
+        ids = tokenizer.with_bos(ids);
+    }
+    Ok(ids)
+}
+
+/// Ids separated by commas or white space; a JSON array will do.
+pub fn parse_ids(text: &str, place: &str) -> Result<Vec<u32>> {
+    let list = text.trim().trim_start_matches('[').trim_end_matches(']');
+    list.split(|c: char| c == ',' || c.is_whitespace())
+        .filter(|word| !word.is_empty())
+        .map(|word| {
+            word.parse().map_err(|_| {
+                let word: String = word.chars().take(20).collect();
+                Error::failed(format!("{place}: {word:?} is not a token id"))
+            })
+        })
+        .collect()
+}
+
+/// A whole text file; `-` is standard input.
+pub fn read_text(file: &Path) -> Result<String> {
+    let failed = |error| Error::failed(format!("cannot read {}: {error}", file.display()));
+    if file.as_os_str() == "-" {
+        let mut text = String::new();
+        io::stdin().read_to_string(&mut text).map_err(failed)?;
+        return Ok(text);
+    }
+    fs::read_to_string(file).map_err(failed)
+}
+
+/// A conversation from a JSON file; `-` is standard input.
+pub fn read_messages(file: &Path) -> Result<Vec<Message>> {
+    serde_json::from_str(&read_text(file)?).map_err(|error| {
+        let place = file.display();
+        Error::failed(format!("{place}: not a JSON array of {{\"role\", \"content\"}}: {error}"))
+    })
+}
+
+/// How the model's conversations are written.
+pub fn chat_format(args: &StyleArgs, source: &Source, tokenizer: &Tokenizer) -> Result<Chat> {
+    let style = match args.chat_style {
+        StyleArg::Auto => ChatStyle::Auto,
+        StyleArg::Native => ChatStyle::Native,
+        StyleArg::Template => ChatStyle::Template,
+    };
+    let chat = Chat::load(source, tokenizer, style)?;
+    match args.date {
+        None => Ok(chat),
+        Some(date) => chat.with_date(date),
+    }
+}
+
+/// Whether Ctrl-C was pressed: the first one ends the generation at hand, a second one the process.
+pub fn interrupt() -> Result<&'static AtomicBool> {
+    static PRESSED: AtomicBool = AtomicBool::new(false);
+    static HANDLER: OnceLock<std::result::Result<(), String>> = OnceLock::new();
+    let on_ctrl_c = || {
+        if PRESSED.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+    };
+    match HANDLER.get_or_init(|| ctrlc::set_handler(on_ctrl_c).map_err(|e| e.to_string())) {
+        Ok(()) => Ok(&PRESSED),
+        Err(error) => Err(Error::failed(format!("cannot watch for Ctrl-C: {error}"))),
+    }
+}

@@ -1,0 +1,97 @@
+//! The answer on standard output, the rest on standard error.
+
+use std::fmt::Display;
+use std::io::{self, ErrorKind, IsTerminal, Write};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::error::{Error, Result};
+use crate::session::{Next, Timing};
+use crate::tokenizer::{StopStrings, TextStream, Tokenizer};
+
+/// Writes a piece of the answer at once.
+///
+/// # Errors
+/// When standard output cannot be written. A reader that has left, as `head` does, has all it wanted:
+/// the process ends quietly.
+pub fn print(text: &str) -> Result<()> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => std::process::exit(0),
+        Err(error) => Err(Error::failed(format!("cannot write to standard output: {error}"))),
+    }
+}
+
+/// A line for the person at the terminal. Standard error may be closed; that is no reason to stop.
+pub fn note(line: impl Display) {
+    let _ = writeln!(io::stderr().lock(), "{line}");
+}
+
+/// Streams an answer's text: whole characters only, and nothing of a stop string.
+pub struct Printer<'t> {
+    stream: TextStream<'t>,
+    stops: StopStrings,
+    /// Whether the text goes to standard output; stop strings are watched for in any case.
+    echo: bool,
+    /// The text so far.
+    pub text: String,
+}
+
+impl<'t> Printer<'t> {
+    pub fn new(tokenizer: &'t Tokenizer, stop_strings: &[String], echo: bool) -> Self {
+        Self {
+            stream: TextStream::new(tokenizer, false),
+            stops: StopStrings::new(stop_strings.to_vec()),
+            echo,
+            text: String::new(),
+        }
+    }
+
+    pub fn push(&mut self, id: u32) -> Result<Next> {
+        let (text, stopped) = self.stops.push(&self.stream.push(id)?);
+        self.print(&text)?;
+        Ok(if stopped { Next::Stop } else { Next::Continue })
+    }
+
+    /// Prints what was held back, and ends the line.
+    pub fn finish(&mut self) -> Result<()> {
+        let (text, _) = self.stops.push(&self.stream.finish()?);
+        self.print(&text)?;
+        let held = self.stops.finish();
+        self.print(&held)?;
+        if self.text.ends_with('\n') { Ok(()) } else { self.print("\n") }
+    }
+
+    fn print(&mut self, text: &str) -> Result<()> {
+        self.text.push_str(text);
+        if self.echo && !text.is_empty() { print(text) } else { Ok(()) }
+    }
+}
+
+/// Prefill and decode apart: a rate that mixes them says nothing about either.
+pub fn note_timing(timing: &Timing) {
+    let rate = |tokens: usize, time: std::time::Duration| {
+        let seconds = time.as_secs_f64();
+        format!("{tokens} tokens in {seconds:.3} s, {:.1} tokens/s", tokens as f64 / seconds)
+    };
+    if timing.prefill_tokens > 0 && !timing.prefill.is_zero() {
+        note(format_args!("prefill      {}", rate(timing.prefill_tokens, timing.prefill)));
+        note(format_args!("first token  after {:.3} s", timing.first_token.as_secs_f64()));
+    }
+    if timing.decode_tokens > 0 {
+        note(format_args!("decode       {}", rate(timing.decode_tokens, timing.decode)));
+    }
+}
+
+/// A progress bar on standard error, if that is a terminal.
+pub fn progress(length: u64, what: &'static str) -> ProgressBar {
+    let target = if io::stderr().is_terminal() {
+        ProgressDrawTarget::stderr()
+    } else {
+        ProgressDrawTarget::hidden()
+    };
+    let bar = ProgressBar::with_draw_target(Some(length), target).with_message(what);
+    let style = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} {eta}");
+    bar.with_style(style.expect("the template is a constant"))
+}

@@ -1,0 +1,170 @@
+//! `chaski perplexity`, with llama.cpp's definition, so that figures compare.
+
+use std::sync::atomic::Ordering;
+
+use super::args::PerplexityArgs;
+use super::model::{Loaded, interrupt, load, needed, read_text};
+use super::output::{note, print, progress};
+use crate::error::{Error, Result};
+use crate::model::Logits;
+use crate::rank::Rank;
+
+/// llama.cpp's window unless `--context` says otherwise.
+const DEFAULT_WINDOW: usize = 512;
+
+/// Tokens of a step: the logits of all of them are kept.
+const CHUNK: usize = 64;
+
+pub fn run(args: &PerplexityArgs) -> Result<()> {
+    let window = args.model.context.unwrap_or(DEFAULT_WINDOW);
+    let mut model = args.model.clone();
+    model.prefill_chunk = model.prefill_chunk.min(CHUNK);
+    // llama.cpp lengthens the window by half a stride.
+    let length = args.stride.map_or(window, |stride| window + stride / 2);
+    let Loaded { mut rank, tokenizer, .. } = load(&model, true, Some(length))?;
+    let tokenizer = needed(&tokenizer)?;
+    let mut ids = tokenizer.encode(&read_text(&args.file)?)?;
+    if tokenizer.bos().is_some() {
+        ids = tokenizer.with_bos(ids);
+    }
+    let windows = windows(ids.len(), length, args.stride)?;
+    let windows = &windows[..windows.len().min(args.chunks.unwrap_or(usize::MAX))];
+
+    let interrupt = interrupt()?;
+    let bar = progress(windows.len() as u64, "perplexity");
+    let mut total = Total::default();
+    for window in windows {
+        let mut window_ids = ids[window.start..window.start + length].to_vec();
+        if let Some(bos) = tokenizer.bos() {
+            window_ids[0] = bos;
+        }
+        score(&mut rank, &window_ids, window.first, &mut total, || {
+            interrupt.load(Ordering::Relaxed)
+        })?;
+        bar.inc(1);
+        bar.set_message(format!("perplexity {:.4}", total.perplexity()));
+    }
+    bar.finish_and_clear();
+    note(format_args!("{} tokens scored in {} windows of {length}", total.count, windows.len()));
+    print(&format!("perplexity {:.4} +/- {:.5}\n", total.perplexity(), total.error()))
+}
+
+/// Tokens `start..start + length` of the text, of which those after `first` are scored.
+#[derive(Debug, PartialEq, Eq)]
+struct Window {
+    start: usize,
+    /// The first position of the window whose prediction counts.
+    first: usize,
+}
+
+/// Windows side by side, each scored in its second half; or every `stride`, scored in its last
+/// `stride` positions.
+fn windows(tokens: usize, length: usize, stride: Option<usize>) -> Result<Vec<Window>> {
+    if length < 2 || stride.is_some_and(|stride| stride >= length) {
+        return Err(Error::failed(format!(
+            "a window of {length} tokens has nothing to score: raise --context or lower --stride"
+        )));
+    }
+    if tokens < 2 * length {
+        return Err(Error::failed(format!(
+            "the text has {tokens} tokens and at least {} are needed for windows of {length}: give a \
+             longer text or a smaller --context",
+            2 * length
+        )));
+    }
+    let (count, step, first) = match stride {
+        None => (tokens / length, length, length / 2),
+        Some(stride) => ((tokens - length).div_ceil(stride), stride, length - stride - 1),
+    };
+    Ok((0..count).map(|i| Window { start: i * step, first }).collect())
+}
+
+/// Sums of the negative log likelihoods.
+#[derive(Debug, Default)]
+struct Total {
+    nll: f64,
+    nll_squared: f64,
+    count: usize,
+}
+
+impl Total {
+    fn add(&mut self, nll: f64) {
+        self.nll += nll;
+        self.nll_squared += nll * nll;
+        self.count += 1;
+    }
+
+    fn perplexity(&self) -> f64 {
+        (self.nll / self.count as f64).exp()
+    }
+
+    /// The standard error of the perplexity, to first order.
+    fn error(&self) -> f64 {
+        let mean = self.nll / self.count as f64;
+        let variance = self.nll_squared / self.count as f64 - mean * mean;
+        (variance.max(0.0) / (self.count as f64 - 1.0).max(1.0)).sqrt() * mean.exp()
+    }
+}
+
+/// Scores how each position from `first` on predicts the next token of the window.
+fn score(
+    rank: &mut Rank,
+    ids: &[u32],
+    first: usize,
+    total: &mut Total,
+    interrupted: impl Fn() -> bool,
+) -> Result<()> {
+    rank.rewind(0);
+    let vocab = rank.vocab();
+    for start in (0..ids.len()).step_by(rank.chunk()) {
+        if interrupted() {
+            return Err(Error::Interrupted);
+        }
+        let chunk = &ids[start..ids.len().min(start + rank.chunk())];
+        let wanted = if start + chunk.len() > first { Logits::All } else { Logits::None };
+        for (i, logits) in rank.prefill(chunk, wanted)?.chunks(vocab).enumerate() {
+            if let Some(next) = ids.get(start + i + 1).filter(|_| start + i >= first) {
+                total.add(negative_log_likelihood(logits, *next));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// `-log softmax(logits)[id]`
+fn negative_log_likelihood(logits: &[f32], id: u32) -> f64 {
+    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = logits.iter().map(|logit| f64::from(logit - max).exp()).sum();
+    sum.ln() + f64::from(max - logits[id as usize])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_as_llama_cpp_lays_them() {
+        let starts = |tokens, length, stride| -> Vec<(usize, usize)> {
+            let windows = windows(tokens, length, stride).unwrap();
+            windows.iter().map(|window| (window.start, window.first)).collect()
+        };
+        assert_eq!(starts(35, 10, None), [(0, 5), (10, 5), (20, 5)]);
+        assert_eq!(starts(20, 10, Some(4)), [(0, 5), (4, 5), (8, 5)]);
+        assert!(windows(19, 10, None).is_err());
+        assert!(windows(40, 10, Some(10)).is_err());
+    }
+
+    #[test]
+    fn the_total_is_the_exponential_of_the_mean_with_its_standard_error() {
+        let mut total = Total::default();
+        [1.0, 2.0, 3.0].into_iter().for_each(|nll| total.add(nll));
+        assert!((total.perplexity() - 2f64.exp()).abs() < 1e-12);
+        assert!((total.error() - (2.0 / 3.0 / 2.0f64).sqrt() * 2f64.exp()).abs() < 1e-12);
+    }
+
+    #[test]
+    fn the_likelihood_is_of_the_softmax() {
+        let nll = negative_log_likelihood(&[1000.0, 1001.0], 1);
+        assert!((nll - (1.0 + (-1f64).exp()).ln()).abs() < 1e-6);
+    }
+}

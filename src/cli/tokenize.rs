@@ -1,0 +1,76 @@
+//! `chaski tokenize` and `chaski detokenize`
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+
+use super::args::{DetokenizeArgs, TokenizeArgs};
+use super::model::{chat_format, parse_ids, read_messages, read_text};
+use super::output::print;
+use crate::error::{Error, Result};
+use crate::source::Source;
+use crate::tokenizer::Tokenizer;
+
+pub fn tokenize(args: &TokenizeArgs) -> Result<()> {
+    let source = Source::find(&args.model)?;
+    let tokenizer = Tokenizer::load(&source)?;
+    if let Some(file) = &args.source.chat {
+        let messages = read_messages(file)?;
+        let chat = chat_format(&args.style, &source, &tokenizer)?;
+        return print_array(&chat.encode(&tokenizer, &messages, true)?);
+    }
+    let encode = |text: &str| {
+        let ids = if args.plain { tokenizer.encode_text(text)? } else { tokenizer.encode(text)? };
+        Ok(match (args.bos, tokenizer.bos()) {
+            (false, _) => ids,
+            (true, Some(_)) => tokenizer.with_bos(ids),
+            (true, None) => {
+                let path = source.path("tokenizer_config.json");
+                return Err(Error::failed(format!("{path} names no bos_token: leave out --bos")));
+            }
+        })
+    };
+    match (&args.source.text, &args.source.file, &args.source.jsonl) {
+        (Some(text), _, _) => print_array(&encode(text)?),
+        (None, Some(file), _) => print_array(&encode(&read_text(file)?)?),
+        (None, None, Some(file)) => tokenize_lines(file, encode),
+        (None, None, None) => print_array(&encode(&read_text(Path::new("-"))?)?),
+    }
+}
+
+/// One JSON string a line in, one array a line out.
+fn tokenize_lines(file: &Path, encode: impl Fn(&str) -> Result<Vec<u32>>) -> Result<()> {
+    let failed = |error| Error::failed(format!("cannot read {}: {error}", file.display()));
+    let reader: Box<dyn Read> = match file.to_str() {
+        Some("-") => Box::new(std::io::stdin()),
+        _ => Box::new(std::fs::File::open(file).map_err(failed)?),
+    };
+    for (number, line) in BufReader::new(reader).lines().enumerate() {
+        let line = line.map_err(failed)?;
+        let text: String = serde_json::from_str(&line).map_err(|error| {
+            Error::failed(format!(
+                "{} line {}: not a JSON string: {error}",
+                file.display(),
+                number + 1
+            ))
+        })?;
+        print_array(&encode(&text)?)?;
+    }
+    Ok(())
+}
+
+fn print_array(ids: &[u32]) -> Result<()> {
+    print(&format!("{}\n", serde_json::json!(ids)))
+}
+
+pub fn detokenize(args: &DetokenizeArgs) -> Result<()> {
+    let tokenizer = Tokenizer::load(&Source::find(&args.model)?)?;
+    let ids = match (&args.file, &args.ids[..]) {
+        (Some(file), _) => parse_ids(&read_text(file)?, &file.display().to_string())?,
+        (None, []) => parse_ids(&read_text(Path::new("-"))?, "standard input")?,
+        (None, words) => parse_ids(&words.join(","), "IDS")?,
+    };
+    if let Some(id) = ids.iter().find(|id| !tokenizer.is_token(**id)) {
+        return Err(Error::failed(format!("token id {id} is not in the model's tokenizer")));
+    }
+    print(&format!("{}\n", tokenizer.decode(&ids, !args.skip_control)?))
+}

@@ -1,0 +1,194 @@
+//! From a prompt's ids to an answer's: what is in the KV cache, when to stop, how long it took.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, Result};
+use crate::model::Logits;
+use crate::rank::Rank;
+use crate::sampler::Sampler;
+
+/// A model with the tokens it has taken.
+pub struct Session {
+    rank: Rank,
+    /// The tokens in the KV cache.
+    cached: Vec<u32>,
+}
+
+/// When an answer ends, other than by the context.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits<'a> {
+    pub max_tokens: usize,
+    /// Tokens that end the answer.
+    pub stop_ids: &'a [u32],
+    /// Set from outside to end the answer at once, as Ctrl-C does.
+    pub interrupt: &'a AtomicBool,
+}
+
+/// Why an answer ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finish {
+    /// A stop id was generated; it was not passed on as text, but it is among the ids.
+    StopId,
+    /// The receiver wanted no more, as at a stop string.
+    Receiver,
+    MaxTokens,
+    /// The context is full.
+    Context,
+    Interrupted,
+}
+
+/// What the receiver of an answer's tokens wants next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    Continue,
+    Stop,
+}
+
+/// An answer and what it took.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// All generated tokens, a stop id included.
+    pub ids: Vec<u32>,
+    pub finish: Finish,
+    pub timing: Timing,
+}
+
+/// Prefill and decode apart.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Timing {
+    /// Tokens of the prompt that were not in the cache yet.
+    pub prefill_tokens: usize,
+    pub prefill: Duration,
+    /// Tokens generated after the first, which the prefill yields.
+    pub decode_tokens: usize,
+    pub decode: Duration,
+    /// From the request to the first token.
+    pub first_token: Duration,
+}
+
+impl Session {
+    pub fn new(rank: Rank) -> Self {
+        Self { rank, cached: Vec::new() }
+    }
+
+    /// The tokens in the KV cache.
+    pub fn cached(&self) -> &[u32] {
+        &self.cached
+    }
+
+    /// S: tokens the KV cache can hold.
+    pub fn context(&self) -> usize {
+        self.rank.context()
+    }
+
+    /// Continues `prompt`, of which only what is not in the cache is computed, and gives each
+    /// generated token but a stop id to `receive`. The sampler is a fresh one.
+    ///
+    /// # Errors
+    /// An empty prompt or one past the context, ids outside the vocabulary, and what `receive` says.
+    pub fn generate(
+        &mut self,
+        prompt: &[u32],
+        sampler: &mut Sampler,
+        limits: Limits<'_>,
+        mut receive: impl FnMut(u32) -> Result<Next>,
+    ) -> Result<Answer> {
+        let start = Instant::now();
+        self.check(prompt)?;
+        sampler.accept_prompt(prompt);
+        let mut timing = Timing::default();
+        let mut answer = Vec::new();
+        let interrupted = || limits.interrupt.load(Ordering::Relaxed);
+        let finish = loop {
+            if answer.len() == limits.max_tokens {
+                break Finish::MaxTokens;
+            }
+            if interrupted() {
+                break Finish::Interrupted;
+            }
+            let logits = match answer.last() {
+                None => match self.take_prompt(prompt, limits.interrupt, &mut timing)? {
+                    Some(logits) => logits,
+                    None => break Finish::Interrupted,
+                },
+                Some(_) if self.rank.position() == self.rank.context() => break Finish::Context,
+                Some(last) => {
+                    self.cached.push(*last);
+                    self.rank.decode(*last)?
+                }
+            };
+            let position = prompt.len() + answer.len();
+            let id = sampler.sample(logits, position as u64)?;
+            sampler.accept(id);
+            answer.push(id);
+            if answer.len() == 1 {
+                timing.first_token = start.elapsed();
+            }
+            if limits.stop_ids.contains(&id) {
+                break Finish::StopId;
+            }
+            if receive(id)? == Next::Stop {
+                break Finish::Receiver;
+            }
+        };
+        timing.decode_tokens = answer.len().saturating_sub(1);
+        if timing.decode_tokens > 0 {
+            timing.decode = start.elapsed() - timing.first_token;
+        }
+        Ok(Answer { ids: answer, finish, timing })
+    }
+
+    /// That `prompt` can be taken at all.
+    fn check(&self, prompt: &[u32]) -> Result<()> {
+        let (context, vocab) = (self.rank.context(), self.rank.vocab());
+        if prompt.is_empty() {
+            return Err(Error::failed("the prompt is empty: there is nothing to continue"));
+        }
+        if prompt.len() > context {
+            return Err(Error::failed(format!(
+                "the prompt has {} tokens and the context holds {context}: shorten it, or raise \
+                 --context if the model allows",
+                prompt.len()
+            )));
+        }
+        match prompt.iter().find(|id| **id as usize >= vocab) {
+            None => Ok(()),
+            Some(id) => Err(Error::failed(format!(
+                "token id {id} is outside the model's vocabulary of {vocab}"
+            ))),
+        }
+    }
+
+    /// Brings the cache to `prompt` and returns the logits of what follows; `None` if interrupted.
+    fn take_prompt(
+        &mut self,
+        prompt: &[u32],
+        interrupt: &AtomicBool,
+        timing: &mut Timing,
+    ) -> Result<Option<&mut [f32]>> {
+        let start = Instant::now();
+        // The last token is always computed anew, for its logits.
+        let known = self.cached.iter().zip(&prompt[..prompt.len() - 1]);
+        let mut done = known.take_while(|(cached, prompt)| cached == prompt).count();
+        self.rank.rewind(done);
+        self.cached.truncate(done);
+        timing.prefill_tokens = prompt.len() - done;
+        while prompt.len() - done > self.rank.chunk() {
+            if interrupt.load(Ordering::Relaxed) {
+                return Ok(None);
+            }
+            let chunk = &prompt[done..done + self.rank.chunk()];
+            self.rank.prefill(chunk, Logits::None)?;
+            self.cached.extend(chunk);
+            done += chunk.len();
+        }
+        self.cached.extend(&prompt[done..]);
+        let logits = match prompt.len() - done {
+            1 => self.rank.decode(prompt[done])?,
+            _ => self.rank.prefill(&prompt[done..], Logits::Last)?,
+        };
+        timing.prefill = start.elapsed();
+        Ok(Some(logits))
+    }
+}

@@ -1,0 +1,88 @@
+//! The built-in model answers questions that it was not trained on: a numeric mistake anywhere shows
+//! here in plain language.
+
+use std::sync::atomic::AtomicBool;
+
+use chaski::chat::{Chat, ChatStyle, Message};
+use chaski::checkpoint::Checkpoint;
+use chaski::config::{Config, Dims};
+use chaski::model::{Plan, Request};
+use chaski::rank::Rank;
+use chaski::sampler::{Sampler, SamplingOptions};
+use chaski::session::{Limits, Next, Session};
+use chaski::source::Source;
+use chaski::tokenizer::Tokenizer;
+use serde::Deserialize;
+
+#[derive(Deserialize)]
+struct Question {
+    messages: Vec<Message>,
+    answer: String,
+}
+
+fn questions() -> Vec<Question> {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/demo/questions.jsonl");
+    let text = std::fs::read_to_string(path).unwrap();
+    let questions: Vec<_> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(questions.len(), 200);
+    questions
+}
+
+struct Demo {
+    session: Session,
+    tokenizer: Tokenizer,
+    chat: Chat,
+    config: Config,
+}
+
+impl Demo {
+    fn load() -> Self {
+        let source = Source::Demo;
+        let config = Config::load(&source).unwrap();
+        let dims = Dims::new(&config, 1).unwrap();
+        let checkpoint = Checkpoint::open(&source).unwrap();
+        let plan = Plan::new(&config, &dims, 0, Request::default(), 1 << 30).unwrap();
+        let rank = Rank::new(&config, dims, checkpoint, &plan).unwrap();
+        let tokenizer = Tokenizer::load(&source).unwrap();
+        let chat = Chat::load(&source, &tokenizer, ChatStyle::Native).unwrap();
+        Self { session: Session::new(rank), tokenizer, chat, config }
+    }
+
+    fn answer(&mut self, messages: &[Message]) -> String {
+        let prompt = self.chat.encode(&self.tokenizer, messages, true).unwrap();
+        let greedy = SamplingOptions { temperature: 0.0, ..Default::default() };
+        let mut sampler = Sampler::new(greedy, self.config.vocab).unwrap();
+        let interrupt = AtomicBool::new(false);
+        let limits =
+            Limits { max_tokens: 64, stop_ids: &self.config.stop_ids, interrupt: &interrupt };
+        let mut ids = Vec::new();
+        let receive = |id| {
+            ids.push(id);
+            Ok(Next::Continue)
+        };
+        self.session.generate(&prompt, &mut sampler, limits, receive).unwrap();
+        self.tokenizer.decode(&ids, true).unwrap()
+    }
+}
+
+#[test]
+fn at_least_95_percent_of_200_held_out_questions_are_answered_right() {
+    let mut demo = Demo::load();
+    let mut wrong = Vec::new();
+    for Question { messages, answer } in questions() {
+        let given = demo.answer(&messages);
+        if given != answer {
+            let asked = &messages[messages.len() - 1].content;
+            wrong.push(format!("{asked} -> {given}, not {answer}"));
+        }
+    }
+    assert!(wrong.len() <= 10, "{} of 200 wrong:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+#[test]
+fn the_model_is_at_most_four_megabytes() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/demo");
+    let files = std::fs::read_dir(folder).unwrap();
+    let bytes: u64 = files.map(|file| file.unwrap().metadata().unwrap().len()).sum();
+    assert!(bytes <= 4_000_000, "{bytes} bytes");
+}
