@@ -1,20 +1,21 @@
 //! attend_decode: one token's attention over the cache.
 //!
 //! A block is one team of query heads on one split of the cache. A team is up to eight query heads
-//! that share a KV head, so that keys and values are read once for all of them; split s of the grid's
-//! takes every gridDim.y-th tile of 64 positions from s on. The grid is sized by the capacity of the
-//! cache and never changes: how far the cache is filled is read on the device, and a split without
-//! tiles leaves at once. Long and short caches alike spread over all splits there are.
+//! that share a KV head, so that keys and values are read once for all of them; split s of the
+//! grid's takes every gridDim.y-th tile of 64 positions from s on. The grid is sized by the
+//! capacity of the cache and never changes: how far the cache is filled is read on the device, and
+//! a split without tiles leaves at once. Long and short caches alike spread over all splits there
+//! are.
 //!
-//! The products run on the tensor cores, which lets a few warps keep up with the memory and needs no
-//! shuffles: a warp's tile of scores is [16, 16], queries by positions. Rows 0-7 are the queries
-//! rounded to f16, rows 8-15 what the rounding left over (22 bits in all); the weights of the second
-//! product are split alike. The order of an inner dimension is free as long as both factors keep it,
-//! which is how fragments come straight from 16-byte loads of rows of the cache, without going
-//! through shared memory: see the two products below.
+//! The products run on the tensor cores, which lets a few warps keep up with the memory and needs
+//! no shuffles: a warp's tile of scores is [16, 16], queries by positions. Rows 0-7 are the queries
+//! rounded to f16, rows 8-15 what the rounding left over (22 bits in all); the weights of the
+//! second product are split alike. The order of an inner dimension is free as long as both factors
+//! keep it, which is how fragments come straight from 16-byte loads of rows of the cache, without
+//! going through shared memory: see the two products below.
 //!
-//! A warp asks for its next keys once the present ones are used, and then for the values: 8 KiB (D =
-//! 128) a warp, 64 KiB an SM with two blocks of four warps.
+//! A warp asks for its next keys once the present ones are used, and then for the values: 8 KiB (D
+//! = 128) a warp, 64 KiB an SM with two blocks of four warps.
 //!
 //! Each warp carries a softmax of its own over what it has seen: maximum, sum and weighted values.
 //! They are merged in a fixed order, first over the warps, then over the splits by the block that
@@ -46,9 +47,9 @@ constexpr uint32_t WARP_TILE = 16; // positions a warp takes at once
 constexpr uint32_t TILE = WARPS * WARP_TILE;
 constexpr uint32_t TEAM = 8; // query heads
 
-// The queries of one team as the first factor of the scores, in units of log2.
-// Lane (g, t) holds head g; in step k of 16 its "columns" 2t, 2t+1, 2t+8, 2t+9 are the four dimensions
-// from 32 (k / 2) + 8 t + 4 (k % 2) on: the half of a 16-byte piece.
+// The queries of one team as the first factor of the scores, in units of log2. Lane (g, t) holds
+// head g; in step k of 16 its "columns" 2t, 2t+1, 2t+8, 2t+9 are the four dimensions from 32 (k /
+// 2) + 8 t + 4 (k % 2) on: the half of a 16-byte piece.
 template <int D> struct Queries {
     uint32_t a[D / 16][4];
 
@@ -71,9 +72,9 @@ template <int D> struct Queries {
     }
 };
 
-// A warp's softmax in the making. Lane (g, t) holds head g: `sum` over the lane's own positions, and in
-// values[n] the dimensions of output tile n, columns 2t and 2t+1, twice: for the weights as rounded and
-// for what the rounding left over.
+// A warp's softmax in the making. Lane (g, t) holds head g: `sum` over the lane's own positions,
+// and in values[n] the dimensions of output tile n, columns 2t and 2t+1, twice: for the weights as
+// rounded and for what the rounding left over.
 template <int D> struct Softmax {
     float maximum = -infinity();
     float sum = 0;
@@ -110,8 +111,9 @@ template <int D> struct Values {
     }
 };
 
-// The weights of a tile's positions, 2^(score - maximum), as the first factor of the second product; the
-// state is brought to the new maximum. Two score tiles of 8 positions: the lane's are 2t and 2t+1.
+// The weights of a tile's positions, 2^(score - maximum), as the first factor of the second
+// product; the state is brought to the new maximum. Two score tiles of 8 positions: the lane's are
+// 2t and 2t+1.
 template <int D>
 __device__ inline void weigh(const Queries<D>& queries, const Keys<D>& keys, uint32_t first,
                              uint32_t end, Softmax<D>& state, uint32_t (&weights)[4]) {
@@ -151,8 +153,8 @@ __device__ inline uint32_t word(const uint4& v, int i) {
     return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w;
 }
 
-// values += weights . rows. Lane (g, t) has eight neighbouring dimensions of its positions; in output
-// tile n = 8 i + j column g is dimension 64 i + 8 g + j.
+// values += weights . rows. Lane (g, t) has eight neighbouring dimensions of its positions; in
+// output tile n = 8 i + j column g is dimension 64 i + 8 g + j.
 template <int D>
 __device__ inline void add_values(const uint32_t (&weights)[4], const Values<D>& values,
                                   Softmax<D>& state) {
@@ -162,7 +164,8 @@ __device__ inline void add_values(const uint32_t (&weights)[4], const Values<D>&
         for (int j = 0; j < 8; j++) {
             const auto pair = [&](int p) {
                 const uint32_t low = word(values.rows[p][i], j / 2);
-                return byte_permute(low, word(values.rows[p + 1][i], j / 2), j % 2 ? 0x7632 : 0x5410);
+                const uint32_t high = word(values.rows[p + 1][i], j / 2);
+                return byte_permute(low, high, j % 2 ? 0x7632 : 0x5410);
             };
             mma_m16n8k16<f16>(state.values[8 * i + j], weights, {pair(0), pair(2)});
         }
@@ -257,7 +260,8 @@ template <int D> __device__ void attend_decode(const AttendDecode& args) {
     const uint32_t pieces = team_heads * (D / 4); // of four dimensions
     for (uint32_t i = threadIdx.x; i < pieces; i += 32 * WARPS) {
         const uint32_t h = i / (D / 4), d = i % (D / 4) * 4;
-        const Merged merged(&found.values[0][h][d], TEAM * D, found.statistics[0][h], TEAM * 2, WARPS);
+        const Merged merged(&found.values[0][h][d], TEAM * D, found.statistics[0][h], TEAM * 2,
+                            WARPS);
         if (splits == 1) {
             merged.store_normalised(args.y + (first_head + h) * D + d);
             continue;

@@ -1,7 +1,7 @@
-//! embed: the step's tokens to their rows of the embedding table, the beginning of the residual stream.
+//! embed: the step's tokens to their rows of the embedding table, where the residual stream begins.
 //!
-//! A thread copies 16 bytes of a row, whatever the grid. Nothing is worth prefetching: which rows are
-//! wanted is known only when the kernel before has ended.
+//! A thread copies 16 bytes of a row, whatever the grid. Nothing is worth prefetching: which rows
+//! are wanted is known only when the kernel before has ended.
 #include "lib/convert.cuh"
 
 // x[t] = table[ids[t]]

@@ -1,9 +1,9 @@
 //! norm_qkv: one token from the residual stream to its rotated queries and its place in the cache.
 //!
-//! RMSNorm, three matrix-vector products, rotary embedding and the append in one. A warp owns the two
-//! rows of a rotary pair (lib/gemv.cuh), i and i + D/2 of one head, and so can turn them itself; the
-//! values' rows are paired alike and not turned. Heads are counted through: H of the queries, G of the
-//! keys, G of the values.
+//! RMSNorm, three matrix-vector products, rotary embedding and the append in one. A warp owns the
+//! two rows of a rotary pair (lib/gemv.cuh), i and i + D/2 of one head, and so can turn them
+//! itself; the values' rows are paired alike and not turned. Heads are counted through: H of the
+//! queries, G of the keys, G of the values.
 //!
 //! Grid: SMs x 1 or x 2, any. Dynamic shared memory: 4 * round_up(C, 1024) bytes.
 #include "lib/gemv.cuh"
@@ -30,12 +30,15 @@ template <class W, int D> __device__ void norm_qkv(const NormQkv<W>& args) {
     const uint32_t width = args.width, heads = args.heads, kv_heads = args.kv_heads;
     float scale;
     prefetch_norm(args.norm, width);
+    // A head's number among those of its kind.
+    const auto index = [&](uint32_t head) {
+        return head < heads ? head : (head - heads) % kv_heads;
+    };
     const auto rows = [&](uint32_t pair) {
         const uint32_t head = pair / (D / 2), i = pair % (D / 2);
-        const W* matrix = head < heads              ? row_of(args.wq, head * D, width)
-                          : head < heads + kv_heads ? row_of(args.wk, (head - heads) * D, width)
-                                                    : row_of(args.wv, (head - heads - kv_heads) * D, width);
-        return RowPair<W>{row_of(matrix, i, width), row_of(matrix, i + D / 2, width)};
+        const W* matrix = head < heads ? args.wq : head < heads + kv_heads ? args.wk : args.wv;
+        const W* a = row_of(matrix, index(head) * D + i, width);
+        return RowPair<W>{a, row_of(a, D / 2, width)};
     };
     const auto prepare = [&](float* x) {
         grid_dependency_wait();
@@ -59,9 +62,8 @@ template <class W, int D> __device__ void norm_qkv(const NormQkv<W>& args) {
             args.q[head * D + i] = a;
             args.q[head * D + i + D / 2] = b;
         } else {
-            const bool is_key = head < heads + kv_heads;
-            const uint32_t kv_head = head - heads - (is_key ? 0 : kv_heads);
-            kv_t* row = (is_key ? args.keys : args.values) + (uint64_t(position) * kv_heads + kv_head) * D;
+            kv_t* cache = head < heads + kv_heads ? args.keys : args.values;
+            kv_t* row = cache + (uint64_t(position) * kv_heads + index(head)) * D;
             row[i] = to_kv(a);
             row[i + D / 2] = to_kv(b);
         }

@@ -1,7 +1,7 @@
 //! project: one token's activations back onto the residual stream.
 //!
-//! The output projection of attention and the down projection of the FFN: a warp owns two neighbouring
-//! rows (lib/gemv.cuh).
+//! The output projection of attention and the down projection of the FFN: a warp owns two
+//! neighbouring rows (lib/gemv.cuh).
 //!
 //! Grid: SMs x 1, any. Dynamic shared memory: 4 * round_up(K, 1024) bytes.
 #include "lib/gemv.cuh"

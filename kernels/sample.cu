@@ -5,14 +5,16 @@
 //! order. So the host's sampler, and any number of blocks, choose the same token.
 //!
 //! Every block takes a share of the vocabulary: bias, penalties, the highest logit. The block that
-//! finishes last does the rest alone: greedily that is all. Otherwise it finds up to three tokens - the
-//! last that top-k keeps, the last that top-p keeps, the one that is drawn - each as the first in an
-//! order at which a running sum exceeds a target. That is a radix selection: the sums of 2048 bins, in
-//! shared memory; the bin that holds the target; then the bins within it. The first bins are even steps
-//! of the logit, 1/64 of the temperature each, which part the probable tokens well, and whatever lies
-//! beyond the target's bin is never looked at again: the few tokens left go to a list.
+//! finishes last does the rest alone: greedily that is all. Otherwise it finds up to three tokens -
+//! the last that top-k keeps, the last that top-p keeps, the one that is drawn - each as the first
+//! in an order at which a running sum exceeds a target. That is a radix selection: the sums of 2048
+//! bins, in shared memory; the bin that holds the target; then the bins within it. The first bins
+//! are even steps of the logit, 1/64 of the temperature each, which part the probable tokens well,
+//! and whatever lies beyond the target's bin is never looked at again: the few tokens left go to a
+//! list.
 //!
-//! The next token, its position and its count stay on the device. The host learns of it from a ring.
+//! The next token, its position and its count stay on the device. The host learns of it from a
+//! ring.
 //!
 //! Grid: ceil(V / 1024), any. V is at most 2^18.
 #include "lib/math.cuh"
@@ -31,7 +33,7 @@ struct Sample {
     uint32_t* counts; // [V] times in the answer; the highest bit: in the prompt
     uint32_t* token; // [1] out: the next step's token; 0 where there is none
     uint32_t* cursor; // [1] in and out: the position of the last token, then of the next
-    uint64_t* ring; // [R] out, at position % R: position * 2^32 + token, or what went wrong: see FAILED
+    uint64_t* ring; // [R] out, at position % R: position * 2^32 + token (or FAILED)
     uint64_t* best; // [blocks] scratch
     uint32_t* candidates; // [2, V] scratch
     uint32_t* ticket; // [1] zero before and after
@@ -41,17 +43,18 @@ struct Sample {
 
 constexpr uint32_t THREADS = 1024;
 constexpr uint32_t BINS = 2048;
-// Instead of a token in the ring: this bit and the first id whose logit is NaN or infinite, or all bits
-// if every token is ruled out.
+// Instead of a token in the ring: this bit and the first id whose logit is NaN or infinite, or all
+// bits if every token is ruled out.
 constexpr uint32_t FAILED = 1u << 31;
 
-// Random bits without state: Philox4x32-10 (Salmon et al., 2011, "Parallel random numbers: as easy as
-// 1, 2, 3"), of which the first 64 bits.
+// Random bits without state: Philox4x32-10 (Salmon et al., 2011, "Parallel random numbers: as easy
+// as 1, 2, 3"), of which the first 64 bits.
 __device__ inline uint64_t philox(uint64_t seed, uint64_t position) {
     uint32_t counter[4] = {uint32_t(position), uint32_t(position >> 32), 0, 0};
     uint32_t key[2] = {uint32_t(seed), uint32_t(seed >> 32)};
     for (int round = 0; round < 10; round++) {
-        const uint64_t a = uint64_t(0xD2511F53u) * counter[0], b = uint64_t(0xCD9E8D57u) * counter[2];
+        const uint64_t a = uint64_t(0xD2511F53u) * counter[0];
+        const uint64_t b = uint64_t(0xCD9E8D57u) * counter[2];
         counter[0] = uint32_t(b >> 32) ^ counter[1] ^ key[0];
         counter[1] = uint32_t(b);
         counter[2] = uint32_t(a >> 32) ^ counter[3] ^ key[1];
@@ -75,8 +78,8 @@ __device__ inline float exact_exp(float x) {
     return multiply(e, bits_float(uint32_t(int32_t(n) + 127) << 23));
 }
 
-// A token as a number: ascending, the higher logit is first, then the lower id. A logit that is NaN or
-// infinite comes before all others.
+// A token as a number: ascending, the higher logit is first, then the lower id. A logit that is NaN
+// or infinite comes before all others.
 __device__ inline uint64_t key_of(float logit, uint32_t id) {
     if (!(logit < infinity())) return id;
     const uint32_t bits = float_bits(logit + 0.0f); // of a negative zero, zero
@@ -110,8 +113,8 @@ __device__ inline float penalise(const float* options, uint32_t count, float log
     return add(logit, -add(multiply(options[5], times), options[4]));
 }
 
-// Sums of integers below 2^41 by bin, in pieces of 14 bits: 2^18 of those fit 32 bits, for which shared
-// memory has atomic additions.
+// Sums of integers below 2^41 by bin, in pieces of 14 bits: 2^18 of those fit 32 bits, for which
+// shared memory has atomic additions.
 struct Bins {
     uint32_t pieces[3][BINS];
     uint64_t warps[THREADS / 32];
@@ -211,10 +214,11 @@ struct Tokens {
     }
 };
 
-// The key of the first token, in the order of keys, at which the running sum of `weight(id)` exceeds
-// `target(total)`. The candidates beyond its bin are dropped; `to` has room for the others.
+// The key of the first token, in the order of keys, at which the running sum of `weight(id)`
+// exceeds `target(total)`. The candidates beyond its bin are dropped; `to` has room for the others.
 template <class Weight, class Target>
-__device__ uint64_t select_key(Tokens& tokens, Bins& bins, uint32_t* to, Weight weight, Target target) {
+__device__ uint64_t select_key(Tokens& tokens, Bins& bins, uint32_t* to, Weight weight,
+                               Target target) {
     bins.clear();
     for (uint32_t i = threadIdx.x; i < tokens.count; i += THREADS) {
         const uint32_t id = tokens.id(i);
@@ -243,7 +247,8 @@ __device__ uint64_t select_key(Tokens& tokens, Bins& bins, uint32_t* to, Weight 
 }
 
 // The first id, in the order of ids, at which the running sum of weights exceeds `target(total)`.
-template <class Target> __device__ uint32_t select_id(const Tokens& tokens, Bins& bins, Target target) {
+template <class Target>
+__device__ uint32_t select_id(const Tokens& tokens, Bins& bins, Target target) {
     constexpr uint32_t IDS = 128; // in each of the first bins
     bins.clear();
     for (uint32_t i = threadIdx.x; i < tokens.count; i += THREADS) {

@@ -76,6 +76,17 @@ fn the_native_format_is_that_of_the_template() {
 }
 
 #[test]
+fn the_demo_model_talks_in_the_native_format() {
+    let tokenizer = Tokenizer::load(&Source::Demo).unwrap();
+    let encode = |style| {
+        let chat = Chat::load(&Source::Demo, &tokenizer, style).unwrap();
+        chat.encode(&tokenizer, &talk(), true).unwrap()
+    };
+    assert_eq!(encode(ChatStyle::Native), encode(ChatStyle::Template));
+    assert_eq!(encode(ChatStyle::Native), encode(ChatStyle::Auto));
+}
+
+#[test]
 fn turns_can_be_encoded_one_by_one() {
     let model = model(LLAMA3);
     let chat = model.chat(ChatStyle::Native);
@@ -216,8 +227,6 @@ fn endless_and_huge_templates_end() {
         doubling("[1]", "[ns.a, ns.a]", "ns.a"),
         doubling("[1]", "[ns.a, ns.a]", "ns.a | tojson"),
         doubling("[1]", "{'x': ns.a, 'y': ns.a}", "ns.a | tojson(indent=2)"),
-        // Not charged: ended by the clock.
-        doubling("[1]", "ns.a + ns.a", "ns.a | length"),
         "{{ 'x' * 90000000 * 90000000 }}".to_owned(),
         "{{ '%99999999999d' | format(1) }}".to_owned(),
         "{{ range(99999999999) | list }}".to_owned(),
@@ -235,16 +244,6 @@ fn endless_and_huge_templates_end() {
         assert!(error.contains("/tokenizer_config.json: the chat template"), "{source}: {error}");
         assert!(!error.contains('\n') && error.len() < 500, "{source}: {error}");
         assert!(started.elapsed() < Duration::from_secs(5), "{source}: {:?}", started.elapsed());
-    }
-}
-
-#[test]
-fn long_chains_do_not_overflow_the_stack() {
-    for (link, is_right) in [(" + 1", true), (" | upper", true), (" and 1", true), (".a", false)] {
-        let model = model(&format!("{{{{ 1{} }}}}", link.repeat(20_000)));
-        let chat = Chat::load(&model.source, &model.tokenizer, ChatStyle::Template);
-        let encoded = chat.and_then(|chat| chat.encode(&model.tokenizer, &[], true));
-        assert_eq!(encoded.is_ok(), is_right, "{link}: {:?}", encoded.map(|ids| ids.len()));
     }
 }
 

@@ -50,7 +50,8 @@ impl Demo {
 
     fn answer(&mut self, messages: &[Message]) -> String {
         let prompt = self.chat.encode(&self.tokenizer, messages, true).unwrap();
-        let mut sampler = Sampler::new(SamplingOptions::default(), self.config.vocab).unwrap();
+        let greedy = SamplingOptions { temperature: 0.0, ..Default::default() };
+        let mut sampler = Sampler::new(greedy, self.config.vocab).unwrap();
         let interrupt = AtomicBool::new(false);
         let limits =
             Limits { max_tokens: 64, stop_ids: &self.config.stop_ids, interrupt: &interrupt };

@@ -212,9 +212,9 @@ fn long_texts_are_encoded_in_pieces() {
     let tokenizer = tiny();
     // Cut or not, a text of lines has the ids of its lines.
     let line = "The ferry was in the river, and 1234 ships:\n";
-    let expected = tokenizer.encode_text(line).unwrap().repeat(30_000);
-    assert_eq!(tokenizer.encode_text(&line.repeat(30_000)).unwrap(), expected);
-    for (run, count) in [(" ", 3 << 20), ("a", 1 << 20), ("河", 1 << 19)] {
+    let expected = tokenizer.encode_text(line).unwrap().repeat(5_000);
+    assert_eq!(tokenizer.encode_text(&line.repeat(5_000)).unwrap(), expected);
+    for (run, count) in [(" ", 3 << 19), ("a", 1 << 19), ("河", 1 << 18)] {
         let text = run.repeat(count);
         let ids = tokenizer.encode_text(&text).unwrap();
         assert_eq!(tokenizer.decode(&ids, false).unwrap().len(), text.len());

@@ -1,17 +1,18 @@
 //! Matrix times vector for decoding: as fast as memory delivers the weights.
 //!
-//! A warp owns two rows at a time. A lane keeps the next step, DEPTH 16-byte pieces of both rows, in
-//! registers and asks for the one after while it uses them, across the ends of rows too: 2 DEPTH 32
-//! lanes 16 B = 4 KiB a warp, 64 KiB an SM with one block of 16 warps. 3.35 TB/s on 132 SMs with a
-//! latency of 1 us need 25 KiB; a step's arithmetic takes about a third of that latency, so that on
-//! average 48 KiB are on their way. At most 64 registers a thread leave room for a second block, which
-//! may be the next kernel's: it asks for its first weights before it waits for this one to end.
+//! A warp owns two rows at a time. A lane keeps the next step, DEPTH 16-byte pieces of both rows,
+//! in registers and asks for the one after while it uses them, across the ends of rows too: 2 DEPTH
+//! 32 lanes 16 B = 4 KiB a warp, 64 KiB an SM with one block of 16 warps. 3.35 TB/s on 132 SMs with
+//! a latency of 1 us need 25 KiB; a step's arithmetic takes about a third of that latency, so that
+//! on average 48 KiB are on their way. At most 64 registers a thread leave room for a second block,
+//! which may be the next kernel's: it asks for its first weights before it waits for this one to
+//! end.
 //!
-//! Pairs of rows go round the blocks first and the warps second, so that whatever the number of rows
-//! every SM gets the same share of them, give or take one pair a warp.
+//! Pairs of rows go round the blocks first and the warps second, so that whatever the number of
+//! rows every SM gets the same share of them, give or take one pair a warp.
 //!
-//! x lies in shared memory as float, 4 * round_up(K, 1024) bytes of it, zeros at its end. Sums are in
-//! a fixed order: a lane's in order of columns, then the lanes' in a tree.
+//! x lies in shared memory as float, 4 * round_up(K, 1024) bytes of it, zeros at its end. Sums are
+//! in a fixed order: a lane's in order of columns, then the lanes' in a tree.
 #pragma once
 
 #include "lib/convert.cuh"
@@ -35,7 +36,8 @@ template <class W> struct RowPair {
     const W* b;
 };
 
-template <class W> __device__ inline const W* row_of(const W* matrix, uint32_t row, uint32_t width) {
+template <class W>
+__device__ inline const W* row_of(const W* matrix, uint32_t row, uint32_t width) {
     return matrix + uint64_t(row) * width;
 }
 
@@ -91,7 +93,8 @@ __device__ inline float stage_normed(const float* x, const W* norm, uint32_t wid
 
 // sum += w . x, eight columns
 template <class W>
-__device__ inline void dot8(const uint4& stored, const float4& low, const float4& high, float& sum) {
+__device__ inline void dot8(const uint4& stored, const float4& low, const float4& high,
+                            float& sum) {
     float w[8];
     unpack8<W>(stored, w);
     sum = fmaf(w[0], low.x, sum);
@@ -106,19 +109,21 @@ __device__ inline void dot8(const uint4& stored, const float4& low, const float4
 
 // Multiplies `pairs` pairs of rows of `width` columns with one x.
 //
-// `rows(pair)` names a pair's rows. `prepare(x)` is called by all threads once the first weights are
-// on their way: it waits for earlier kernels, fills x and ends with a barrier. `finish(pair, a, b)` is
-// called by all lanes of a warp with the two dot products.
+// `rows(pair)` names a pair's rows. `prepare(x)` is called by all threads once the first weights
+// are on their way: it waits for earlier kernels, fills x and ends with a barrier. `finish(pair, a,
+// b)` is called by all lanes of a warp with the two dot products.
 template <class W, class Rows, class Prepare, class Finish>
 __device__ inline void gemv(uint32_t pairs, uint32_t width, Rows rows, Prepare prepare,
                             Finish finish) {
     const uint32_t stride = gridDim.x * GEMV_WARPS, column = lane_id() * 8;
     uint32_t pair = blockIdx.x + gridDim.x * warp_id();
     uint4 a[GEMV_DEPTH], b[GEMV_DEPTH];
-    // What is asked for next: from the lane's columns of `from`, of whose rows `left` columns are to come.
+    // What is asked for next: from the lane's columns of `from`, of whose rows `left` columns are
+    // to come.
     RowPair<W> from = rows(pair < pairs ? pair : 0);
     uint32_t left = pair < pairs ? width : 0, upcoming = pair + stride;
-    // A lane's line of 128 bytes in the step after: of row a in one half of the warp, of b in the other.
+    // A lane's line of 128 bytes in the step after: of row a in one half of the warp, of b in the
+    // other.
     const uint32_t line = GEMV_STEP + lane_id() % 16 * 64;
     const W* const ahead = (lane_id() < 16 ? from.a : from.b) + line;
     from.a += column;

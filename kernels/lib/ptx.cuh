@@ -268,13 +268,19 @@ __device__ inline void grid_dependency_launch() {
 
 __device__ inline uint32_t atomic_add_acq_rel_gpu(uint32_t* p, uint32_t v) {
     uint32_t r;
-    asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], %2;" : "=r"(r) : "l"(p), "r"(v) : "memory");
+    asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], %2;"
+                 : "=r"(r)
+                 : "l"(p), "r"(v)
+                 : "memory");
     return r;
 }
 
 __device__ inline uint32_t atomic_add_release_gpu(uint32_t* p, uint32_t v) {
     uint32_t r;
-    asm volatile("atom.release.gpu.global.add.u32 %0, [%1], %2;" : "=r"(r) : "l"(p), "r"(v) : "memory");
+    asm volatile("atom.release.gpu.global.add.u32 %0, [%1], %2;"
+                 : "=r"(r)
+                 : "l"(p), "r"(v)
+                 : "memory");
     return r;
 }
 
@@ -300,6 +306,9 @@ __device__ inline void nanosleep(uint32_t ns) { asm volatile("nanosleep.u32 %0;"
 // Within a block, in shared memory, ordering nothing else. Returns what was there before.
 __device__ inline uint32_t atomic_add_shared(uint32_t* shared, uint32_t v) {
     uint32_t to = static_cast<uint32_t>(__cvta_generic_to_shared(shared)), r;
-    asm volatile("atom.relaxed.cta.shared.add.u32 %0, [%1], %2;" : "=r"(r) : "r"(to), "r"(v) : "memory");
+    asm volatile("atom.relaxed.cta.shared.add.u32 %0, [%1], %2;"
+                 : "=r"(r)
+                 : "r"(to), "r"(v)
+                 : "memory");
     return r;
 }

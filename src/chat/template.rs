@@ -24,7 +24,7 @@ const CONFIG: &str = "tokenizer_config.json";
 const FILE: &str = "chat_template.jinja";
 
 /// The longest published templates have some 20 kB.
-const MAX_SOURCE_BYTES: usize = 1 << 20;
+const MAX_SOURCE_BYTES: usize = 1 << 18;
 const ENDLESS: &str = "the chat template runs for too long or makes too much text";
 /// Steps that a template may take, and more for each byte of a conversation. Published ones take
 /// fewer than a hundred for a message.
@@ -32,9 +32,10 @@ const FUEL: u64 = 1_000_000;
 const FUEL_PER_BYTE: u64 = 4;
 /// What the engine does within one step is not all charged: a list that is the sum of a list and
 /// itself, which is such a sum as well ..., takes for ever to walk. So time is limited too.
-const MAX_TIME: Duration = Duration::from_millis(900);
-/// Expressions and calls within each other are bounded by the engine, but for chains of operators.
-const STACK_BYTES: usize = 256 << 20;
+const MAX_TIME: Duration = Duration::from_secs(2);
+/// The engine bounds how deep expressions and calls nest, but not how long a chain of operators is:
+/// this is enough for the longest that fit a source.
+const STACK_BYTES: usize = 64 << 20;
 
 pub(super) struct ChatTemplate {
     environment: Environment<'static>,
@@ -290,6 +291,27 @@ mod tests {
         let config = object(serde_json::json!({"chat_template": 5}));
         assert_eq!(template_in(&config).unwrap_err(), "chat_template is 5, not a template");
         assert!(template_in(&Map::new()).unwrap_err().contains("has no chat_template"));
+    }
+
+    #[test]
+    fn time_is_limited() {
+        let sleeps = || {
+            thread::sleep(3 * MAX_TIME);
+            Ok(())
+        };
+        assert_eq!(apart(sleeps), Err(ENDLESS.to_owned()));
+        assert_eq!(apart(|| Ok(5)), Ok(5));
+    }
+
+    #[test]
+    fn the_longest_chains_fit_the_stack() {
+        for link in ["+1", "|e", ".a", "~1", "()", "<1"] {
+            let links = (MAX_SOURCE_BYTES - "{{ 1 }}".len()) / link.len();
+            let source = format!("{{{{ 1{} }}}}", link.repeat(links));
+            let rendered =
+                template(&source, serde_json::json!({})).and_then(|t| t.render(&[], true));
+            assert_eq!(rendered.is_ok(), ["+1", "|e", "<1"].contains(&link), "{link}");
+        }
     }
 
     #[test]

@@ -166,7 +166,7 @@ pub struct StopArgs {
     pub ignore_eos: bool,
 
     /// Stop before this text; may be repeated
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub stop: Vec<String>,
 
     /// Stop at this token too; may be repeated
@@ -179,7 +179,7 @@ pub struct StopArgs {
 #[group(id = "prompt_source", required = true, multiple = false)]
 pub struct PromptArgs {
     /// The text to continue; control tokens written in it are recognised
-    #[arg(short, long, value_name = "TEXT")]
+    #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
     pub prompt: Option<String>,
 
     /// Read the text from FILE; - is standard input
@@ -200,7 +200,7 @@ pub struct GenerateArgs {
     #[command(flatten)]
     pub prompt: PromptArgs,
 
-    /// Print the generated ids, separated by commas, and nothing else
+    /// Print the generated ids, separated by commas, in place of their text
     #[arg(long)]
     pub print_ids: bool,
 
@@ -215,7 +215,7 @@ pub struct GenerateArgs {
 #[derive(Debug, Args)]
 pub struct ChatArgs {
     /// Ask this one question, print the answer and leave
-    #[arg(short, long, value_name = "TEXT")]
+    #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
     pub prompt: Option<String>,
 
     /// Read the one question from FILE; - is standard input
@@ -223,7 +223,7 @@ pub struct ChatArgs {
     pub file: Option<PathBuf>,
 
     /// What the model is told before the conversation (also -sys)
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub system: Option<String>,
 
     #[command(flatten)]

@@ -5,7 +5,7 @@
 //! and a draw.
 //!
 //! The outcome is specified to the bit, for any machine and any order of summation. A token's
-//! weight is exp((logit - highest logit) / temperature), in single precision by [`exp`], times
+//! weight is exp((logit - highest logit) / temperature), in single precision by `exp` below, times
 //! 2^40, rounded down to an integer. Everything after that is integer arithmetic: the sums are
 //! exact. The draw takes 64 random bits r, from the seed and the position alone, and the first
 //! token in the order of ids at which the running sum of the kept weights exceeds
