@@ -20,3 +20,7 @@ struct bf16 {
 
 // An element of the KV cache.
 using kv_t = f16;
+
+// An activation in the weights' type: what the tensor cores multiply with them. The name tells a
+// kernel's own state from its weights.
+template <class W> using Activation = W;

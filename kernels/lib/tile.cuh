@@ -1,0 +1,72 @@
+//! Tiles of 16-bit numbers in shared memory and the fragments that the tensor cores take from them.
+//!
+//! A row of a tile is a power of two of 16-byte chunks. They are stored swizzled: chunk c of row r
+//! lies at place c ^ key(r), so that the eight rows which one step of ldmatrix reads at one column
+//! fall into eight different groups of four banks, and so do the chunks that a quarter warp fetches.
+//!
+//! Fragments of mma.m16n8k16 (lane l, g = l / 4, t = l % 4; a register holds two neighbouring k):
+//!   A [16, 16]: a0 = (row g, k 2t), a1 = (row g + 8, k 2t), a2 = (row g, k 2t + 8), a3 = (g + 8, 2t + 8)
+//!   B [16, 8]:  b0 = (k 2t, column g), b1 = (k 2t + 8, column g)
+//!   C [16, 8]:  c0, c1 = (row g, columns 2t, 2t + 1), c2, c3 = (row g + 8, the same)
+#pragma once
+#include "lib/ptx.cuh"
+
+// [ROWS, COLS] numbers of type E, row-major but for the swizzle.
+template <class E, int ROWS, int COLS> struct Tile {
+    static constexpr int CHUNK = 8; // numbers in 16 bytes
+    static constexpr int CHUNKS = COLS / CHUNK; // of a row
+    static_assert(CHUNKS >= 4 && (CHUNKS & (CHUNKS - 1)) == 0, "rows of 4, 8, 16... chunks");
+
+    uint4 chunks[ROWS * CHUNKS];
+
+    // Rows of 64 bytes share the 128 bytes of all banks in pairs, so pairs share a key.
+    __device__ uint4* chunk(int row, int column) {
+        const int key = CHUNKS >= 8 ? row % 8 : row / 2 % 4;
+        return &chunks[row * CHUNKS + (column ^ key)];
+    }
+};
+
+// Begins to copy a tile from global memory, with all THREADS threads of the block: row r from
+// `row_at(r)`, its first `columns` numbers (a multiple of 8; what lies past them becomes zero).
+// A row whose address is null is not read and becomes zero.
+template <int THREADS, class E, int ROWS, int COLS, class RowAt>
+__device__ void fetch(Tile<E, ROWS, COLS>& tile, int columns, RowAt row_at) {
+    constexpr int CHUNKS = Tile<E, ROWS, COLS>::CHUNKS, ROWS_AT_ONCE = THREADS / CHUNKS;
+    static_assert(THREADS % CHUNKS == 0 && ROWS % ROWS_AT_ONCE == 0, "every thread has its share");
+    const int column = threadIdx.x % CHUNKS;
+    const bool inside = column * 8 < columns;
+#pragma unroll
+    for (int first = 0; first < ROWS; first += ROWS_AT_ONCE) {
+        const int row = first + threadIdx.x / CHUNKS;
+        const E* source = row_at(row);
+        const bool valid = inside && source != nullptr;
+        cp_async16(tile.chunk(row, column), valid ? source + column * 8 : nullptr, valid);
+    }
+}
+
+// A: rows `row`.. + 16, chunks `column` and `column + 1`.
+template <class E, int ROWS, int COLS>
+__device__ void load_a(uint32_t (&a)[4], Tile<E, ROWS, COLS>& tile, int row, int column) {
+    const int lane = lane_id();
+    ldmatrix_x4(a, tile.chunk(row + lane % 16, column + lane / 16));
+}
+
+// Two B side by side from a tile whose rows are B's columns: rows `row`.. + 16, chunks `column` and
+// `column + 1`.
+template <class E, int ROWS, int COLS>
+__device__ void load_b(uint32_t (&left)[2], uint32_t (&right)[2], Tile<E, ROWS, COLS>& tile, int row, int column) {
+    const int lane = lane_id();
+    uint32_t r[4];
+    ldmatrix_x4(r, tile.chunk(row + lane / 16 * 8 + lane % 8, column + lane / 8 % 2));
+    left[0] = r[0], left[1] = r[1], right[0] = r[2], right[1] = r[3];
+}
+
+// Two B side by side from a tile whose rows are B's rows: rows `row`.. + 16, chunks `column` and
+// `column + 1`.
+template <class E, int ROWS, int COLS>
+__device__ void load_b_trans(uint32_t (&left)[2], uint32_t (&right)[2], Tile<E, ROWS, COLS>& tile, int row, int column) {
+    const int lane = lane_id();
+    uint32_t r[4];
+    ldmatrix_x4_trans(r, tile.chunk(row + lane % 16, column + lane / 16));
+    left[0] = r[0], left[1] = r[1], right[0] = r[2], right[1] = r[3];
+}
