@@ -6,11 +6,12 @@
 //! An item of work is 128 such rows of one KV head; a block of 4 warps walks over items, longest first,
 //! so that any grid will do. A warp owns 32 rows and all their sums: nothing passes between warps.
 //!
-//! For each 64 positions of the cache:
-//!   wait for K, barrier; fetch V;   S = Q K^T   (f16 in, f32 sums)
-//!   wait for V, barrier; fetch K of the next 64;   softmax online;   O = O + P V   (P rounded to f16)
-//! so each fetch has half a turn of arithmetic to hide behind, and a second block on the SM the rest.
-//! Dynamic shared memory: 512 D bytes (Q 128 rows, K and V 64 each, swizzled; lib/tile.cuh).
+//! A turn takes the next 4096 / D positions of the cache (what sums and scores leave registers for):
+//!   wait for their K and V, barrier (so all have left the turn before), fetch the next turn's;
+//!   S = Q K^T (f16 in, f32 sums);   softmax online;   O = O + P V (P rounded to f16)
+//! so that a fetch has a whole turn of arithmetic, and a second block on the SM, to hide behind.
+//! Dynamic shared memory: 256 D + 33 KB: 128 rows of Q, two turns of K and V (swizzled:
+//! lib/tile.cuh) and what row is where.
 //!
 //! exp(s / sqrt(D) - max) is exp2 of one fused multiply-add; the maximum and the sum are f32 and the
 //! sum is of the unrounded weights. Position 0 is seen by every row and comes first, so the running
@@ -35,32 +36,44 @@ template <class W> struct AttendPrefill {
     uint32_t kv_heads;      // G
 };
 
-constexpr int ATTEND_ROWS = 128, ATTEND_KEYS = 64, ATTEND_THREADS = 128;
+constexpr int ATTEND_ROWS = 128, ATTEND_THREADS = 128;
+template <int D> constexpr int KEYS = 4096 / D; // of a turn
 constexpr float LOWEST = -3.402823466e38f; // so that masked weights are exactly 0
 constexpr int WARP_ROWS = 32; // two fragments of 16, four rows a lane
 
+// A packed row, found once an item: divisions are slow.
+struct Row {
+    uint32_t head;     // index of its head in [T, H]; NONE past the last row
+    uint32_t position; // of its token; past the last row, that of the last row
+};
+constexpr uint32_t NONE = ~0u;
+
+template <int D> struct Turn {
+    Tile<kv_t, KEYS<D>, D> keys, values;
+};
 template <int D> struct AttendTiles {
     Tile<kv_t, ATTEND_ROWS, D> queries;
-    Tile<kv_t, ATTEND_KEYS, D> keys, values;
+    Turn<D> turns[2];
+    Row rows[ATTEND_ROWS];
 };
 
-// What a warp knows of its rows. A lane has rows g, g + 8 of both fragments, where g = lane / 4.
-template <int D> struct Rows {
+// What a warp sums. A lane has rows g, g + 8 of both fragments, where g = lane / 4.
+template <int D> struct State {
     float out[2][D / 8][4]; // fragments C: sums of weight times value
     float max[2][2];        // of the scores so far
     float sum[2][2];        // of the weights so far: this lane's columns only
-    uint32_t position[2][2];
 };
-using Scores = float[2][ATTEND_KEYS / 8][4];
+template <int D> using Scores = float[2][KEYS<D> / 8][4];
 
-// One item: 128 rows of one KV head.
-struct Item {
-    uint32_t kv_head, first_row, rows; // rows of the whole KV head: T H / G
-    uint32_t group;                    // H / G
-};
+template <class W>
+__device__ Row find_row(const AttendPrefill<W>& args, uint32_t kv_head, uint32_t row, uint32_t cursor) {
+    const uint32_t group = args.heads / args.kv_heads, token = row / group;
+    if (token >= args.tokens) return {NONE, cursor + args.tokens - 1};
+    return {token * args.heads + kv_head * group + row % group, cursor + token};
+}
 
 // S = Q K^T for the warp's rows.
-template <int D> __device__ void score(Scores& scores, AttendTiles<D>& tiles) {
+template <int D> __device__ void score(Scores<D>& scores, Tile<kv_t, ATTEND_ROWS, D>& queries, Tile<kv_t, KEYS<D>, D>& keys) {
 #pragma unroll
     for (auto& row : scores)
 #pragma unroll
@@ -68,12 +81,12 @@ template <int D> __device__ void score(Scores& scores, AttendTiles<D>& tiles) {
 #pragma unroll
     for (int column = 0; column < D / 8; column += 2) {
         uint32_t q[2][4];
-        load_a(q[0], tiles.queries, warp_id() * WARP_ROWS, column);
-        load_a(q[1], tiles.queries, warp_id() * WARP_ROWS + 16, column);
+        load_a(q[0], queries, warp_id() * WARP_ROWS, column);
+        load_a(q[1], queries, warp_id() * WARP_ROWS + 16, column);
 #pragma unroll
-        for (int n = 0; n < ATTEND_KEYS / 8; n += 2) {
+        for (int n = 0; n < KEYS<D> / 8; n += 2) {
             uint32_t left[2], right[2];
-            load_b(left, right, tiles.keys, 8 * n, column);
+            load_b(left, right, keys, 8 * n, column);
 #pragma unroll
             for (int i = 0; i < 2; i++) {
                 mma_m16n8k16<kv_t>(scores[i][n], q[i], left);
@@ -83,55 +96,61 @@ template <int D> __device__ void score(Scores& scores, AttendTiles<D>& tiles) {
     }
 }
 
-// Hides the positions that come after a row's own; the tile begins at `first`.
-template <int D> __device__ void mask(Scores& scores, const Rows<D>& rows, uint32_t first) {
-#pragma unroll
-    for (int i = 0; i < 2; i++)
-#pragma unroll
-        for (int n = 0; n < ATTEND_KEYS / 8; n++)
-#pragma unroll
-            for (int c = 0; c < 4; c++) {
-                const uint32_t key = first + 8 * n + lane_id() % 4 * 2 + c % 2;
-                if (key > rows.position[i][c / 2]) scores[i][n][c] = LOWEST;
-            }
-}
-
-// Turns scores into weights relative to the new maximum and brings what was summed so far down to it.
-// `scale`: log2(e) / sqrt(D).
-template <int D> __device__ void soften(Scores& scores, Rows<D>& rows, float scale) {
+// Hides the positions that come after a row's own; the keys begin at position `first`.
+template <int D> __device__ void mask(Scores<D>& scores, const Row (&rows)[ATTEND_ROWS], uint32_t first) {
 #pragma unroll
     for (int i = 0; i < 2; i++)
 #pragma unroll
         for (int half = 0; half < 2; half++) {
-            float max = rows.max[i][half];
+            const uint32_t row = warp_id() * WARP_ROWS + 16 * i + 8 * half + lane_id() / 4;
+            const uint32_t last = rows[row].position;
 #pragma unroll
-            for (int n = 0; n < ATTEND_KEYS / 8; n++)
+            for (int n = 0; n < KEYS<D> / 8; n++)
+#pragma unroll
+                for (int c = 0; c < 2; c++)
+                    if (first + 8 * n + lane_id() % 4 * 2 + c > last)
+                        scores[i][n][2 * half + c] = LOWEST;
+        }
+}
+
+// Turns scores into weights relative to the new maximum and brings what was summed so far down to it.
+// `scale`: log2(e) / sqrt(D).
+template <int D> __device__ void soften(Scores<D>& scores, State<D>& state, float scale) {
+#pragma unroll
+    for (int i = 0; i < 2; i++)
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            float max = state.max[i][half];
+#pragma unroll
+            for (int n = 0; n < KEYS<D> / 8; n++)
                 max = fmaxf(max, fmaxf(scores[i][n][2 * half], scores[i][n][2 * half + 1]));
             max = fmaxf(max, shfl_xor(max, 1));
             max = fmaxf(max, shfl_xor(max, 2));
-            const float shrink = exp2_approx((rows.max[i][half] - max) * scale);
-            rows.max[i][half] = max;
+            const float shrink = exp2_approx((state.max[i][half] - max) * scale);
+            const bool grown = vote_any(max > state.max[i][half]);
+            state.max[i][half] = max;
             float sum = 0.0f;
 #pragma unroll
-            for (int n = 0; n < ATTEND_KEYS / 8; n++)
+            for (int n = 0; n < KEYS<D> / 8; n++)
 #pragma unroll
                 for (int c = 2 * half; c < 2 * half + 2; c++) {
                     scores[i][n][c] = exp2_approx(fmaf(scores[i][n][c], scale, -max * scale));
                     sum += scores[i][n][c];
                 }
-            rows.sum[i][half] = rows.sum[i][half] * shrink + sum;
+            state.sum[i][half] = state.sum[i][half] * shrink + sum;
+            if (!grown) continue; // shrink is 1 in all lanes
 #pragma unroll
             for (int n = 0; n < D / 8; n++) {
-                rows.out[i][n][2 * half] *= shrink;
-                rows.out[i][n][2 * half + 1] *= shrink;
+                state.out[i][n][2 * half] *= shrink;
+                state.out[i][n][2 * half + 1] *= shrink;
             }
         }
 }
 
 // O = O + P V. Two fragments C of weights side by side are one fragment A.
-template <int D> __device__ void add_values(Rows<D>& rows, const Scores& weights, AttendTiles<D>& tiles) {
+template <int D> __device__ void add_values(State<D>& state, const Scores<D>& weights, Tile<kv_t, KEYS<D>, D>& values) {
 #pragma unroll
-    for (int k = 0; k < ATTEND_KEYS / 16; k++) {
+    for (int k = 0; k < KEYS<D> / 16; k++) {
         uint32_t p[2][4];
 #pragma unroll
         for (int i = 0; i < 2; i++)
@@ -143,25 +162,19 @@ template <int D> __device__ void add_values(Rows<D>& rows, const Scores& weights
 #pragma unroll
         for (int n = 0; n < D / 8; n += 2) {
             uint32_t left[2], right[2];
-            load_b_trans(left, right, tiles.values, 16 * k, n);
+            load_b_trans(left, right, values, 16 * k, n);
 #pragma unroll
             for (int i = 0; i < 2; i++) {
-                mma_m16n8k16<kv_t>(rows.out[i][n], p[i], left);
-                mma_m16n8k16<kv_t>(rows.out[i][n + 1], p[i], right);
+                mma_m16n8k16<kv_t>(state.out[i][n], p[i], left);
+                mma_m16n8k16<kv_t>(state.out[i][n + 1], p[i], right);
             }
         }
     }
 }
 
-// The element of [T, H, D] at which a row's head begins.
-template <int D> __device__ uint64_t row_start(const Item& item, uint32_t heads, uint32_t row) {
-    const uint32_t token = row / item.group, head = item.kv_head * item.group + row % item.group;
-    return (uint64_t(token) * heads + head) * D;
-}
-
 // y = O / sum, through the warp's rows of Q's tile, which no other warp reads.
 template <class W, int D>
-__device__ void store_rows(const AttendPrefill<W>& args, const Item& item, Rows<D>& rows, AttendTiles<D>& tiles) {
+__device__ void store_rows(Activation<W>* y, State<D>& state, AttendTiles<D>& tiles) {
     auto& staged = tiles.queries;
     const int lane = lane_id(), first = warp_id() * WARP_ROWS;
     __syncwarp(); // all lanes have read their queries
@@ -169,13 +182,13 @@ __device__ void store_rows(const AttendPrefill<W>& args, const Item& item, Rows<
     for (int i = 0; i < 2; i++)
 #pragma unroll
         for (int half = 0; half < 2; half++) {
-            float sum = rows.sum[i][half];
+            float sum = state.sum[i][half];
             sum += shfl_xor(sum, 1);
             sum += shfl_xor(sum, 2);
             const float normalise = 1.0f / sum;
 #pragma unroll
             for (int n = 0; n < D / 8; n++) {
-                const float* pair = &rows.out[i][n][2 * half];
+                const float* pair = &state.out[i][n][2 * half];
                 uint4* chunk = staged.chunk(first + 16 * i + 8 * half + lane / 4, n);
                 reinterpret_cast<uint32_t*>(chunk)[lane % 4] =
                     pack<W>(pair[0] * normalise, pair[1] * normalise);
@@ -184,74 +197,65 @@ __device__ void store_rows(const AttendPrefill<W>& args, const Item& item, Rows<
     __syncwarp();
     constexpr int CHUNKS = D / 8;
     for (int i = lane; i < WARP_ROWS * CHUNKS; i += 32) {
-        const uint32_t row = item.first_row + first + i / CHUNKS;
-        if (row < item.rows)
-            store16(args.y + row_start<D>(item, args.heads, row) + i % CHUNKS * 8,
-                    *staged.chunk(first + i / CHUNKS, i % CHUNKS));
+        const int row = first + i / CHUNKS, column = i % CHUNKS;
+        const uint32_t head = tiles.rows[row].head;
+        if (head != NONE) store16(y + uint64_t(head) * D + column * 8, *staged.chunk(row, column));
     }
 }
 
+// Rows first_row.. + 128 of a KV head. All warps have left the item before this one.
 template <class W, int D>
-__device__ void attend_item(const AttendPrefill<W>& args, const Item& item, AttendTiles<D>& tiles) {
+__device__ void attend_item(const AttendPrefill<W>& args, uint32_t kv_head, uint32_t first_row, AttendTiles<D>& tiles) {
     const uint32_t cursor = args.cursor[0], length = cursor + args.tokens;
-    const auto cache_row = [&](const kv_t* cache, uint32_t position) -> const kv_t* {
-        if (position >= length) return nullptr;
-        return cache + (uint64_t(position) * args.kv_heads + item.kv_head) * D;
-    };
-    const auto fetch_cache = [&](Tile<kv_t, ATTEND_KEYS, D>& tile, const kv_t* cache, uint32_t first) {
-        fetch<ATTEND_THREADS>(tile, D, [&](int r) { return cache_row(cache, first + r); });
+    tiles.rows[threadIdx.x] = find_row(args, kv_head, first_row + threadIdx.x, cursor);
+    __syncthreads();
+    fetch<ATTEND_THREADS>(tiles.queries, D, [&](int r) {
+        const uint32_t head = tiles.rows[r].head;
+        return head == NONE ? nullptr : args.queries + uint64_t(head) * D;
+    });
+    const auto fetch_turn = [&](uint32_t first) {
+        Turn<D>& turn = tiles.turns[first / KEYS<D> % 2];
+        const uint64_t start = (uint64_t(first) * args.kv_heads + kv_head) * D;
+        fetch<ATTEND_THREADS>(turn.keys, args.keys + start, args.kv_heads * D, length - first);
+        fetch<ATTEND_THREADS>(turn.values, args.values + start, args.kv_heads * D, length - first);
         cp_async_commit();
     };
-    const auto position_of = [&](uint32_t row) { // rows past the end see what the last row sees
-        return cursor + (row < item.rows ? row : item.rows - 1) / item.group;
-    };
-    __syncthreads(); // all warps have left the item before this one
-    fetch<ATTEND_THREADS>(tiles.queries, D, [&](int r) -> const kv_t* {
-        const uint32_t row = item.first_row + r;
-        return row < item.rows ? args.queries + row_start<D>(item, args.heads, row) : nullptr;
-    });
-    fetch_cache(tiles.keys, args.keys, 0);
+    fetch_turn(0);
 
-    Rows<D> rows = {};
-    const uint32_t warp_row = item.first_row + warp_id() * WARP_ROWS;
+    State<D> state = {};
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
-        rows.max[i / 2][i % 2] = LOWEST;
-        rows.position[i / 2][i % 2] = position_of(warp_row + 8 * i + lane_id() / 4);
-    }
-    const uint32_t seen_first = position_of(warp_row), seen_last = position_of(warp_row + WARP_ROWS - 1);
-    const uint32_t last = position_of(item.first_row + ATTEND_ROWS - 1);
+    for (int i = 0; i < 4; i++) state.max[i / 2][i % 2] = LOWEST;
+    const Row* own = &tiles.rows[warp_id() * WARP_ROWS];
+    const bool idle = own[0].head == NONE;
+    const uint32_t seen_by_first = own[0].position, seen_by_last = own[WARP_ROWS - 1].position;
+    const uint32_t last = tiles.rows[ATTEND_ROWS - 1].position;
     const float scale = LOG2_E / (D == 64 ? 8.0f : 11.313708498984761f);
-    for (uint32_t first = 0; first <= last; first += ATTEND_KEYS) {
-        const bool active = warp_row < item.rows && first <= seen_last;
-        Scores scores;
-        cp_async_wait<0>();
-        __syncthreads(); // K is here, V is no longer read
-        fetch_cache(tiles.values, args.values, first);
-        if (active) score(scores, tiles);
-        cp_async_wait<0>();
-        __syncthreads(); // V is here, K is no longer read
-        if (first + ATTEND_KEYS <= last) fetch_cache(tiles.keys, args.keys, first + ATTEND_KEYS);
-        if (!active) continue;
-        if (first + ATTEND_KEYS > seen_first + 1) mask(scores, rows, first);
-        soften(scores, rows, scale);
-        add_values(rows, scores, tiles);
+#pragma unroll 1
+    for (uint32_t first = 0; first <= last; first += KEYS<D>) {
+        cp_async_wait<0>(); // this thread's part of the turn has come,
+        __syncthreads();    // everyone's has, and all have left the turn before
+        if (first + KEYS<D> <= last) fetch_turn(first + KEYS<D>);
+        if (idle || first > seen_by_last) continue;
+        Turn<D>& turn = tiles.turns[first / KEYS<D> % 2];
+        Scores<D> scores;
+        score<D>(scores, tiles.queries, turn.keys);
+        if (first + KEYS<D> - 1 > seen_by_first) mask<D>(scores, tiles.rows, first);
+        soften<D>(scores, state, scale);
+        add_values<D>(state, scores, turn.values);
     }
-    store_rows(args, item, rows, tiles);
+    store_rows<W, D>(args.y, state, tiles);
 }
 
 template <class W, int D> __device__ void attend_prefill(const AttendPrefill<W>& args) {
     auto& tiles = *dynamic_shared<AttendTiles<D>>();
     grid_dependency_wait();
     grid_dependency_launch();
-    Item item;
-    item.group = args.heads / args.kv_heads;
-    item.rows = args.tokens * item.group;
-    const uint32_t strips = (item.rows + ATTEND_ROWS - 1) / ATTEND_ROWS;
+    const uint32_t rows = args.tokens * (args.heads / args.kv_heads);
+    const uint32_t strips = (rows + ATTEND_ROWS - 1) / ATTEND_ROWS;
     for (uint32_t i = blockIdx.x; i < strips * args.kv_heads; i += gridDim.x) {
-        item.kv_head = i % args.kv_heads;
-        item.first_row = (strips - 1 - i / args.kv_heads) * ATTEND_ROWS;
-        attend_item<W, D>(args, item, tiles);
+        const uint32_t strip = strips - 1 - i / args.kv_heads;
+        attend_item<W, D>(args, i % args.kv_heads, strip * ATTEND_ROWS, tiles);
+        __syncthreads();
     }
 }
 

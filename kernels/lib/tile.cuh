@@ -20,9 +20,17 @@ template <class E, int ROWS, int COLS> struct Tile {
     uint4 chunks[ROWS * CHUNKS];
 
     // Rows of 64 bytes share the 128 bytes of all banks in pairs, so pairs share a key.
+    static __device__ int key(int row) { return CHUNKS >= 8 ? row % 8 : row / 2 % 4; }
+
     __device__ uint4* chunk(int row, int column) {
-        const int key = CHUNKS >= 8 ? row % 8 : row / 2 % 4;
-        return &chunks[row * CHUNKS + (column ^ key)];
+        return &chunks[row * CHUNKS + (column ^ key(row))];
+    }
+
+    // The same for row + lane_row, column + lane_column where row is a multiple of 8 and column even:
+    // all that depends on the lane is found once, and a fragment's place is one xor and an offset.
+    __device__ uint4* chunk(int row, int lane_row, int column, int lane_column) {
+        const int place = lane_row * CHUNKS + (lane_column ^ key(lane_row));
+        return &chunks[row * CHUNKS + (place ^ column)];
     }
 };
 
@@ -44,11 +52,27 @@ __device__ void fetch(Tile<E, ROWS, COLS>& tile, int columns, RowAt row_at) {
     }
 }
 
-// A: rows `row`.. + 16, chunks `column` and `column + 1`.
+// The same from rows that are `stride` numbers apart and as long as the tile's; those from `rows` on
+// are not read and become zero.
+template <int THREADS, class E, int ROWS, int COLS>
+__device__ void fetch(Tile<E, ROWS, COLS>& tile, const E* source, uint32_t stride, uint32_t rows) {
+    constexpr int CHUNKS = Tile<E, ROWS, COLS>::CHUNKS, ROWS_AT_ONCE = THREADS / CHUNKS;
+    static_assert(THREADS % CHUNKS == 0 && ROWS % ROWS_AT_ONCE == 0, "every thread has its share");
+    const uint32_t column = threadIdx.x % CHUNKS;
+    const E* p = source + uint64_t(threadIdx.x / CHUNKS) * stride + column * 8;
+#pragma unroll
+    for (int first = 0; first < ROWS; first += ROWS_AT_ONCE, p += ROWS_AT_ONCE * stride) {
+        const uint32_t row = first + threadIdx.x / CHUNKS;
+        cp_async16(tile.chunk(row, column), p, row < rows);
+    }
+}
+
+// A: rows `row`.. + 16, chunks `column` and `column + 1`. Here and below `row` is a multiple of 8 and
+// `column` even.
 template <class E, int ROWS, int COLS>
 __device__ void load_a(uint32_t (&a)[4], Tile<E, ROWS, COLS>& tile, int row, int column) {
     const int lane = lane_id();
-    ldmatrix_x4(a, tile.chunk(row + lane % 16, column + lane / 16));
+    ldmatrix_x4(a, tile.chunk(row, lane % 16, column, lane / 16));
 }
 
 // Two B side by side from a tile whose rows are B's columns: rows `row`.. + 16, chunks `column` and
@@ -57,7 +81,7 @@ template <class E, int ROWS, int COLS>
 __device__ void load_b(uint32_t (&left)[2], uint32_t (&right)[2], Tile<E, ROWS, COLS>& tile, int row, int column) {
     const int lane = lane_id();
     uint32_t r[4];
-    ldmatrix_x4(r, tile.chunk(row + lane / 16 * 8 + lane % 8, column + lane / 8 % 2));
+    ldmatrix_x4(r, tile.chunk(row, lane / 16 * 8 + lane % 8, column, lane / 8 % 2));
     left[0] = r[0], left[1] = r[1], right[0] = r[2], right[1] = r[3];
 }
 
@@ -67,6 +91,6 @@ template <class E, int ROWS, int COLS>
 __device__ void load_b_trans(uint32_t (&left)[2], uint32_t (&right)[2], Tile<E, ROWS, COLS>& tile, int row, int column) {
     const int lane = lane_id();
     uint32_t r[4];
-    ldmatrix_x4_trans(r, tile.chunk(row + lane % 16, column + lane / 16));
+    ldmatrix_x4_trans(r, tile.chunk(row, lane % 16, column, lane / 16));
     left[0] = r[0], left[1] = r[1], right[0] = r[2], right[1] = r[3];
 }
