@@ -81,12 +81,12 @@ template <int D> __device__ void score(Scores<D>& scores, Tile<kv_t, ATTEND_ROWS
 #pragma unroll
     for (int column = 0; column < D / 8; column += 2) {
         uint32_t q[2][4];
-        load_a(q[0], queries, warp_id() * WARP_ROWS, column);
-        load_a(q[1], queries, warp_id() * WARP_ROWS + 16, column);
+        load_a(q[0], queries, warp_id() * WARP_ROWS, 0, column);
+        load_a(q[1], queries, warp_id() * WARP_ROWS, 16, column);
 #pragma unroll
         for (int n = 0; n < KEYS<D> / 8; n += 2) {
             uint32_t left[2], right[2];
-            load_b(left, right, keys, 8 * n, column);
+            load_b(left, right, keys, 0, 8 * n, column);
 #pragma unroll
             for (int i = 0; i < 2; i++) {
                 mma_m16n8k16<kv_t>(scores[i][n], q[i], left);
@@ -185,17 +185,18 @@ __device__ void store_rows(Activation<W>* y, State<D>& state, AttendTiles<D>& ti
             float sum = state.sum[i][half];
             sum += shfl_xor(sum, 1);
             sum += shfl_xor(sum, 2);
-            const float normalise = 1.0f / sum;
+            const float normalise = __fdividef(1.0f, sum); // the sum is 1 or more
 #pragma unroll
             for (int n = 0; n < D / 8; n++) {
                 const float* pair = &state.out[i][n][2 * half];
-                uint4* chunk = staged.chunk(first + 16 * i + 8 * half + lane / 4, n);
+                uint4* chunk = staged.chunk(first, 16 * i + 8 * half, lane / 4, n, 0);
                 reinterpret_cast<uint32_t*>(chunk)[lane % 4] =
                     pack<W>(pair[0] * normalise, pair[1] * normalise);
             }
         }
     __syncwarp();
     constexpr int CHUNKS = D / 8;
+#pragma unroll 4
     for (int i = lane; i < WARP_ROWS * CHUNKS; i += 32) {
         const int row = first + i / CHUNKS, column = i % CHUNKS;
         const uint32_t head = tiles.rows[row].head;

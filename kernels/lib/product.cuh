@@ -57,10 +57,10 @@ template <class W, class G> __device__ void multiply(Sums<G>& sums, Stage<W, G>&
         uint32_t x[G::WARP_T / 16][4], w[G::WARP_N / 8][2];
 #pragma unroll
         for (int i = 0; i < G::WARP_T / 16; i++)
-            load_a(x[i], stage.x, warp_token<G>() + 16 * i, column);
+            load_a(x[i], stage.x, warp_token<G>(), 16 * i, column);
 #pragma unroll
         for (int j = 0; j < G::WARP_N / 8; j += 2)
-            load_b(w[j], w[j + 1], stage.w, warp_column<G>() + 8 * j, column);
+            load_b(w[j], w[j + 1], stage.w, warp_column<G>(), 8 * j, column);
 #pragma unroll
         for (int i = 0; i < G::WARP_T / 16; i++)
 #pragma unroll

@@ -26,11 +26,12 @@ template <class E, int ROWS, int COLS> struct Tile {
         return &chunks[row * CHUNKS + (column ^ key(row))];
     }
 
-    // The same for row + lane_row, column + lane_column where row is a multiple of 8 and column even:
-    // all that depends on the lane is found once, and a fragment's place is one xor and an offset.
-    __device__ uint4* chunk(int row, int lane_row, int column, int lane_column) {
-        const int place = lane_row * CHUNKS + (lane_column ^ key(lane_row));
-        return &chunks[row * CHUNKS + (place ^ column)];
+    // The same for first + row + lane_row, column + lane_column where first and row are multiples of 8
+    // and column is even. What depends on the thread is found once; then a fragment's place is one xor
+    // with its column and an offset by its row, both known to the compiler.
+    __device__ uint4* chunk(int first, int row, int lane_row, int column, int lane_column) {
+        const int place = (first + lane_row) * CHUNKS + (lane_column ^ key(lane_row));
+        return &chunks[place ^ column] + row * CHUNKS;
     }
 };
 
@@ -67,30 +68,32 @@ __device__ void fetch(Tile<E, ROWS, COLS>& tile, const E* source, uint32_t strid
     }
 }
 
-// A: rows `row`.. + 16, chunks `column` and `column + 1`. Here and below `row` is a multiple of 8 and
-// `column` even.
+// A: rows first + row.. + 16, chunks `column` and `column + 1`. Here and below `first` and `row` are
+// multiples of 8, `column` is even, and all but `first` are known to the compiler.
 template <class E, int ROWS, int COLS>
-__device__ void load_a(uint32_t (&a)[4], Tile<E, ROWS, COLS>& tile, int row, int column) {
+__device__ void load_a(uint32_t (&a)[4], Tile<E, ROWS, COLS>& tile, int first, int row, int column) {
     const int lane = lane_id();
-    ldmatrix_x4(a, tile.chunk(row, lane % 16, column, lane / 16));
+    ldmatrix_x4(a, tile.chunk(first, row, lane % 16, column, lane / 16));
 }
 
-// Two B side by side from a tile whose rows are B's columns: rows `row`.. + 16, chunks `column` and
-// `column + 1`.
+// Two B side by side from a tile whose rows are B's columns: rows first + row.. + 16, chunks `column`
+// and `column + 1`.
 template <class E, int ROWS, int COLS>
-__device__ void load_b(uint32_t (&left)[2], uint32_t (&right)[2], Tile<E, ROWS, COLS>& tile, int row, int column) {
+__device__ void load_b(uint32_t (&left)[2], uint32_t (&right)[2], Tile<E, ROWS, COLS>& tile, int first,
+                       int row, int column) {
     const int lane = lane_id();
     uint32_t r[4];
-    ldmatrix_x4(r, tile.chunk(row, lane / 16 * 8 + lane % 8, column, lane / 8 % 2));
+    ldmatrix_x4(r, tile.chunk(first, row, lane / 16 * 8 + lane % 8, column, lane / 8 % 2));
     left[0] = r[0], left[1] = r[1], right[0] = r[2], right[1] = r[3];
 }
 
 // Two B side by side from a tile whose rows are B's rows: rows `row`.. + 16, chunks `column` and
 // `column + 1`.
 template <class E, int ROWS, int COLS>
-__device__ void load_b_trans(uint32_t (&left)[2], uint32_t (&right)[2], Tile<E, ROWS, COLS>& tile, int row, int column) {
+__device__ void load_b_trans(uint32_t (&left)[2], uint32_t (&right)[2], Tile<E, ROWS, COLS>& tile,
+                             int row, int column) {
     const int lane = lane_id();
     uint32_t r[4];
-    ldmatrix_x4_trans(r, tile.chunk(row, lane % 16, column, lane / 16));
+    ldmatrix_x4_trans(r, tile.chunk(0, row, lane % 16, column, lane / 16));
     left[0] = r[0], left[1] = r[1], right[0] = r[2], right[1] = r[3];
 }
