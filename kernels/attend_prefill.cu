@@ -72,6 +72,19 @@ __device__ Row find_row(const AttendPrefill<W>& args, uint32_t kv_head, uint32_t
     return {token * args.heads + kv_head * group + row % group, cursor + token};
 }
 
+// Begins to copy the item's queries; rows past the last one become zero.
+template <int D> __device__ void fetch_queries(AttendTiles<D>& tiles, const kv_t* queries) {
+    constexpr int CHUNKS = D / 8;
+    const int column = threadIdx.x % CHUNKS;
+#pragma unroll 2
+    for (int row = threadIdx.x / CHUNKS; row < ATTEND_ROWS; row += ATTEND_THREADS / CHUNKS) {
+        const uint32_t head = tiles.rows[row].head;
+        const bool valid = head != NONE;
+        const kv_t* source = valid ? queries + uint64_t(head) * D + column * 8 : queries;
+        cp_async16(tiles.queries.chunk(row, column), source, valid);
+    }
+}
+
 // S = Q K^T for the warp's rows.
 template <int D> __device__ void score(Scores<D>& scores, Tile<kv_t, ATTEND_ROWS, D>& queries, Tile<kv_t, KEYS<D>, D>& keys) {
 #pragma unroll
@@ -196,7 +209,7 @@ __device__ void store_rows(Activation<W>* y, State<D>& state, AttendTiles<D>& ti
         }
     __syncwarp();
     constexpr int CHUNKS = D / 8;
-#pragma unroll 4
+#pragma unroll 2
     for (int i = lane; i < WARP_ROWS * CHUNKS; i += 32) {
         const int row = first + i / CHUNKS, column = i % CHUNKS;
         const uint32_t head = tiles.rows[row].head;
@@ -208,17 +221,15 @@ __device__ void store_rows(Activation<W>* y, State<D>& state, AttendTiles<D>& ti
 template <class W, int D>
 __device__ void attend_item(const AttendPrefill<W>& args, uint32_t kv_head, uint32_t first_row, AttendTiles<D>& tiles) {
     const uint32_t cursor = args.cursor[0], length = cursor + args.tokens;
+    const uint32_t stride = args.kv_heads * D;
     tiles.rows[threadIdx.x] = find_row(args, kv_head, first_row + threadIdx.x, cursor);
     __syncthreads();
-    fetch<ATTEND_THREADS>(tiles.queries, D, [&](int r) {
-        const uint32_t head = tiles.rows[r].head;
-        return head == NONE ? nullptr : args.queries + uint64_t(head) * D;
-    });
+    fetch_queries<D>(tiles, args.queries);
     const auto fetch_turn = [&](uint32_t first) {
         Turn<D>& turn = tiles.turns[first / KEYS<D> % 2];
         const uint64_t start = (uint64_t(first) * args.kv_heads + kv_head) * D;
-        fetch<ATTEND_THREADS>(turn.keys, args.keys + start, args.kv_heads * D, length - first);
-        fetch<ATTEND_THREADS>(turn.values, args.values + start, args.kv_heads * D, length - first);
+        fetch<ATTEND_THREADS>(turn.keys, {args.keys + start}, stride, length - first, D);
+        fetch<ATTEND_THREADS>(turn.values, {args.values + start}, stride, length - first, D);
         cp_async_commit();
     };
     fetch_turn(0);
@@ -226,9 +237,6 @@ __device__ void attend_item(const AttendPrefill<W>& args, uint32_t kv_head, uint
     State<D> state = {};
 #pragma unroll
     for (int i = 0; i < 4; i++) state.max[i / 2][i % 2] = LOWEST;
-    const Row* own = &tiles.rows[warp_id() * WARP_ROWS];
-    const bool idle = own[0].head == NONE;
-    const uint32_t seen_by_first = own[0].position, seen_by_last = own[WARP_ROWS - 1].position;
     const uint32_t last = tiles.rows[ATTEND_ROWS - 1].position;
     const float scale = LOG2_E / (D == 64 ? 8.0f : 11.313708498984761f);
 #pragma unroll 1
@@ -236,11 +244,13 @@ __device__ void attend_item(const AttendPrefill<W>& args, uint32_t kv_head, uint
         cp_async_wait<0>(); // this thread's part of the turn has come,
         __syncthreads();    // everyone's has, and all have left the turn before
         if (first + KEYS<D> <= last) fetch_turn(first + KEYS<D>);
-        if (idle || first > seen_by_last) continue;
+        const Row top = tiles.rows[warp_id() * WARP_ROWS];
+        const Row bottom = tiles.rows[warp_id() * WARP_ROWS + WARP_ROWS - 1];
+        if (top.head == NONE || first > bottom.position) continue;
         Turn<D>& turn = tiles.turns[first / KEYS<D> % 2];
         Scores<D> scores;
         score<D>(scores, tiles.queries, turn.keys);
-        if (first + KEYS<D> - 1 > seen_by_first) mask<D>(scores, tiles.rows, first);
+        if (first + KEYS<D> - 1 > top.position) mask<D>(scores, tiles.rows, first);
         soften<D>(scores, state, scale);
         add_values<D>(state, scores, turn.values);
     }

@@ -39,17 +39,11 @@ __device__ void gate_up_tiles(const GateUpSwiglu<W>& args, Stage<W, G> (&ring)[P
     constexpr int HALF = G::WARP_N / 2;
     for_each_tile<G>(args.tokens, 2 * args.ffn, [&](uint32_t token, uint32_t column) {
         const uint32_t first = column / 2; // unit
-        const auto x_row = [&](int r) {
-            const uint32_t t = token + r;
-            return t < args.tokens ? args.x + uint64_t(t) * args.width : nullptr;
-        };
-        const auto w_row = [&](int r) {
-            const W* weight = r / HALF % 2 == 0 ? args.w_gate : args.w_up;
-            const uint32_t unit = first + r / G::WARP_N * HALF + r % HALF;
-            return unit < args.ffn ? weight + uint64_t(unit) * args.width : nullptr;
-        };
+        const W* x = args.x + uint64_t(token) * args.width;
+        const uint64_t weight = uint64_t(first) * args.width;
         Sums<G> sums;
-        product<W, G>(sums, ring, args.width, x_row, w_row);
+        product<W, G>(sums, ring, x, args.tokens - token, {args.w_gate + weight, args.w_up + weight},
+                      args.ffn - first, args.width);
 #pragma unroll
         for (int i = 0; i < G::WARP_T / 16; i++)
 #pragma unroll

@@ -68,29 +68,35 @@ template <class W, class G> __device__ void multiply(Sums<G>& sums, Stage<W, G>&
     }
 }
 
-// The sums of one output tile over all of K = `width`. `x_row(r)`, `w_row(r)`: the address of row r of
-// the tile's inputs; null where there is none.
-template <class W, class G, class XRow, class WRow>
-__device__ void product(Sums<G>& sums, Stage<W, G> (&ring)[PRODUCT_STAGES], int width, XRow x_row, WRow w_row) {
+// The sums of one output tile over all of K = `width`: of `tokens` rows from x on with `rows` rows of
+// each of the weights (fewer than a tile has at the edges). Of each WARP_N columns of the tile an equal
+// part in a row belongs to each of the weights, in their order.
+template <class W, class G, int WEIGHTS>
+__device__ void product(Sums<G>& sums, Stage<W, G> (&ring)[PRODUCT_STAGES], const W* x, uint32_t tokens,
+                        const W* const (&weights)[WEIGHTS], uint32_t rows, uint32_t width) {
+    constexpr int AT_ONCE = PRODUCT_THREADS / (G::K / 8); // rows that fetch takes from one matrix
+    static_assert(WEIGHTS == 1 || WEIGHTS * AT_ONCE == G::WARP_N, "a warp has a share of each");
 #pragma unroll
     for (auto& row : sums)
 #pragma unroll
-        for (auto& fragment : row) fragment[0] = fragment[1] = fragment[2] = fragment[3] = 0.0f;
+        for (auto& sum : row) sum[0] = sum[1] = sum[2] = sum[3] = 0.0f;
 
-    const int slices = (width + G::K - 1) / G::K;
-    const auto fetch_slice = [&](int slice) {
+    const uint32_t slices = (width + G::K - 1) / G::K;
+    const auto fetch_slice = [&](uint32_t slice) {
         if (slice < slices) {
             Stage<W, G>& stage = ring[slice % PRODUCT_STAGES];
-            const int first = slice * G::K;
-            const auto at = [first](const W* row) { return row == nullptr ? row : row + first; };
-            fetch<PRODUCT_THREADS>(stage.x, width - first, [&](int r) { return at(x_row(r)); });
-            fetch<PRODUCT_THREADS>(stage.w, width - first, [&](int r) { return at(w_row(r)); });
+            const uint32_t first = slice * G::K, left = width - first;
+            const W* parts[WEIGHTS];
+#pragma unroll
+            for (int i = 0; i < WEIGHTS; i++) parts[i] = weights[i] + first;
+            fetch<PRODUCT_THREADS>(stage.x, {x + first}, width, tokens, left);
+            fetch<PRODUCT_THREADS>(stage.w, parts, width, rows, left);
         }
         cp_async_commit(); // an empty group past the end keeps the count of the groups
     };
     __syncthreads(); // the tile before this one no longer reads the ring
-    for (int slice = 0; slice < PRODUCT_STAGES - 1; slice++) fetch_slice(slice);
-    for (int slice = 0; slice < slices; slice++) {
+    for (uint32_t slice = 0; slice < PRODUCT_STAGES - 1; slice++) fetch_slice(slice);
+    for (uint32_t slice = 0; slice < slices; slice++) {
         cp_async_wait<PRODUCT_STAGES - 2>(); // this thread's part of the slice has come,
         __syncthreads();                     // everyone's has, and all have left the slice before
         fetch_slice(slice + PRODUCT_STAGES - 1);

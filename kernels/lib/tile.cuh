@@ -35,37 +35,26 @@ template <class E, int ROWS, int COLS> struct Tile {
     }
 };
 
-// Begins to copy a tile from global memory, with all THREADS threads of the block: row r from
-// `row_at(r)`, its first `columns` numbers (a multiple of 8; what lies past them becomes zero).
-// A row whose address is null is not read and becomes zero.
-template <int THREADS, class E, int ROWS, int COLS, class RowAt>
-__device__ void fetch(Tile<E, ROWS, COLS>& tile, int columns, RowAt row_at) {
-    constexpr int CHUNKS = Tile<E, ROWS, COLS>::CHUNKS, ROWS_AT_ONCE = THREADS / CHUNKS;
-    static_assert(THREADS % CHUNKS == 0 && ROWS % ROWS_AT_ONCE == 0, "every thread has its share");
-    const int column = threadIdx.x % CHUNKS;
+// Begins to copy a tile from matrices whose rows are `stride` numbers apart, with all THREADS threads
+// of the block. As many rows as the threads copy at once come from each matrix in turn. What lies past
+// the matrices' `rows` or the first `columns` numbers of a row (a multiple of 8) is not read and
+// becomes zero.
+template <int THREADS, int MATRICES, class E, int ROWS, int COLS>
+__device__ void fetch(Tile<E, ROWS, COLS>& tile, const E* const (&matrices)[MATRICES],
+                      uint32_t stride, uint32_t rows, uint32_t columns) {
+    constexpr uint32_t CHUNKS = Tile<E, ROWS, COLS>::CHUNKS, AT_ONCE = THREADS / CHUNKS;
+    static_assert(THREADS % CHUNKS == 0 && ROWS % (AT_ONCE * MATRICES) == 0, "equal shares");
+    const uint32_t column = threadIdx.x % CHUNKS;
+    uint32_t row = threadIdx.x / CHUNKS;
+    uint64_t place = uint64_t(row) * stride + column * 8;
     const bool inside = column * 8 < columns;
 #pragma unroll
-    for (int first = 0; first < ROWS; first += ROWS_AT_ONCE) {
-        const int row = first + threadIdx.x / CHUNKS;
-        const E* source = row_at(row);
-        const bool valid = inside && source != nullptr;
-        cp_async16(tile.chunk(row, column), valid ? source + column * 8 : nullptr, valid);
-    }
-}
-
-// The same from rows that are `stride` numbers apart and as long as the tile's; those from `rows` on
-// are not read and become zero.
-template <int THREADS, class E, int ROWS, int COLS>
-__device__ void fetch(Tile<E, ROWS, COLS>& tile, const E* source, uint32_t stride, uint32_t rows) {
-    constexpr int CHUNKS = Tile<E, ROWS, COLS>::CHUNKS, ROWS_AT_ONCE = THREADS / CHUNKS;
-    static_assert(THREADS % CHUNKS == 0 && ROWS % ROWS_AT_ONCE == 0, "every thread has its share");
-    const uint32_t column = threadIdx.x % CHUNKS;
-    const E* p = source + uint64_t(threadIdx.x / CHUNKS) * stride + column * 8;
+    for (int first = 0; first < ROWS; row += AT_ONCE, place += uint64_t(AT_ONCE) * stride)
 #pragma unroll
-    for (int first = 0; first < ROWS; first += ROWS_AT_ONCE, p += ROWS_AT_ONCE * stride) {
-        const uint32_t row = first + threadIdx.x / CHUNKS;
-        cp_async16(tile.chunk(row, column), p, row < rows);
-    }
+        for (int matrix = 0; matrix < MATRICES; matrix++, first += AT_ONCE) {
+            uint4* chunk = tile.chunk(first + threadIdx.x / CHUNKS, column);
+            cp_async16(chunk, matrices[matrix] + place, inside && row < rows);
+        }
 }
 
 // A: rows first + row.. + 16, chunks `column` and `column + 1`. Here and below `first` and `row` are
