@@ -1,24 +1,25 @@
-//! attend_prefill: causal attention of T tokens over the cache, which holds their own keys and values.
+//! attend_prefill: causal attention of T tokens over the cache, which holds their own rows already.
 //!
-//! Flash attention (Dao, 2023, arXiv:2307.08691): scores never leave registers. The query heads of a
-//! KV head are packed: row r of a KV head's queries is token r / (H/G), head r % (H/G), so that keys
-//! and values are fetched once for all heads that share them and short prompts fill their tiles.
-//! An item of work is 128 such rows of one KV head; a block of 4 warps walks over items, longest first,
-//! so that any grid will do. A warp owns 32 rows and all their sums: nothing passes between warps.
+//! Flash attention (Dao, 2023, arXiv:2307.08691): scores never leave registers. The query heads of
+//! a KV head are packed: row r of a KV head's queries is token r / (H/G), head r % (H/G), so that
+//! keys and values are fetched once for all heads that share them and short prompts fill their
+//! tiles. An item of work is 128 such rows of one KV head; a block of 4 warps walks over items,
+//! longest first, so that any grid will do. A warp owns 32 rows and all their sums: nothing passes
+//! between warps.
 //!
-//! A turn takes the next 4096 / D positions of the cache (what sums and scores leave registers for):
+//! A turn takes the next 4096 / D positions of the cache, as many as registers hold scores for:
 //!   wait for their K and V, barrier (so all have left the turn before), fetch the next turn's;
 //!   S = Q K^T (f16 in, f32 sums);   softmax online;   O = O + P V (P rounded to f16)
 //! so that a fetch has a whole turn of arithmetic, and a second block on the SM, to hide behind.
 //! Dynamic shared memory: 256 D + 33 KB: 128 rows of Q, two turns of K and V (swizzled:
 //! lib/tile.cuh) and what row is where.
 //!
-//! exp(s / sqrt(D) - max) is exp2 of one fused multiply-add; the maximum and the sum are f32 and the
-//! sum is of the unrounded weights. Position 0 is seen by every row and comes first, so the running
-//! maximum is finite from the first turn on. Rows of the cache past the sequence are not read: they
-//! are zeros in shared memory, and their weights are exactly 0. Warps take no part in turns that none
-//! of their rows may see; only turns that cross the diagonal are masked.
-//! O is divided by the sum in f32, rounded once to the weights' type - the output projection's input -
+//! exp(s / sqrt(D) - max) is exp2 of one fused multiply-add; the maximum and the sum are f32 and
+//! the sum is of the unrounded weights. Position 0 is seen by every row and comes first, so the
+//! running maximum is finite from the first turn on. Rows of the cache past the sequence are not
+//! read: they are zeros in shared memory, and their weights are exactly 0. Warps take no part in
+//! turns that none of their rows may see; only turns that cross the diagonal are masked. O is
+//! divided by the sum in f32, rounded once to the weights' type - the output projection's input -
 //! and leaves through the warp's own rows of Q's tile, as 16-byte stores.
 #include "lib/convert.cuh"
 #include "lib/math.cuh"
@@ -66,7 +67,8 @@ template <int D> struct State {
 template <int D> using Scores = float[2][KEYS<D> / 8][4];
 
 template <class W>
-__device__ Row find_row(const AttendPrefill<W>& args, uint32_t kv_head, uint32_t row, uint32_t cursor) {
+__device__ Row find_row(const AttendPrefill<W>& args, uint32_t kv_head, uint32_t row,
+                        uint32_t cursor) {
     const uint32_t group = args.heads / args.kv_heads, token = row / group;
     if (token >= args.tokens) return {NONE, cursor + args.tokens - 1};
     return {token * args.heads + kv_head * group + row % group, cursor + token};
@@ -86,7 +88,9 @@ template <int D> __device__ void fetch_queries(AttendTiles<D>& tiles, const kv_t
 }
 
 // S = Q K^T for the warp's rows.
-template <int D> __device__ void score(Scores<D>& scores, Tile<kv_t, ATTEND_ROWS, D>& queries, Tile<kv_t, KEYS<D>, D>& keys) {
+template <int D>
+__device__ void score(Scores<D>& scores, Tile<kv_t, ATTEND_ROWS, D>& queries,
+                      Tile<kv_t, KEYS<D>, D>& keys) {
 #pragma unroll
     for (auto& row : scores)
 #pragma unroll
@@ -110,7 +114,8 @@ template <int D> __device__ void score(Scores<D>& scores, Tile<kv_t, ATTEND_ROWS
 }
 
 // Hides the positions that come after a row's own; the keys begin at position `first`.
-template <int D> __device__ void mask(Scores<D>& scores, const Row (&rows)[ATTEND_ROWS], uint32_t first) {
+template <int D>
+__device__ void mask(Scores<D>& scores, const Row (&rows)[ATTEND_ROWS], uint32_t first) {
 #pragma unroll
     for (int i = 0; i < 2; i++)
 #pragma unroll
@@ -126,8 +131,8 @@ template <int D> __device__ void mask(Scores<D>& scores, const Row (&rows)[ATTEN
         }
 }
 
-// Turns scores into weights relative to the new maximum and brings what was summed so far down to it.
-// `scale`: log2(e) / sqrt(D).
+// Turns scores into weights relative to the new maximum and brings what was summed so far down to
+// it. `scale`: log2(e) / sqrt(D).
 template <int D> __device__ void soften(Scores<D>& scores, State<D>& state, float scale) {
 #pragma unroll
     for (int i = 0; i < 2; i++)
@@ -161,7 +166,9 @@ template <int D> __device__ void soften(Scores<D>& scores, State<D>& state, floa
 }
 
 // O = O + P V. Two fragments C of weights side by side are one fragment A.
-template <int D> __device__ void add_values(State<D>& state, const Scores<D>& weights, Tile<kv_t, KEYS<D>, D>& values) {
+template <int D>
+__device__ void add_values(State<D>& state, const Scores<D>& weights,
+                           Tile<kv_t, KEYS<D>, D>& values) {
 #pragma unroll
     for (int k = 0; k < KEYS<D> / 16; k++) {
         uint32_t p[2][4];
@@ -219,7 +226,8 @@ __device__ void store_rows(Activation<W>* y, State<D>& state, AttendTiles<D>& ti
 
 // Rows first_row.. + 128 of a KV head. All warps have left the item before this one.
 template <class W, int D>
-__device__ void attend_item(const AttendPrefill<W>& args, uint32_t kv_head, uint32_t first_row, AttendTiles<D>& tiles) {
+__device__ void attend_item(const AttendPrefill<W>& args, uint32_t kv_head, uint32_t first_row,
+                            AttendTiles<D>& tiles) {
     const uint32_t cursor = args.cursor[0], length = cursor + args.tokens;
     const uint32_t stride = args.kv_heads * D;
     tiles.rows[threadIdx.x] = find_row(args, kv_head, first_row + threadIdx.x, cursor);

@@ -1,10 +1,10 @@
 //! matmul: y = x W^T, or y += x W^T onto the residual stream, for many tokens at once.
 //!
 //! Inputs have the weights' 16-bit type, sums are f32 on the tensor cores, and so are the outputs:
-//! queries and keys are rotated, the residual stream is added to and logits are compared in f32. Tiles,
-//! shared memory and the order of sums: lib/product.cuh. The shape of tile is the largest that gives
-//! the grid enough to do. The epilogue has lanes trade halves of fragments so that each moves 16
-//! bytes of y; where N is no multiple of 4 (some vocabularies) it moves single numbers.
+//! queries and keys are rotated, the residual stream is added to and logits are compared in f32.
+//! Tiles, shared memory and the order of sums: lib/product.cuh. The shape of tile is the largest
+//! that gives the grid enough to do. The epilogue has lanes trade halves of fragments so that each
+//! moves 16 bytes of y; where N is no multiple of 4 (some vocabularies) it moves single numbers.
 //! Weights and x are read by 16-byte cp.async: K is a multiple of 8.
 #include "lib/convert.cuh"
 #include "lib/product.cuh"
@@ -21,7 +21,8 @@ template <class W> struct Matmul {
 
 // One fragment, whose first token and column are given.
 template <class W>
-__device__ void store_fragment(const Matmul<W>& args, float (&sum)[4], uint32_t token, uint32_t column) {
+__device__ void store_fragment(const Matmul<W>& args, float (&sum)[4], uint32_t token,
+                               uint32_t column) {
     gather_row(sum);
     token += fragment_row(), column += fragment_column();
     if (token >= args.tokens || column >= args.rows) return;
