@@ -1,24 +1,25 @@
-//! attend_prefill: causal attention of T tokens over the cache, which holds their own keys and values.
+//! attend_prefill: causal attention of T tokens over the cache, which holds their own rows already.
 //!
-//! Flash attention (Dao, 2023, arXiv:2307.08691): scores never leave registers. The query heads of a
-//! KV head are packed: row r of a KV head's queries is token r / (H/G), head r % (H/G), so that keys
-//! and values are fetched once for all heads that share them and short prompts fill their tiles.
-//! An item of work is 128 such rows of one KV head; a block of 4 warps walks over items, longest first,
-//! so that any grid will do. A warp owns 32 rows and all their sums: nothing passes between warps.
+//! Flash attention (Dao, 2023, arXiv:2307.08691): scores never leave registers. The query heads of
+//! a KV head are packed: row r of a KV head's queries is token r / (H/G), head r % (H/G), so that
+//! keys and values are fetched once for all heads that share them and short prompts fill their
+//! tiles. An item of work is 128 such rows of one KV head; a block of 4 warps walks over items,
+//! longest first, so that any grid will do. A warp owns 32 rows and all their sums: nothing passes
+//! between warps.
 //!
-//! A turn takes the next 4096 / D positions of the cache (what sums and scores leave registers for):
+//! A turn takes the next 4096 / D positions of the cache, as many as registers hold scores for:
 //!   wait for their K and V, barrier (so all have left the turn before), fetch the next turn's;
 //!   S = Q K^T (f16 in, f32 sums);   softmax online;   O = O + P V (P rounded to f16)
 //! so that a fetch has a whole turn of arithmetic, and a second block on the SM, to hide behind.
 //! Dynamic shared memory: 256 D + 33 KB: 128 rows of Q, two turns of K and V (swizzled:
 //! lib/tile.cuh) and what row is where.
 //!
-//! exp(s / sqrt(D) - max) is exp2 of one fused multiply-add; the maximum and the sum are f32 and the
-//! sum is of the unrounded weights. Position 0 is seen by every row and comes first, so the running
-//! maximum is finite from the first turn on. Rows of the cache past the sequence are not read: they
-//! are zeros in shared memory, and their weights are exactly 0. Warps take no part in turns that none
-//! of their rows may see; only turns that cross the diagonal are masked.
-//! O is divided by the sum in f32, rounded once to the weights' type - the output projection's input -
+//! exp(s / sqrt(D) - max) is exp2 of one fused multiply-add; the maximum and the sum are f32 and
+//! the sum is of the unrounded weights. Position 0 is seen by every row and comes first, so the
+//! running maximum is finite from the first turn on. Rows of the cache past the sequence are not
+//! read: they are zeros in shared memory, and their weights are exactly 0. Warps take no part in
+//! turns that none of their rows may see; only turns that cross the diagonal are masked. O is
+//! divided by the sum in f32, rounded once to the weights' type - the output projection's input -
 //! and leaves through the warp's own rows of Q's tile, as 16-byte stores.
 #include "lib/convert.cuh"
 #include "lib/math.cuh"
@@ -66,14 +67,30 @@ template <int D> struct State {
 template <int D> using Scores = float[2][KEYS<D> / 8][4];
 
 template <class W>
-__device__ Row find_row(const AttendPrefill<W>& args, uint32_t kv_head, uint32_t row, uint32_t cursor) {
+__device__ Row find_row(const AttendPrefill<W>& args, uint32_t kv_head, uint32_t row,
+                        uint32_t cursor) {
     const uint32_t group = args.heads / args.kv_heads, token = row / group;
     if (token >= args.tokens) return {NONE, cursor + args.tokens - 1};
     return {token * args.heads + kv_head * group + row % group, cursor + token};
 }
 
+// Begins to copy the item's queries; rows past the last one become zero.
+template <int D> __device__ void fetch_queries(AttendTiles<D>& tiles, const kv_t* queries) {
+    constexpr int CHUNKS = D / 8;
+    const int column = threadIdx.x % CHUNKS;
+#pragma unroll 2
+    for (int row = threadIdx.x / CHUNKS; row < ATTEND_ROWS; row += ATTEND_THREADS / CHUNKS) {
+        const uint32_t head = tiles.rows[row].head;
+        const bool valid = head != NONE;
+        const kv_t* source = valid ? queries + uint64_t(head) * D + column * 8 : queries;
+        cp_async16(tiles.queries.chunk(row, column), source, valid);
+    }
+}
+
 // S = Q K^T for the warp's rows.
-template <int D> __device__ void score(Scores<D>& scores, Tile<kv_t, ATTEND_ROWS, D>& queries, Tile<kv_t, KEYS<D>, D>& keys) {
+template <int D>
+__device__ void score(Scores<D>& scores, Tile<kv_t, ATTEND_ROWS, D>& queries,
+                      Tile<kv_t, KEYS<D>, D>& keys) {
 #pragma unroll
     for (auto& row : scores)
 #pragma unroll
@@ -97,7 +114,8 @@ template <int D> __device__ void score(Scores<D>& scores, Tile<kv_t, ATTEND_ROWS
 }
 
 // Hides the positions that come after a row's own; the keys begin at position `first`.
-template <int D> __device__ void mask(Scores<D>& scores, const Row (&rows)[ATTEND_ROWS], uint32_t first) {
+template <int D>
+__device__ void mask(Scores<D>& scores, const Row (&rows)[ATTEND_ROWS], uint32_t first) {
 #pragma unroll
     for (int i = 0; i < 2; i++)
 #pragma unroll
@@ -113,8 +131,8 @@ template <int D> __device__ void mask(Scores<D>& scores, const Row (&rows)[ATTEN
         }
 }
 
-// Turns scores into weights relative to the new maximum and brings what was summed so far down to it.
-// `scale`: log2(e) / sqrt(D).
+// Turns scores into weights relative to the new maximum and brings what was summed so far down to
+// it. `scale`: log2(e) / sqrt(D).
 template <int D> __device__ void soften(Scores<D>& scores, State<D>& state, float scale) {
 #pragma unroll
     for (int i = 0; i < 2; i++)
@@ -148,7 +166,9 @@ template <int D> __device__ void soften(Scores<D>& scores, State<D>& state, floa
 }
 
 // O = O + P V. Two fragments C of weights side by side are one fragment A.
-template <int D> __device__ void add_values(State<D>& state, const Scores<D>& weights, Tile<kv_t, KEYS<D>, D>& values) {
+template <int D>
+__device__ void add_values(State<D>& state, const Scores<D>& weights,
+                           Tile<kv_t, KEYS<D>, D>& values) {
 #pragma unroll
     for (int k = 0; k < KEYS<D> / 16; k++) {
         uint32_t p[2][4];
@@ -196,7 +216,7 @@ __device__ void store_rows(Activation<W>* y, State<D>& state, AttendTiles<D>& ti
         }
     __syncwarp();
     constexpr int CHUNKS = D / 8;
-#pragma unroll 4
+#pragma unroll 2
     for (int i = lane; i < WARP_ROWS * CHUNKS; i += 32) {
         const int row = first + i / CHUNKS, column = i % CHUNKS;
         const uint32_t head = tiles.rows[row].head;
@@ -206,19 +226,18 @@ __device__ void store_rows(Activation<W>* y, State<D>& state, AttendTiles<D>& ti
 
 // Rows first_row.. + 128 of a KV head. All warps have left the item before this one.
 template <class W, int D>
-__device__ void attend_item(const AttendPrefill<W>& args, uint32_t kv_head, uint32_t first_row, AttendTiles<D>& tiles) {
+__device__ void attend_item(const AttendPrefill<W>& args, uint32_t kv_head, uint32_t first_row,
+                            AttendTiles<D>& tiles) {
     const uint32_t cursor = args.cursor[0], length = cursor + args.tokens;
+    const uint32_t stride = args.kv_heads * D;
     tiles.rows[threadIdx.x] = find_row(args, kv_head, first_row + threadIdx.x, cursor);
     __syncthreads();
-    fetch<ATTEND_THREADS>(tiles.queries, D, [&](int r) {
-        const uint32_t head = tiles.rows[r].head;
-        return head == NONE ? nullptr : args.queries + uint64_t(head) * D;
-    });
+    fetch_queries<D>(tiles, args.queries);
     const auto fetch_turn = [&](uint32_t first) {
         Turn<D>& turn = tiles.turns[first / KEYS<D> % 2];
         const uint64_t start = (uint64_t(first) * args.kv_heads + kv_head) * D;
-        fetch<ATTEND_THREADS>(turn.keys, args.keys + start, args.kv_heads * D, length - first);
-        fetch<ATTEND_THREADS>(turn.values, args.values + start, args.kv_heads * D, length - first);
+        fetch<ATTEND_THREADS>(turn.keys, {args.keys + start}, stride, length - first, D);
+        fetch<ATTEND_THREADS>(turn.values, {args.values + start}, stride, length - first, D);
         cp_async_commit();
     };
     fetch_turn(0);
@@ -226,9 +245,6 @@ __device__ void attend_item(const AttendPrefill<W>& args, uint32_t kv_head, uint
     State<D> state = {};
 #pragma unroll
     for (int i = 0; i < 4; i++) state.max[i / 2][i % 2] = LOWEST;
-    const Row* own = &tiles.rows[warp_id() * WARP_ROWS];
-    const bool idle = own[0].head == NONE;
-    const uint32_t seen_by_first = own[0].position, seen_by_last = own[WARP_ROWS - 1].position;
     const uint32_t last = tiles.rows[ATTEND_ROWS - 1].position;
     const float scale = LOG2_E / (D == 64 ? 8.0f : 11.313708498984761f);
 #pragma unroll 1
@@ -236,11 +252,13 @@ __device__ void attend_item(const AttendPrefill<W>& args, uint32_t kv_head, uint
         cp_async_wait<0>(); // this thread's part of the turn has come,
         __syncthreads();    // everyone's has, and all have left the turn before
         if (first + KEYS<D> <= last) fetch_turn(first + KEYS<D>);
-        if (idle || first > seen_by_last) continue;
+        const Row top = tiles.rows[warp_id() * WARP_ROWS];
+        const Row bottom = tiles.rows[warp_id() * WARP_ROWS + WARP_ROWS - 1];
+        if (top.head == NONE || first > bottom.position) continue;
         Turn<D>& turn = tiles.turns[first / KEYS<D> % 2];
         Scores<D> scores;
         score<D>(scores, tiles.queries, turn.keys);
-        if (first + KEYS<D> - 1 > seen_by_first) mask<D>(scores, tiles.rows, first);
+        if (first + KEYS<D> - 1 > top.position) mask<D>(scores, tiles.rows, first);
         soften<D>(scores, state, scale);
         add_values<D>(state, scores, turn.values);
     }

@@ -1,11 +1,11 @@
 //! gate_up_swiglu: hidden = silu(x Wgate^T) * (x Wup^T), many tokens at once.
 //!
 //! The tile of weights is laid out so that a warp finds both products of a hidden unit in its own
-//! sums: of its columns the first half are gate rows, the second half the up rows of the same units.
-//! The gated unit is formed in f32 and rounded once, to the weights' type: the input of the down
-//! projection. Neither product is ever in memory. Tiles, shared memory and the order of sums:
-//! lib/product.cuh; a tile is N / 2 units wide.
-//! Requirements: C and F are multiples of 8 (16-byte rows here and in the down projection).
+//! sums: of its columns the first half are gate rows, the second half the up rows of the same
+//! units. The gated unit is formed in f32 and rounded once, to the weights' type: the input of the
+//! down projection. Neither product is ever in memory. Tiles, shared memory and the order of sums:
+//! lib/product.cuh; a tile is N / 2 units wide. Requirements: C and F are multiples of 8 (16-byte
+//! rows here and in the down projection).
 #include "lib/convert.cuh"
 #include "lib/math.cuh"
 #include "lib/product.cuh"
@@ -22,8 +22,8 @@ template <class W> struct GateUpSwiglu {
 
 // Eight units of 16 tokens, of which the first token and unit are given.
 template <class W>
-__device__ void store_units(const GateUpSwiglu<W>& args, const float (&gate)[4], const float (&up)[4],
-                            uint32_t token, uint32_t unit) {
+__device__ void store_units(const GateUpSwiglu<W>& args, const float (&gate)[4],
+                            const float (&up)[4], uint32_t token, uint32_t unit) {
     float hidden[4];
 #pragma unroll
     for (int i = 0; i < 4; i++) hidden[i] = swiglu(gate[i], up[i]);
@@ -39,17 +39,11 @@ __device__ void gate_up_tiles(const GateUpSwiglu<W>& args, Stage<W, G> (&ring)[P
     constexpr int HALF = G::WARP_N / 2;
     for_each_tile<G>(args.tokens, 2 * args.ffn, [&](uint32_t token, uint32_t column) {
         const uint32_t first = column / 2; // unit
-        const auto x_row = [&](int r) {
-            const uint32_t t = token + r;
-            return t < args.tokens ? args.x + uint64_t(t) * args.width : nullptr;
-        };
-        const auto w_row = [&](int r) {
-            const W* weight = r / HALF % 2 == 0 ? args.w_gate : args.w_up;
-            const uint32_t unit = first + r / G::WARP_N * HALF + r % HALF;
-            return unit < args.ffn ? weight + uint64_t(unit) * args.width : nullptr;
-        };
+        const W* x = args.x + uint64_t(token) * args.width;
+        const uint64_t weight = uint64_t(first) * args.width;
         Sums<G> sums;
-        product<W, G>(sums, ring, args.width, x_row, w_row);
+        product<W, G>(sums, ring, x, args.tokens - token,
+                      {args.w_gate + weight, args.w_up + weight}, args.ffn - first, args.width);
 #pragma unroll
         for (int i = 0; i < G::WARP_T / 16; i++)
 #pragma unroll

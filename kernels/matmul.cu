@@ -1,10 +1,10 @@
 //! matmul: y = x W^T, or y += x W^T onto the residual stream, for many tokens at once.
 //!
 //! Inputs have the weights' 16-bit type, sums are f32 on the tensor cores, and so are the outputs:
-//! queries and keys are rotated, the residual stream is added to and logits are compared in f32. Tiles,
-//! shared memory and the order of sums: lib/product.cuh. The shape of tile is the largest that gives
-//! the grid enough to do. The epilogue has lanes trade halves of fragments so that each moves 16
-//! bytes of y; where N is no multiple of 4 (some vocabularies) it moves single numbers.
+//! queries and keys are rotated, the residual stream is added to and logits are compared in f32.
+//! Tiles, shared memory and the order of sums: lib/product.cuh. The shape of tile is the largest
+//! that gives the grid enough to do. The epilogue has lanes trade halves of fragments so that each
+//! moves 16 bytes of y; where N is no multiple of 4 (some vocabularies) it moves single numbers.
 //! Weights and x are read by 16-byte cp.async: K is a multiple of 8.
 #include "lib/convert.cuh"
 #include "lib/product.cuh"
@@ -21,34 +21,28 @@ template <class W> struct Matmul {
 
 // One fragment, whose first token and column are given.
 template <class W>
-__device__ void store_fragment(const Matmul<W>& args, float (&sum)[4], uint32_t token, uint32_t column) {
+__device__ void store_fragment(const Matmul<W>& args, float (&sum)[4], uint32_t token,
+                               uint32_t column) {
     gather_row(sum);
     token += fragment_row(), column += fragment_column();
     if (token >= args.tokens || column >= args.rows) return;
     float* y = args.y + uint64_t(token) * args.rows + column;
     if (args.rows % 4 == 0) {
-        float4 out = make_float4(sum[0], sum[1], sum[2], sum[3]);
-        if (args.residual) {
-            const float4 held = load4(y);
-            out = make_float4(held.x + out.x, held.y + out.y, held.z + out.z, held.w + out.w);
-        }
-        store4(y, out);
+        const float4 held = args.residual ? load4(y) : float4{0.0f, 0.0f, 0.0f, 0.0f};
+        store4(y, {held.x + sum[0], held.y + sum[1], held.z + sum[2], held.w + sum[3]});
     } else {
         for (int i = 0; i < 4 && column + i < args.rows; i++)
-            y[i] = args.residual ? y[i] + sum[i] : sum[i];
+            y[i] = (args.residual ? y[i] : 0.0f) + sum[i];
     }
 }
 
 template <class W, class G>
 __device__ void matmul_tiles(const Matmul<W>& args, Stage<W, G> (&ring)[PRODUCT_STAGES]) {
     for_each_tile<G>(args.tokens, args.rows, [&](uint32_t token, uint32_t row) {
-        const auto row_of = [&](const W* matrix, uint32_t i, uint32_t rows) {
-            return i < rows ? matrix + uint64_t(i) * args.width : nullptr;
-        };
+        const W* x = args.x + uint64_t(token) * args.width;
+        const W* weight = args.weight + uint64_t(row) * args.width;
         Sums<G> sums;
-        product<W, G>(
-            sums, ring, args.width, [&](int r) { return row_of(args.x, token + r, args.tokens); },
-            [&](int r) { return row_of(args.weight, row + r, args.rows); });
+        product<W, G>(sums, ring, x, args.tokens - token, {weight}, args.rows - row, args.width);
 #pragma unroll
         for (int i = 0; i < G::WARP_T / 16; i++)
 #pragma unroll

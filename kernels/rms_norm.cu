@@ -1,11 +1,10 @@
 //! rms_norm: y = x / sqrt(mean(x^2) + eps) * weight for each token, rounded to the weights' type.
 //!
-//! One block a token, and on to further tokens by the size of the grid. A thread takes 8 numbers at a
-//! time: 32 bytes of x, 16 of the weight, 16 of y. x is read twice, the second time from the L1 cache,
-//! so that any width will do without a register being set aside for it. Squares are summed in f32: by
-//! thread, by warp, then over the warps, always in the same order.
-//! y is what the next matrix product reads; this is its only rounding below f32.
-//! Requirements: C is a multiple of 8.
+//! One block a token, and on to further tokens by the size of the grid. A thread takes 8 numbers at
+//! a time: 32 bytes of x, 16 of the weight, 16 of y. x is read twice, the second time from the L1
+//! cache, so that any width will do without a register being set aside for it. Squares are summed
+//! in f32: by thread, by warp, then over the warps, always in the same order. y is what the next
+//! matrix product reads; this is its only rounding below f32. Requirements: C is a multiple of 8.
 #include "lib/convert.cuh"
 #include "lib/math.cuh"
 #include "lib/reduce.cuh"

@@ -1,12 +1,12 @@
 //! rope_append: queries and keys rotated to their positions; keys and values into the cache.
 //!
-//! One block a token. Its first D / 2 threads compute the sines and cosines of the position once, into
-//! shared memory; then every thread rotates eight pairs (i, i + D/2) of a head at a time - 64 bytes
-//! read, 32 written - until all heads of q and k are done, and copies eight numbers of v at a time.
-//! The angle is one f32 product, as the models were trained with; from there on sine and cosine are
-//! exact to f32 for every position (lib/math.cuh reduces the argument).
-//! Queries come out in the cache's type, which has the most mantissa of the 16-bit types: attention
-//! multiplies them with keys on the tensor cores. All stores to f16 saturate.
+//! One block a token. Its first D / 2 threads compute the sines and cosines of the position once,
+//! into shared memory; then every thread rotates eight pairs (i, i + D/2) of a head at a time - 64
+//! bytes read, 32 written - until all heads of q and k are done, and copies eight numbers of v at a
+//! time. The angle is one f32 product, as the models were trained with; from there on sine and
+//! cosine are exact to f32 for every position (lib/math.cuh reduces the argument). Queries come out
+//! in the cache's type, which has the most mantissa of the 16-bit types: attention multiplies them
+//! with keys on the tensor cores. All stores to f16 saturate.
 #include "lib/convert.cuh"
 #include "lib/math.cuh"
 #include "lib/shared.cuh"

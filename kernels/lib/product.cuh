@@ -2,18 +2,18 @@
 //! matmul and gate_up_swiglu share.
 //!
 //! A block of 4 warps computes one output tile at a time and walks over the tiles, so that any grid
-//! will do. X and W come in slices of K through a ring of three stages of 16 KB, filled by cp.async two
-//! slices ahead of the one in use; one barrier a slice says both that its data has come and that the
-//! slice before it is no longer read. Three shapes of tile share the ring:
+//! will do. X and W come in slices of K through a ring of three stages of 16 KB, filled by cp.async
+//! two slices ahead of the one in use; one barrier a slice says both that its data has come and
+//! that the slice before it is no longer read. Three shapes of tile share the ring:
 //!
 //!   large  128 x 128 x 32, a warp has 64 x 64: 32 mma for 8 ldmatrix.x4. Two blocks an SM.
-//!   medium  64 x  64 x 64, a warp has 32 x 32: where large tiles would leave most SMs idle
-//!   small   32 x  32 x 128, a warp has 16 x 16: short prompts, which wait for weights; a stage then
-//!           fetches 256 bytes of each weight row, and 16 KB of weights a block are on their way
+//!   medium  64 x 64 x 64, a warp has 32 x 32: where large tiles would leave most SMs idle.
+//!   small   32 x 32 x 128, a warp has 16 x 16: short prompts, which wait for weights; a stage
+//!           takes 256 bytes of each weight row, and a block has 16 KB of weights on their way.
 //!
-//! **Same bits everywhere.** Every sum runs over K upwards in steps of 16 from zero, in every shape of
-//! tile: neither the shape, nor the grid, nor the number of tokens changes a bit of a token's result.
-//! The odd ends of K, T and N are zeros in shared memory; only the epilogue knows of them.
+//! **Same bits everywhere.** Every sum runs over K upwards in steps of 16 from zero, in every shape
+//! of tile: neither the shape, nor the grid, nor the number of tokens changes a bit of a token's
+//! result. The odd ends of K, T and N are zeros in shared memory; only the epilogue knows of them.
 #pragma once
 #include "lib/shared.cuh"
 #include "lib/tile.cuh"
@@ -68,29 +68,36 @@ template <class W, class G> __device__ void multiply(Sums<G>& sums, Stage<W, G>&
     }
 }
 
-// The sums of one output tile over all of K = `width`. `x_row(r)`, `w_row(r)`: the address of row r of
-// the tile's inputs; null where there is none.
-template <class W, class G, class XRow, class WRow>
-__device__ void product(Sums<G>& sums, Stage<W, G> (&ring)[PRODUCT_STAGES], int width, XRow x_row, WRow w_row) {
+// The sums of one output tile over all of K = `width`: of `tokens` rows from x on with `rows` rows
+// of each of the weights (fewer than a tile has at the edges). Of each WARP_N columns of the tile
+// an equal part in a row belongs to each of the weights, in their order.
+template <class W, class G, int WEIGHTS>
+__device__ void product(Sums<G>& sums, Stage<W, G> (&ring)[PRODUCT_STAGES], const W* x,
+                        uint32_t tokens, const W* const (&weights)[WEIGHTS], uint32_t rows,
+                        uint32_t width) {
+    constexpr int AT_ONCE = PRODUCT_THREADS / (G::K / 8); // rows that fetch takes from one matrix
+    static_assert(WEIGHTS == 1 || WEIGHTS * AT_ONCE == G::WARP_N, "a warp has a share of each");
 #pragma unroll
     for (auto& row : sums)
 #pragma unroll
-        for (auto& fragment : row) fragment[0] = fragment[1] = fragment[2] = fragment[3] = 0.0f;
+        for (auto& sum : row) sum[0] = sum[1] = sum[2] = sum[3] = 0.0f;
 
-    const int slices = (width + G::K - 1) / G::K;
-    const auto fetch_slice = [&](int slice) {
+    const uint32_t slices = (width + G::K - 1) / G::K;
+    const auto fetch_slice = [&](uint32_t slice) {
         if (slice < slices) {
             Stage<W, G>& stage = ring[slice % PRODUCT_STAGES];
-            const int first = slice * G::K;
-            const auto at = [first](const W* row) { return row == nullptr ? row : row + first; };
-            fetch<PRODUCT_THREADS>(stage.x, width - first, [&](int r) { return at(x_row(r)); });
-            fetch<PRODUCT_THREADS>(stage.w, width - first, [&](int r) { return at(w_row(r)); });
+            const uint32_t first = slice * G::K, left = width - first;
+            const W* parts[WEIGHTS];
+#pragma unroll
+            for (int i = 0; i < WEIGHTS; i++) parts[i] = weights[i] + first;
+            fetch<PRODUCT_THREADS>(stage.x, {x + first}, width, tokens, left);
+            fetch<PRODUCT_THREADS>(stage.w, parts, width, rows, left);
         }
         cp_async_commit(); // an empty group past the end keeps the count of the groups
     };
     __syncthreads(); // the tile before this one no longer reads the ring
-    for (int slice = 0; slice < PRODUCT_STAGES - 1; slice++) fetch_slice(slice);
-    for (int slice = 0; slice < slices; slice++) {
+    for (uint32_t slice = 0; slice < PRODUCT_STAGES - 1; slice++) fetch_slice(slice);
+    for (uint32_t slice = 0; slice < slices; slice++) {
         cp_async_wait<PRODUCT_STAGES - 2>(); // this thread's part of the slice has come,
         __syncthreads();                     // everyone's has, and all have left the slice before
         fetch_slice(slice + PRODUCT_STAGES - 1);
@@ -99,8 +106,8 @@ __device__ void product(Sums<G>& sums, Stage<W, G> (&ring)[PRODUCT_STAGES], int 
 }
 
 // Calls `tile(first token, first column)` for each of the block's output tiles. Blocks that run
-// together take tiles of up to 16 strips of tokens and few strips of columns: the inputs of those stay
-// in the L2 cache.
+// together take tiles of up to 16 strips of tokens and few strips of columns: the inputs of those
+// stay in the L2 cache.
 template <class G, class OneTile>
 __device__ void for_each_tile(uint32_t tokens, uint32_t columns, OneTile tile) {
     constexpr uint32_t GROUP = 16;

@@ -2,10 +2,11 @@
 //!
 //! A row of a tile is a power of two of 16-byte chunks. They are stored swizzled: chunk c of row r
 //! lies at place c ^ key(r), so that the eight rows which one step of ldmatrix reads at one column
-//! fall into eight different groups of four banks, and so do the chunks that a quarter warp fetches.
+//! fall into eight different groups of four banks, and so do the chunks that a quarter warp
+//! fetches.
 //!
 //! Fragments of mma.m16n8k16 (lane l, g = l / 4, t = l % 4; a register holds two neighbouring k):
-//!   A [16, 16]: a0 = (row g, k 2t), a1 = (row g + 8, k 2t), a2 = (row g, k 2t + 8), a3 = (g + 8, 2t + 8)
+//!   A [16, 16]: a0 = (row g, k 2t), a1 = (g + 8, 2t), a2 = (g, 2t + 8), a3 = (g + 8, 2t + 8)
 //!   B [16, 8]:  b0 = (k 2t, column g), b1 = (k 2t + 8, column g)
 //!   C [16, 8]:  c0, c1 = (row g, columns 2t, 2t + 1), c2, c3 = (row g + 8, the same)
 #pragma once
@@ -13,8 +14,7 @@
 
 // [ROWS, COLS] numbers of type E, row-major but for the swizzle.
 template <class E, int ROWS, int COLS> struct Tile {
-    static constexpr int CHUNK = 8; // numbers in 16 bytes
-    static constexpr int CHUNKS = COLS / CHUNK; // of a row
+    static constexpr int CHUNKS = COLS / 8; // of a row
     static_assert(CHUNKS >= 4 && (CHUNKS & (CHUNKS - 1)) == 0, "rows of 4, 8, 16... chunks");
 
     uint4 chunks[ROWS * CHUNKS];
@@ -26,61 +26,51 @@ template <class E, int ROWS, int COLS> struct Tile {
         return &chunks[row * CHUNKS + (column ^ key(row))];
     }
 
-    // The same for first + row + lane_row, column + lane_column where first and row are multiples of 8
-    // and column is even. What depends on the thread is found once; then a fragment's place is one xor
-    // with its column and an offset by its row, both known to the compiler.
+    // The same for first + row + lane_row, column + lane_column where first and row are multiples
+    // of 8 and column is even. What depends on the thread is found once; then a fragment's place is
+    // one xor with its column and an offset by its row, both known to the compiler.
     __device__ uint4* chunk(int first, int row, int lane_row, int column, int lane_column) {
         const int place = (first + lane_row) * CHUNKS + (lane_column ^ key(lane_row));
         return &chunks[place ^ column] + row * CHUNKS;
     }
 };
 
-// Begins to copy a tile from global memory, with all THREADS threads of the block: row r from
-// `row_at(r)`, its first `columns` numbers (a multiple of 8; what lies past them becomes zero).
-// A row whose address is null is not read and becomes zero.
-template <int THREADS, class E, int ROWS, int COLS, class RowAt>
-__device__ void fetch(Tile<E, ROWS, COLS>& tile, int columns, RowAt row_at) {
-    constexpr int CHUNKS = Tile<E, ROWS, COLS>::CHUNKS, ROWS_AT_ONCE = THREADS / CHUNKS;
-    static_assert(THREADS % CHUNKS == 0 && ROWS % ROWS_AT_ONCE == 0, "every thread has its share");
-    const int column = threadIdx.x % CHUNKS;
+// Begins to copy a tile from matrices whose rows are `stride` numbers apart, with all THREADS
+// threads of the block. As many rows as the threads copy at once come from each matrix in turn.
+// What lies past the matrices' `rows` or the first `columns` numbers of a row (a multiple of 8) is
+// not read and becomes zero.
+template <int THREADS, int MATRICES, class E, int ROWS, int COLS>
+__device__ void fetch(Tile<E, ROWS, COLS>& tile, const E* const (&matrices)[MATRICES],
+                      uint32_t stride, uint32_t rows, uint32_t columns) {
+    constexpr uint32_t CHUNKS = Tile<E, ROWS, COLS>::CHUNKS, AT_ONCE = THREADS / CHUNKS;
+    static_assert(THREADS % CHUNKS == 0 && ROWS % (AT_ONCE * MATRICES) == 0, "equal shares");
+    const uint32_t column = threadIdx.x % CHUNKS;
+    uint32_t row = threadIdx.x / CHUNKS;
+    uint64_t place = uint64_t(row) * stride + column * 8;
     const bool inside = column * 8 < columns;
 #pragma unroll
-    for (int first = 0; first < ROWS; first += ROWS_AT_ONCE) {
-        const int row = first + threadIdx.x / CHUNKS;
-        const E* source = row_at(row);
-        const bool valid = inside && source != nullptr;
-        cp_async16(tile.chunk(row, column), valid ? source + column * 8 : nullptr, valid);
-    }
-}
-
-// The same from rows that are `stride` numbers apart and as long as the tile's; those from `rows` on
-// are not read and become zero.
-template <int THREADS, class E, int ROWS, int COLS>
-__device__ void fetch(Tile<E, ROWS, COLS>& tile, const E* source, uint32_t stride, uint32_t rows) {
-    constexpr int CHUNKS = Tile<E, ROWS, COLS>::CHUNKS, ROWS_AT_ONCE = THREADS / CHUNKS;
-    static_assert(THREADS % CHUNKS == 0 && ROWS % ROWS_AT_ONCE == 0, "every thread has its share");
-    const uint32_t column = threadIdx.x % CHUNKS;
-    const E* p = source + uint64_t(threadIdx.x / CHUNKS) * stride + column * 8;
+    for (int first = 0; first < ROWS; row += AT_ONCE, place += uint64_t(AT_ONCE) * stride)
 #pragma unroll
-    for (int first = 0; first < ROWS; first += ROWS_AT_ONCE, p += ROWS_AT_ONCE * stride) {
-        const uint32_t row = first + threadIdx.x / CHUNKS;
-        cp_async16(tile.chunk(row, column), p, row < rows);
-    }
+        for (int matrix = 0; matrix < MATRICES; matrix++, first += AT_ONCE) {
+            uint4* chunk = tile.chunk(first + threadIdx.x / CHUNKS, column);
+            cp_async16(chunk, matrices[matrix] + place, inside && row < rows);
+        }
 }
 
-// A: rows first + row.. + 16, chunks `column` and `column + 1`. Here and below `first` and `row` are
-// multiples of 8, `column` is even, and all but `first` are known to the compiler.
+// A: rows first + row.. + 16, chunks `column` and `column + 1`. Here and below `first` and `row`
+// are multiples of 8, `column` is even, and all but `first` are known to the compiler.
 template <class E, int ROWS, int COLS>
-__device__ void load_a(uint32_t (&a)[4], Tile<E, ROWS, COLS>& tile, int first, int row, int column) {
+__device__ void load_a(uint32_t (&a)[4], Tile<E, ROWS, COLS>& tile, int first, int row,
+                       int column) {
     const int lane = lane_id();
     ldmatrix_x4(a, tile.chunk(first, row, lane % 16, column, lane / 16));
 }
 
-// Two B side by side from a tile whose rows are B's columns: rows first + row.. + 16, chunks `column`
-// and `column + 1`.
+// Two B side by side from a tile whose rows are B's columns: rows first + row.. + 16, chunks
+// `column` and `column + 1`.
 template <class E, int ROWS, int COLS>
-__device__ void load_b(uint32_t (&left)[2], uint32_t (&right)[2], Tile<E, ROWS, COLS>& tile, int first,
-                       int row, int column) {
+__device__ void load_b(uint32_t (&left)[2], uint32_t (&right)[2], Tile<E, ROWS, COLS>& tile,
+                       int first, int row, int column) {
     const int lane = lane_id();
     uint32_t r[4];
     ldmatrix_x4(r, tile.chunk(first, row, lane / 16 * 8 + lane % 8, column, lane / 8 % 2));
