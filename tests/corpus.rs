@@ -113,7 +113,7 @@ fn every_seed_runs() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(20_000))]
+    #![proptest_config(ProptestConfig::with_cases(5_000))]
 
     #[test]
     fn mutated_seeds_are_read_or_refused(
