@@ -70,9 +70,7 @@ fn build_kernels() -> Result<(), String> {
     let headers = headers.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
     let programs: Vec<Program> = sources
         .iter()
-        .map(|(name, source)| {
-            Program::new(name, &format!("kernels/{name}.cu"), source, &headers)
-        })
+        .map(|(name, source)| Program::new(name, &format!("kernels/{name}.cu"), source, &headers))
         .collect::<Result<_, _>>()?;
     let archs = wanted_archs()?;
     let images = match find_nvrtc(&out)? {
@@ -101,7 +99,8 @@ fn read_folder(folder: &Path, extension: &str) -> Result<BTreeMap<String, String
 /// Those of `CHASKI_CUDA_ARCHS`, in order of age, or all.
 fn wanted_archs() -> Result<Vec<&'static Arch>, String> {
     let names = env::var("CHASKI_CUDA_ARCHS").unwrap_or_default();
-    let names: Vec<&str> = names.split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
+    let names: Vec<&str> =
+        names.split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
     if let Some(unknown) = names.iter().find(|name| Arch::find(name).is_none()) {
         let known = ARCHS.map(|arch| arch.name).join(", ");
         return Err(format!("CHASKI_CUDA_ARCHS: {unknown:?} is none of {known}"));
@@ -235,7 +234,8 @@ fn generate(programs: &[Program<'_>], images: &[Images]) -> Result<String, std::
 fn write_kernel(text: &mut String, program: &Program<'_>, images: &Images) -> std::fmt::Result {
     let signature = &program.signature;
     let name = &signature.name;
-    let file = |path: &str| format!("include_str!(concat!(env!(\"CARGO_MANIFEST_DIR\"), {path:?}))");
+    let file =
+        |path: &str| format!("include_str!(concat!(env!(\"CARGO_MANIFEST_DIR\"), {path:?}))");
     writeln!(text, "Kernel {{ name: {name:?}, summary: {:?},", signature.summary)?;
     writeln!(text, "description: {:?},", signature.description.join("\n"))?;
     writeln!(text, "source: {},", file(&format!("/kernels/{name}.cu")))?;

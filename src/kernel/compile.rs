@@ -108,7 +108,8 @@ impl<'s> Program<'s> {
             if let Some((_, name)) = line.split_once("Compiling entry function '") {
                 current = name.split('\'').next();
             }
-            let Some(export) = self.signature.exports.iter().find(|e| Some(e.name.as_str()) == current)
+            let Some(export) =
+                self.signature.exports.iter().find(|e| Some(e.name.as_str()) == current)
             else {
                 continue;
             };
@@ -123,7 +124,8 @@ impl<'s> Program<'s> {
             if let Some(bytes) = number_before(line, " bytes stack frame") {
                 resources.stack_bytes = bytes;
                 let spills = [" bytes spill stores", " bytes spill loads"];
-                resources.spill_bytes = spills.iter().filter_map(|unit| number_before(line, unit)).sum();
+                resources.spill_bytes =
+                    spills.iter().filter_map(|unit| number_before(line, unit)).sum();
             }
             if let Some(registers) = number_before(line, " registers") {
                 resources.registers = registers;
@@ -166,7 +168,8 @@ fn include<'s>(
         let Some(wanted) = line.trim_start().strip_prefix("#include") else { continue };
         let name = wanted.trim().strip_prefix('"').and_then(|name| name.split('"').next());
         let Some((name, text)) = name.and_then(|name| library.get_key_value(name)) else {
-            let message = format!("a kernel includes headers of kernels/{LIBRARY} only, not{wanted}");
+            let message =
+                format!("a kernel includes headers of kernels/{LIBRARY} only, not{wanted}");
             return Err((None, Mistake { line: number, message }));
         };
         if !headers.iter().any(|(known, _)| known == name) {

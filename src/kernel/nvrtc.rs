@@ -67,11 +67,14 @@ impl Nvrtc {
     pub fn find(wheels: Option<&Path>) -> Result<Option<Self>, String> {
         if let Some(given) = env::var_os("CHASKI_NVRTC").filter(|given| !given.is_empty()) {
             let given = PathBuf::from(given);
-            let library = if given.is_dir() { newest(&given, "libnvrtc.so") } else { Some(given.clone()) };
+            let library =
+                if given.is_dir() { newest(&given, "libnvrtc.so") } else { Some(given.clone()) };
             let Some(library) = library else {
                 return Err(format!("CHASKI_NVRTC: no libnvrtc.so in {}", given.display()));
             };
-            return Self::load(&library).map(Some).map_err(|error| format!("CHASKI_NVRTC: {error}"));
+            return Self::load(&library)
+                .map(Some)
+                .map_err(|error| format!("CHASKI_NVRTC: {error}"));
         }
         let load = |folder: PathBuf| Self::load(&newest(&folder, "libnvrtc.so")?).ok();
         let near = toolkits().into_iter().chain(wheels.into_iter().flat_map(packages));
@@ -104,7 +107,9 @@ impl Nvrtc {
         let mut count = 0;
         // SAFETY: both calls write integers to where they are told to.
         unsafe {
-            functions.check((functions.version)(&mut version.0, &mut version.1)).map_err(&failed)?;
+            functions
+                .check((functions.version)(&mut version.0, &mut version.1))
+                .map_err(&failed)?;
             functions.check((functions.arch_count)(&mut count)).map_err(&failed)?;
         }
         let mut archs: Vec<c_int> = vec![0; usize::try_from(count).unwrap_or_default()];
@@ -239,7 +244,8 @@ fn toolkits() -> Vec<PathBuf> {
     let mut folders: Vec<PathBuf> = roots.chain(usual).flat_map(within).collect();
     let paths = env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
     folders.extend(env::split_paths(&paths).filter(|folder| folder.is_absolute()));
-    let system = ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib"];
+    let system =
+        ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib"];
     folders.extend(system.map(PathBuf::from));
     folders
 }

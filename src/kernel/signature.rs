@@ -41,7 +41,10 @@ pub enum Kind {
     /// `const W*`
     Weight,
     /// A place in the state region.
-    State { element: Element, written: bool },
+    State {
+        element: Element,
+        written: bool,
+    },
     Scalar(Scalar),
 }
 
@@ -323,9 +326,9 @@ fn is_word(c: char) -> bool {
 
 /// Words of Rust that C++ takes for names.
 const KEYWORDS: [&str; 26] = [
-    "abstract", "as", "async", "await", "become", "crate", "dyn", "final", "fn", "gen", "impl", "in",
-    "let", "loop", "match", "mod", "move", "mut", "override", "pub", "ref", "self", "super", "trait",
-    "type", "use",
+    "abstract", "as", "async", "await", "become", "crate", "dyn", "final", "fn", "gen", "impl",
+    "in", "let", "loop", "match", "mod", "move", "mut", "override", "pub", "ref", "self", "super",
+    "trait", "type", "use",
 ];
 
 fn exports(name: &str, arguments: &str, generic: bool, lines: &[&str]) -> Result<Vec<Export>> {
@@ -372,12 +375,16 @@ fn export(
         _ => return Err(format!("threads are a multiple of 32 up to 1024, not {threads:?}")),
     };
     let (weights, head_dim) = suffixes(kernel, name).ok_or_else(|| {
-        format!("{name:?} is not {kernel} with `_bf16` or `_f16`, then `_d64` or `_d128`, or neither")
+        format!(
+            "{name:?} is not {kernel} with `_bf16` or `_f16`, then `_d64` or `_d128`, or neither"
+        )
     })?;
     let parameter = match weights {
         Some(weights) if generic => format!("{arguments}<{weights}> args"),
         Some(_) => return Err(format!("{arguments} is no template, so {name} has no type")),
-        None if generic => return Err(format!("{name} needs a type: {kernel}_bf16 or {kernel}_f16")),
+        None if generic => {
+            return Err(format!("{name} needs a type: {kernel}_bf16 or {kernel}_f16"));
+        }
         None => format!("{arguments} args"),
     };
     if argument != parameter {
