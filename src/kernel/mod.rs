@@ -144,7 +144,8 @@ impl Kernel {
             Ok(Some(nvrtc)) => nvrtc,
             Ok(None) => {
                 return Err(Error::failed(format!(
-                    "{doing}: no NVRTC here; `pip install nvidia-cuda-nvrtc`, or point CHASKI_NVRTC to libnvrtc.so"
+                    "{doing}: no NVRTC here; `pip install nvidia-cuda-nvrtc`, or point CHASKI_NVRTC \
+                     to libnvrtc.so"
                 )));
             }
             Err(error) => return Err(Error::failed(format!("{doing}: {error}"))),

@@ -191,7 +191,8 @@ impl Kind {
         match (pointee, written) {
             ("W", false) => return Ok(Kind::Weight),
             ("W", true) => {
-                let message = "weights are only read: const W*; what a kernel writes in their type is an Activation<W>*";
+                let message = "weights are only read: const W*; what a kernel writes in their type \
+                               is an Activation<W>*";
                 return Err(message.to_owned());
             }
             _ => {}
@@ -199,7 +200,8 @@ impl Kind {
         match Element::ALL.into_iter().find(|element| element.c_type() == pointee) {
             Some(element) => Ok(Kind::State { element, written }),
             None => Err(format!(
-                "a pointer is to W, Activation<W>, kv_t, float, f16, bf16, uint32_t or uint64_t, not to {pointee:?}"
+                "a pointer is to W, Activation<W>, kv_t, float, f16, bf16, uint32_t or uint64_t, \
+                 not to {pointee:?}"
             )),
         }
     }
@@ -366,7 +368,8 @@ fn export(
         let parameter = if generic { format!("{arguments}<bf16>") } else { arguments.to_owned() };
         let suffix = if generic { "_bf16" } else { "" };
         format!(
-            "an export is one line: `extern \"C\" __global__ void __launch_bounds__(256) {kernel}{suffix}({parameter} args) {{ ... }}`"
+            "an export is one line: `extern \"C\" __global__ void __launch_bounds__(256) \
+             {kernel}{suffix}({parameter} args) {{ ... }}`"
         )
     })?;
     let threads = bounds.split(',').next().unwrap_or_default().trim();
