@@ -259,8 +259,8 @@ fn a_build_stops_at_mistakes_with_their_lines() {
     write("tiny.cu", &TINY.replace("args.x[i]", "args.z[i]")).unwrap();
     let errors = build(&[("CHASKI_NVRTC", &nvrtc.path)]);
     assert!(errors[0].starts_with("kernels/tiny.cu:18: error: "), "{errors:?}");
-    let first = |error: &&String| error.starts_with("kernels/tiny.cu:18:");
-    assert_eq!(errors.iter().filter(first).count(), 1, "once for all architectures: {errors:?}");
+    let of_bf16 = |error: &&String| error.contains("class \"Tiny<bf16>\" has no member");
+    assert_eq!(errors.iter().filter(of_bf16).count(), 1, "once for all architectures: {errors:?}");
 }
 
 /// NVIDIA's disassembler, fetched once by pip into the target folder, its hash checked.
@@ -320,8 +320,11 @@ fn machine_code_has_the_instructions_that_it_is_written_for() {
         instruction.split('.').next() == parts.next()
             && parts.all(|part| instruction.split('.').any(|has| has == part))
     };
+    // The disassembler takes half a second to start: not all architectures, but all generations of
+    // instruction sets. That nothing else has local memory, the compiler's own numbers tell.
+    let disassembled = ["sm_80", "sm_90a", "sm_120a"];
     let check = |kernel: &Kernel| {
-        for build in kernel.builds {
+        for build in kernel.builds.iter().filter(|build| disassembled.contains(&build.arch.name)) {
             let functions = disassemble(&nvdisasm, build.cubin);
             for export in kernel.exports {
                 let at = format!("{} on {}", export.name, build.arch.name);
