@@ -89,8 +89,8 @@ fn program<'s>(source: &'s str, library: &[(&'s str, &'s str)]) -> Result<Progra
 }
 
 fn types() -> &'static str {
-    let headers = KERNELS.iter().flat_map(|kernel| kernel.headers);
-    headers.into_iter().find(|header| header.name == "lib/types.cuh").unwrap().text
+    let mut headers = KERNELS.iter().flat_map(|kernel| kernel.headers);
+    headers.find(|header| header.name == "lib/types.cuh").unwrap().text
 }
 
 fn cache() -> (TempDir, Cache) {

@@ -281,8 +281,7 @@ fn fields(lines: &[&str], at: usize, generic: bool) -> Result<Vec<Field>> {
             "};" => return Ok(fields),
             "" => continue,
             text => {
-                let before: &Option<&Field> = &fields.last();
-                let end = before.map_or(0, |field| field.offset + field.kind.bytes());
+                let end = fields.last().map_or(0, |field| field.offset + field.kind.bytes());
                 let field = field(text, end, generic);
                 let field = field.map_err(|message| Mistake { line: number, message })?;
                 if fields.iter().any(|other| other.name == field.name) {
