@@ -7,6 +7,7 @@ pub mod config;
 pub mod device;
 pub mod error;
 pub mod json;
+pub mod kernel;
 pub mod memory;
 pub mod model;
 pub mod op;

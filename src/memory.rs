@@ -45,6 +45,11 @@ impl<T: Pod> Slot<T> {
         self.len * size_of::<T>()
     }
 
+    /// Bytes from the start of the state region.
+    pub fn offset(self) -> usize {
+        self.offset
+    }
+
     /// `len` elements of this slot, from element `start` on.
     pub fn part(self, start: usize, len: usize) -> Self {
         assert!(start + len <= self.len, "a part of {start}+{len} of a slot of {}", self.len);

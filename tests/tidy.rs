@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A module uses only those above it.
-const ORDER: [&str; 17] = [
+const ORDER: [&str; 18] = [
     "error",
     "json",
     "source",
@@ -16,6 +16,7 @@ const ORDER: [&str; 17] = [
     "sampler",
     "memory",
     "vector",
+    "kernel",
     "op",
     "ops",
     "model",
@@ -25,8 +26,8 @@ const ORDER: [&str; 17] = [
     "cli",
 ];
 
-/// Where `unsafe` may stand: the line that maps a file.
-const UNSAFE: [&str; 1] = ["src/source.rs"];
+/// Where `unsafe` may stand: the line that maps a file, the calls to NVRTC.
+const UNSAFE: [&str; 2] = ["src/source.rs", "src/kernel/nvrtc.rs"];
 
 const FILE_LINES: usize = 450;
 const FUNCTION_LINES: usize = 80;
@@ -112,6 +113,9 @@ fn unsafe_stays_in_its_room_and_says_why() {
             let code = line.split("//").next().unwrap();
             if code.split(|c: char| !c.is_alphanumeric()).any(|word| word == "unsafe") {
                 assert!(UNSAFE.contains(&file.as_str()), "{file}:{}: unsafe", number + 1);
+                if code.contains("unsafe extern \"C\" fn(") {
+                    continue; // a type: what calls it says why
+                }
                 let before: Vec<&str> = text.lines().take(number).collect();
                 let reason = before.iter().rev().take(6).any(|line| line.contains("// SAFETY:"));
                 assert!(reason, "{file}:{}: no SAFETY comment", number + 1);

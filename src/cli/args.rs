@@ -35,12 +35,27 @@ pub enum Command {
     Detokenize(DetokenizeArgs),
     /// Describe a model and the memory it takes, without reading its weights
     Inspect(InspectArgs),
+    /// Look into the CUDA kernels
+    Kernels {
+        #[command(subcommand)]
+        command: KernelsCommand,
+    },
     /// List what models can run on (also --list-devices)
     Devices,
     /// Print the completion script of a shell
     Completions { shell: Shell },
     /// Write the manual pages into a directory
     Man { directory: PathBuf },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum KernelsCommand {
+    /// List every kernel: what it computes and takes, and what its machine code needs
+    List {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 /// Which model, and how it is laid out in memory.

@@ -5,6 +5,7 @@ mod chat;
 mod devices;
 mod generate;
 mod inspect;
+mod kernels;
 mod logits;
 mod model;
 mod output;
@@ -14,7 +15,7 @@ mod tokenize;
 
 use std::ffi::OsString;
 
-use args::{Arguments, Command};
+use args::{Arguments, Command, KernelsCommand};
 use clap::Parser;
 
 use crate::error::Result;
@@ -34,6 +35,7 @@ pub fn run() -> Result<()> {
         Command::Tokenize(args) => tokenize::tokenize(&args),
         Command::Detokenize(args) => tokenize::detokenize(&args),
         Command::Inspect(args) => inspect::run(&args),
+        Command::Kernels { command: KernelsCommand::List { json } } => kernels::list(json),
         Command::Devices => devices::run(),
         Command::Completions { shell } => pages::completions(shell),
         Command::Man { directory } => pages::man(&directory),

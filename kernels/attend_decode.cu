@@ -1,0 +1,294 @@
+//! attend_decode: one token's attention over the cache.
+//!
+//! A block is one team of query heads on one split of the cache. A team is up to eight query heads
+//! that share a KV head, so that keys and values are read once for all of them; split s of the
+//! grid's takes every gridDim.y-th tile of 64 positions from s on. The grid is sized by the
+//! capacity of the cache and never changes: how far the cache is filled is read on the device, and
+//! a split without tiles leaves at once. Long and short caches alike spread over all splits there
+//! are.
+//!
+//! The products run on the tensor cores, which lets a few warps keep up with the memory and needs
+//! no shuffles: a warp's tile of scores is [16, 16], queries by positions. Rows 0-7 are the queries
+//! rounded to f16, rows 8-15 what the rounding left over (22 bits in all); the weights of the
+//! second product are split alike. The order of an inner dimension is free as long as both factors
+//! keep it, which is how fragments come straight from 16-byte loads of rows of the cache, without
+//! going through shared memory: see the two products below.
+//!
+//! A warp asks for its next keys once the present ones are used, and then for the values: 8 KiB (D
+//! = 128) a warp, 64 KiB an SM with two blocks of four warps.
+//!
+//! Each warp carries a softmax of its own over what it has seen: maximum, sum and weighted values.
+//! They are merged in a fixed order, first over the warps, then over the splits by the block that
+//! finishes last, as a ticket tells it, which also puts the ticket back to 0.
+//!
+//! Grid: (G * ceil(H / G / 8), splits). Good: as many splits as give two blocks an SM, no more than
+//! ceil(S / 64).
+#include "lib/convert.cuh"
+#include "lib/math.cuh"
+#include "lib/reduce.cuh"
+#include "lib/shared.cuh"
+
+// y = softmax(q . keys / sqrt(D)) values, over the positions up to the cursor's
+struct AttendDecode {
+    const float* q; // [1, H, D]
+    const kv_t* keys; // [S, G, D]
+    const kv_t* values; // [S, G, D]
+    const uint32_t* cursor; // [1] the token's position
+    float* y; // [1, H, D]
+    float* partial; // [splits, H, D] weighted values of each split, not normalised
+    float* statistics; // [splits, H, 2] maximum and sum of each split's softmax
+    uint32_t* tickets; // [teams] zeros before and after
+    uint32_t heads; // H
+    uint32_t kv_heads; // G
+};
+
+constexpr uint32_t WARPS = 4;
+constexpr uint32_t WARP_TILE = 16; // positions a warp takes at once
+constexpr uint32_t TILE = WARPS * WARP_TILE;
+constexpr uint32_t TEAM = 8; // query heads
+
+// The queries of one team as the first factor of the scores, in units of log2. Lane (g, t) holds
+// head g; in step k of 16 its "columns" 2t, 2t+1, 2t+8, 2t+9 are the four dimensions from 32 (k /
+// 2) + 8 t + 4 (k % 2) on: the half of a 16-byte piece.
+template <int D> struct Queries {
+    uint32_t a[D / 16][4];
+
+    __device__ Queries(const float* q, bool valid) {
+        const float scale = LOG2_E / sqrtf(float(D));
+#pragma unroll
+        for (int k = 0; k < D / 16; k++) {
+            float4 v = {};
+            if (valid) v = load4(q + 32 * (k / 2) + 8 * (lane_id() % 4) + 4 * (k % 2));
+            split(v.x * scale, v.y * scale, a[k][0], a[k][1]);
+            split(v.z * scale, v.w * scale, a[k][2], a[k][3]);
+        }
+    }
+
+    // Two numbers as f16, and what the rounding left over.
+    __device__ static void split(float low, float high, uint32_t& rounded, uint32_t& rest) {
+        rounded = pack<f16>(low, high);
+        const float2 kept = unpack<f16>(rounded);
+        rest = pack<f16>(low - kept.x, high - kept.y);
+    }
+};
+
+// A warp's softmax in the making. Lane (g, t) holds head g: `sum` over the lane's own positions,
+// and in values[n] the dimensions of output tile n, columns 2t and 2t+1, twice: for the weights as
+// rounded and for what the rounding left over.
+template <int D> struct Softmax {
+    float maximum = -infinity();
+    float sum = 0;
+    float values[D / 8][4] = {};
+};
+
+// A warp's keys of one tile: positions g and 8 + g, 16 bytes at dimensions 32 i + 8 t.
+template <int D> struct Keys {
+    uint4 rows[2][D / 32];
+
+    __device__ void load(const kv_t* keys, uint32_t first, uint32_t end, uint64_t row) {
+#pragma unroll
+        for (int n = 0; n < 2; n++) {
+            const uint32_t position = first + 8 * n + lane_id() / 4;
+            const kv_t* from = keys + position * row + 8 * (lane_id() % 4);
+#pragma unroll
+            for (int i = 0; i < D / 32; i++) rows[n][i] = load_once(from + 32 * i, position < end);
+        }
+    }
+};
+
+// A warp's values of one tile: positions 2t, 2t+1, 2t+8, 2t+9, 16 bytes at dimensions 64 i + 8 g.
+template <int D> struct Values {
+    uint4 rows[4][D / 64];
+
+    __device__ void load(const kv_t* values, uint32_t first, uint32_t end, uint64_t row) {
+#pragma unroll
+        for (int p = 0; p < 4; p++) {
+            const uint32_t position = first + 2 * (lane_id() % 4) + p % 2 + p / 2 * 8;
+            const kv_t* from = values + position * row + lane_id() / 4 * 8;
+#pragma unroll
+            for (int i = 0; i < D / 64; i++) rows[p][i] = load_once(from + 64 * i, position < end);
+        }
+    }
+};
+
+// The weights of a tile's positions, 2^(score - maximum), as the first factor of the second
+// product; the state is brought to the new maximum. Two score tiles of 8 positions: the lane's are
+// 2t and 2t+1.
+template <int D>
+__device__ inline void weigh(const Queries<D>& queries, const Keys<D>& keys, uint32_t first,
+                             uint32_t end, Softmax<D>& state, uint32_t (&weights)[4]) {
+    float scores[4];
+#pragma unroll
+    for (int n = 0; n < 2; n++) {
+        float d[4] = {};
+#pragma unroll
+        for (int i = 0; i < D / 32; i++) {
+            const uint4& piece = keys.rows[n][i];
+            mma_m16n8k16<f16>(d, queries.a[2 * i], {piece.x, piece.y});
+            mma_m16n8k16<f16>(d, queries.a[2 * i + 1], {piece.z, piece.w});
+        }
+        const uint32_t position = first + 8 * n + 2 * (lane_id() % 4);
+        scores[2 * n] = position < end ? d[0] + d[2] : -infinity();
+        scores[2 * n + 1] = position + 1 < end ? d[1] + d[3] : -infinity();
+    }
+    float maximum = fmaxf(fmaxf(scores[0], scores[1]), fmaxf(scores[2], scores[3]));
+    maximum = fmaxf(maximum, shfl_xor(maximum, 1));
+    maximum = fmaxf(fmaxf(maximum, shfl_xor(maximum, 2)), state.maximum);
+    const float shrink = exp2_approx(state.maximum - maximum);
+    state.maximum = maximum;
+    state.sum *= shrink;
+#pragma unroll
+    for (int n = 0; n < D / 8; n++)
+        for (float& v : state.values[n]) v *= shrink;
+#pragma unroll
+    for (float& score : scores) {
+        score = exp2_approx(score - maximum);
+        state.sum += score;
+    }
+    Queries<D>::split(scores[0], scores[1], weights[0], weights[1]);
+    Queries<D>::split(scores[2], scores[3], weights[2], weights[3]);
+}
+
+__device__ inline uint32_t word(const uint4& v, int i) {
+    return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w;
+}
+
+// values += weights . rows. Lane (g, t) has eight neighbouring dimensions of its positions; in
+// output tile n = 8 i + j column g is dimension 64 i + 8 g + j.
+template <int D>
+__device__ inline void add_values(const uint32_t (&weights)[4], const Values<D>& values,
+                                  Softmax<D>& state) {
+#pragma unroll
+    for (int i = 0; i < D / 64; i++) {
+#pragma unroll
+        for (int j = 0; j < 8; j++) {
+            const auto pair = [&](int p) {
+                const uint32_t low = word(values.rows[p][i], j / 2);
+                const uint32_t high = word(values.rows[p + 1][i], j / 2);
+                return byte_permute(low, high, j % 2 ? 0x7632 : 0x5410);
+            };
+            mma_m16n8k16<f16>(state.values[8 * i + j], weights, {pair(0), pair(2)});
+        }
+    }
+}
+
+// Several softmaxes over different positions as one: `count` of them, as many floats apart as the
+// strides say. values: four dimensions of one head. statistics: the maximum and sum of that head
+struct Merged {
+    float maximum = -infinity();
+    float sum = 0;
+    float4 values = {};
+
+    __device__ Merged(const float* parts, uint32_t stride, const float* statistics,
+                      uint32_t statistics_stride, uint32_t count) {
+        for (uint32_t i = 0; i < count; i++)
+            maximum = fmaxf(maximum, statistics[i * statistics_stride]);
+#pragma unroll 8
+        for (uint32_t i = 0; i < count; i++) {
+            const float shrink = exp2_approx(statistics[i * statistics_stride] - maximum);
+            const float4 part = load4(parts + uint64_t(i) * stride);
+            sum = fmaf(shrink, statistics[i * statistics_stride + 1], sum);
+            values.x = fmaf(shrink, part.x, values.x);
+            values.y = fmaf(shrink, part.y, values.y);
+            values.z = fmaf(shrink, part.z, values.z);
+            values.w = fmaf(shrink, part.w, values.w);
+        }
+    }
+
+    __device__ void store_normalised(float* y) const {
+        store4(y, {values.x / sum, values.y / sum, values.z / sum, values.w / sum});
+    }
+};
+
+// What the block's warps have found, in shared memory.
+template <int D> struct Found {
+    float values[WARPS][TEAM][D];
+    float statistics[WARPS][TEAM][2];
+
+    __device__ void store(const Softmax<D>& state) {
+        const uint32_t head = lane_id() / 4, t = lane_id() % 4;
+#pragma unroll
+        for (int n = 0; n < D / 8; n++) {
+            float* to = &values[warp_id()][head][64 * (n / 8) + 16 * t + n % 8];
+            to[0] = state.values[n][0] + state.values[n][2];
+            to[8] = state.values[n][1] + state.values[n][3];
+        }
+        if (t == 0) {
+            statistics[warp_id()][head][0] = state.maximum;
+            statistics[warp_id()][head][1] = state.sum;
+        }
+    }
+};
+
+template <int D> __device__ void attend_decode(const AttendDecode& args) {
+    const uint32_t group = args.heads / args.kv_heads, teams = (group + TEAM - 1) / TEAM;
+    const uint32_t kv_head = blockIdx.x / teams, from = blockIdx.x % teams * TEAM;
+    const uint32_t first_head = kv_head * group + from;
+    const uint32_t team_heads = group - from < TEAM ? group - from : TEAM;
+    grid_dependency_wait();
+    grid_dependency_launch();
+    const uint32_t end = *args.cursor + 1, tiles = (end + TILE - 1) / TILE;
+    const uint32_t split = blockIdx.y, splits = tiles < gridDim.y ? tiles : gridDim.y;
+    if (split >= splits) return;
+
+    const uint64_t row = uint64_t(args.kv_heads) * D;
+    const kv_t* const cached_keys = args.keys + kv_head * D;
+    const kv_t* const cached_values = args.values + kv_head * D;
+    uint32_t first = split * TILE + warp_id() * WARP_TILE;
+    Keys<D> keys;
+    Values<D> values;
+    keys.load(cached_keys, first, end, row);
+    values.load(cached_values, first, end, row);
+    const uint32_t head = lane_id() / 4;
+    const Queries<D> queries(args.q + (first_head + head) * D, head < team_heads);
+    Softmax<D> state;
+    while (first < end) {
+        const uint32_t next = first + gridDim.y * TILE;
+        uint32_t weights[4];
+        weigh(queries, keys, first, end, state, weights);
+        keys.load(cached_keys, next, end, row);
+        add_values(weights, values, state);
+        values.load(cached_values, next, end, row);
+        first = next;
+    }
+    state.sum += shfl_xor(state.sum, 1);
+    state.sum += shfl_xor(state.sum, 2);
+    SHARED(Found<D>, found);
+    found.store(state);
+    __syncthreads();
+
+    const uint32_t pieces = team_heads * (D / 4); // of four dimensions
+    for (uint32_t i = threadIdx.x; i < pieces; i += 32 * WARPS) {
+        const uint32_t h = i / (D / 4), d = i % (D / 4) * 4;
+        const Merged merged(&found.values[0][h][d], TEAM * D, found.statistics[0][h], TEAM * 2,
+                            WARPS);
+        if (splits == 1) {
+            merged.store_normalised(args.y + (first_head + h) * D + d);
+            continue;
+        }
+        const uint64_t slot = uint64_t(split) * args.heads + first_head + h;
+        store4(args.partial + slot * D + d, merged.values);
+        if (d == 0) {
+            args.statistics[slot * 2] = merged.maximum;
+            args.statistics[slot * 2 + 1] = merged.sum;
+        }
+    }
+    if (splits == 1) return;
+
+    SHARED(bool, is_last);
+    __syncthreads();
+    if (threadIdx.x == 0)
+        is_last = atomic_add_acq_rel_gpu(&args.tickets[blockIdx.x], 1) == splits - 1;
+    __syncthreads();
+    if (!is_last) return;
+    if (threadIdx.x == 0) args.tickets[blockIdx.x] = 0;
+    for (uint32_t i = threadIdx.x; i < pieces; i += 32 * WARPS) {
+        const uint32_t h = first_head + i / (D / 4), d = i % (D / 4) * 4;
+        const Merged merged(args.partial + h * D + d, args.heads * D, args.statistics + h * 2,
+                            args.heads * 2, splits);
+        merged.store_normalised(args.y + h * D + d);
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(128) attend_decode_d64(AttendDecode args) { attend_decode<64>(args); }
+extern "C" __global__ void __launch_bounds__(128) attend_decode_d128(AttendDecode args) { attend_decode<128>(args); }

@@ -1,0 +1,32 @@
+//! embed: the step's tokens to their rows of the embedding table, where the residual stream begins.
+//!
+//! A thread copies 16 bytes of a row, whatever the grid. Nothing is worth prefetching: which rows
+//! are wanted is known only when the kernel before has ended.
+#include "lib/convert.cuh"
+
+// x[t] = table[ids[t]]
+template <class W> struct Embed {
+    const uint32_t* ids; // [T]
+    const W* table; // [V, C]
+    float* x; // [T, C] the residual stream
+    uint32_t tokens; // T
+    uint32_t width; // C
+};
+
+template <class W> __device__ void embed(const Embed<W>& args) {
+    grid_dependency_wait();
+    grid_dependency_launch();
+    const uint32_t pieces = args.width / 8;
+    for (uint64_t i = uint64_t(blockIdx.x) * blockDim.x + threadIdx.x;
+         i < uint64_t(args.tokens) * pieces; i += uint64_t(gridDim.x) * blockDim.x) {
+        const uint64_t token = i / pieces, k = i % pieces * 8;
+        float v[8];
+        unpack8<W>(load_stream(args.table + uint64_t(args.ids[token]) * args.width + k, true), v);
+        float* x = args.x + token * args.width + k;
+        store4(x, {v[0], v[1], v[2], v[3]});
+        store4(x + 4, {v[4], v[5], v[6], v[7]});
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(256) embed_bf16(Embed<bf16> args) { embed(args); }
+extern "C" __global__ void __launch_bounds__(256) embed_f16(Embed<f16> args) { embed(args); }

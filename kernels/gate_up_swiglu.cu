@@ -1,0 +1,71 @@
+//! gate_up_swiglu: hidden = silu(x Wgate^T) * (x Wup^T), many tokens at once.
+//!
+//! The tile of weights is laid out so that a warp finds both products of a hidden unit in its own
+//! sums: of its columns the first half are gate rows, the second half the up rows of the same
+//! units. The gated unit is formed in f32 and rounded once, to the weights' type: the input of the
+//! down projection. Neither product is ever in memory. Tiles, shared memory and the order of sums:
+//! lib/product.cuh; a tile is N / 2 units wide. Requirements: C and F are multiples of 8 (16-byte
+//! rows here and in the down projection).
+#include "lib/convert.cuh"
+#include "lib/math.cuh"
+#include "lib/product.cuh"
+
+template <class W> struct GateUpSwiglu {
+    const Activation<W>* x; // [T, C]
+    const W* w_gate;        // [F, C]
+    const W* w_up;          // [F, C]
+    Activation<W>* hidden;  // [T, F]
+    uint32_t tokens;        // T
+    uint32_t width;         // C
+    uint32_t ffn;           // F
+};
+
+// Eight units of 16 tokens, of which the first token and unit are given.
+template <class W>
+__device__ void store_units(const GateUpSwiglu<W>& args, const float (&gate)[4],
+                            const float (&up)[4], uint32_t token, uint32_t unit) {
+    float hidden[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) hidden[i] = swiglu(gate[i], up[i]);
+    gather_row(hidden);
+    token += fragment_row(), unit += fragment_column();
+    if (token >= args.tokens || unit >= args.ffn) return;
+    const uint2 packed = {pack<W>(hidden[0], hidden[1]), pack<W>(hidden[2], hidden[3])};
+    *reinterpret_cast<uint2*>(args.hidden + uint64_t(token) * args.ffn + unit) = packed;
+}
+
+template <class W, class G>
+__device__ void gate_up_tiles(const GateUpSwiglu<W>& args, Stage<W, G> (&ring)[PRODUCT_STAGES]) {
+    constexpr int HALF = G::WARP_N / 2;
+    for_each_tile<G>(args.tokens, 2 * args.ffn, [&](uint32_t token, uint32_t column) {
+        const uint32_t first = column / 2; // unit
+        const W* x = args.x + uint64_t(token) * args.width;
+        const uint64_t weight = uint64_t(first) * args.width;
+        Sums<G> sums;
+        product<W, G>(sums, ring, x, args.tokens - token,
+                      {args.w_gate + weight, args.w_up + weight}, args.ffn - first, args.width);
+#pragma unroll
+        for (int i = 0; i < G::WARP_T / 16; i++)
+#pragma unroll
+            for (int j = 0; j < HALF / 8; j++)
+                store_units(args, sums[i][j], sums[i][j + HALF / 8],
+                            token + warp_token<G>() + 16 * i, first + warp_column<G>() / 2 + 8 * j);
+    });
+}
+
+template <class W> __device__ void gate_up_swiglu(const GateUpSwiglu<W>& args) {
+    SHARED(Ring<W>, ring);
+    grid_dependency_wait();
+    grid_dependency_launch();
+    const uint32_t columns = 2 * args.ffn;
+    if (occupies_grid<Large>(args.tokens, columns)) {
+        gate_up_tiles<W, Large>(args, ring.large);
+    } else if (occupies_grid<Medium>(args.tokens, columns)) {
+        gate_up_tiles<W, Medium>(args, ring.medium);
+    } else {
+        gate_up_tiles<W, Small>(args, ring.small);
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(128) gate_up_swiglu_bf16(GateUpSwiglu<bf16> args) { gate_up_swiglu<bf16>(args); }
+extern "C" __global__ void __launch_bounds__(128) gate_up_swiglu_f16(GateUpSwiglu<f16> args) { gate_up_swiglu<f16>(args); }

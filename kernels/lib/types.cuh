@@ -1,0 +1,26 @@
+//! Number types. The compilers bring the vector types (uint4, float4, ...) and size_t themselves.
+#pragma once
+
+using uint8_t = unsigned char;
+using uint16_t = unsigned short;
+using int32_t = int;
+using uint32_t = unsigned int;
+using uint64_t = decltype(sizeof(0));
+
+static_assert(sizeof(uint64_t) == 8, "64-bit platforms only");
+
+// Sixteen bits as stored; arithmetic happens in float (lib/convert.cuh) or in the tensor cores.
+struct f16 {
+    uint16_t bits;
+};
+
+struct bf16 {
+    uint16_t bits;
+};
+
+// An element of the KV cache.
+using kv_t = f16;
+
+// An activation in the weights' type: what the tensor cores multiply with them. The name tells a
+// kernel's own state from its weights.
+template <class W> using Activation = W;

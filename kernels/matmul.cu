@@ -1,0 +1,69 @@
+//! matmul: y = x W^T, or y += x W^T onto the residual stream, for many tokens at once.
+//!
+//! Inputs have the weights' 16-bit type, sums are f32 on the tensor cores, and so are the outputs:
+//! queries and keys are rotated, the residual stream is added to and logits are compared in f32.
+//! Tiles, shared memory and the order of sums: lib/product.cuh. The shape of tile is the largest
+//! that gives the grid enough to do. The epilogue has lanes trade halves of fragments so that each
+//! moves 16 bytes of y; where N is no multiple of 4 (some vocabularies) it moves single numbers.
+//! Weights and x are read by 16-byte cp.async: K is a multiple of 8.
+#include "lib/convert.cuh"
+#include "lib/product.cuh"
+
+template <class W> struct Matmul {
+    const Activation<W>* x; // [T, K]
+    const W* weight;        // [N, K]
+    float* y;               // [T, N]
+    uint32_t tokens;        // T
+    uint32_t rows;          // N
+    uint32_t width;         // K
+    uint32_t residual;      // whether to add to what y holds
+};
+
+// One fragment, whose first token and column are given.
+template <class W>
+__device__ void store_fragment(const Matmul<W>& args, float (&sum)[4], uint32_t token,
+                               uint32_t column) {
+    gather_row(sum);
+    token += fragment_row(), column += fragment_column();
+    if (token >= args.tokens || column >= args.rows) return;
+    float* y = args.y + uint64_t(token) * args.rows + column;
+    if (args.rows % 4 == 0) {
+        const float4 held = args.residual ? load4(y) : float4{0.0f, 0.0f, 0.0f, 0.0f};
+        store4(y, {held.x + sum[0], held.y + sum[1], held.z + sum[2], held.w + sum[3]});
+    } else {
+        for (int i = 0; i < 4 && column + i < args.rows; i++)
+            y[i] = (args.residual ? y[i] : 0.0f) + sum[i];
+    }
+}
+
+template <class W, class G>
+__device__ void matmul_tiles(const Matmul<W>& args, Stage<W, G> (&ring)[PRODUCT_STAGES]) {
+    for_each_tile<G>(args.tokens, args.rows, [&](uint32_t token, uint32_t row) {
+        const W* x = args.x + uint64_t(token) * args.width;
+        const W* weight = args.weight + uint64_t(row) * args.width;
+        Sums<G> sums;
+        product<W, G>(sums, ring, x, args.tokens - token, {weight}, args.rows - row, args.width);
+#pragma unroll
+        for (int i = 0; i < G::WARP_T / 16; i++)
+#pragma unroll
+            for (int j = 0; j < G::WARP_N / 8; j++)
+                store_fragment(args, sums[i][j], token + warp_token<G>() + 16 * i,
+                               row + warp_column<G>() + 8 * j);
+    });
+}
+
+template <class W> __device__ void matmul(const Matmul<W>& args) {
+    SHARED(Ring<W>, ring);
+    grid_dependency_wait();
+    grid_dependency_launch();
+    if (occupies_grid<Large>(args.tokens, args.rows)) {
+        matmul_tiles<W, Large>(args, ring.large);
+    } else if (occupies_grid<Medium>(args.tokens, args.rows)) {
+        matmul_tiles<W, Medium>(args, ring.medium);
+    } else {
+        matmul_tiles<W, Small>(args, ring.small);
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(128) matmul_bf16(Matmul<bf16> args) { matmul<bf16>(args); }
+extern "C" __global__ void __launch_bounds__(128) matmul_f16(Matmul<f16> args) { matmul<f16>(args); }

@@ -1,0 +1,39 @@
+//! norm_head: one token from the residual stream to its logits.
+//!
+//! RMSNorm and the LM head: a warp owns two neighbouring rows (lib/gemv.cuh).
+//!
+//! Grid: SMs x 1, any. Dynamic shared memory: 4 * round_up(C, 1024) bytes.
+#include "lib/gemv.cuh"
+
+// logits = head n, with n = rms_norm(x) * norm
+template <class W> struct NormHead {
+    const float* x; // [1, C] the residual stream
+    const W* norm; // [C]
+    const W* head; // [V, C]
+    float* logits; // [1, V]
+    uint32_t width; // C
+    uint32_t vocab; // V
+    float eps;
+};
+
+template <class W> __device__ void norm_head(const NormHead<W>& args) {
+    float scale;
+    prefetch_norm(args.norm, args.width);
+    const auto rows = [&](uint32_t pair) {
+        const uint32_t a = 2 * pair, b = a + 1 < args.vocab ? a + 1 : a;
+        return RowPair<W>{row_of(args.head, a, args.width), row_of(args.head, b, args.width)};
+    };
+    const auto prepare = [&](float* x) {
+        grid_dependency_wait();
+        grid_dependency_launch();
+        scale = stage_normed(args.x, args.norm, args.width, args.eps, x);
+    };
+    const auto finish = [&](uint32_t pair, float a, float b) {
+        const uint32_t id = 2 * pair + lane_id();
+        if (lane_id() < 2 && id < args.vocab) args.logits[id] = (lane_id() == 0 ? a : b) * scale;
+    };
+    gemv<W>((args.vocab + 1) / 2, args.width, rows, prepare, finish);
+}
+
+extern "C" __global__ void __launch_bounds__(512, 2) norm_head_bf16(NormHead<bf16> args) { norm_head(args); }
+extern "C" __global__ void __launch_bounds__(512, 2) norm_head_f16(NormHead<f16> args) { norm_head(args); }

@@ -1,0 +1,77 @@
+//! norm_qkv: one token from the residual stream to its rotated queries and its place in the cache.
+//!
+//! RMSNorm, three matrix-vector products, rotary embedding and the append in one. A warp owns the
+//! two rows of a rotary pair (lib/gemv.cuh), i and i + D/2 of one head, and so can turn them
+//! itself; the values' rows are paired alike and not turned. Heads are counted through: H of the
+//! queries, G of the keys, G of the values.
+//!
+//! Grid: SMs x 1 or x 2, any. Dynamic shared memory: 4 * round_up(C, 1024) bytes.
+#include "lib/gemv.cuh"
+
+// q = turn(wq n), cache row = turn(wk n), wv n; with n = rms_norm(x) * norm
+template <class W> struct NormQkv {
+    const float* x; // [1, C] the residual stream
+    const W* norm; // [C]
+    const W* wq; // [H D, C]
+    const W* wk; // [G D, C]
+    const W* wv; // [G D, C]
+    const uint32_t* cursor; // [1] the token's position
+    const float* frequencies; // [D/2] radians per position
+    float* q; // [1, H, D]
+    kv_t* keys; // [S, G, D] row `cursor` is written
+    kv_t* values; // [S, G, D] row `cursor` is written
+    uint32_t width; // C
+    uint32_t heads; // H
+    uint32_t kv_heads; // G
+    float eps;
+};
+
+template <class W, int D> __device__ void norm_qkv(const NormQkv<W>& args) {
+    const uint32_t width = args.width, heads = args.heads, kv_heads = args.kv_heads;
+    float scale;
+    prefetch_norm(args.norm, width);
+    // A head's number among those of its kind.
+    const auto index = [&](uint32_t head) {
+        return head < heads ? head : (head - heads) % kv_heads;
+    };
+    const auto rows = [&](uint32_t pair) {
+        const uint32_t head = pair / (D / 2), i = pair % (D / 2);
+        const W* matrix = head < heads ? args.wq : head < heads + kv_heads ? args.wk : args.wv;
+        const W* a = row_of(matrix, index(head) * D + i, width);
+        return RowPair<W>{a, row_of(a, D / 2, width)};
+    };
+    const auto prepare = [&](float* x) {
+        grid_dependency_wait();
+        grid_dependency_launch();
+        scale = stage_normed(args.x, args.norm, width, args.eps, x);
+    };
+    const auto finish = [&](uint32_t pair, float a, float b) {
+        if (lane_id() != 0) return;
+        const uint32_t head = pair / (D / 2), i = pair % (D / 2), position = *args.cursor;
+        a *= scale;
+        b *= scale;
+        if (head < heads + kv_heads) {
+            // The angle is one product in float, as models were trained with it.
+            float sine, cosine;
+            sin_cos(float(position) * args.frequencies[i], sine, cosine);
+            const float turned = a * cosine - b * sine;
+            b = b * cosine + a * sine;
+            a = turned;
+        }
+        if (head < heads) {
+            args.q[head * D + i] = a;
+            args.q[head * D + i + D / 2] = b;
+        } else {
+            kv_t* cache = head < heads + kv_heads ? args.keys : args.values;
+            kv_t* row = cache + (uint64_t(position) * kv_heads + index(head)) * D;
+            row[i] = to_kv(a);
+            row[i + D / 2] = to_kv(b);
+        }
+    };
+    gemv<W>((heads + 2 * kv_heads) * (D / 2), width, rows, prepare, finish);
+}
+
+extern "C" __global__ void __launch_bounds__(512, 2) norm_qkv_bf16_d64(NormQkv<bf16> args) { norm_qkv<bf16, 64>(args); }
+extern "C" __global__ void __launch_bounds__(512, 2) norm_qkv_bf16_d128(NormQkv<bf16> args) { norm_qkv<bf16, 128>(args); }
+extern "C" __global__ void __launch_bounds__(512, 2) norm_qkv_f16_d64(NormQkv<f16> args) { norm_qkv<f16, 64>(args); }
+extern "C" __global__ void __launch_bounds__(512, 2) norm_qkv_f16_d128(NormQkv<f16> args) { norm_qkv<f16, 128>(args); }

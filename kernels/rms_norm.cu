@@ -1,0 +1,55 @@
+//! rms_norm: y = x / sqrt(mean(x^2) + eps) * weight for each token, rounded to the weights' type.
+//!
+//! One block a token, and on to further tokens by the size of the grid. A thread takes 8 numbers at
+//! a time: 32 bytes of x, 16 of the weight, 16 of y. x is read twice, the second time from the L1
+//! cache, so that any width will do without a register being set aside for it. Squares are summed
+//! in f32: by thread, by warp, then over the warps, always in the same order. y is what the next
+//! matrix product reads; this is its only rounding below f32. Requirements: C is a multiple of 8.
+#include "lib/convert.cuh"
+#include "lib/math.cuh"
+#include "lib/reduce.cuh"
+
+template <class W> struct RmsNorm {
+    const float* x;   // [T, C]
+    const W* weight;  // [C]
+    Activation<W>* y; // [T, C]
+    uint32_t tokens;  // T
+    uint32_t width;   // C
+    float eps;
+};
+
+constexpr int RMS_NORM_THREADS = 256;
+
+// The sum of the squares of one token's x.
+__device__ inline float sum_squares(const float* x, uint32_t width) {
+    float sum = 0.0f;
+    for (uint32_t i = 8 * threadIdx.x; i < width; i += 8 * RMS_NORM_THREADS) {
+        const float4 a = load4(x + i), b = load4(x + i + 4);
+        sum += (a.x * a.x + a.y * a.y + a.z * a.z + a.w * a.w) +
+               (b.x * b.x + b.y * b.y + b.z * b.z + b.w * b.w);
+    }
+    return sum;
+}
+
+template <class W> __device__ void rms_norm(const RmsNorm<W>& args) {
+    grid_dependency_wait();
+    grid_dependency_launch();
+    for (uint64_t token = blockIdx.x; token < args.tokens; token += gridDim.x) {
+        const float* x = args.x + token * args.width;
+        const float square = block_sum<RMS_NORM_THREADS / 32>(sum_squares(x, args.width));
+        const float scale = reciprocal_sqrt(square / args.width + args.eps);
+        for (uint32_t i = 8 * threadIdx.x; i < args.width; i += 8 * RMS_NORM_THREADS) {
+            const float4 a = load4(x + i), b = load4(x + i + 4);
+            float w[8];
+            unpack8<W>(load16(args.weight + i), w);
+            const float y[8] = {a.x * scale * w[0], a.y * scale * w[1], a.z * scale * w[2],
+                                a.w * scale * w[3], b.x * scale * w[4], b.y * scale * w[5],
+                                b.z * scale * w[6], b.w * scale * w[7]};
+            store16(args.y + token * args.width + i, pack8<W>(y));
+        }
+        __syncthreads(); // the shared sums are read: the next token may replace them
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(256) rms_norm_bf16(RmsNorm<bf16> args) { rms_norm<bf16>(args); }
+extern "C" __global__ void __launch_bounds__(256) rms_norm_f16(RmsNorm<f16> args) { rms_norm<f16>(args); }

@@ -1,0 +1,88 @@
+//! What a kernel is launched with, before there are addresses.
+
+use bytemuck::Pod;
+
+use super::Export;
+use crate::memory::{Slot, Weight};
+
+/// One launch of a kernel.
+#[derive(Debug, Clone)]
+pub struct Launch {
+    pub export: &'static Export,
+    /// Blocks: x, y, z.
+    pub grid: [u32; 3],
+    /// Threads of a block: what the export was compiled for.
+    pub block: u32,
+    /// Dynamic shared memory of a block.
+    pub shared_bytes: u32,
+    pub arguments: Arguments,
+}
+
+/// The bytes of a kernel's argument struct as C lays it out, but for the pointers, which are zeros
+/// until an executor writes addresses into their places.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Arguments {
+    /// Whole words, so that the struct is aligned.
+    words: Box<[u64]>,
+    bytes: usize,
+    places: Vec<Place>,
+}
+
+/// A pointer that is to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// Bytes from the start of the argument struct.
+    pub offset: usize,
+    pub region: Region,
+    /// Bytes from the start of the region.
+    pub region_offset: usize,
+}
+
+/// The two regions of a rank's memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Region {
+    Weights,
+    State,
+}
+
+impl Arguments {
+    /// Size of the struct, and its fields' values so far: zeros.
+    pub(super) fn zeroed(bytes: usize) -> Self {
+        Self { words: vec![0; bytes.div_ceil(8)].into(), bytes, places: Vec::new() }
+    }
+
+    pub(super) fn weight(&mut self, offset: usize, weight: Weight) {
+        self.places.push(Place { offset, region: Region::Weights, region_offset: weight.offset });
+    }
+
+    pub(super) fn slot<T: Pod>(&mut self, offset: usize, slot: Slot<T>) {
+        self.places.push(Place { offset, region: Region::State, region_offset: slot.offset() });
+    }
+
+    pub(super) fn scalar<T: Pod>(&mut self, offset: usize, value: T) {
+        let value = bytemuck::bytes_of(&value);
+        self.bytes_mut()[offset..][..value.len()].copy_from_slice(value);
+    }
+
+    /// The struct. It begins at a multiple of 8.
+    pub fn bytes(&self) -> &[u8] {
+        &bytemuck::cast_slice(&self.words)[..self.bytes]
+    }
+
+    /// Where the pointers are.
+    pub fn places(&self) -> &[Place] {
+        &self.places
+    }
+
+    /// The struct with addresses in all places: `base` is where a region begins.
+    pub fn resolve(mut self, base: impl Fn(Region) -> u64) -> Self {
+        for place in std::mem::take(&mut self.places) {
+            self.scalar(place.offset, base(place.region) + place.region_offset as u64);
+        }
+        self
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut bytemuck::cast_slice_mut(&mut self.words)[..self.bytes]
+    }
+}

@@ -1,0 +1,170 @@
+//! The CUDA kernels as plain data: source, machine code, arguments, launches.
+//!
+//! `build.rs` reads `kernels/*.cu` and generates [`KERNELS`] and one struct of arguments a kernel, so
+//! that a parameter changed in the kernel alone does not compile here:
+//!
+//! ```
+//! use chaski::kernel::Embed;
+//! # use chaski::memory::{Slot, Weight};
+//! fn arguments(ids: Slot<u32>, table: Weight, x: Slot<f32>) -> Embed {
+//!     Embed { ids, table, x, tokens: 1, width: table.cols as u32 }
+//! }
+//! ```
+//! ```compile_fail,E0063
+//! use chaski::kernel::Embed;
+//! # use chaski::memory::{Slot, Weight};
+//! fn arguments(ids: Slot<u32>, table: Weight, x: Slot<f32>) -> Embed {
+//!     Embed { ids, table, x, tokens: 1 } // missing field `width`
+//! }
+//! ```
+//!
+//! Nothing here knows a device: an executor turns [`Place`]s into addresses and [`Launch`]es into calls.
+
+mod arch;
+pub mod compile;
+mod launch;
+pub mod nvrtc;
+pub mod signature;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+pub use arch::{ARCHS, Arch};
+pub use compile::Resources;
+pub use launch::{Arguments, Launch, Place, Region};
+
+use crate::checkpoint::Dtype;
+use crate::error::{Error, Result};
+use crate::memory::{Slot, Weight};
+use compile::{Cache, Program};
+use nvrtc::Nvrtc;
+
+include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
+
+/// One file of `kernels/`.
+#[derive(Debug)]
+pub struct Kernel {
+    /// Of the file, and of the op.
+    pub name: &'static str,
+    /// What it does, in a line.
+    pub summary: &'static str,
+    /// How and why so: the rest of the header comment.
+    pub description: &'static str,
+    pub source: &'static str,
+    /// The headers that it includes, directly or not.
+    pub headers: &'static [Header],
+    /// Of the source and the headers: what evidence about a kernel refers to.
+    pub source_hash: &'static str,
+    /// Name of the struct that is its argument.
+    pub arguments: &'static str,
+    /// Size of that struct.
+    pub argument_bytes: usize,
+    pub fields: &'static [Field],
+    pub exports: &'static [Export],
+    /// Oldest architecture first; none where there was no NVRTC at build time.
+    pub builds: &'static [Build],
+    /// For GPUs newer than the builds.
+    pub ptx: Option<&'static str>,
+}
+
+/// A header of `kernels/lib`.
+#[derive(Debug)]
+pub struct Header {
+    /// As it is included: `lib/ptx.cuh`.
+    pub name: &'static str,
+    pub text: &'static str,
+}
+
+/// One field of an argument struct.
+#[derive(Debug)]
+pub struct Field {
+    pub name: &'static str,
+    /// As the kernel writes it: `const float*`.
+    pub c_type: &'static str,
+    /// As the generated struct has it: `Slot<f32>`.
+    pub rust_type: &'static str,
+    /// Bytes from the start of the struct.
+    pub offset: usize,
+    /// Whether the kernel writes what it points at.
+    pub written: bool,
+    /// Shape first, where it is a pointer.
+    pub comment: &'static str,
+}
+
+/// One function of a kernel.
+#[derive(Debug)]
+pub struct Export {
+    pub name: &'static str,
+    /// The type of weights that it is made for; none: any.
+    pub weights: Option<Dtype>,
+    /// The width of head that it is made for; none: any.
+    pub head_dim: Option<usize>,
+    /// Threads of a block.
+    pub threads: u32,
+}
+
+/// Machine code for one architecture.
+#[derive(Debug)]
+pub struct Build {
+    pub arch: &'static Arch,
+    pub cubin: &'static [u8],
+    /// In the order of the exports.
+    pub resources: &'static [Resources<&'static str>],
+}
+
+impl Kernel {
+    /// The kernel of that name.
+    pub fn find(name: &str) -> Option<&'static Self> {
+        KERNELS.iter().find(|kernel| kernel.name == name)
+    }
+
+    /// The function for this type of weights and this width of head.
+    pub fn export(&self, weights: Dtype, head_dim: usize) -> Option<&'static Export> {
+        self.exports.iter().find(|export| {
+            export.weights.is_none_or(|made_for| made_for == weights)
+                && export.head_dim.is_none_or(|made_for| made_for == head_dim)
+        })
+    }
+
+    /// The machine code for a GPU of this compute capability: the latest that it runs.
+    pub fn build(&self, major: u32, minor: u32) -> Option<&'static Build> {
+        self.builds.iter().rev().find(|build| build.arch.runs_on(major, minor))
+    }
+
+    /// Compiles the embedded source for `arch` (`sm_90a`) now, for machines where the build had no
+    /// NVRTC, and keeps the code in the user's cache.
+    ///
+    /// # Errors
+    /// When there is no NVRTC here either, or it does not know the architecture.
+    pub fn compile(&self, arch: &str) -> Result<Vec<u8>> {
+        let doing = format!("cannot compile kernel {} for {arch}", self.name);
+        let executable = std::env::current_exe().unwrap_or_default();
+        let wheels = nvrtc::target_folder(&executable).map(|target| target.join("nvrtc"));
+        let nvrtc = match Nvrtc::find(wheels.as_deref()) {
+            Ok(Some(nvrtc)) => nvrtc,
+            Ok(None) => {
+                return Err(Error::failed(format!(
+                    "{doing}: no NVRTC here; `pip install nvidia-cuda-nvrtc`, or point CHASKI_NVRTC \
+                     to libnvrtc.so"
+                )));
+            }
+            Err(error) => return Err(Error::failed(format!("{doing}: {error}"))),
+        };
+        let library: BTreeMap<_, _> = self.headers.iter().map(|h| (h.name, h.text)).collect();
+        let path = format!("kernels/{}.cu", self.name);
+        Program::new(self.name, &path, self.source, &library)
+            .and_then(|program| program.cubin(&nvrtc, arch, &Cache { folder: user_cache() }))
+            .and_then(|image| {
+                std::fs::read(&image.file)
+                    .map_err(|error| format!("cannot read {}: {error}", image.file.display()))
+            })
+            .map_err(|error| Error::failed(format!("{doing}: {error}")))
+    }
+}
+
+/// `$XDG_CACHE_HOME/chaski/kernels`, where the standard says it is.
+fn user_cache() -> PathBuf {
+    let path = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let cache = path("XDG_CACHE_HOME").or_else(|| path("HOME").map(|home| home.join(".cache")));
+    cache.unwrap_or_else(std::env::temp_dir).join("chaski/kernels")
+}
