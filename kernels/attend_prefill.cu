@@ -11,8 +11,6 @@
 //!   wait for their K and V, barrier (so all have left the turn before), fetch the next turn's;
 //!   S = Q K^T (f16 in, f32 sums);   softmax online;   O = O + P V (P rounded to f16)
 //! so that a fetch has a whole turn of arithmetic, and a second block on the SM, to hide behind.
-//! Dynamic shared memory: 256 D + 33 KB: 128 rows of Q, two turns of K and V (swizzled:
-//! lib/tile.cuh) and what row is where.
 //!
 //! exp(s / sqrt(D) - max) is exp2 of one fused multiply-add; the maximum and the sum are f32 and
 //! the sum is of the unrounded weights. Position 0 is seen by every row and comes first, so the
@@ -21,6 +19,13 @@
 //! turns that none of their rows may see; only turns that cross the diagonal are masked. O is
 //! divided by the sum in f32, rounded once to the weights' type - the output projection's input -
 //! and leaves through the warp's own rows of Q's tile, as 16-byte stores.
+//!
+//! **Same bits everywhere.** Turns begin at multiples of 4096 / D from position 0, and a turn that
+//! a row may not see changes none of its sums: a token's result depends neither on the grid nor on
+//! the chunks in which a prompt is read.
+//!
+//! Grid: any; up to ceil(T H / G / 128) G blocks have work. Block: 128. Dynamic shared memory:
+//! 256 D + 33 KB: 128 rows of Q, two turns of K and V (swizzled: lib/tile.cuh), what row is where.
 #include "lib/convert.cuh"
 #include "lib/math.cuh"
 #include "lib/shared.cuh"
@@ -192,12 +197,12 @@ __device__ void add_values(State<D>& state, const Scores<D>& weights,
     }
 }
 
-// y = O / sum, through the warp's rows of Q's tile, which no other warp reads.
+// y = O / sum, through the warp's rows of Q's tile, which no other warp reads. A lane writes just
+// the words that ldmatrix gave it, so there is no other lane to wait for either.
 template <class W, int D>
 __device__ void store_rows(Activation<W>* y, State<D>& state, AttendTiles<D>& tiles) {
     auto& staged = tiles.queries;
     const int lane = lane_id(), first = warp_id() * WARP_ROWS;
-    __syncwarp(); // all lanes have read their queries
 #pragma unroll
     for (int i = 0; i < 2; i++)
 #pragma unroll

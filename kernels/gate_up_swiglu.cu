@@ -4,8 +4,10 @@
 //! sums: of its columns the first half are gate rows, the second half the up rows of the same
 //! units. The gated unit is formed in f32 and rounded once, to the weights' type: the input of the
 //! down projection. Neither product is ever in memory. Tiles, shared memory and the order of sums:
-//! lib/product.cuh; a tile is N / 2 units wide. Requirements: C and F are multiples of 8 (16-byte
-//! rows here and in the down projection).
+//! lib/product.cuh; a tile is N / 2 units wide.
+//!
+//! Requirements: C and F are multiples of 8 (16-byte rows here and in the down projection).
+//! Grid: any; two blocks an SM. Block: 128.
 #include "lib/convert.cuh"
 #include "lib/math.cuh"
 #include "lib/product.cuh"

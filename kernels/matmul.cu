@@ -5,7 +5,8 @@
 //! Tiles, shared memory and the order of sums: lib/product.cuh. The shape of tile is the largest
 //! that gives the grid enough to do. The epilogue has lanes trade halves of fragments so that each
 //! moves 16 bytes of y; where N is no multiple of 4 (some vocabularies) it moves single numbers.
-//! Weights and x are read by 16-byte cp.async: K is a multiple of 8.
+//!
+//! Requirements: K is a multiple of 8 (16-byte rows). Grid: any; two blocks an SM. Block: 128.
 #include "lib/convert.cuh"
 #include "lib/product.cuh"
 

@@ -7,6 +7,8 @@
 //! cosine are exact to f32 for every position (lib/math.cuh reduces the argument). Queries come out
 //! in the cache's type, which has the most mantissa of the 16-bit types: attention multiplies them
 //! with keys on the tensor cores. All stores to f16 saturate.
+//!
+//! Grid: any; one block a token. Block: 128.
 #include "lib/convert.cuh"
 #include "lib/math.cuh"
 #include "lib/shared.cuh"

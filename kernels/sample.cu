@@ -210,7 +210,6 @@ struct Tokens {
         __syncthreads();
         list = to;
         count = shared_count;
-        __syncthreads();
     }
 };
 
