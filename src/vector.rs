@@ -3,7 +3,7 @@
 //! **Same bits everywhere.** A dot product keeps [`LANES`] partial sums, each advanced by fused
 //! multiply-adds in index order, and adds them up in a fixed tree. Neither the number of threads, nor
 //! how many rows or tokens are computed together, nor the vector width of the machine changes a bit of
-//! it. `pulp` picks the widest instruction set at run time; the compiler vectorises over the lanes.
+//! it. `pulp` picks the widest instruction set at run time.
 
 use std::sync::LazyLock;
 
@@ -21,8 +21,9 @@ pub const LANES: usize = 16;
 /// longer than starting the task.
 const WEIGHTS_PER_TASK: usize = 128 * 1024;
 
-/// Bytes of input that are multiplied with a task's rows before the next tokens come.
-const INPUT_BLOCK_BYTES: usize = 128 * 1024;
+/// Bytes of input that are multiplied with a task's rows before the next tokens come: half of a
+/// common L2 cache.
+const INPUT_BLOCK_BYTES: usize = 512 * 1024;
 
 static ARCH: LazyLock<pulp::Arch> = LazyLock::new(pulp::Arch::new);
 
@@ -123,41 +124,69 @@ macro_rules! for_dtype {
 }
 
 /// The dot products of `R` rows with `T` inputs, all of one length.
+#[inline(always)]
+pub fn dots<S: Simd, W: Element, const R: usize, const T: usize>(
+    simd: S,
+    rows: [&[W]; R],
+    inputs: [&[f32]; T],
+) -> [[f32; T]; R] {
+    match S::F32_LANES {
+        16 => dots_in::<S, W, 1, R, T>(simd, rows, inputs),
+        8 => dots_in::<S, W, 2, R, T>(simd, rows, inputs),
+        4 => dots_in::<S, W, 4, R, T>(simd, rows, inputs),
+        _ => dots_in::<S, W, LANES, R, T>(simd, rows, inputs),
+    }
+}
+
+/// [`dots`] where `P` registers hold the lanes of a sum.
 ///
 /// Plain loops, no iterator closures over arrays: the compiler must see through all of it to keep
 /// the sums in registers.
 #[inline(always)]
-pub fn dots<W: Element, const R: usize, const T: usize>(
+fn dots_in<S: Simd, W: Element, const P: usize, const R: usize, const T: usize>(
+    simd: S,
     rows: [&[W]; R],
     inputs: [&[f32]; T],
 ) -> [[f32; T]; R] {
     let len = inputs[0].len();
-    let mut sums = [[[0f32; LANES]; T]; R];
-    let whole = len / LANES * LANES;
-    for start in (0..whole).step_by(LANES) {
-        let mut x = [[0f32; LANES]; T];
-        for (x, input) in x.iter_mut().zip(&inputs) {
-            x.copy_from_slice(&input[start..start + LANES]);
+    let steps = len / LANES;
+    let mut w: [&[[W; LANES]]; R] = [&[]; R];
+    for (w, row) in w.iter_mut().zip(rows) {
+        *w = &row.as_chunks().0[..steps];
+    }
+    let mut x: [&[[f32; LANES]]; T] = [&[]; T];
+    for (x, input) in x.iter_mut().zip(inputs) {
+        *x = &input.as_chunks().0[..steps];
+    }
+    let mut sums = [[[simd.splat_f32s(0.0); P]; T]; R];
+    for step in 0..steps {
+        let mut xs = [[simd.splat_f32s(0.0); P]; T];
+        for (registers, x) in xs.iter_mut().zip(x) {
+            *registers = bytemuck::cast(x[step]);
         }
-        for (sums, row) in sums.iter_mut().zip(&rows) {
-            let mut w = [0f32; LANES];
-            for (w, stored) in w.iter_mut().zip(&row[start..start + LANES]) {
-                *w = stored.widen();
+        for (sums, w) in sums.iter_mut().zip(w) {
+            let mut wide = [0f32; LANES];
+            for (wide, stored) in wide.iter_mut().zip(&w[step]) {
+                *wide = stored.widen();
             }
-            for (sums, x) in sums.iter_mut().zip(&x) {
-                for ((sum, w), x) in sums.iter_mut().zip(&w).zip(x) {
-                    *sum = w.mul_add(*x, *sum);
+            let w: [S::f32s; P] = bytemuck::cast(wide);
+            for (sum, x) in sums.iter_mut().zip(xs) {
+                for p in 0..P {
+                    sum[p] = simd.mul_add_f32s(w[p], x[p], sum[p]);
                 }
             }
         }
     }
+    let rest = steps * LANES..len;
     let mut dots = [[0f32; T]; R];
-    for ((dots, sums), row) in dots.iter_mut().zip(&mut sums).zip(&rows) {
-        for ((dot, sums), input) in dots.iter_mut().zip(sums).zip(&inputs) {
-            for ((sum, w), x) in sums.iter_mut().zip(&row[whole..len]).zip(&input[whole..]) {
-                *sum = w.widen().mul_add(*x, *sum);
+    for ((dots, sums), row) in dots.iter_mut().zip(sums).zip(rows) {
+        for ((dot, sum), input) in dots.iter_mut().zip(sums).zip(inputs) {
+            let mut lanes: [f32; LANES] = bytemuck::cast(sum);
+            for ((lane, w), x) in lanes.iter_mut().zip(&row[rest.clone()]).zip(&input[rest.clone()])
+            {
+                *lane = w.widen().mul_add(*x, *lane);
             }
-            *dot = add_lanes(sums);
+            *dot = add_lanes(lanes);
         }
     }
     dots
@@ -170,8 +199,8 @@ pub fn dot(a: &[f32], b: &[f32]) -> f32 {
         type Output = f32;
 
         #[inline(always)]
-        fn with_simd<S: Simd>(self, _: S) -> f32 {
-            dots::<f32, 1, 1>([self.0], [self.1])[0][0]
+        fn with_simd<S: Simd>(self, simd: S) -> f32 {
+            dots::<S, f32, 1, 1>(simd, [self.0], [self.1])[0][0]
         }
     }
     simd(Dot(a, b))
@@ -179,15 +208,14 @@ pub fn dot(a: &[f32], b: &[f32]) -> f32 {
 
 /// The sum of all lanes, halves onto halves.
 #[inline(always)]
-fn add_lanes(lanes: &mut [f32; LANES]) -> f32 {
-    let mut half = LANES / 2;
-    while half > 0 {
+fn add_lanes(lanes: [f32; LANES]) -> f32 {
+    let mut sums = lanes;
+    for half in [8, 4, 2, 1] {
         for i in 0..half {
-            lanes[i] += lanes[i + half];
+            sums[i] += sums[i + half];
         }
-        half /= 2;
     }
-    lanes[0]
+    sums[0]
 }
 
 /// `store(&mut y[t, n], w[n] . x[t])` for every row n and token t.
@@ -227,66 +255,64 @@ struct Block<'a, 'y, W, Store> {
 impl<W: Element, Store: Fn(&mut f32, f32)> WithSimd for Block<'_, '_, W, Store> {
     type Output = ();
 
+    /// In tiles that leave registers for their operands: 4 x 4 sums are the fastest measured on
+    /// AVX-512, 2 x 2 of two registers each on AVX2.
     #[inline(always)]
-    fn with_simd<S: Simd>(mut self, _: S) {
-        match &mut self.y[..] {
-            [y] => matvec_block(self.w, self.x, y, self.store),
-            y => matmul_block(self.w, self.x, self.width, y, self.store),
+    fn with_simd<S: Simd>(mut self, simd: S) {
+        match (self.y.len(), S::F32_LANES) {
+            (1, _) => self.matvec(simd),
+            (_, 16) => self.matmul::<S, 4, 4>(simd),
+            (_, _) => self.matmul::<S, 2, 2>(simd),
         }
     }
 }
 
-/// A block for one token: the weights are used as they stream by.
-#[inline(always)]
-fn matvec_block<W: Element>(w: &[W], x: &[f32], y: &mut [f32], store: &impl Fn(&mut f32, f32)) {
-    const ROWS: usize = 4;
-    let width = x.len();
-    let (quads, rest) = y.split_at_mut(y.len() / ROWS * ROWS);
-    let (quad_rows, rest_rows) = w.split_at(quads.len() * width);
-    for (y, w) in quads.chunks_exact_mut(ROWS).zip(quad_rows.chunks_exact(ROWS * width)) {
-        let mut rows = [w; ROWS];
-        for (row, w) in rows.iter_mut().zip(w.chunks_exact(width)) {
-            *row = w;
-        }
-        for (y, [sum]) in y.iter_mut().zip(dots::<W, ROWS, 1>(rows, [x])) {
-            store(y, sum);
+impl<W: Element, Store: Fn(&mut f32, f32)> Block<'_, '_, W, Store> {
+    /// For one token: row by row, in the order of memory. That alone comes near the rate of a plain
+    /// read; several rows at a time halve it (EPYC 9004, 2026-11).
+    #[inline(always)]
+    fn matvec<S: Simd>(&mut self, simd: S) {
+        for (y, w) in self.y[0].iter_mut().zip(self.w.chunks_exact(self.width)) {
+            (self.store)(y, dots::<S, W, 1, 1>(simd, [w], [self.x])[0][0]);
         }
     }
-    for (y, w) in rest.iter_mut().zip(rest_rows.chunks_exact(width)) {
-        store(y, dots::<W, 1, 1>([w], [x])[0][0]);
-    }
-}
 
-/// A block for several tokens: two rows are widened once and met by a block of inputs,
-/// two at a time (the fastest tile measured on AVX-512, and one that fits AVX2's registers).
-#[inline(always)]
-fn matmul_block<W: Element>(
-    w: &[W],
-    x: &[f32],
-    width: usize,
-    y: &mut [&mut [f32]],
-    store: &impl Fn(&mut f32, f32),
-) {
-    let block_tokens = (INPUT_BLOCK_BYTES / size_of::<f32>() / width).max(2);
-    let mut wide = vec![0f32; 2 * width];
-    for (x, y) in x.chunks(block_tokens * width).zip(y.chunks_mut(block_tokens)) {
-        for (pair, w) in w.chunks(2 * width).enumerate() {
-            for (wide, w) in wide.iter_mut().zip(w) {
-                *wide = w.widen();
-            }
-            let (first, second) = wide.split_at(width);
-            let rows = w.len() / width;
-            for (x, y) in x.chunks(2 * width).zip(y.chunks_mut(2)) {
-                let (x0, x1) = (&x[..width], &x[x.len() - width..]);
-                let sums = dots::<f32, 2, 2>([first, second], [x0, x1]);
-                for (t, y) in y.iter_mut().enumerate() {
-                    for (r, y) in y[2 * pair..][..rows].iter_mut().enumerate() {
-                        store(y, sums[r][t]);
+    /// For several tokens: `R` rows are widened once and met by a block of inputs, `T` at a time.
+    #[inline(always)]
+    fn matmul<S: Simd, const R: usize, const T: usize>(&mut self, simd: S) {
+        let width = self.width;
+        let block_tokens = (INPUT_BLOCK_BYTES / size_of::<f32>() / width / T).max(1) * T;
+        let mut wide = vec![0f32; R * width];
+        let blocks = self.x.chunks(block_tokens * width).zip(self.y.chunks_mut(block_tokens));
+        for (x, y) in blocks {
+            for (tile, w) in self.w.chunks(R * width).enumerate() {
+                let rows = w.len() / width;
+                let wide = &mut wide[..w.len()];
+                for (wide, stored) in wide.iter_mut().zip(w) {
+                    *wide = stored.widen();
+                }
+                for (x, y) in x.chunks(T * width).zip(y.chunks_mut(T)) {
+                    let sums = dots::<S, f32, R, T>(simd, lines(wide, width), lines(x, width));
+                    for (t, y) in y.iter_mut().enumerate() {
+                        for (y, sums) in y[R * tile..][..rows].iter_mut().zip(&sums) {
+                            (self.store)(y, sums[t]);
+                        }
                     }
                 }
             }
         }
     }
+}
+
+/// The first `N` lines of `matrix`, `[_, width]`. Where it has fewer, the last stands in.
+#[inline(always)]
+fn lines<E, const N: usize>(matrix: &[E], width: usize) -> [&[E]; N] {
+    let last = matrix.len() / width - 1;
+    let mut lines: [&[E]; N] = [&[]; N];
+    for (i, line) in lines.iter_mut().enumerate() {
+        *line = &matrix[i.min(last) * width..][..width];
+    }
+    lines
 }
 
 #[cfg(test)]

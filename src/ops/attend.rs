@@ -90,12 +90,20 @@ impl<E: Element> WithSimd for Head<'_, E> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) {
+    fn with_simd<S: Simd>(self, simd: S) {
+        const KEYS: usize = 4; // at once; the last stands in for those past it
         let Self { q, keys, values, row, len, y } = self;
         let scale = 1.0 / (q.len() as f32).sqrt();
         let mut weights = vec![0.0; len];
-        for (s, weight) in weights.iter_mut().enumerate() {
-            *weight = dots::<E, 1, 1>([&keys[s * row..][..q.len()]], [q])[0][0] * scale;
+        for (i, weights) in weights.chunks_mut(KEYS).enumerate() {
+            let mut rows: [&[E]; KEYS] = [&[]; KEYS];
+            for (k, key) in rows.iter_mut().enumerate() {
+                *key = &keys[(KEYS * i + k).min(len - 1) * row..][..q.len()];
+            }
+            let scores = dots::<S, E, KEYS, 1>(simd, rows, [q]);
+            for (weight, [score]) in weights.iter_mut().zip(scores) {
+                *weight = score * scale;
+            }
         }
         let max = weights.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let mut sum = 0f64;
