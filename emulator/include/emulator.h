@@ -1,0 +1,74 @@
+// What a kernel compiled as C++ and the runtime that runs it know of each other. Everything a
+// kernel can do beyond plain C++ is a function here; include/device.h and include/lib/ptx.cuh give
+// them CUDA's names.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+#pragma GCC visibility push(default)
+namespace emulator {
+
+struct Index {
+    unsigned x, y, z;
+};
+
+// A place in the kernel's source: where the caller of a function with `Site site = here()` stands.
+struct Site {
+    const char* file;
+    int line;
+};
+inline constexpr Site here(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+    return {file, line};
+}
+
+// What a running CUDA thread knows of itself.
+struct Self {
+    Index thread, block, block_dim, grid_dim;
+    unsigned lane, warp;
+};
+extern Self* self;  // the thread that runs now; the scheduler sets it at every switch
+
+// An exported kernel, as the trampoline that <nvrtc.cpp> appends to each source describes it.
+struct Kernel {
+    const char* name;
+    void (*run)(void* const* arguments);
+    unsigned arguments;
+    const size_t* sizes;
+    const size_t* alignments;
+    int max_threads;
+};
+
+// Barriers and warp-wide meetings: all threads concerned must come, to the same place.
+void sync_threads(Site site);
+void sync_warp(Site site);
+uint32_t shuffle(uint32_t value, unsigned from_lane, Site site);
+uint32_t ballot(bool vote, Site site);
+void load_matrices(uint32_t* registers, unsigned count, bool transposed, const void* row,
+                   Site site);
+enum class Half { F16, Bf16 };
+void multiply_16x8x16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Half type,
+                      Site site);
+
+// Asynchronous copies to shared memory, 16 bytes each: poison now, data when waited for.
+void copy_async(void* to, const void* from, bool valid, Site site);
+void copy_commit();
+void copy_wait(unsigned groups_left);
+
+// Shared memory of the running block. `key` tells one variable from another.
+void* shared_variable(const void* key, size_t bytes, size_t alignment);
+void* dynamic_shared_memory();
+
+// Between blocks and kernels.
+void poll(const void* address, Site site);  // before a load that may be part of a spin loop
+void pause(Site site);                      // let others run
+void progressed();                          // something was published: waiting for it may end
+void fence();
+void dependency_wait();
+void dependency_launch();
+
+// Access checks for what the sanitizers cannot see, and alignment, which a GPU checks and a CPU
+// does not.
+void check_aligned(const void* address, size_t alignment, Site site);
+
+}  // namespace emulator
+#pragma GCC visibility pop

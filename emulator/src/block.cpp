@@ -1,0 +1,265 @@
+#include "block.h"
+
+#include "fault.h"
+#include "grid.h"
+#include "modes.h"
+
+#include <sys/mman.h>
+#include <cstdlib>
+#include <cstring>
+#include <deque>
+
+namespace emulator {
+
+Self* self;
+uint64_t progress;
+
+namespace {
+
+Fiber scheduler;  // whoever called Block::run
+
+// Idle warps and blocks, used again oldest first. ThreadSanitizer orders everything that one fiber
+// does, so blocks that follow each other must not run on the same fibers or a race between them
+// would go unseen.
+std::deque<Warp*> idle_warps;
+std::deque<Block*> idle_blocks;
+constexpr size_t kIdleBlocks = 8;
+constexpr size_t kRotations = sanitizer::thread ? 4 : 1;
+
+void thread_main() {
+    enter_fiber();
+    for (;;) {
+        Thread& thread = current();
+        Block& block = *thread.team->block;
+        sanitizer::acquire(block.grid->start_token());
+        sanitizer::acquire(block.shared.use_before());
+        block.grid->run_kernel();
+        sanitizer::release(block.shared.use());
+        sanitizer::release(block.grid->end_token());
+        Warp& warp = *thread.team;
+        if (warp.arrived || block.arrived) {
+            for (Warp* other : block.warps)
+                for (Thread& waiting : other->lanes)
+                    if (waiting.state == (block.arrived ? State::AtBarrier : State::AtMeeting) &&
+                        (block.arrived || other == &warp))
+                        fail(719, waiting.site,
+                             "divergent: " + place(waiting) + ", but thread " +
+                                 std::to_string(thread.thread.x) + " has returned");
+        }
+        warp.finished++;
+        block.finished++;
+        progress++;
+        wait(State::Finished, "", {"", 0});
+    }
+}
+
+Warp* take_warp(size_t needed) {
+    if (idle_warps.size() < needed * kRotations) {
+        auto* warp = new Warp;
+        for (Thread& lane : warp->lanes) create(lane.fiber, thread_main);
+        return warp;
+    }
+    Warp* warp = idle_warps.front();
+    idle_warps.pop_front();
+    return warp;
+}
+
+void set_up(Thread& thread, Warp& warp, unsigned number, const Block& block) {
+    const Index dim = block.grid->launch().block;
+    thread.thread = {number % dim.x, number / dim.x % dim.y, number / (dim.x * dim.y)};
+    thread.block = block.index;
+    thread.block_dim = dim;
+    thread.grid_dim = block.grid->launch().grid;
+    thread.lane = number % kLanes;
+    thread.warp = number / kLanes;
+    thread.team = &warp;
+    thread.state = State::Ready;
+    thread.polled = nullptr;
+    thread.copies.resize(1);
+    thread.copies.front().copies.clear();
+}
+
+}  // namespace
+
+Thread& current() { return *static_cast<Thread*>(self); }
+
+void ready(Thread& thread) {
+    thread.state = State::Ready;
+    thread.team->ready++;
+}
+
+void wait(State state, const char* doing, Site site) {
+    Thread& me = current();
+    me.state = state;
+    me.doing = doing;
+    me.site = site;
+    me.team->ready--;
+    switch_fiber(me.fiber, scheduler);
+}
+
+void give_way() { switch_fiber(current().fiber, scheduler); }
+
+void abandon() {
+    current().team->ready--;
+    current().state = State::Spinning;
+    switch_fiber(current().fiber, scheduler);
+    std::abort();
+}
+
+std::string place(const Thread& thread) {
+    std::string text = "thread " + std::to_string(thread.thread.x);
+    if (thread.block_dim.y * thread.block_dim.z > 1)
+        text += "," + std::to_string(thread.thread.y) + "," + std::to_string(thread.thread.z);
+    return text + " waits in " + thread.doing + " at " + thread.site.file + ":" +
+           std::to_string(thread.site.line);
+}
+
+Block* Block::begin(Grid& grid, Index index) {
+    Block* block;
+    if (idle_blocks.size() < kIdleBlocks) {
+        block = new Block;
+    } else {
+        block = idle_blocks.front();
+        idle_blocks.pop_front();
+    }
+    const Launch& launch = grid.launch();
+    block->grid = &grid;
+    block->index = index;
+    block->size = launch.block.x * launch.block.y * launch.block.z;
+    block->arrived = block->finished = block->phase = 0;
+    block->shared.begin(launch.shared_bytes);
+    size_t needed = (block->size + kLanes - 1) / kLanes;
+    for (size_t w = 0; w < needed; w++) {
+        Warp* warp = take_warp(needed);
+        warp->block = block;
+        warp->size = warp->ready = std::min<size_t>(kLanes, block->size - w * kLanes);
+        warp->arrived = warp->finished = warp->phase = 0;
+        for (unsigned lane = 0; lane < warp->size; lane++)
+            set_up(warp->lanes[lane], *warp, w * kLanes + lane, *block);
+        block->warps.push_back(warp);
+    }
+    return block;
+}
+
+void Block::end() {
+    for (Warp* warp : warps) {
+        for (unsigned lane = 0; lane < kLanes; lane++) {
+            Thread& thread = warp->lanes[lane];
+            if (thread.state != State::Finished) restart(thread.fiber, thread_main);
+            thread.state = State::Finished;
+        }
+        idle_warps.push_back(warp);
+    }
+    warps.clear();
+    shared.end();
+    idle_blocks.push_back(this);
+}
+
+// The next warp that can run: the first in the order asked for, or a random one.
+static Warp* choose(const std::vector<Warp*>& warps) {
+    size_t n = warps.size();
+    size_t start = modes().order == Order::Shuffled ? next_random() % n : 0;
+    for (size_t i = 0; i < n; i++) {
+        Warp* warp = warps[modes().order == Order::Descending ? n - 1 - i : (start + i) % n];
+        if (warp->ready) return warp;
+    }
+    return nullptr;
+}
+
+bool Block::run() {
+    Warp* warp = choose(warps);
+    if (!warp) return false;
+    adopt(scheduler);
+    catch_stack_overflow();
+    const unsigned before = phase;  // past a barrier the choice is open again
+    while (warp->ready && !grid->failed() && phase == before) {
+        unsigned start = modes().order == Order::Shuffled ? next_random() % warp->size : 0;
+        for (unsigned i = 0; i < warp->size && !grid->failed() && phase == before; i++) {
+            Thread& thread =
+                warp->lanes[modes().order == Order::Descending ? warp->size - 1 - i
+                                                               : (start + i) % warp->size];
+            if (thread.state != State::Ready) continue;
+            self = &thread;
+            switch_fiber(scheduler, thread.fiber);
+        }
+    }
+    self = nullptr;
+    return true;
+}
+
+bool Block::resume(State from) {
+    bool any = false;
+    for (Warp* warp : warps)
+        for (unsigned lane = 0; lane < warp->size; lane++)
+            if (warp->lanes[lane].state == from) ready(warp->lanes[lane]), any = true;
+    return any;
+}
+
+bool Block::has(State state) const {
+    for (Warp* warp : warps)
+        for (unsigned lane = 0; lane < warp->size; lane++)
+            if (warp->lanes[lane].state == state) return true;
+    return false;
+}
+
+std::string Block::stuck() const {
+    const Thread *first = nullptr, *other = nullptr;
+    for (Warp* warp : warps)
+        for (unsigned lane = 0; lane < warp->size; lane++) {
+            const Thread& thread = warp->lanes[lane];
+            if (thread.state == State::Spinning || thread.state == State::AtDependency) return "";
+            if (thread.state != State::AtBarrier && thread.state != State::AtMeeting) continue;
+            if (!first)
+                first = &thread;
+            else if (!other &&
+                     (thread.doing != first->doing || thread.site.line != first->site.line))
+                other = &thread;
+        }
+    if (!first) return "";
+    return "divergent: " + place(*first) +
+           (other ? ", but " + place(*other) : ", for threads that do not come");
+}
+
+void SharedMemory::begin(size_t dynamic_bytes) {
+    constexpr size_t kArenaBytes = 512 << 10;
+    if (!arena_ && !sanitizer::address)
+        arena_ = static_cast<char*>(mmap(nullptr, kArenaBytes, PROT_READ | PROT_WRITE,
+                                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+    if (arena_ == MAP_FAILED) std::abort();
+    used_ = 0;
+    dynamic_ = dynamic_bytes ? allocate(dynamic_bytes, 16) : nullptr;
+}
+
+void* SharedMemory::allocate(size_t bytes, size_t alignment) {
+    constexpr size_t kAlignment =
+        16;  // what a kernel may count on: no more, so that it does not count on luck
+    alignment = std::max(alignment, kAlignment);
+    void* memory;
+    if (sanitizer::address) {
+        if (posix_memalign(&memory, alignment, bytes)) std::abort();
+    } else {
+        used_ = (used_ + alignment - 1) / alignment * alignment;
+        memory = arena_ + used_;
+        used_ += bytes;
+    }
+    if (modes().fill) __builtin_memset(memory, 0xff, bytes);
+    return memory;
+}
+
+void* SharedMemory::variable(const void* key, size_t bytes, size_t alignment) {
+    for (const Variable& variable : variables_)
+        if (variable.key == key) return variable.memory;
+    variables_.push_back({key, allocate(bytes, alignment)});
+    return variables_.back().memory;
+}
+
+void SharedMemory::end() {
+    if (sanitizer::address) {
+        for (const Variable& variable : variables_) std::free(variable.memory);
+        std::free(dynamic_);
+    }
+    variables_.clear();
+    uses_++;
+}
+
+}  // namespace emulator

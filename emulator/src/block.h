@@ -1,0 +1,124 @@
+// A block of threads: warps, lanes, barriers, shared memory, and the order in which they run.
+#pragma once
+#include "../include/emulator.h"
+#include "fiber.h"
+
+#include <cstdint>
+#include <deque>
+#include <string>
+#include <vector>
+
+namespace emulator {
+
+class Grid;
+struct Warp;
+struct Block;
+
+enum class State : uint8_t { Ready, AtBarrier, AtMeeting, Spinning, AtDependency, Finished };
+
+struct AsyncCopy {
+    void* to;
+    const void* from;
+    bool valid;
+};
+
+struct CopyGroup {
+    std::vector<AsyncCopy> copies;
+    char token = 0;  // what ThreadSanitizer's copier has written so far
+};
+
+struct Thread : Self {
+    Fiber fiber;
+    State state = State::Finished;
+    Site site = {"", 0};           // where it waits
+    const char* doing = "";        // and in what
+    const void* polled = nullptr;  // the last address of a possible spin loop
+    Warp* team = nullptr;
+    std::deque<CopyGroup> copies;  // cp.async groups, oldest first; the last one is open
+    void* copier = nullptr;  // ThreadSanitizer's idea of who writes what they bring: ordered with
+                             // us by waits only
+    char copier_token = 0;
+};
+
+// What a lane brings to a meeting: up to four registers of A, two of B, four of the sum, or a row
+// address.
+struct Payload {
+    const void* row;
+    uint32_t words[10];
+};
+
+constexpr unsigned kLanes = 32;
+
+struct Warp {
+    Thread lanes[kLanes];
+    Block* block = nullptr;
+    unsigned size = 0;      // lanes in use: fewer than 32 only in the last warp of an odd block
+    unsigned ready = 0;     // lanes in State::Ready
+    unsigned arrived = 0;   // lanes at the current meeting
+    unsigned finished = 0;  // lanes that have returned
+    unsigned phase =
+        0;  // meetings held: a lane may be one ahead of another, so two sets of everything
+    Payload payload[2][kLanes];
+    char token[2];  // ThreadSanitizer's names of __syncwarp
+};
+
+// Shared memory of one block after another. With AddressSanitizer every variable is an allocation
+// of its own.
+class SharedMemory {
+public:
+    void begin(size_t dynamic_bytes);
+    void* variable(const void* key, size_t bytes, size_t alignment);
+    void* dynamic() const { return dynamic_; }
+    void end();
+
+    // ThreadSanitizer's names of two uses that follow each other: threads are ordered after the use
+    // before theirs, not after threads of their own block that have ended already.
+    const void* use_before() const { return &token_[(uses_ + 1) % 2]; }
+    const void* use() const { return &token_[uses_ % 2]; }
+
+private:
+    struct Variable {
+        const void* key;
+        void* memory;
+    };
+    void* allocate(size_t bytes, size_t alignment);
+    std::vector<Variable> variables_;
+    char* arena_ = nullptr;
+    size_t used_ = 0;
+    void* dynamic_ = nullptr;
+    unsigned uses_ = 0;
+    char token_[2];
+};
+
+struct Block {
+    Grid* grid = nullptr;
+    Index index = {0, 0, 0};
+    std::vector<Warp*> warps;
+    SharedMemory shared;
+    unsigned size = 0;      // threads
+    unsigned arrived = 0;   // at the barrier
+    unsigned finished = 0;  // returned
+    unsigned phase = 0;     // barriers passed
+    char token[2];          // ThreadSanitizer's names of the barrier
+
+    static Block* begin(Grid& grid, Index index);
+    void end();  // gives everything back to the pools; threads that have not finished are forgotten
+    bool run();  // one warp as far as it goes; false if no warp is ready
+    bool done() const { return finished == size; }
+    bool has(State state) const;  // some thread is in it
+    bool resume(State from);      // makes threads in that state ready; false if there was none
+    std::string stuck()
+        const;  // what keeps a block with no ready thread from going on; empty: nothing
+};
+
+Thread& current();                                     // the thread that runs now
+void wait(State state, const char* doing, Site site);  // leaves it in that state
+void give_way();                                       // stays ready, but lets the scheduler choose
+void ready(Thread& thread);
+std::string place(const Thread& thread);  // "thread 3 in __syncthreads at file:line"
+[[noreturn]] void fail(int result, Site site, const std::string& what);  // ends the running grid
+void abandon();  // leaves the running thread for good, after the grid has failed
+
+extern uint64_t progress;  // counts everything that may end somebody's wait
+
+}  // namespace emulator

@@ -1,0 +1,222 @@
+// Allocation, copies and fills.
+#include "entry.h"
+
+#include <cstdio>
+#include <cstring>
+
+namespace emulator {
+namespace {
+
+uintptr_t allocate_on(Device& device, size_t bytes) {
+    if (bytes == 0) throw Failure{kInvalidValue};
+    if (bytes > modes().memory_bytes - device.used_bytes) throw Failure{kOutOfMemory};
+    void* memory = allocate(bytes, device.ordinal);
+    if (!memory) throw Failure{kOutOfMemory};
+    device.used_bytes += bytes;
+    return reinterpret_cast<uintptr_t>(memory);
+}
+
+void free_now(uintptr_t address) {
+    const Allocation* found = find(address);
+    if (!found || found->device == kHost || found->address != address || found->freed)
+        throw Failure{kInvalidValue};
+    machine().devices[found->device].used_bytes -= found->bytes;
+    release(address);
+}
+
+bool pageable(const void* address) { return !find(reinterpret_cast<uintptr_t>(address)); }
+
+void check_device(const char* function, uintptr_t address, size_t bytes) {
+    if (live(address, bytes)) return;
+    std::fprintf(stderr, "emulator: %s of %zu bytes: not all in one live allocation: %s\n",
+                 function, bytes, describe(address).c_str());
+    throw Failure{kInvalidValue};
+}
+
+void move(void* to, const void* from, size_t bytes) {
+    sanitizer::read(from, bytes);
+    sanitizer::write(to, bytes);
+    std::memcpy(to, from, bytes);
+}
+
+void* pointer(uintptr_t address) { return reinterpret_cast<void*>(address); }
+
+enum class Host { None, Source, Destination };  // which end is host memory that may be pageable
+
+// Pageable sources are read before the call returns; pageable destinations are written before it
+// returns.
+void copy(const char* function, Stream* handle, uintptr_t to, uintptr_t from, size_t bytes,
+          Host host, Lock& lock) {
+    if (bytes == 0) return;
+    if (host != Host::Destination) check_device(function, to, bytes);
+    if (host != Host::Source) check_device(function, from, bytes);
+    Stream& stream = stream_of(handle);
+    Operation operation;
+    bool snapshot = host == Host::Source && pageable(pointer(from)) && !stream.capture;
+    if (snapshot) {
+        auto* first = static_cast<const char*>(pointer(from));
+        auto staged = std::make_shared<std::vector<char>>(first, first + bytes);
+        operation.run = [=] { move(pointer(to), staged->data(), bytes); };
+    } else {
+        operation.run = [=] { move(pointer(to), pointer(from), bytes); };
+    }
+    submit(stream, std::move(operation));
+    if (host == Host::Destination && pageable(pointer(to)) && !stream.capture)
+        force({&stream, stream.submitted}, lock);
+}
+
+void copy_now(const char* function, uintptr_t to, uintptr_t from, size_t bytes, Host host,
+              Lock& lock) {
+    refuse_during_capture();
+    copy(function, nullptr, to, from, bytes, host, lock);
+    Stream& stream = stream_of(nullptr);
+    force({&stream, stream.submitted}, lock);
+}
+
+template <class T>
+void fill(const char* function, Stream* handle, uintptr_t to, T value, size_t count) {
+    check_device(function, to, count * sizeof(T));
+    Operation operation;
+    operation.run = [=] {
+        sanitizer::write(pointer(to), count * sizeof(T));
+        for (size_t i = 0; i < count; i++)
+            std::memcpy(static_cast<T*>(pointer(to)) + i, &value, sizeof value);
+    };
+    submit(stream_of(handle), std::move(operation));
+}
+
+template <class T>
+void fill_now(const char* function, uintptr_t to, T value, size_t count, Lock& lock) {
+    refuse_during_capture();
+    fill(function, nullptr, to, value, count);
+    Stream& stream = stream_of(nullptr);
+    force({&stream, stream.submitted}, lock);
+}
+
+}  // namespace
+}  // namespace emulator
+
+using namespace emulator;
+
+ENTRY cuMemGetInfo_v2(size_t* free, size_t* total) {
+    return enter("cuMemGetInfo_v2", Needs::Context, [&](Lock&) {
+        *total = modes().memory_bytes;
+        *free = *total - current_device->used_bytes;
+    });
+}
+
+ENTRY cuMemAlloc_v2(uintptr_t* address, size_t bytes) {
+    return enter("cuMemAlloc_v2", Needs::Context, [&](Lock&) {
+        refuse_during_capture();
+        *address = allocate_on(*current_device, bytes);
+    });
+}
+
+ENTRY cuMemFree_v2(uintptr_t address) {
+    return enter("cuMemFree_v2", Needs::Context, [&](Lock& lock) {
+        if (!address) return;
+        refuse_during_capture();
+        force(*current_device, lock);  // as the real one does
+        free_now(address);
+    });
+}
+
+ENTRY cuMemAllocAsync(uintptr_t* address, size_t bytes, Stream* stream) {
+    return enter("cuMemAllocAsync", Needs::Context, [&](Lock&) {
+        if (stream_of(stream).capture) throw Failure{kCaptureUnsupported};
+        *address = allocate_on(*current_device, bytes);
+    });
+}
+
+ENTRY cuMemFreeAsync(uintptr_t address, Stream* stream) {
+    return enter("cuMemFreeAsync", Needs::Context, [&](Lock&) {
+        if (stream_of(stream).capture) throw Failure{kCaptureUnsupported};
+        const Allocation* found = find(address);
+        if (!found || found->address != address || found->freed) throw Failure{kInvalidValue};
+        Operation operation;
+        operation.run = [=] { free_now(address); };
+        submit(stream_of(stream), std::move(operation));
+    });
+}
+
+ENTRY cuMemHostAlloc(void** memory, size_t bytes, unsigned) {
+    return enter("cuMemHostAlloc", Needs::Context, [&](Lock&) {
+        if (bytes == 0) throw Failure{kInvalidValue};
+        *memory = allocate(bytes, kHost);
+        if (!*memory) throw Failure{kOutOfMemory};
+    });
+}
+ENTRY cuMemAllocHost_v2(void** memory, size_t bytes) { return cuMemHostAlloc(memory, bytes, 0); }
+
+ENTRY cuMemFreeHost(void* memory) {
+    return enter("cuMemFreeHost", Needs::Context, [&](Lock&) {
+        auto address = reinterpret_cast<uintptr_t>(memory);
+        const Allocation* found = find(address);
+        if (!found || found->device != kHost || !release(address)) throw Failure{kInvalidValue};
+    });
+}
+
+// Registered memory stays where it is and counts as pageable: the strictest reading of a host that
+// forgets to wait would be the pinned one, which needs memory of the emulator's own.
+ENTRY cuMemHostRegister_v2(void*, size_t, unsigned) { return kSuccess; }
+ENTRY cuMemHostUnregister(void*) { return kSuccess; }
+
+ENTRY cuMemHostGetDevicePointer_v2(uintptr_t* address, void* memory, unsigned) {
+    return enter("cuMemHostGetDevicePointer_v2", Needs::Context, [&](Lock&) {
+        *address = reinterpret_cast<uintptr_t>(memory);
+        if (pageable(memory)) throw Failure{kInvalidValue};
+    });
+}
+
+#define COPY(name, host, to_type, from_type)                                                \
+    ENTRY name##_v2(to_type to, from_type from, size_t bytes) {                             \
+        return enter(#name "_v2", Needs::Context, [&](Lock& lock) {                         \
+            copy_now(#name, uintptr_t(to), uintptr_t(from), bytes, host, lock);             \
+        });                                                                                 \
+    }                                                                                       \
+    ENTRY name##Async_v2(to_type to, from_type from, size_t bytes, Stream* stream) {        \
+        return enter(#name "Async_v2", Needs::Context, [&](Lock& lock) {                    \
+            copy(#name "Async", stream, uintptr_t(to), uintptr_t(from), bytes, host, lock); \
+        });                                                                                 \
+    }
+COPY(cuMemcpyHtoD, Host::Source, uintptr_t, const void*)
+COPY(cuMemcpyDtoH, Host::Destination, void*, uintptr_t)
+COPY(cuMemcpyDtoD, Host::None, uintptr_t, uintptr_t)
+
+ENTRY cuMemcpyPeer(uintptr_t to, Device*, uintptr_t from, Device*, size_t bytes) {
+    return enter("cuMemcpyPeer", Needs::Context,
+                 [&](Lock& lock) { copy_now("cuMemcpyPeer", to, from, bytes, Host::None, lock); });
+}
+
+ENTRY cuMemcpyPeerAsync(uintptr_t to, Device*, uintptr_t from, Device*, size_t bytes,
+                        Stream* stream) {
+    return enter("cuMemcpyPeerAsync", Needs::Context, [&](Lock& lock) {
+        copy("cuMemcpyPeerAsync", stream, to, from, bytes, Host::None, lock);
+    });
+}
+
+#define FILL(name, type)                                                             \
+    ENTRY name##_v2(uintptr_t to, type value, size_t count) {                        \
+        return enter(#name "_v2", Needs::Context,                                    \
+                     [&](Lock& lock) { fill_now(#name, to, value, count, lock); });  \
+    }                                                                                \
+    ENTRY name##Async(uintptr_t to, type value, size_t count, Stream* stream) {      \
+        return enter(#name "Async", Needs::Context,                                  \
+                     [&](Lock&) { fill(#name "Async", stream, to, value, count); }); \
+    }
+FILL(cuMemsetD8, unsigned char)
+FILL(cuMemsetD16, unsigned short)
+FILL(cuMemsetD32, unsigned)
+
+// Memory pools: one a device, with nothing to tune.
+ENTRY cuDeviceGetDefaultMemPool(Device** pool, int device) {
+    return enter("cuDeviceGetDefaultMemPool", Needs::Devices, [&](Lock&) {
+        if (size_t(device) >= machine().devices.size()) throw Failure{kInvalidDevice};
+        *pool = &machine().devices[device];
+    });
+}
+ENTRY cuDeviceGetMemPool(Device** pool, int device) {
+    return cuDeviceGetDefaultMemPool(pool, device);
+}
+ENTRY cuMemPoolSetAttribute(Device*, int, void*) { return kSuccess; }
+ENTRY cuMemPoolTrimTo(Device*, size_t) { return kSuccess; }

@@ -1,0 +1,208 @@
+// Modules, functions and launches.
+#include "entry.h"
+
+#include "image.h"
+
+#include <dlfcn.h>
+#include <cstdio>
+#include <cstring>
+
+namespace emulator {
+namespace {
+
+constexpr size_t kDefaultShared = 48 << 10, kMaxShared = 163 << 10;
+
+Module* load(const void* image) {
+    const char* path = path_in_image(image);
+    if (!path) throw Failure{kNoBinaryForGpu};  // a real cubin or PTX: not for this machine
+    void* library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+    if (!library) {
+        std::fprintf(stderr, "emulator: loading a compiled kernel: %s\n", dlerror());
+        throw Failure{kInvalidImage};
+    }
+    return new Module{library, {}};
+}
+
+Function* function_of(Module& module, const char* name) {
+    auto known = module.functions.find(name);
+    if (known != module.functions.end()) return &known->second;
+    void* symbol = dlsym(module.library, (std::string("emulator_kernel_") + name).c_str());
+    if (!symbol) throw Failure{kNotFound};
+    Function function = {static_cast<const Kernel*>(symbol), kDefaultShared};
+    return &module.functions.emplace(name, function).first->second;
+}
+
+uint64_t volume(Index size) { return uint64_t(size.x) * size.y * size.z; }
+
+// The arguments out of an array of pointers, or out of the packed buffer of
+// CU_LAUNCH_PARAM_BUFFER_POINTER.
+std::vector<std::vector<char>> copy_arguments(const Kernel& kernel, void** pointers, void** extra) {
+    const char* packed = nullptr;
+    for (; extra && *extra; extra += 2)
+        if (*extra == reinterpret_cast<void*>(1)) packed = static_cast<const char*>(extra[1]);
+    if (kernel.arguments && !pointers && !packed) throw Failure{kInvalidValue};
+    std::vector<std::vector<char>> copies;
+    size_t offset = 0;
+    for (unsigned i = 0; i < kernel.arguments; i++) {
+        offset = (offset + kernel.alignments[i] - 1) / kernel.alignments[i] * kernel.alignments[i];
+        const char* from = packed ? packed + offset : static_cast<const char*>(pointers[i]);
+        copies.emplace_back(from, from + kernel.sizes[i]);
+        offset += kernel.sizes[i];
+    }
+    return copies;
+}
+
+void launch(Function* function, const LaunchConfig& config, bool programmatic, void** pointers,
+            void** extra) {
+    if (!function) throw Failure{kInvalidHandle};
+    const Kernel& kernel = *function->kernel;
+    if (!volume(config.grid) || !volume(config.block) ||
+        volume(config.block) > uint64_t(kernel.max_threads) || config.grid.y > 65535 ||
+        config.grid.z > 65535 || config.shared_bytes > function->max_dynamic_bytes) {
+        std::fprintf(stderr,
+                     "emulator: launch of %s refused: grid %ux%ux%u, block %ux%ux%u (at most %d "
+                     "threads), %u bytes of "
+                     "dynamic shared memory (at most %zu)\n",
+                     kernel.name, config.grid.x, config.grid.y, config.grid.z, config.block.x,
+                     config.block.y, config.block.z, kernel.max_threads, config.shared_bytes,
+                     function->max_dynamic_bytes);
+        throw Failure{kInvalidValue};
+    }
+    Operation operation;
+    operation.launch = std::make_shared<Launch>(
+        Launch{&kernel, config.grid, config.block, config.shared_bytes,
+               copy_arguments(kernel, pointers, extra), programmatic, planned_fault("kernel")});
+    submit(stream_of(config.stream), std::move(operation));
+}
+
+int blocks_per_multiprocessor(const Function& function, int threads, size_t shared_bytes) {
+    if (threads <= 0 || threads > function.kernel->max_threads) return 0;
+    int by_threads = 2048 / ((threads + 31) / 32 * 32);
+    int by_shared = int((164 << 10) / (shared_bytes + (1 << 10)));
+    return std::min({by_threads, by_shared, 32});
+}
+
+}  // namespace
+}  // namespace emulator
+
+using namespace emulator;
+
+ENTRY cuModuleLoadData(Module** module, const void* image) {
+    return enter("cuModuleLoadData", Needs::Context, [&](Lock&) { *module = load(image); });
+}
+
+ENTRY cuModuleLoadDataEx(Module** module, const void* image, unsigned, int*, void**) {
+    return enter("cuModuleLoadDataEx", Needs::Context, [&](Lock&) { *module = load(image); });
+}
+
+ENTRY cuModuleUnload(Module* module) {
+    return enter("cuModuleUnload", Needs::Context, [&](Lock& lock) {
+        force(*current_device, lock);
+        delete module;  // the code stays: sanitizer reports at exit still name its lines
+    });
+}
+
+ENTRY cuModuleGetFunction(Function** function, Module* module, const char* name) {
+    return enter("cuModuleGetFunction", Needs::Context,
+                 [&](Lock&) {
+                     if (!module) throw Failure{kInvalidHandle};
+                     *function = function_of(*module, name);
+                 });
+}
+
+ENTRY cuModuleGetGlobal_v2(uintptr_t*, size_t*, Module*, const char*) { return kNotSupported; }
+
+ENTRY cuFuncGetAttribute(int* value, int which, Function* function) {
+    return enter("cuFuncGetAttribute", Needs::Context, [&](Lock&) {
+        switch (which) {
+            case 0:
+                *value = function->kernel->max_threads;
+                break;
+            case 5:
+            case 6:
+                *value = modes().capability_major * 10 + modes().capability_minor;
+                break;
+            case 8:
+                *value = int(function->max_dynamic_bytes);
+                break;
+            default:
+                *value = 0;  // registers, local and static shared memory: not known here
+        }
+    });
+}
+
+ENTRY cuFuncSetAttribute(Function* function, int which, int value) {
+    return enter("cuFuncSetAttribute", Needs::Context, [&](Lock&) {
+        if (which != 8) return;
+        if (value < 0 || size_t(value) > kMaxShared) throw Failure{kInvalidValue};
+        function->max_dynamic_bytes = size_t(value);
+    });
+}
+
+ENTRY cuFuncSetCacheConfig(Function*, int) { return kSuccess; }
+
+ENTRY cuFuncGetName(const char** name, Function* function) {
+    return *name = function->kernel->name, kSuccess;
+}
+
+ENTRY cuLaunchKernel(Function* function, unsigned grid_x, unsigned grid_y, unsigned grid_z,
+                     unsigned block_x, unsigned block_y, unsigned block_z, unsigned shared_bytes,
+                     Stream* stream, void** arguments, void** extra) {
+    return enter("cuLaunchKernel", Needs::Context, [&](Lock&) {
+        LaunchConfig config = {{grid_x, grid_y, grid_z},
+                               {block_x, block_y, block_z},
+                               shared_bytes,
+                               stream,
+                               nullptr,
+                               0};
+        launch(function, config, false, arguments, extra);
+    });
+}
+
+ENTRY cuLaunchKernelEx(const LaunchConfig* config, Function* function, void** arguments,
+                       void** extra) {
+    return enter("cuLaunchKernelEx", Needs::Context, [&](Lock&) {
+        bool programmatic = false;
+        for (unsigned i = 0; i < config->attribute_count; i++)
+            if (config->attributes[i].id == kProgrammaticStreamSerialization)
+                programmatic = config->attributes[i].value;
+        launch(function, *config, programmatic, arguments, extra);
+    });
+}
+
+ENTRY cuLaunchCooperativeKernel(Function* function, unsigned grid_x, unsigned grid_y,
+                                unsigned grid_z, unsigned block_x, unsigned block_y,
+                                unsigned block_z, unsigned shared_bytes, Stream* stream,
+                                void** arguments) {
+    return cuLaunchKernel(function, grid_x, grid_y, grid_z, block_x, block_y, block_z, shared_bytes,
+                          stream, arguments, nullptr);
+}
+
+ENTRY cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int* blocks, Function* function,
+                                                           int threads, size_t shared_bytes,
+                                                           unsigned) {
+    return enter("cuOccupancyMaxActiveBlocksPerMultiprocessor", Needs::Context, [&](Lock&) {
+        *blocks = blocks_per_multiprocessor(*function, threads, shared_bytes);
+    });
+}
+ENTRY cuOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, Function* function, int threads,
+                                                  size_t shared_bytes) {
+    return cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(blocks, function, threads,
+                                                                shared_bytes, 0);
+}
+
+ENTRY cuOccupancyAvailableDynamicSMemPerBlock(size_t* bytes, Function*, int blocks, int) {
+    return enter("cuOccupancyAvailableDynamicSMemPerBlock", Needs::Context, [&](Lock&) {
+        if (blocks <= 0) throw Failure{kInvalidValue};
+        *bytes = std::min<size_t>(kMaxShared, size_t((164 << 10) / blocks - (1 << 10)));
+    });
+}
+
+ENTRY cuOccupancyMaxPotentialBlockSize(int* grid, int* block, Function* function, size_t (*)(int),
+                                       size_t shared_bytes, int limit) {
+    return enter("cuOccupancyMaxPotentialBlockSize", Needs::Context, [&](Lock&) {
+        *block = limit > 0 ? std::min(limit, function->kernel->max_threads)
+                           : function->kernel->max_threads;
+        *grid = 4 * blocks_per_multiprocessor(*function, *block, shared_bytes);
+    });
+}

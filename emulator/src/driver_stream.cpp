@@ -1,0 +1,212 @@
+// Streams, events, capture and graphs.
+#include "entry.h"
+
+#include <algorithm>
+
+namespace emulator {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// What a capture hands out. The two handle types share everything but their operations' order of
+// birth.
+struct GraphHandle {
+    std::vector<Operation> operations;
+};
+
+void join(Stream& stream, const std::shared_ptr<Graph>& graph) {
+    if (stream.capture == graph) return;
+    if (stream.capture) throw Failure{kCaptureUnsupported};
+    stream.capture = graph;
+    graph->streams.push_back(&stream);
+}
+
+}  // namespace
+}  // namespace emulator
+
+using namespace emulator;
+
+ENTRY cuStreamCreateWithPriority(Stream** stream, unsigned flags, int) {
+    return enter("cuStreamCreate", Needs::Context, [&](Lock&) {
+        current_device->streams.emplace_back();
+        *stream = &current_device->streams.back();
+        (*stream)->device = current_device;
+        (*stream)->blocking = !(flags & 1);
+    });
+}
+ENTRY cuStreamCreate(Stream** stream, unsigned flags) {
+    return cuStreamCreateWithPriority(stream, flags, 0);
+}
+
+ENTRY cuStreamDestroy_v2(Stream* stream) {
+    return enter("cuStreamDestroy_v2", Needs::Context, [&](Lock& lock) {
+        if (!stream || stream_of(stream).capture) throw Failure{kInvalidHandle};
+        force({stream, stream->submitted}, lock);
+        stream->destroyed = true;
+        if (stream->thread) sanitizer::destroy(stream->thread);
+        stream->thread = nullptr;
+    });
+}
+
+ENTRY cuStreamSynchronize(Stream* handle) {
+    return enter("cuStreamSynchronize", Needs::Context, [&](Lock& lock) {
+        Stream& stream = stream_of(handle);
+        if (stream.capture) {
+            stream.capture->invalid = true;
+            throw Failure{kCaptureUnsupported};
+        }
+        force({&stream, stream.submitted}, lock);
+    });
+}
+
+ENTRY cuStreamQuery(Stream* handle) {
+    return enter("cuStreamQuery", Needs::Context, [&](Lock&) {
+        Stream& stream = stream_of(handle);
+        Dependency all = {&stream, stream.submitted};
+        step_once(all);
+        if (!ended(all)) throw Failure{kNotReady};
+    });
+}
+
+ENTRY cuStreamWaitEvent(Stream* handle, Event* event, unsigned) {
+    return enter("cuStreamWaitEvent", Needs::Context, [&](Lock&) {
+        Stream& stream = stream_of(handle);
+        if (event->capture) {
+            join(stream, event->capture);
+            return;
+        }
+        if (ended(event->recorded) && !event->recorded.stream) return;  // never recorded
+        Operation operation;
+        operation.run = [] {};
+        operation.after = {event->recorded};
+        submit(stream, std::move(operation));
+    });
+}
+
+ENTRY cuStreamGetCtx(Stream* stream, Device** context) {
+    return enter("cuStreamGetCtx", Needs::Context,
+                 [&](Lock&) { *context = stream_of(stream).device; });
+}
+
+ENTRY cuStreamAttachMemAsync(Stream*, uintptr_t, size_t, unsigned) { return kSuccess; }
+
+ENTRY cuLaunchHostFunc(Stream* stream, void (*function)(void*), void* argument) {
+    return enter("cuLaunchHostFunc", Needs::Context, [&](Lock&) {
+        Operation operation;
+        operation.run = [=] { function(argument); };
+        submit(stream_of(stream), std::move(operation));
+    });
+}
+
+ENTRY cuEventCreate(Event** event, unsigned) {
+    return enter("cuEventCreate", Needs::Context, [&](Lock&) { *event = new Event; });
+}
+
+ENTRY cuEventDestroy_v2(Event* event) {
+    return enter("cuEventDestroy_v2", Needs::Context, [&](Lock&) { delete event; });
+}
+
+ENTRY cuEventRecord(Event* event, Stream* handle) {
+    return enter("cuEventRecord", Needs::Context, [&](Lock&) {
+        Stream& stream = stream_of(handle);
+        event->capture = stream.capture;
+        if (stream.capture) return;
+        auto time = event->time = std::make_shared<Clock::time_point>();
+        Operation operation;
+        operation.run = [time] { *time = Clock::now(); };
+        submit(stream, std::move(operation));
+        event->recorded = {&stream, stream.submitted};
+    });
+}
+ENTRY cuEventRecordWithFlags(Event* event, Stream* stream, unsigned) {
+    return cuEventRecord(event, stream);
+}
+
+ENTRY cuEventSynchronize(Event* event) {
+    return enter("cuEventSynchronize", Needs::Context, [&](Lock& lock) {
+        if (event->capture) throw Failure{kCaptureUnsupported};
+        force(event->recorded, lock);
+    });
+}
+
+ENTRY cuEventQuery(Event* event) {
+    return enter("cuEventQuery", Needs::Context, [&](Lock&) {
+        if (event->capture) throw Failure{kCaptureUnsupported};
+        step_once(event->recorded);
+        if (!ended(event->recorded)) throw Failure{kNotReady};
+    });
+}
+
+ENTRY cuEventElapsedTime_v2(float* milliseconds, Event* from, Event* to) {
+    return enter("cuEventElapsedTime_v2", Needs::Context, [&](Lock&) {
+        if (!from->time || !to->time) throw Failure{kInvalidHandle};
+        if (!ended(from->recorded) || !ended(to->recorded)) throw Failure{kNotReady};
+        *milliseconds = std::chrono::duration<float, std::milli>(*to->time - *from->time).count();
+    });
+}
+ENTRY cuEventElapsedTime(float* milliseconds, Event* from, Event* to) {
+    return cuEventElapsedTime_v2(milliseconds, from, to);
+}
+
+ENTRY cuStreamBeginCapture_v2(Stream* handle, int mode) {
+    return enter("cuStreamBeginCapture_v2", Needs::Context, [&](Lock&) {
+        Stream& stream = stream_of(handle);
+        if (stream.capture || &stream == &current_device->streams.front())
+            throw Failure{kCaptureUnsupported};
+        stream.capture = std::make_shared<Graph>();
+        stream.capture->origin = &stream;
+        stream.capture->streams = {&stream};
+        stream.capture->mode = mode;
+    });
+}
+
+ENTRY cuStreamEndCapture(Stream* handle, GraphHandle** graph) {
+    return enter("cuStreamEndCapture", Needs::Context, [&](Lock&) {
+        *graph = nullptr;
+        Stream& stream = stream_of(handle);
+        if (!stream.capture || stream.capture->origin != &stream) throw Failure{kCaptureUnmatched};
+        auto captured = stream.capture;
+        for (Stream* each : captured->streams) each->capture.reset();
+        if (captured->invalid) throw Failure{kCaptureInvalidated};
+        *graph = new GraphHandle{captured->operations};
+    });
+}
+
+ENTRY cuStreamIsCapturing(Stream* handle, int* status) {
+    return enter("cuStreamIsCapturing", Needs::Context, [&](Lock&) {
+        Stream& stream = stream_of(handle);
+        *status = !stream.capture ? 0 : stream.capture->invalid ? 2 : 1;
+    });
+}
+
+ENTRY cuThreadExchangeStreamCaptureMode(int*) { return kSuccess; }
+
+ENTRY cuGraphInstantiateWithFlags(GraphHandle** executable, GraphHandle* graph,
+                                  unsigned long long) {
+    return enter("cuGraphInstantiateWithFlags", Needs::Context, [&](Lock&) {
+        if (!graph) throw Failure{kInvalidValue};
+        *executable = new GraphHandle(*graph);
+    });
+}
+
+ENTRY cuGraphUpload(GraphHandle*, Stream*) {
+    return enter("cuGraphUpload", Needs::Context, [](Lock&) {});
+}
+
+ENTRY cuGraphLaunch(GraphHandle* executable, Stream* handle) {
+    return enter("cuGraphLaunch", Needs::Context,
+                 [&](Lock&) { submit_all(stream_of(handle), executable->operations); });
+}
+
+ENTRY cuGraphGetNodes(GraphHandle* graph, void**, size_t* count) {
+    return enter("cuGraphGetNodes", Needs::Context,
+                 [&](Lock&) { *count = graph->operations.size(); });
+}
+
+ENTRY cuGraphExecDestroy(GraphHandle* executable) {
+    return enter("cuGraphExecDestroy", Needs::Context, [&](Lock&) { delete executable; });
+}
+
+ENTRY cuGraphDestroy(GraphHandle* graph) {
+    return enter("cuGraphDestroy", Needs::Context, [&](Lock&) { delete graph; });
+}

@@ -1,0 +1,60 @@
+// A launched kernel: its blocks, one after another or several at a time.
+#pragma once
+#include "block.h"
+
+#include <deque>
+#include <memory>
+
+namespace emulator {
+
+// Everything a launch needs; arguments are copied when it is queued, as the driver does.
+struct Launch {
+    const Kernel* kernel;
+    Index grid, block;
+    size_t shared_bytes;
+    std::vector<std::vector<char>> arguments;
+    bool programmatic;  // may begin before the kernel queued before it has ended
+    int planned_fault;  // 0, or what it fails with while it runs
+};
+
+enum class Progress { Finished, Waiting, Spinning, Failed };
+
+class Grid {
+public:
+    explicit Grid(const Launch& launch);
+    ~Grid();
+
+    // Runs until it has ended or cannot go on: Waiting for its dependency, or Spinning on something
+    // outside.
+    Progress advance();
+    void dependency_ended();  // lets grid_dependency_wait return
+
+    const Launch& launch() const { return launch_; }
+    void run_kernel() const;  // on a thread's fiber
+    void fail(int result, const std::string& message);
+    std::string spinning() const;  // who spins where, when that turns out to be for ever
+    bool failed() const { return result_ != 0; }
+    int result() const { return result_; }
+    bool dependency_has_ended() const { return dependency_ended_; }
+    const void* start_token() const { return &start_token_; }
+    const void* end_token() const { return &end_token_; }
+    const void* dependency_token() const { return &dependency_token_; }
+
+private:
+    bool start_block();
+    Block* next();
+    Launch launch_;
+    std::vector<void*> argument_pointers_;
+    uint64_t blocks_, started_ = 0;
+    std::vector<uint32_t> order_;  // of blocks, when shuffled
+    std::deque<Block*> resident_;
+    size_t turn_ = 0;
+    bool dependency_ended_ = false;
+    int result_ = 0;
+    char start_token_, end_token_, dependency_token_;
+};
+
+// The last failure in words, also written to stderr when it happens.
+const std::string& last_failure();
+
+}  // namespace emulator

@@ -1,0 +1,105 @@
+// The machine behind the driver: devices, streams with their queues, events, graphs. One lock for
+// all of it; whoever holds it runs the work of all streams, so that a seed decides everything.
+#pragma once
+#include "grid.h"
+#include "memory.h"
+
+#include <chrono>
+#include <condition_variable>
+#include <functional>
+#include <map>
+#include <mutex>
+#include <set>
+
+namespace emulator {
+
+struct Stream;
+struct Device;
+
+// Thrown inside a driver function: what it returns.
+struct Failure {
+    int result;
+};
+
+struct Dependency {
+    Stream* stream;
+    uint64_t count;  // that many of its operations have ended
+};
+
+struct Operation {
+    std::function<void()> run;             // a copy, a fill, a host function ...
+    std::shared_ptr<const Launch> launch;  // ... or a kernel
+    std::vector<Dependency> after;
+};
+
+struct Graph {
+    std::vector<Operation>
+        operations;  // in an order that respects every edge: the order of capture
+    Stream* origin = nullptr;
+    std::vector<Stream*> streams;  // that record into it
+    int mode = 0;
+    bool invalid = false;
+};
+
+struct Queued {
+    Operation operation;
+    std::unique_ptr<Grid> grid;  // once begun
+    char token = 0;              // what the host did before
+};
+
+struct Stream {
+    Device* device;
+    bool blocking;  // ordered with the device's null stream
+    bool destroyed = false;
+    std::deque<Queued> queue;
+    uint64_t submitted = 0, ended = 0;
+    std::shared_ptr<Graph> capture;
+    void* thread = nullptr;  // ThreadSanitizer's idea of the stream
+    std::unique_ptr<Grid>
+        last;        // the kernel that ended last, while a programmatic dependent may follow
+    char token = 0;  // what the stream has done
+};
+
+struct Event {
+    Dependency recorded = {nullptr, 0};
+    std::shared_ptr<Graph> capture;  // recorded in a capture: no other use
+    std::shared_ptr<std::chrono::steady_clock::time_point> time;
+};
+
+struct Device {
+    int ordinal;
+    size_t used_bytes = 0;
+    int error = 0;  // sticky
+    unsigned retained = 0;
+    std::set<int> peers;         // whose memory its kernels may use
+    std::deque<Stream> streams;  // the first is the null stream; never shrinks
+};
+
+struct Machine {
+    std::mutex mutex;
+    std::condition_variable submitted;
+    uint64_t submissions = 0;
+    std::deque<Device> devices;
+};
+
+Machine& machine();
+
+// Adds an operation to a stream or to the graph it is captured into.
+void submit(Stream& stream, Operation operation);
+void submit_all(Stream& stream,
+                const std::vector<Operation>& operations);  // a graph: before any of them runs
+
+// Runs a stream until it has ended `count` operations, and whatever else that takes. Sees to a
+// deadlock.
+void force(Dependency until, std::unique_lock<std::mutex>& lock);
+void force(Device& device, std::unique_lock<std::mutex>& lock);  // all its streams
+void step_once(Dependency towards);                              // a query: some progress, no more
+bool ended(const Dependency& dependency);
+
+// The first error that a kernel on this device made stays, and everything queued on it is dropped.
+void poison(Device& device, int result);
+
+// Device `device` launches; every argument that points to memory must point to some it may use.
+void check_arguments(const Launch& launch, const Device& device);
+
+}  // namespace emulator

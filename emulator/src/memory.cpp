@@ -1,0 +1,98 @@
+#include "memory.h"
+
+#include "modes.h"
+#include "sanitizer.h"
+
+#include <sys/mman.h>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <map>
+
+namespace emulator {
+namespace {
+
+constexpr size_t kPage = 4096;
+constexpr size_t kAlignment = 256;  // what cuMemAlloc promises
+
+std::map<uintptr_t, Allocation> allocations;  // by address
+
+size_t round_up(size_t bytes, size_t to) { return (bytes + to - 1) / to * to; }
+
+// Between two pages that may not be touched, as close to the second as the alignment allows.
+char* map(size_t bytes) {
+    size_t body = round_up(bytes, kPage);
+    void* memory = mmap(nullptr, body + 2 * kPage, PROT_NONE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (memory == MAP_FAILED) return nullptr;
+    char* first = static_cast<char*>(memory) + kPage;
+    if (mprotect(first, body, PROT_READ | PROT_WRITE) != 0) return nullptr;
+    if (modes().fill) std::memset(first, 0xff, body);
+    return first + body - round_up(bytes, kAlignment);
+}
+
+void unmap(const Allocation& allocation) {  // the addresses stay taken
+    uintptr_t first = allocation.address / kPage * kPage;
+    size_t body = allocation.address + round_up(allocation.bytes, kAlignment) - first;
+    mmap(reinterpret_cast<void*>(first), body, PROT_NONE,
+         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+}
+
+}  // namespace
+
+void* allocate(size_t bytes, int device) {
+    void* memory = nullptr;
+    if (sanitizer::address) {
+        if (posix_memalign(&memory, kAlignment, bytes)) return nullptr;
+        if (modes().fill) std::memset(memory, 0xff, bytes);
+    } else {
+        memory = map(bytes);
+    }
+    auto address = reinterpret_cast<uintptr_t>(memory);
+    if (memory) allocations[address] = {address, bytes, device, false};
+    return memory;
+}
+
+bool release(uintptr_t address) {
+    auto found = allocations.find(address);
+    if (found == allocations.end() || found->second.freed) return false;
+    found->second.freed = true;
+    if (sanitizer::address)
+        std::free(reinterpret_cast<void*>(address));
+    else
+        unmap(found->second);
+    return true;
+}
+
+const Allocation* find(uintptr_t address) {
+    auto after = allocations.upper_bound(address);
+    if (after == allocations.begin()) return nullptr;
+    const Allocation& allocation = std::prev(after)->second;
+    return address - allocation.address < allocation.bytes ? &allocation : nullptr;
+}
+
+bool live(uintptr_t address, size_t bytes) {
+    const Allocation* allocation = find(address);
+    return allocation && !allocation->freed &&
+           bytes <= allocation->bytes - (address - allocation->address);
+}
+
+std::string describe(uintptr_t address) {
+    char text[160];
+    std::snprintf(text, sizeof text, "0x%zx", size_t(address));
+    auto after = allocations.upper_bound(address);
+    if (after == allocations.begin()) return text;
+    const Allocation& nearest = std::prev(after)->second;
+    size_t offset = address - nearest.address;
+    if (offset >= nearest.bytes + (1 << 20)) return text;
+    const char* whose = nearest.device == kHost ? "pinned host" : "device";
+    if (offset < nearest.bytes)
+        std::snprintf(text, sizeof text, "0x%zx, byte %zu of %s%s memory of %zu bytes",
+                      size_t(address), offset, nearest.freed ? "freed " : "", whose, nearest.bytes);
+    else
+        std::snprintf(text, sizeof text, "0x%zx, %zu bytes past the end of %s memory of %zu bytes",
+                      size_t(address), offset - nearest.bytes, whose, nearest.bytes);
+    return text;
+}
+
+}  // namespace emulator

@@ -1,0 +1,121 @@
+#include "modes.h"
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+
+namespace emulator {
+namespace {
+
+[[noreturn]] void refuse(const char* variable, const std::string& value) {
+    std::fprintf(stderr, "emulator: %s=%s: not understood; see emulator/README.md\n", variable,
+                 value.c_str());
+    std::exit(2);
+}
+
+std::string value_of(const char* variable) {
+    const char* value = std::getenv(variable);
+    return value ? value : "";
+}
+
+uint64_t number(const char* variable, const std::string& text) {
+    char* end = nullptr;
+    uint64_t value = std::strtoull(text.c_str(), &end, 10);
+    if (text.empty() || text[0] == '-') refuse(variable, text);
+    switch (*end) {
+        case 'K':
+            value <<= 10, end++;
+            break;
+        case 'M':
+            value <<= 20, end++;
+            break;
+        case 'G':
+            value <<= 30, end++;
+            break;
+    }
+    if (*end) refuse(variable, text);
+    return value;
+}
+
+template <class T>
+void read_number(const char* variable, T& into) {
+    std::string text = value_of(variable);
+    if (!text.empty()) into = T(number(variable, text));
+}
+
+void read_switch(const char* variable, const char* on, const char* off, bool& into) {
+    std::string text = value_of(variable);
+    if (text == on)
+        into = true;
+    else if (text == off)
+        into = false;
+    else if (!text.empty())
+        refuse(variable, text);
+}
+
+void read_order(Modes& modes) {
+    const char* variable = "CHASKI_EMULATE_ORDER";
+    std::string text = value_of(variable);
+    if (text.empty() || text == "ascending") return;
+    if (text == "descending")
+        modes.order = Order::Descending;
+    else if (text.rfind("shuffled:", 0) == 0) {
+        modes.order = Order::Shuffled;
+        modes.seed = number(variable, text.substr(9));
+    } else
+        refuse(variable, text);
+}
+
+void read_faults(Modes& modes) {
+    const char* variable = "CHASKI_EMULATE_FAULT";
+    std::string text = value_of(variable);
+    for (size_t at = 0; at < text.size();) {
+        size_t end = text.find(',', at);
+        if (end == std::string::npos) end = text.size();
+        std::string item = text.substr(at, end - at);
+        size_t first = item.find(':'), second = item.rfind(':');
+        if (first == std::string::npos || first == second) refuse(variable, item);
+        std::string result = item.substr(second + 1);
+        modes.faults.push_back(
+            {item.substr(0, first),
+             unsigned(number(variable, item.substr(first + 1, second - first - 1))),
+             result == "lost" ? kDeviceLost : int(number(variable, result)), 0});
+        at = end + 1;
+    }
+}
+
+Modes read() {
+    Modes modes;
+    read_number("CHASKI_EMULATE", modes.devices);
+    read_number("CHASKI_EMULATE_MEMORY", modes.memory_bytes);
+    read_number("CHASKI_EMULATE_BLOCKS", modes.resident_blocks);
+    read_number("CHASKI_EMULATE_PATIENCE_MS", modes.patience_ms);
+    read_switch("CHASKI_EMULATE_STREAMS", "lazy", "eager", modes.lazy);
+    read_switch("CHASKI_EMULATE_PDL", "early", "late", modes.early_dependents);
+    read_switch("CHASKI_EMULATE_FILL", "on", "off", modes.fill);
+    read_order(modes);
+    read_faults(modes);
+    std::string capability = value_of("CHASKI_EMULATE_CAPABILITY");
+    if (!capability.empty() && std::sscanf(capability.c_str(), "%d.%d", &modes.capability_major,
+                                           &modes.capability_minor) != 2)
+        refuse("CHASKI_EMULATE_CAPABILITY", capability);
+    if (modes.resident_blocks == 0) refuse("CHASKI_EMULATE_BLOCKS", "0");
+    return modes;
+}
+
+}  // namespace
+
+Modes& modes() {
+    static Modes modes = read();
+    return modes;
+}
+
+uint64_t next_random() {  // splitmix64
+    static uint64_t state = modes().seed;
+    uint64_t z = state += 0x9e3779b97f4a7c15u;
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+    return z ^ z >> 31;
+}
+
+}  // namespace emulator

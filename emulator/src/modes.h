@@ -1,0 +1,67 @@
+// Every knob of the emulator, all of them environment variables, read once:
+//
+//   CHASKI_EMULATE=N                number of devices (default 1)
+//   CHASKI_EMULATE_MEMORY=BYTES     memory of each device (default 8 GiB); suffixes K, M, G
+//   CHASKI_EMULATE_CAPABILITY=8.0   compute capability reported
+//   CHASKI_EMULATE_ORDER=ascending | descending | shuffled:SEED
+//                                   which warp of a block (and which block) goes next. A warp
+//                                   always runs as far as it can: the least fair schedule finds
+//                                   what fair ones miss
+//   CHASKI_EMULATE_BLOCKS=N         run N blocks at a time, changing block whenever a warp can go
+//   no further
+//                                   (default 1: a block runs alone until it ends or spins)
+//   CHASKI_EMULATE_STREAMS=eager | lazy
+//                                   lazy: work runs only when a synchronisation forces it
+//   CHASKI_EMULATE_PDL=early | late
+//                                   early: a programmatic dependent runs up to its
+//                                   grid_dependency_wait before the kernel it depends on, wherever
+//                                   both are queued together (graphs, lazy streams)
+//   CHASKI_EMULATE_FILL=on | off    fresh memory is 0xFF (NaN in every float type, -1 as an index)
+//   CHASKI_EMULATE_PATIENCE_MS=N    how long a spinning kernel waits for another host thread to
+//   queue what it waits
+//                                   for before that is a deadlock (default 10000)
+//   CHASKI_EMULATE_FAULT=FUNCTION:N:RESULT[,...]
+//                                   the N-th call (from 1) of driver function FUNCTION returns the
+//                                   CUresult RESULT. A launch that is to fail while it runs is
+//                                   `kernel:N:RESULT`. RESULT `lost`: that call's device
+//                                   disappears. Sticky results stay, as in the real driver
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace emulator {
+
+enum class Order { Ascending, Descending, Shuffled };
+
+struct PlannedFault {
+    std::string function;
+    unsigned call;
+    int result;
+    unsigned seen;
+};
+
+struct Modes {
+    unsigned devices = 1;
+    size_t memory_bytes = size_t(8) << 30;
+    int capability_major = 8, capability_minor = 0;
+    Order order = Order::Ascending;
+    uint64_t seed = 0;
+    unsigned resident_blocks = 1;
+    bool lazy = false;
+    bool early_dependents = true;
+    bool fill = true;
+    unsigned patience_ms = 10000;
+    std::vector<PlannedFault> faults;
+};
+
+inline constexpr int kDeviceLost = 46;  // CUDA_ERROR_DEVICE_UNAVAILABLE
+
+Modes& modes();  // a wrong value ends the process with one line: a mistyped mode must not pass for
+                 // a clean run
+
+// A small generator, so that a seed means the same schedule everywhere.
+uint64_t next_random();
+
+}  // namespace emulator

@@ -1,0 +1,202 @@
+// The compiler's stand-in: g++ behind the NVRTC interface. A program becomes a shared object,
+// cached by what the preprocessor makes of it, and its path is the "cubin" that the driver's
+// stand-in loads.
+#include "exports.h"
+#include "image.h"
+#include "shell.h"
+
+#include <dlfcn.h>
+#include <cstdlib>
+#include <map>
+#include <vector>
+
+#define ENTRY extern "C" __attribute__((visibility("default"))) int
+
+namespace {
+
+using namespace emulator;
+
+enum { kSuccess = 0, kInvalidProgram = 4, kInvalidOption = 5, kCompilation = 6, kInternal = 11 };
+
+struct Program {
+    std::string source, name, log, image;
+    std::map<std::string, std::string> headers;  // by the name they are included with
+};
+
+#if defined(EMULATOR_THREAD)
+constexpr const char* kSanitizer[] = {"-O1", "-fsanitize=thread"};
+#elif defined(EMULATOR_ADDRESS)
+constexpr const char* kSanitizer[] = {"-O1", "-fsanitize=address,undefined",
+                                      "-fno-sanitize-recover=all"};
+#else
+constexpr const char* kSanitizer[] = {"-O2"};
+#endif
+
+// The headers that stand in for CUDA lie beside this library.
+std::string include_directory() {
+    Dl_info info;
+    if (!dladdr(reinterpret_cast<void*>(&include_directory), &info)) return "include";
+    std::string path = info.dli_fname;
+    size_t slash = path.rfind('/');
+    return (slash == std::string::npos ? "." : path.substr(0, slash)) + "/include";
+}
+
+std::vector<std::string> compiler() {
+    const char* chosen = std::getenv("CHASKI_CXX");
+    std::vector<std::string> command = {chosen && *chosen ? chosen : "g++"};
+    for (const char* flag :
+         {"-std=c++17", "-g", "-fPIC", "-fno-exceptions", "-ffp-contract=off", "-w", "-x", "c++"})
+        command.push_back(flag);
+    command.insert(command.end(), std::begin(kSanitizer), std::end(kSanitizer));
+    command.push_back("-fdebug-prefix-map=" + current_directory() +
+                      "=.");  // the same object wherever it is made
+#if defined(__x86_64__)
+    // Conversions of f16 and fmaf() are library calls without these.
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+        command.insert(command.end(), {"-mavx2", "-mfma", "-mf16c"});
+#endif
+    return command;
+}
+
+// Options of the real compiler that mean something here; the others choose between GPUs.
+bool add_options(std::vector<std::string>& command, int count, const char* const* options) {
+    for (int i = 0; i < count; i++) {
+        std::string option = options[i];
+        auto value_of = [&](const std::string& prefix) {
+            return option.rfind(prefix, 0) == 0 ? option.substr(prefix.size()) : std::string();
+        };
+        for (const char* prefix : {"--include-path=", "--define-macro=", "-I", "-D"}) {
+            std::string value = value_of(prefix);
+            if (option == prefix && (option == "-I" || option == "-D")) {
+                if (++i == count) return false;
+                value = options[i];
+            }
+            if (value.empty()) continue;
+            bool include = std::string(prefix) == "-I" || std::string(prefix) == "--include-path=";
+            command.push_back((include ? "-I" : "-D") + value);
+            break;
+        }
+    }
+    return true;
+}
+
+// Writes the program where the compiler finds it, under the names it was given.
+bool write_program(const Program& program, const std::string& directory) {
+    std::string text = "#line 1 \"" + program.name + "\"\n" + program.source + "\n";
+    text += "#line 1 \"trampolines\"\n";
+    for (const Export& each : find_exports(program.source))
+        text += "EMULATOR_KERNEL(" + each.name + ", " +
+                (each.bounds.empty() ? "1024" : each.bounds) + ")\n";
+    if (!write_file(directory + "/program.cu", text)) return false;
+    for (const auto& [name, content] : program.headers) {
+        if (file_exists(include_directory() + "/" + name))
+            continue;  // the stand-in's own comes first
+        if (!write_file(directory + "/" + name, "#line 1 \"" + name + "\"\n" + content))
+            return false;
+    }
+    return true;
+}
+
+int compile(Program& program, int count, const char* const* options) {
+    const std::string cache = cache_directory();
+    TemporaryDirectory work(cache);
+    if (work.path.empty() || !write_program(program, work.path)) {
+        program.log = "cannot write below " + cache + "\n";
+        return kInternal;
+    }
+    std::vector<std::string> command = compiler();
+    for (std::string part :
+         {std::string("-include"), include_directory() + "/device.h", std::string("-iquote"),
+          include_directory(), std::string("-iquote"), work.path})
+        command.push_back(part);
+    if (!add_options(command, count, options)) return kInvalidOption;
+    const std::string source = work.path + "/program.cu";
+
+    std::vector<std::string> preprocess = command;
+    preprocess.insert(preprocess.end(), {"-E", source, "-o", work.path + "/program.ii"});
+    if (!run(preprocess, program.log)) return kCompilation;
+    std::string key, text = without(read_file(work.path + "/program.ii"), work.path);
+    for (const std::string& part : compiler()) key += without(part, current_directory()) + "\n";
+    const std::string object = cache + "/" + hash(key + text) + ".so";
+
+    if (!file_exists(object)) {
+        std::vector<std::string> build = command;
+        const std::string output = work.path + "/program.so";
+        build.insert(build.end(), {"-shared", source, "-o", output});
+        if (!run(build, program.log)) return kCompilation;
+        if (std::rename(output.c_str(), object.c_str()) != 0) {
+            program.log = "cannot write " + object + "\n";
+            return kInternal;
+        }
+    }
+    program.image = image_of(object);
+    return kSuccess;
+}
+
+}  // namespace
+
+ENTRY nvrtcVersion(int* major, int* minor) { return *major = 13, *minor = 0, kSuccess; }
+
+extern "C" __attribute__((visibility("default"))) const char* nvrtcGetErrorString(int result) {
+    switch (result) {
+        case kSuccess:
+            return "NVRTC_SUCCESS";
+        case kInvalidProgram:
+            return "NVRTC_ERROR_INVALID_PROGRAM";
+        case kInvalidOption:
+            return "NVRTC_ERROR_INVALID_OPTION";
+        case kCompilation:
+            return "NVRTC_ERROR_COMPILATION";
+        default:
+            return "NVRTC_ERROR_INTERNAL_ERROR";
+    }
+}
+
+ENTRY nvrtcGetNumSupportedArchs(int* count) { return *count = 1, kSuccess; }
+ENTRY nvrtcGetSupportedArchs(int* archs) { return *archs = 80, kSuccess; }
+
+ENTRY nvrtcCreateProgram(Program** program, const char* source, const char* name, int count,
+                         const char* const* headers, const char* const* names) {
+    *program = new Program{source, name && *name ? name : "program.cu", "", "", {}};
+    for (int i = 0; i < count; i++) (*program)->headers[names[i]] = headers[i];
+    return kSuccess;
+}
+
+ENTRY nvrtcDestroyProgram(Program** program) {
+    if (!*program) return kInvalidProgram;
+    delete *program;
+    *program = nullptr;
+    return kSuccess;
+}
+
+ENTRY nvrtcCompileProgram(Program* program, int count, const char* const* options) {
+    return compile(*program, count, options);
+}
+
+ENTRY nvrtcGetCUBINSize(Program* program, size_t* size) {
+    return *size = program->image.size(), kSuccess;
+}
+
+ENTRY nvrtcGetCUBIN(Program* program, char* image) {
+    program->image.copy(image, program->image.size());
+    return program->image.empty() ? kInvalidProgram : kSuccess;
+}
+
+ENTRY nvrtcGetPTXSize(Program* program, size_t* size) { return nvrtcGetCUBINSize(program, size); }
+ENTRY nvrtcGetPTX(Program* program, char* image) { return nvrtcGetCUBIN(program, image); }
+
+ENTRY nvrtcGetProgramLogSize(Program* program, size_t* size) {
+    return *size = program->log.size() + 1, kSuccess;
+}
+
+ENTRY nvrtcGetProgramLog(Program* program, char* log) {
+    program->log.copy(log, program->log.size());
+    log[program->log.size()] = '\0';
+    return kSuccess;
+}
+
+ENTRY nvrtcAddNameExpression(Program*, const char*) { return kSuccess; }
+
+ENTRY nvrtcGetLoweredName(Program*, const char* name, const char** lowered) {
+    return *lowered = name, kSuccess;
+}

@@ -1,0 +1,244 @@
+// The driver itself: memory, streams, events, graphs, several devices, threads, errors.
+#include "cases.h"
+
+#include <cstring>
+#include <thread>
+
+namespace test {
+namespace {
+
+constexpr unsigned N = 256;
+using Values = std::vector<float>;
+
+void require(bool condition, const char* what) {
+    if (condition) return;
+    std::printf("wrong: %s\n", what);
+    std::fflush(stdout);
+    std::exit(1);
+}
+
+// A graph of two kernels and a copy, replayed; y doubles what is added each time.
+void graph(const char*) {
+    use_device(0);
+    Handle add = function(load("good.cu"), "accumulate"), stream = new_stream(), graph, executable;
+    Values x = numbers(N);
+    Pair arguments = {upload(x), upload(Values(N)), N};
+    Pointer copy = allocate(N * sizeof(float));
+    int status;
+    call("cuStreamBeginCapture_v2", stream, 0);
+    launch(add, 1, N, 0, stream, arguments);
+    launch(add, 1, N, 0, stream, arguments);
+    call("cuMemcpyDtoDAsync_v2", copy, arguments.y, N * sizeof(float), stream);
+    call("cuStreamIsCapturing", stream, &status);
+    require(status == 1, "the stream is capturing");
+    call("cuStreamEndCapture", stream, &graph);
+    expect("y before a launch", download<float>(arguments.y, N, stream), Values(N));
+    call("cuGraphInstantiateWithFlags", &executable, graph, 0ull);
+    call("cuGraphUpload", executable, stream);
+    for (int replay = 1; replay <= 2; replay++) {
+        call("cuGraphLaunch", executable, stream);
+        Values y = x;
+        for (float& v : y) v *= float(2 * replay);
+        expect("y", download<float>(copy, N, stream), y);
+    }
+    call("cuGraphExecDestroy", executable);
+    call("cuGraphDestroy", graph);
+}
+
+// What must not happen while a capture goes on invalidates it.
+void capture_refuses(const char*) {
+    use_device(0);
+    Handle stream = new_stream(), graph;
+    Pointer memory;
+    call("cuStreamBeginCapture_v2", stream, 0);
+    require(try_call("cuMemAlloc_v2", &memory, size_t(4)) == 900,
+            "cuMemAlloc during capture is refused");
+    require(try_call("cuStreamEndCapture", stream, &graph) == 901, "the capture is invalid");
+}
+
+// Work on another stream waits for an event.
+void events(const char*) {
+    use_device(0);
+    Handle add = function(load("good.cu"), "accumulate"), first = new_stream(), second = new_stream(),
+           event, other;
+    Values x = numbers(N), y = x;
+    for (float& v : y) v *= 2;
+    Pair arguments = {upload(x), upload(Values(N)), N};
+    call("cuEventCreate", &event, 0u);
+    call("cuEventCreate", &other, 0u);
+    launch(add, 1, N, 0, first, arguments);
+    call("cuEventRecord", event, first);
+    call("cuStreamWaitEvent", second, event, 0u);
+    launch(add, 1, N, 0, second, arguments);
+    call("cuEventRecord", other, second);
+    call("cuEventSynchronize", other);
+    float milliseconds = -1;
+    call("cuEventElapsedTime_v2", &milliseconds, event, other);
+    require(milliseconds >= 0, "time does not run backwards");
+    while (try_call("cuStreamQuery", first) == 600) {
+    }
+    expect("y", download<float>(arguments.y, N, second), y);
+}
+
+// Two devices: peer copies always, kernels only with peer access.
+void two_devices(const char*) {
+    use_device(1);
+    Values x = numbers(N);
+    Pointer far = upload(x);
+    Handle far_context;
+    call("cuCtxGetCurrent", &far_context);
+    use_device(0);
+    Handle context, add = function(load("good.cu"), "accumulate"), stream = new_stream();
+    call("cuCtxGetCurrent", &context);
+    Pointer near = allocate(N * sizeof(float)), sum = upload(Values(N));
+    call("cuMemcpyPeerAsync", near, context, far, far_context, N * sizeof(float), stream);
+    expect("a peer copy", download<float>(near, N, stream), x);
+    int can = 0;
+    call("cuDeviceCanAccessPeer", &can, 0, 1);
+    require(can == 1, "peer access is possible");
+    call("cuCtxEnablePeerAccess", far_context, 0u);
+    launch(add, 1, N, 0, stream, Pair{far, sum, N});
+    expect("a kernel's read of peer memory", download<float>(sum, N, stream), x);
+    call("cuCtxDisablePeerAccess", far_context);
+    launch(add, 1, N, 0, stream, Pair{far, sum, N});
+    require(try_call("cuStreamSynchronize", stream) == 700,
+            "no access to peer memory without asking");
+}
+
+// Two host threads, two devices: one kernel waits for a flag in the other's memory.
+void two_ranks(const char*) {
+    use_device(1);
+    Handle far_context;
+    call("cuCtxGetCurrent", &far_context);
+    Pointer flag = upload(std::vector<uint32_t>{0}), value = allocate(4);
+    struct Total {
+        Pointer x, part, ticket, total;
+    };
+    std::thread waiter([&] {
+        use_device(0);
+        call("cuCtxEnablePeerAccess", far_context, 0u);
+        Handle stream = new_stream();
+        Total arguments = {allocate(4), value, flag, allocate(4)};
+        launch(function(load("good.cu"), "wait_flag"), 1, 32, 0, stream, arguments);
+        expect("what the other device wrote", download<float>(arguments.total, 1, stream), {7.0f});
+    });
+    Handle stream = new_stream(), raise = function(load("good.cu"), "raise_flag");
+    launch(raise, 1, 32, 0, stream, Total{upload(Values{7}), value, flag, allocate(4)});
+    call("cuStreamSynchronize", stream);
+    waiter.join();
+}
+
+void memory(const char*) {
+    use_device(0);
+    size_t free, total, later;
+    call("cuMemGetInfo_v2", &free, &total);
+    require(free == total, "all memory is free at first");
+    Pointer block = allocate(1000), huge;
+    call("cuMemGetInfo_v2", &later, &total);
+    require(later == free - 1000, "an allocation costs what it costs");
+    require(try_call("cuMemAlloc_v2", &huge, total) == 2, "more than there is: out of memory");
+    std::vector<uint8_t> fresh(1000);
+    call("cuMemcpyDtoH_v2", (void*)fresh.data(), block, size_t(1000));
+    expect("fresh memory", fresh, std::vector<uint8_t>(1000, 0xff));
+    call("cuMemsetD8_v2", block + 1, (unsigned char)7, size_t(3));
+    call("cuMemcpyDtoH_v2", (void*)fresh.data(), block, size_t(5));
+    expect("a fill", {fresh.begin(), fresh.begin() + 5}, std::vector<uint8_t>{255, 7, 7, 7, 255});
+    require(try_call("cuMemcpyDtoH_v2", (void*)fresh.data(), block + 1, size_t(1000)) == 1,
+            "past the end: refused");
+    call("cuMemFree_v2", block);
+    require(try_call("cuMemFree_v2", block) == 1, "freed twice: refused");
+    require(try_call("cuMemcpyDtoH_v2", (void*)fresh.data(), block, size_t(1)) == 1,
+            "freed memory: refused");
+}
+
+// A kernel that points to freed memory.
+void freed_argument(const char*) {
+    use_device(0);
+    Handle add = function(load("good.cu"), "accumulate"), stream = new_stream();
+    Pair arguments = {upload(numbers(N)), upload(Values(N)), N};
+    call("cuMemFree_v2", arguments.x);
+    launch(add, 1, N, 0, stream, arguments);
+    require(try_call("cuStreamSynchronize", stream) == 700, "freed memory is an illegal address");
+    Pointer later;
+    require(try_call("cuMemAlloc_v2", &later, size_t(4)) == 700, "and the error stays");
+}
+
+void launches(const char*) {
+    use_device(0);
+    Handle module = load("good.cu"), add = function(module, "accumulate"), missing;
+    Pair arguments = {upload(numbers(N)), upload(Values(N)), N};
+    require(launch(add, 0, N, 0, nullptr, arguments) == 1, "an empty grid is refused");
+    require(launch(add, 1, 2 * N, 0, nullptr, arguments) == 1,
+            "more threads than its launch bounds are refused");
+    require(launch(add, 1, N, 64 << 10, nullptr, arguments) == 1,
+            "more dynamic shared memory than allowed is refused");
+    call("cuFuncSetAttribute", add, 8, 64 << 10);
+    require(launch(add, 1, N, 64 << 10, nullptr, arguments) == 0, "unless asked for");
+    require(try_call("cuModuleGetFunction", &missing, module, "no_such_kernel") == 500,
+            "an unknown kernel");
+    require(try_call("cuModuleLoadData", &missing, (const void*)"\177ELF, a real cubin") == 209,
+            "a real cubin");
+    const char* name;
+    call("cuGetErrorName", 209, &name);
+    require(std::strcmp(name, "CUDA_ERROR_NO_BINARY_FOR_GPU") == 0, "its name");
+}
+
+void compile_error(const char*) {
+    require(load("broken.cu") == nullptr, "a kernel with an error does not compile");
+}
+
+// With CHASKI_EMULATE_FAULT=cuMemAlloc_v2:2:2
+void fault_memory(const char*) {
+    use_device(0);
+    Pointer memory;
+    allocate(4);
+    require(try_call("cuMemAlloc_v2", &memory, size_t(4)) == 2, "the second allocation fails");
+    allocate(4);
+}
+
+// With CHASKI_EMULATE_FAULT=kernel:2:700
+void fault_kernel(const char*) {
+    use_device(0);
+    Handle add = function(load("good.cu"), "accumulate"), stream = new_stream();
+    Pair arguments = {upload(numbers(N)), upload(Values(N)), N};
+    launch(add, 1, N, 0, stream, arguments);
+    call("cuStreamSynchronize", stream);
+    launch(add, 1, N, 0, stream, arguments);
+    require(try_call("cuStreamSynchronize", stream) == 700, "the second kernel fails");
+    require(try_call("cuMemFree_v2", arguments.x) == 700, "and everything after it");
+}
+
+// With CHASKI_EMULATE=2 CHASKI_EMULATE_FAULT=cuMemcpyHtoD_v2:1:lost
+void fault_lost(const char*) {
+    use_device(0);
+    Pointer memory = allocate(4);
+    float value = 1;
+    require(try_call("cuMemcpyHtoD_v2", memory, (const void*)&value, size_t(4)) == 46,
+            "the device disappears");
+    require(try_call("cuCtxSynchronize") == 46, "for good");
+    use_device(1);
+    upload(Values{1});
+}
+
+}  // namespace
+
+const Case* driver_cases() {
+    static const Case cases[] = {
+        {"graph", graph},
+        {"capture_refuses", capture_refuses},
+        {"events", events},
+        {"two_devices", two_devices},
+        {"two_ranks", two_ranks},
+        {"memory", memory},
+        {"freed_argument", freed_argument},
+        {"launches", launches},
+        {"compile_error", compile_error},
+        {"fault_memory", fault_memory},
+        {"fault_kernel", fault_kernel},
+        {"fault_lost", fault_lost},
+        {nullptr, nullptr},
+    };
+    return cases;
+}
+
+}  // namespace test
