@@ -83,6 +83,7 @@ fn load_rank(
         },
         BinaryBytes(plan.cache_bytes as u64),
     ));
+    checkpoint.read_ahead();
     let rank = Rank::new(&config, dims, checkpoint, &plan)?;
     Ok((config, rank))
 }

@@ -140,9 +140,8 @@ impl Table<'_> {
 
     /// A tensor that nothing reads belongs to a model that is computed in another way.
     fn refuse_the_rest(&self) -> Result<()> {
-        let computed = |name: &str| name.ends_with(".rotary_emb.inv_freq"); // saved by old versions
         let mut names = self.checkpoint.tensors().map(|(name, _)| name);
-        match names.find(|name| !self.seen.contains(*name) && !computed(name)) {
+        match names.find(|name| !self.seen.contains(*name)) {
             None => Ok(()),
             Some(name) => Err(Error::failed(format!(
                 "{}: tensor {name} has no place in a Llama of {} layers without biases",
