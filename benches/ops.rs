@@ -27,7 +27,14 @@ fn ops(criterion: &mut Criterion) {
     let checkpoint = Checkpoint::open(&source).unwrap();
     let weights = Weights::locate(&checkpoint, &dims).unwrap();
     let mut layout = Layout::default();
-    let sizes = Sizes { context: POSITION + 1, chunk: 1, logits: 1, cache: Dtype::F32 };
+    let sizes = Sizes {
+        context: POSITION + 1,
+        chunk: 1,
+        logits: 1,
+        cache: Dtype::F32,
+        activations: Dtype::F32,
+        attention_blocks: 1,
+    };
     let state = State::plan(&dims, sizes, &mut layout);
     let mut cpu = Cpu::new(checkpoint, &layout).unwrap();
     cpu.write(state.ids, &prompt(1, dims.vocab));

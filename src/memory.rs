@@ -61,11 +61,37 @@ impl<T: Pod> Slot<T> {
     }
 }
 
+/// Activations in a type that the executor chooses: f32 on the CPU, on a GPU the 16-bit one that its
+/// matrix units take.
+#[derive(Debug, Clone, Copy)]
+pub struct Activation {
+    pub dtype: Dtype,
+    pub bytes: Slot<u8>,
+}
+
+impl Activation {
+    /// Number of elements.
+    pub fn len(self) -> usize {
+        self.bytes.len() / self.dtype.bytes()
+    }
+
+    pub fn is_empty(self) -> bool {
+        self.len() == 0
+    }
+
+    /// `len` elements, from element `start` on.
+    pub fn part(self, start: usize, len: usize) -> Self {
+        let size = self.dtype.bytes();
+        Self { bytes: self.bytes.part(start * size, len * size), ..self }
+    }
+}
+
 /// Hands out slots one after the other. Sizes saturate: a plan that overflows is one that does not
 /// fit, which whoever compares it with the memory at hand will say.
 #[derive(Debug, Default)]
 pub struct Layout {
     bytes: usize,
+    shared_from: Option<usize>,
 }
 
 impl Layout {
@@ -78,9 +104,26 @@ impl Layout {
         Slot { offset, len, element: PhantomData }
     }
 
+    /// A new slot for `shape` elements of `dtype`.
+    pub fn activation(&mut self, dtype: Dtype, shape: &[usize]) -> Activation {
+        let shape: Vec<usize> = shape.iter().copied().chain([dtype.bytes()]).collect();
+        Activation { dtype, bytes: self.slot(&shape) }
+    }
+
+    /// Slots from here on are seen by the host and the device at once: in page-locked host memory
+    /// where the region lies on a GPU.
+    pub fn begin_shared(&mut self) {
+        self.shared_from = Some(self.bytes);
+    }
+
     /// Bytes of the region so far.
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Bytes that one side has to itself; what follows up to [`Self::bytes`] is shared.
+    pub fn own_bytes(&self) -> usize {
+        self.shared_from.unwrap_or(self.bytes)
     }
 }
 
@@ -151,6 +194,7 @@ impl_slots!(a A, b B, c C, d D);
 impl_slots!(a A, b B, c C, d D, e E);
 impl_slots!(a A, b B, c C, d D, e E, f F);
 impl_slots!(a A, b B, c C, d D, e E, f F, g G);
+impl_slots!(a A, b B, c C, d D, e E, f F, g G, h H);
 
 /// The state region in host memory, zeroed.
 pub struct StateRegion {

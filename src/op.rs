@@ -1,5 +1,6 @@
 //! What a model's program is made of.
 
+use crate::kernel::Launch;
 use crate::memory::Memory;
 
 /// One step of a model: what it means, and what it must move and compute.
@@ -15,6 +16,15 @@ pub trait Op: Send + Sync {
 
     /// Computes the op in host memory, in f32. This is the meaning that every kernel is held to.
     fn reference(&self, memory: &mut Memory<'_>);
+
+    /// The launch that computes the op on a GPU.
+    fn launch(&self, gpu: &Gpu) -> Launch;
+}
+
+/// What the launch of a kernel depends on, beside the op.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gpu {
+    pub multiprocessors: u32,
 }
 
 /// The floor under an op's time. Activations count as nothing: they stay in caches.

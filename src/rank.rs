@@ -4,38 +4,72 @@ use std::collections::HashMap;
 
 use crate::checkpoint::Checkpoint;
 use crate::config::{Config, Dims};
-use crate::device::Cpu;
+use crate::device::{Device, Hardware, Recording};
 use crate::error::{Error, Result};
 use crate::memory::Layout;
 use crate::model::{self, Llama, Logits, Plan, Sizes, State, Weights};
 use crate::op::{Cost, Program};
+use crate::ops;
+use crate::sampler::{IN_PROMPT, SamplingOptions};
 
-/// A model that can take the next token.
+/// A model that can take the next token, and choose it.
 pub struct Rank {
+    /// Goes first: it waits for what uses the recordings.
+    device: Device,
     model: Llama,
     sizes: Sizes,
-    cpu: Cpu,
-    decode: Program,
+    /// One token, to its logits.
+    decode: Recording,
+    /// One token, to the choice of the next.
+    step: Recording,
+    choose: Program,
     /// Prefill programs by number of tokens and logits: full chunks recur.
     prefills: HashMap<(usize, Logits), Program>,
     /// Tokens in the KV cache: the next one's position.
     position: usize,
+    /// The step that was started before its token was asked for.
+    ahead: Option<usize>,
 }
 
 impl Rank {
-    /// Lays out the state that `plan` describes and allocates it.
+    /// Lays out the state that `plan` describes, allocates it on `hardware` and brings the weights there;
+    /// `loaded` is told of bytes of them that have been copied.
     ///
     /// # Errors
     /// Tensors that do not suit the config; memory that the system refuses.
-    pub fn new(config: &Config, dims: Dims, checkpoint: Checkpoint, plan: &Plan) -> Result<Self> {
+    pub fn new(
+        config: &Config,
+        dims: Dims,
+        checkpoint: Checkpoint,
+        plan: &Plan,
+        hardware: &Hardware,
+        loaded: &(dyn Fn(u64) + Sync),
+    ) -> Result<Self> {
         let weights = Weights::locate(&checkpoint, &dims)?;
         let mut layout = Layout::default();
         let state = State::plan(&dims, plan.sizes, &mut layout);
-        let mut cpu = Cpu::new(checkpoint, &layout)?;
-        cpu.write(state.frequencies, &config.rope.frequencies(config.head_dim));
+        let all: Vec<_> = weights.iter().collect();
+        let mut device = Device::new(hardware, checkpoint, &all, &layout, loaded)?;
+        device.write(state.frequencies, &config.rope.frequencies(config.head_dim))?;
+        // All else is written before it is read.
+        device.write(state.decode.scratch.tickets, &vec![0; dims.heads])?;
+        device.write(state.sampling.ticket, &[0])?;
         let model = Llama { dims, norm_eps: config.norm_eps, weights, state };
-        let decode = model::decode(&model);
-        Ok(Self { model, sizes: plan.sizes, cpu, decode, prefills: HashMap::new(), position: 0 })
+        let mut choose = Program::default();
+        choose.push(model::choose(&model));
+        let mut step = model::decode(&model);
+        step.push(model::choose(&model));
+        Ok(Self {
+            sizes: plan.sizes,
+            decode: Recording::new(model::decode(&model)),
+            step: Recording::new(step),
+            choose,
+            prefills: HashMap::new(),
+            position: 0,
+            ahead: None,
+            device,
+            model,
+        })
     }
 
     /// Tokens in the KV cache.
@@ -57,9 +91,14 @@ impl Rank {
         self.model.dims.vocab
     }
 
+    /// What runs the model.
+    pub fn device_mut(&mut self) -> &mut Device {
+        &mut self.device
+    }
+
     /// What [`Self::decode`] must move and compute for a token at `position`.
     pub fn decode_cost(&self, position: usize) -> Cost {
-        self.decode.cost(position)
+        self.decode.program().cost(position)
     }
 
     /// Forgets all tokens from `position` on.
@@ -68,36 +107,122 @@ impl Rank {
         self.position = position;
     }
 
-    /// Takes up to [`Self::chunk`] tokens at once. Returns the logits asked for, `[_, V]`.
+    /// Takes up to [`Self::chunk`] tokens at once.
     ///
     /// # Errors
-    /// Ids outside the vocabulary; tokens past the context.
-    pub fn prefill(&mut self, ids: &[u32], logits: Logits) -> Result<&mut [f32]> {
+    /// Ids outside the vocabulary; tokens past the context; a device that fails.
+    pub fn take(&mut self, ids: &[u32], logits: Logits) -> Result<()> {
         self.start(ids)?;
         assert!(!ids.is_empty() && ids.len() <= self.sizes.chunk, "a step of {} tokens", ids.len());
-        let program = self
-            .prefills
-            .entry((ids.len(), logits))
-            .or_insert_with(|| model::prefill(&self.model, ids.len(), logits));
-        self.cpu.run(program);
+        if ids.len() == 1 {
+            self.device.step(&mut self.decode)?;
+        } else {
+            let program = self
+                .prefills
+                .entry((ids.len(), logits))
+                .or_insert_with(|| model::prefill(&self.model, ids.len(), logits));
+            self.device.run(program)?;
+        }
         self.position += ids.len();
+        Ok(())
+    }
+
+    /// As [`Self::take`]. Returns the logits asked for, `[_, V]`.
+    ///
+    /// # Errors
+    /// As [`Self::take`].
+    pub fn prefill(&mut self, ids: &[u32], logits: Logits) -> Result<&[f32]> {
+        self.take(ids, logits)?;
         let scored = match logits {
             Logits::None => 0,
             Logits::Last => 1,
             Logits::All => ids.len(),
         };
-        Ok(self.logits(scored))
+        let logits = self.model.state.logits.part(0, scored * self.model.dims.vocab);
+        self.device.read(logits)
     }
 
     /// Takes one token and returns the logits of the next, `[V]`.
     ///
     /// # Errors
-    /// As [`Self::prefill`].
-    pub fn decode(&mut self, id: u32) -> Result<&mut [f32]> {
-        self.start(&[id])?;
-        self.cpu.run(&self.decode);
+    /// As [`Self::take`].
+    pub fn decode(&mut self, id: u32) -> Result<&[f32]> {
+        self.prefill(&[id], Logits::Last)
+    }
+
+    /// Sets how tokens are chosen from now on, and what has been said so far.
+    ///
+    /// # Errors
+    /// Options without meaning; a device that fails.
+    pub fn begin(&mut self, options: &SamplingOptions, prompt: &[u32]) -> Result<()> {
+        options.validate(self.vocab())?;
+        let sampling = self.model.state.sampling;
+        let mut counts = vec![0; self.vocab()];
+        prompt.iter().for_each(|id| counts[*id as usize] |= IN_PROMPT);
+        // The device adds to each logit at most once.
+        let mut bias: Vec<(u32, f32)> = Vec::new();
+        for (id, more) in &options.logit_bias {
+            match bias.iter_mut().find(|(known, _)| known == id) {
+                Some((_, bias)) => *bias += more,
+                None => bias.push((*id, *more)),
+            }
+        }
+        let (bias_ids, biases): (Vec<u32>, Vec<f32>) = bias.into_iter().unzip();
+        let SamplingOptions { temperature, top_p, min_p, .. } = *options;
+        let SamplingOptions { repeat_penalty, presence_penalty, frequency_penalty, .. } = *options;
+        let penalties = [repeat_penalty, presence_penalty, frequency_penalty];
+        let device = &mut self.device;
+        device.write(sampling.options, &[&[temperature, top_p, min_p], &penalties[..]].concat())?;
+        device.write(sampling.top_k, &[u32::try_from(options.top_k).unwrap_or(0)])?;
+        device.write(sampling.seed, &[options.seed])?;
+        device.write(sampling.bias_count, &[bias_ids.len() as u32])?;
+        device.write(sampling.bias_ids, &bias_ids)?;
+        device.write(sampling.biases, &biases)?;
+        device.write(sampling.counts, &counts)?;
+        device.write(self.model.state.ring, &[u64::MAX; ops::RING])
+    }
+
+    /// Chooses the token that follows those taken, of the last of which the logits were asked for.
+    ///
+    /// # Errors
+    /// Logits that are no numbers, or leave no choice; a device that fails.
+    pub fn choose(&mut self) -> Result<u32> {
+        self.ahead = None;
+        self.device.write(self.model.state.cursor, &[self.position as u32 - 1])?;
+        self.device.run(&self.choose)?;
+        self.chosen(None)
+    }
+
+    /// Takes the token that was chosen last, and chooses the next.
+    ///
+    /// # Errors
+    /// As [`Self::choose`].
+    pub fn advance(&mut self) -> Result<u32> {
+        assert!(self.position < self.sizes.context, "the context is full");
+        let step = match self.ahead.take() {
+            Some(step) => step,
+            None => self.device.step(&mut self.step)?,
+        };
         self.position += 1;
-        Ok(self.logits(1))
+        // The device knows the chosen token already: it need not wait for the host to learn of it.
+        if self.device.runs_beside() && self.position < self.sizes.context {
+            self.ahead = Some(self.device.step(&mut self.step)?);
+        }
+        self.chosen(Some(step))
+    }
+
+    /// The token that was chosen for `self.position`, once the step is done; all steps, if none is given.
+    fn chosen(&mut self, step: Option<usize>) -> Result<u32> {
+        let step = match step {
+            Some(step) => step,
+            None => self.device.end_step()?,
+        };
+        self.device.wait(step)?;
+        let entry = self.model.state.ring.part(self.position % ops::RING, 1);
+        match ops::outcome(self.device.read_shared(entry), self.position) {
+            Some(outcome) => outcome.token(),
+            None => Err(Error::failed("the device has chosen no token: a kernel did not run")),
+        }
     }
 
     /// Checks the step's tokens and puts them where the programs read them.
@@ -114,13 +239,8 @@ impl Rank {
                 "{end} tokens do not fit the context of {context}; shorten the prompt or raise --context"
             )));
         }
-        self.cpu.write(self.model.state.ids, ids);
-        self.cpu.write(self.model.state.cursor, &[self.position as u32]);
-        Ok(())
-    }
-
-    fn logits(&mut self, scored: usize) -> &mut [f32] {
-        let logits = self.model.state.logits.part(0, scored * self.model.dims.vocab);
-        self.cpu.read_mut(logits)
+        self.ahead = None;
+        self.device.write(self.model.state.ids, ids)?;
+        self.device.write(self.model.state.cursor, &[self.position as u32])
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::error::{Error, Result};
 use crate::model::Logits;
 use crate::rank::Rank;
-use crate::sampler::Sampler;
+use crate::sampler::SamplingOptions;
 
 /// A model with the tokens it has taken.
 pub struct Session {
@@ -83,20 +83,21 @@ impl Session {
     }
 
     /// Continues `prompt`, of which only what is not in the cache is computed, and gives each
-    /// generated token but a stop id to `receive`. The sampler is a fresh one.
+    /// generated token but a stop id to `receive`.
     ///
     /// # Errors
-    /// An empty prompt or one past the context, ids outside the vocabulary, and what `receive` says.
+    /// An empty prompt or one past the context, ids outside the vocabulary, options without meaning, a
+    /// device that fails, and what `receive` says.
     pub fn generate(
         &mut self,
         prompt: &[u32],
-        sampler: &mut Sampler,
+        sampling: &SamplingOptions,
         limits: Limits<'_>,
         mut receive: impl FnMut(u32) -> Result<Next>,
     ) -> Result<Answer> {
         let start = Instant::now();
         self.check(prompt)?;
-        sampler.accept_prompt(prompt);
+        self.rank.begin(sampling, prompt)?;
         let mut timing = Timing::default();
         let mut answer = Vec::new();
         let interrupted = || limits.interrupt.load(Ordering::Relaxed);
@@ -107,20 +108,17 @@ impl Session {
             if interrupted() {
                 break Finish::Interrupted;
             }
-            let logits = match answer.last() {
+            let id = match answer.last() {
                 None => match self.take_prompt(prompt, limits.interrupt, &mut timing)? {
-                    Some(logits) => logits,
+                    Some(id) => id,
                     None => break Finish::Interrupted,
                 },
                 Some(_) if self.rank.position() == self.rank.context() => break Finish::Context,
                 Some(last) => {
                     self.cached.push(*last);
-                    self.rank.decode(*last)?
+                    self.rank.advance()?
                 }
             };
-            let position = prompt.len() + answer.len();
-            let id = sampler.sample(logits, position as u64)?;
-            sampler.accept(id);
             answer.push(id);
             if answer.len() == 1 {
                 timing.first_token = start.elapsed();
@@ -160,13 +158,13 @@ impl Session {
         }
     }
 
-    /// Brings the cache to `prompt` and returns the logits of what follows; `None` if interrupted.
+    /// Brings the cache to `prompt` and returns the token that follows; `None` if interrupted.
     fn take_prompt(
         &mut self,
         prompt: &[u32],
         interrupt: &AtomicBool,
         timing: &mut Timing,
-    ) -> Result<Option<&mut [f32]>> {
+    ) -> Result<Option<u32>> {
         let start = Instant::now();
         // The last token is always computed anew, for its logits.
         let known = self.cached.iter().zip(&prompt[..prompt.len() - 1]);
@@ -179,16 +177,14 @@ impl Session {
                 return Ok(None);
             }
             let chunk = &prompt[done..done + self.rank.chunk()];
-            self.rank.prefill(chunk, Logits::None)?;
+            self.rank.take(chunk, Logits::None)?;
             self.cached.extend(chunk);
             done += chunk.len();
         }
         self.cached.extend(&prompt[done..]);
-        let logits = match prompt.len() - done {
-            1 => self.rank.decode(prompt[done])?,
-            _ => self.rank.prefill(&prompt[done..], Logits::Last)?,
-        };
+        self.rank.take(&prompt[done..], Logits::Last)?;
+        let id = self.rank.choose()?;
         timing.prefill = start.elapsed();
-        Ok(Some(logits))
+        Ok(Some(id))
     }
 }

@@ -5,6 +5,7 @@
 //! how many rows or tokens are computed together, nor the vector width of the machine changes a bit of
 //! it. `pulp` picks the widest instruction set at run time.
 
+use std::borrow::Cow;
 use std::sync::LazyLock;
 
 use bytemuck::Pod;
@@ -190,6 +191,29 @@ fn dots_in<S: Simd, W: Element, const P: usize, const R: usize, const T: usize>(
         }
     }
     dots
+}
+
+/// Stored elements as f32, copied only where they are narrower.
+pub fn widened(dtype: Dtype, stored: &[u8]) -> Cow<'_, [f32]> {
+    match dtype {
+        Dtype::F32 => Cow::Borrowed(bytemuck::cast_slice(stored)),
+        _ => for_dtype!(dtype, E => {
+            Cow::Owned(bytemuck::cast_slice::<_, E>(stored).iter().map(|e| e.widen()).collect())
+        }),
+    }
+}
+
+/// Stores what `fill` writes as f32, in place where that is the stored type.
+pub fn fill(dtype: Dtype, stored: &mut [u8], fill: impl FnOnce(&mut [f32])) {
+    match dtype {
+        Dtype::F32 => fill(bytemuck::cast_slice_mut(stored)),
+        _ => for_dtype!(dtype, E => {
+            let stored: &mut [E] = bytemuck::cast_slice_mut(stored);
+            let mut wide = vec![0.0; stored.len()];
+            fill(&mut wide);
+            stored.iter_mut().zip(wide).for_each(|(stored, wide)| *stored = E::narrow(wide));
+        }),
+    }
 }
 
 /// `a . b`

@@ -6,9 +6,10 @@ use std::sync::atomic::AtomicBool;
 use chaski::chat::{Chat, ChatStyle, Message};
 use chaski::checkpoint::Checkpoint;
 use chaski::config::{Config, Dims};
-use chaski::model::{Plan, Request};
+use chaski::device::Hardware;
+use chaski::model::{Plan, Request, Room};
 use chaski::rank::Rank;
-use chaski::sampler::{Sampler, SamplingOptions};
+use chaski::sampler::SamplingOptions;
 use chaski::session::{Limits, Next, Session};
 use chaski::source::Source;
 use chaski::tokenizer::Tokenizer;
@@ -41,8 +42,8 @@ impl Demo {
         let config = Config::load(&source).unwrap();
         let dims = Dims::new(&config, 1).unwrap();
         let checkpoint = Checkpoint::open(&source).unwrap();
-        let plan = Plan::new(&config, &dims, 0, Request::default(), 1 << 30).unwrap();
-        let rank = Rank::new(&config, dims, checkpoint, &plan).unwrap();
+        let plan = Plan::new(&config, &dims, 0, Request::default(), Room::Host(1 << 30)).unwrap();
+        let rank = Rank::new(&config, dims, checkpoint, &plan, &Hardware::Cpu, &|_| ()).unwrap();
         let tokenizer = Tokenizer::load(&source).unwrap();
         let chat = Chat::load(&source, &tokenizer, ChatStyle::Native).unwrap();
         Self { session: Session::new(rank), tokenizer, chat, config }
@@ -51,7 +52,6 @@ impl Demo {
     fn answer(&mut self, messages: &[Message]) -> String {
         let prompt = self.chat.encode(&self.tokenizer, messages, true).unwrap();
         let greedy = SamplingOptions { temperature: 0.0, ..Default::default() };
-        let mut sampler = Sampler::new(greedy, self.config.vocab).unwrap();
         let interrupt = AtomicBool::new(false);
         let limits =
             Limits { max_tokens: 64, stop_ids: &self.config.stop_ids, interrupt: &interrupt };
@@ -60,7 +60,7 @@ impl Demo {
             ids.push(id);
             Ok(Next::Continue)
         };
-        self.session.generate(&prompt, &mut sampler, limits, receive).unwrap();
+        self.session.generate(&prompt, &greedy, limits, receive).unwrap();
         self.tokenizer.decode(&ids, true).unwrap()
     }
 }

@@ -26,8 +26,8 @@ const ORDER: [&str; 18] = [
     "cli",
 ];
 
-/// Where `unsafe` may stand: the line that maps a file, the calls to NVRTC.
-const UNSAFE: [&str; 2] = ["src/source.rs", "src/kernel/nvrtc.rs"];
+/// Where `unsafe` may stand: the line that maps a file, the calls to NVRTC, the CUDA executor.
+const UNSAFE: [&str; 3] = ["src/source.rs", "src/kernel/nvrtc.rs", "src/device/cuda"];
 
 const FILE_LINES: usize = 450;
 const FUNCTION_LINES: usize = 80;
@@ -112,12 +112,20 @@ fn unsafe_stays_in_its_room_and_says_why() {
         for (number, line) in text.lines().enumerate() {
             let code = line.split("//").next().unwrap();
             if code.split(|c: char| !c.is_alphanumeric()).any(|word| word == "unsafe") {
-                assert!(UNSAFE.contains(&file.as_str()), "{file}:{}: unsafe", number + 1);
+                assert!(
+                    UNSAFE.iter().any(|room| file.starts_with(room)),
+                    "{file}:{}: unsafe",
+                    number + 1
+                );
                 if code.contains("unsafe extern \"C\" fn(") {
                     continue; // a type: what calls it says why
                 }
                 let before: Vec<&str> = text.lines().take(number).collect();
-                let reason = before.iter().rev().take(6).any(|line| line.contains("// SAFETY:"));
+                let reason = before
+                    .iter()
+                    .rev()
+                    .take(6)
+                    .any(|line| line.contains("// SAFETY:") || line.contains("/// # Safety"));
                 assert!(reason, "{file}:{}: no SAFETY comment", number + 1);
             }
         }

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use chaski::checkpoint::Checkpoint;
 use chaski::config::{Config, Dims};
-use chaski::model::{Plan, Request};
+use chaski::device::Hardware;
+use chaski::model::{Plan, Request, Room};
 use chaski::rank::Rank;
 use chaski::source::Source;
 use chaski::vector::instruction_set;
@@ -26,9 +27,9 @@ pub fn open(source: &Source) -> Rank {
     let dims = Dims::new(&config, 1).unwrap();
     let checkpoint = Checkpoint::open(source).unwrap();
     let request = Request { context: Some(1024), ..Request::default() };
-    let plan =
-        Plan::new(&config, &dims, checkpoint.total_bytes(), request, AVAILABLE_BYTES).unwrap();
-    Rank::new(&config, dims, checkpoint, &plan).unwrap()
+    let room = Room::Host(AVAILABLE_BYTES);
+    let plan = Plan::new(&config, &dims, checkpoint.total_bytes(), request, room).unwrap();
+    Rank::new(&config, dims, checkpoint, &plan, &Hardware::Cpu, &|_| ()).unwrap()
 }
 
 /// `count` ids that look like text: all over the vocabulary.

@@ -15,6 +15,10 @@ use crate::model::DEFAULT_CHUNK;
 #[derive(Debug, Parser)]
 #[command(name = "chaski", version = env!("CHASKI_VERSION"), max_term_width = 100)]
 pub struct Arguments {
+    /// Run on N emulated GPUs: the kernels, compiled by the system's C++ compiler, on the CPU
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=16))]
+    pub emulate: Option<u32>,
+
     #[command(subcommand)]
     pub command: Command,
 }
@@ -70,16 +74,16 @@ pub struct ModelArgs {
     #[arg(short, long, value_name = "TOKENS", value_parser = positive)]
     pub context: Option<usize>,
 
-    /// How keys and values are stored in the KV cache
-    #[arg(long, value_name = "TYPE", default_value = "f32")]
-    pub kv_type: KvType,
+    /// How keys and values are stored in the KV cache [default: f32 on the CPU, f16 on a GPU]
+    #[arg(long, value_name = "TYPE")]
+    pub kv_type: Option<KvType>,
 
     /// Tokens of the prompt that are computed at once
     #[arg(long, value_name = "TOKENS", default_value_t = DEFAULT_CHUNK, value_parser = positive)]
     pub prefill_chunk: usize,
 
-    /// What runs the model
-    #[arg(long, default_value = "auto")]
+    /// What runs the model: auto (a GPU if there is one), cpu, cuda or cuda:N
+    #[arg(long, value_name = "DEVICE", default_value = "auto", value_parser = device)]
     pub device: Device,
 
     /// CPU threads [default: one for each core]
@@ -87,11 +91,13 @@ pub struct ModelArgs {
     pub threads: Option<usize>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Device {
     /// The fastest there is
     Auto,
     Cpu,
+    /// The GPU of this number
+    Cuda(u32),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -358,6 +364,18 @@ pub struct InspectArgs {
 
     #[command(flatten)]
     pub model: ModelArgs,
+}
+
+fn device(text: &str) -> Result<Device, String> {
+    match text {
+        "auto" => Ok(Device::Auto),
+        "cpu" => Ok(Device::Cpu),
+        "cuda" => Ok(Device::Cuda(0)),
+        _ => match text.strip_prefix("cuda:").map(str::parse) {
+            Some(Ok(number)) => Ok(Device::Cuda(number)),
+            _ => Err("a device is auto, cpu, cuda or cuda:N".to_owned()),
+        },
+    }
 }
 
 fn positive(text: &str) -> Result<usize, String> {

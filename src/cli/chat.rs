@@ -15,7 +15,7 @@ use super::model::{
 use super::output::{Printer, note, note_timing};
 use crate::chat::{Chat, Message};
 use crate::error::{Error, Result};
-use crate::sampler::{Sampler, SamplingOptions};
+use crate::sampler::SamplingOptions;
 use crate::session::{Answer, Finish, Limits, Session};
 use crate::tokenizer::Tokenizer;
 
@@ -37,7 +37,6 @@ pub fn run(args: &ChatArgs) -> Result<()> {
         chat: &chat,
         session: Session::new(rank),
         sampling: sampling(&args.sampling, &config)?,
-        vocab: config.vocab,
         stop: &args.stop,
         stop_ids,
         interrupt: interrupt()?,
@@ -65,7 +64,6 @@ struct Conversation<'a> {
     chat: &'a Chat,
     session: Session,
     sampling: SamplingOptions,
-    vocab: usize,
     stop: &'a StopArgs,
     stop_ids: Vec<u32>,
     interrupt: &'static AtomicBool,
@@ -88,14 +86,14 @@ impl Conversation<'_> {
 
     fn answer(&mut self) -> Result<Answer> {
         let prompt = self.prompt()?;
-        let mut sampler = Sampler::new(self.sampling.clone(), self.vocab)?;
         let limits = Limits {
             max_tokens: self.stop.max_tokens.unwrap_or(usize::MAX),
             stop_ids: &self.stop_ids,
             interrupt: self.interrupt,
         };
         let mut printer = Printer::new(self.tokenizer, &self.stop.stop, true);
-        let answer = self.session.generate(&prompt, &mut sampler, limits, |id| printer.push(id))?;
+        let answer =
+            self.session.generate(&prompt, &self.sampling, limits, |id| printer.push(id))?;
         printer.finish()?;
         self.messages.push(Message::new("assistant", printer.text.trim()));
         self.ids = match (answer.finish, self.chat.end_of_turn()) {

@@ -3,15 +3,40 @@
 use sysinfo::{CpuRefreshKind, RefreshKind};
 
 use super::model::{available_memory_bytes, system};
-use super::output::print;
+use super::output::{note, print};
+use crate::device::cuda::{self, Card};
 use crate::error::Result;
 use crate::model::gib;
 use crate::vector;
 
 pub fn run() -> Result<()> {
+    let mut list = cpu()?;
+    let count = match cuda::device_count() {
+        Ok(count) => count,
+        Err(error) => {
+            note(format_args!("no GPU: {error}"));
+            0
+        }
+    };
+    for ordinal in 0..count {
+        let card = Card::open(ordinal)?;
+        let ((free, total), (major, minor)) = (card.memory()?, card.capability);
+        list += &format!(
+            "cuda:{ordinal}  {}, compute capability {major}.{minor}, {} multiprocessors, {} of {} of \
+             memory free\n",
+            card.name,
+            card.multiprocessors,
+            gib(free),
+            gib(total),
+        );
+    }
+    print(&list)
+}
+
+fn cpu() -> Result<String> {
     let system = system(RefreshKind::nothing().with_cpu(CpuRefreshKind::nothing()))?;
     let name = system.cpus().first().map_or("", |cpu| cpu.brand().trim());
-    print(&format!(
+    Ok(format!(
         "cpu  {name}, {} threads, {}, {} of memory available\n",
         rayon::current_num_threads(),
         vector::instruction_set(),

@@ -4,13 +4,13 @@ use super::args::GenerateArgs;
 use super::model::{Loaded, interrupt, load, needed, prompt_ids, sampling, stop_ids};
 use super::output::{Printer, note, note_timing, print};
 use crate::error::{Error, Result};
-use crate::sampler::Sampler;
 use crate::session::{Finish, Limits, Next, Session};
 
 pub fn run(args: &GenerateArgs) -> Result<()> {
     let Loaded { config, rank, tokenizer, load, .. } = load(&args.model, false, None)?;
     let prompt = prompt_ids(&args.prompt, &tokenizer)?;
-    let mut sampler = Sampler::new(sampling(&args.sampling, &config)?, config.vocab)?;
+    let sampling = sampling(&args.sampling, &config)?;
+    sampling.validate(config.vocab)?;
     let stop_ids = stop_ids(&args.stop, &config, &[]);
     let limits = Limits {
         max_tokens: args.stop.max_tokens.unwrap_or(usize::MAX),
@@ -27,7 +27,7 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
     };
     let mut session = Session::new(rank);
     let mut first = true;
-    let answer = session.generate(&prompt, &mut sampler, limits, |id| {
+    let answer = session.generate(&prompt, &sampling, limits, |id| {
         if args.print_ids {
             print_id(id, &mut first)?;
         }

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::args::InspectArgs;
-use super::model::{available_memory_bytes, plan};
+use super::model::{available_memory_bytes, hardware, plan};
 use super::output::print;
 use crate::checkpoint::Checkpoint;
 use crate::config::{Config, Dims};
@@ -84,7 +84,8 @@ impl Report {
         let weights = Weights::locate(&checkpoint, &dims)?;
         let parts = Parts::new(&weights);
         let tied = weights.tied();
-        let plan = plan(&args.model, &config, &dims, checkpoint.total_bytes(), false, None)?;
+        let hardware = hardware(&args.model, &dims, checkpoint.dtype())?;
+        let plan = plan(&args.model, &hardware, &config, &dims, &checkpoint, false, None)?;
         let state = State::plan(&dims, plan.sizes, &mut Layout::default());
         let llama = Llama { dims, norm_eps: config.norm_eps, weights, state };
         let decode = model::decode(&llama);

@@ -52,7 +52,7 @@ fn write_logits(rank: &mut Rank, ids: &[u32], partial: &Path, out: &Path) -> Res
             return Err(Error::Interrupted);
         }
         let logits = rank.prefill(chunk, Logits::All)?;
-        for logit in &*logits {
+        for logit in logits {
             file.write_all(&logit.to_le_bytes()).map_err(failed)?;
         }
         bar.inc(chunk.len() as u64);

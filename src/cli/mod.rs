@@ -18,7 +18,8 @@ use std::ffi::OsString;
 use args::{Arguments, Command, KernelsCommand};
 use clap::Parser;
 
-use crate::error::Result;
+use crate::device::cuda;
+use crate::error::{Error, Result};
 
 /// Runs the command that the process's arguments ask for.
 ///
@@ -27,7 +28,11 @@ use crate::error::Result;
 /// # Errors
 /// What the command could not do; the caller prints it and leaves with its status.
 pub fn run() -> Result<()> {
-    match Arguments::parse_from(std::env::args_os().map(spelled_out)).command {
+    let arguments = Arguments::parse_from(std::env::args_os().map(spelled_out));
+    if let Some(devices) = emulated(arguments.emulate)? {
+        cuda::emulate(devices)?;
+    }
+    match arguments.command {
         Command::Generate(args) => generate::run(&args),
         Command::Chat(args) => chat::run(&args),
         Command::Logits(args) => logits::run(&args),
@@ -39,6 +44,17 @@ pub fn run() -> Result<()> {
         Command::Devices => devices::run(),
         Command::Completions { shell } => pages::completions(shell),
         Command::Man { directory } => pages::man(&directory),
+    }
+}
+
+/// How many GPUs to emulate: as the argument says, else the environment.
+fn emulated(argument: Option<u32>) -> Result<Option<u32>> {
+    match (argument, std::env::var("CHASKI_EMULATE")) {
+        (None, Ok(text)) if !text.is_empty() => match text.parse() {
+            Ok(devices) => Ok(Some(devices)),
+            Err(_) => Err(Error::usage(format!("CHASKI_EMULATE={text}: a number is needed"))),
+        },
+        _ => Ok(argument),
     }
 }
 

@@ -12,13 +12,17 @@ use std::time::{Duration, Instant};
 use indicatif::BinaryBytes;
 use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 
-use super::args::{ModelArgs, PromptArgs, SamplingArgs, StopArgs, StyleArg, StyleArgs};
-use super::output::note;
+use super::args::{
+    Device, KvType, ModelArgs, PromptArgs, SamplingArgs, StopArgs, StyleArg, StyleArgs,
+};
+use super::output::{note, progress};
 use crate::chat::{Chat, ChatStyle, Message};
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Dtype};
 use crate::config::{Config, Dims, SamplingDefaults};
+use crate::device::Hardware;
+use crate::device::cuda::{self, Card};
 use crate::error::{Error, Result};
-use crate::model::{Limit, Plan, Request};
+use crate::model::{Limit, Plan, Request, Room, Weights};
 use crate::rank::Rank;
 use crate::sampler::SamplingOptions;
 use crate::source::Source;
@@ -67,14 +71,21 @@ fn load_rank(
     let config = Config::load(source)?;
     let dims = Dims::new(&config, 1)?;
     let checkpoint = Checkpoint::open(source)?;
-    let plan = plan(args, &config, &dims, checkpoint.total_bytes(), all_logits, context)?;
+    let hardware = hardware(args, &dims, checkpoint.dtype())?;
+    let plan = plan(args, &hardware, &config, &dims, &checkpoint, all_logits, context)?;
     note(format_args!(
-        "{source}: {} layers, {} {}, on the CPU ({}, {} threads); context {} ({}), KV cache {}",
+        "{source}: {} layers, {} {}, on {}; context {} ({}), KV cache {}",
         config.layers,
-        BinaryBytes(checkpoint.total_bytes() as u64),
+        BinaryBytes(plan.weight_bytes as u64),
         checkpoint.dtype().name(),
-        vector::instruction_set(),
-        rayon::current_num_threads(),
+        match &hardware {
+            Hardware::Cpu => format!(
+                "the CPU ({}, {} threads)",
+                vector::instruction_set(),
+                rayon::current_num_threads()
+            ),
+            Hardware::Gpu(card) => format!("cuda:{} ({})", card.ordinal, card.name),
+        },
         plan.sizes.context,
         match plan.limit {
             Limit::Request => "as asked",
@@ -84,26 +95,64 @@ fn load_rank(
         BinaryBytes(plan.cache_bytes as u64),
     ));
     checkpoint.read_ahead();
-    let rank = Rank::new(&config, dims, checkpoint, &plan)?;
-    Ok((config, rank))
+    let bar = progress(plan.weight_bytes as u64, "weights");
+    let rank = Rank::new(&config, dims, checkpoint, &plan, &hardware, &|bytes| bar.inc(bytes));
+    bar.finish_and_clear();
+    Ok((config, rank?))
+}
+
+/// What the arguments ask to run a model of these sizes on.
+pub fn hardware(args: &ModelArgs, dims: &Dims, weights: Dtype) -> Result<Hardware> {
+    match args.device {
+        Device::Cpu => Ok(Hardware::Cpu),
+        Device::Cuda(ordinal) => {
+            Card::suits(dims, weights)?;
+            Ok(Hardware::Gpu(Card::open(ordinal)?))
+        }
+        Device::Auto if !matches!(cuda::device_count(), Ok(1..)) => Ok(Hardware::Cpu),
+        Device::Auto => match Card::suits(dims, weights) {
+            Ok(()) => Ok(Hardware::Gpu(Card::open(0)?)),
+            Err(error) => {
+                note(format_args!("on the CPU, not the GPU: {error}"));
+                Ok(Hardware::Cpu)
+            }
+        },
+    }
 }
 
 /// The memory plan for these arguments on this machine. `context` overrides the arguments'.
 pub fn plan(
     args: &ModelArgs,
+    hardware: &Hardware,
     config: &Config,
     dims: &Dims,
-    weight_bytes: usize,
+    checkpoint: &Checkpoint,
     all_logits: bool,
     context: Option<usize>,
 ) -> Result<Plan> {
-    let request = Request {
+    let mut request = Request {
         context: context.or(args.context),
         chunk: args.prefill_chunk,
         all_logits,
-        cache: args.kv_type.into(),
+        ..Request::default()
     };
-    Plan::new(config, dims, weight_bytes, request, available_memory_bytes()?)
+    let (weight_bytes, room) = match hardware {
+        Hardware::Cpu => {
+            request.cache = args.kv_type.map_or(request.cache, Dtype::from);
+            (checkpoint.total_bytes(), Room::Host(available_memory_bytes()?))
+        }
+        Hardware::Gpu(card) => {
+            if !matches!(args.kv_type, None | Some(KvType::F16)) {
+                return Err(Error::usage("on a GPU the KV cache is f16: leave --kv-type out"));
+            }
+            request.cache = Dtype::F16;
+            request.activations = checkpoint.dtype();
+            request.attention_blocks = card.attention_blocks();
+            let weights: Vec<_> = Weights::locate(checkpoint, dims)?.iter().collect();
+            (cuda::region_bytes(&weights), Room::Gpu(card.memory()?.0))
+        }
+    };
+    Plan::new(config, dims, weight_bytes, request, room)
 }
 
 /// What this process may still take: the system's figure, or its control group's if that is less.

@@ -37,9 +37,4 @@ impl Cpu {
     pub fn read<T: Pod>(&self, slot: Slot<T>) -> &[T] {
         self.state.read(slot)
     }
-
-    /// As [`Self::read`], for a reader that works on the values where they are, as a sampler does.
-    pub fn read_mut<T: Pod>(&mut self, slot: Slot<T>) -> &mut [T] {
-        self.state.read_mut(slot)
-    }
 }

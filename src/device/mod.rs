@@ -1,5 +1,159 @@
-//! What runs a program.
+//! What runs a program: the ops' references on the CPU, or their kernels on a GPU.
 
 mod cpu;
+pub mod cuda;
 
+use bytemuck::Pod;
+
+use crate::checkpoint::Checkpoint;
+use crate::error::Result;
+use crate::memory::{Layout, Slot, Weight};
+use crate::op::Program;
 pub use cpu::Cpu;
+pub use cuda::Cuda;
+
+/// What there is to run on.
+#[derive(Debug, Clone)]
+pub enum Hardware {
+    Cpu,
+    Gpu(cuda::Card),
+}
+
+/// A rank's memory, and what runs programs in it.
+pub enum Device {
+    Cpu(Cpu),
+    Cuda(Box<Cuda>),
+}
+
+/// A program that runs again and again.
+pub struct Recording {
+    program: Program,
+    graph: Option<cuda::Recorded>,
+    is_new: bool,
+}
+
+impl Recording {
+    pub fn new(program: Program) -> Self {
+        Self { program, graph: None, is_new: true }
+    }
+
+    pub fn program(&self) -> &Program {
+        &self.program
+    }
+}
+
+impl Device {
+    /// Allocates what `layout` asks for and brings the weights to where they are read. `loaded` is told
+    /// of bytes of them that have been copied.
+    ///
+    /// # Errors
+    /// When the system or the GPU refuses the memory.
+    pub fn new(
+        hardware: &Hardware,
+        checkpoint: Checkpoint,
+        weights: &[Weight],
+        layout: &Layout,
+        loaded: &(dyn Fn(u64) + Sync),
+    ) -> Result<Self> {
+        Ok(match hardware {
+            Hardware::Cpu => Self::Cpu(Cpu::new(checkpoint, layout)?),
+            Hardware::Gpu(card) => {
+                Self::Cuda(Box::new(Cuda::new(card, &checkpoint, weights, layout, loaded)?))
+            }
+        })
+    }
+
+    /// Runs `program`; on a GPU, it is under way when this returns.
+    ///
+    /// # Errors
+    /// When the GPU fails.
+    pub fn run(&mut self, program: &Program) -> Result<()> {
+        match self {
+            Self::Cpu(cpu) => {
+                cpu.run(program);
+                Ok(())
+            }
+            Self::Cuda(cuda) => cuda.run(program),
+        }
+    }
+
+    /// As [`Self::run`], at less cost from the second time on. The step's number is for [`Self::wait`].
+    ///
+    /// # Errors
+    /// When the GPU fails.
+    pub fn step(&mut self, recording: &mut Recording) -> Result<usize> {
+        let Self::Cuda(cuda) = self else {
+            self.run(&recording.program)?;
+            return Ok(0);
+        };
+        match &recording.graph {
+            Some(graph) => cuda.replay(graph)?,
+            None => cuda.run(&recording.program)?,
+        }
+        let step = cuda.end_step()?;
+        if std::mem::take(&mut recording.is_new) {
+            recording.graph = cuda.record(&recording.program)?;
+        }
+        Ok(step)
+    }
+
+    /// Ends a step that consists of all that runs since the last.
+    ///
+    /// # Errors
+    /// When the GPU fails.
+    pub fn end_step(&mut self) -> Result<usize> {
+        match self {
+            Self::Cpu(_) => Ok(0),
+            Self::Cuda(cuda) => cuda.end_step(),
+        }
+    }
+
+    /// Waits for the end of a step.
+    ///
+    /// # Errors
+    /// When the GPU has failed.
+    pub fn wait(&mut self, step: usize) -> Result<()> {
+        match self {
+            Self::Cpu(_) => Ok(()),
+            Self::Cuda(cuda) => cuda.wait(step),
+        }
+    }
+
+    /// Whether steps are under way while the host does something else.
+    pub fn runs_beside(&self) -> bool {
+        matches!(self, Self::Cuda(_))
+    }
+
+    /// Replaces the first elements of `slot`.
+    ///
+    /// # Errors
+    /// When the GPU fails.
+    pub fn write<T: Pod>(&mut self, slot: Slot<T>, values: &[T]) -> Result<()> {
+        match self {
+            Self::Cpu(cpu) => {
+                cpu.write(slot, values);
+                Ok(())
+            }
+            Self::Cuda(cuda) => cuda.write(slot, values),
+        }
+    }
+
+    /// The elements of `slot`, once all is done that was to run before.
+    ///
+    /// # Errors
+    /// When the GPU fails.
+    pub fn read<T: Pod>(&mut self, slot: Slot<T>) -> Result<&[T]> {
+        match self {
+            Self::Cpu(cpu) => Ok(cpu.read(slot)),
+            Self::Cuda(cuda) => cuda.read(slot),
+        }
+    }
+
+    /// The one element of a shared slot that a step which was waited for has written.
+    pub fn read_shared<T: Pod>(&self, slot: Slot<T>) -> T {
+        match self {
+            Self::Cpu(cpu) => cpu.read(slot)[0],
+            Self::Cuda(cuda) => cuda.read_shared(slot),
+        }
+    }
+}

@@ -1,11 +1,12 @@
 //! The model itself: two programs of the same shape.
 
-use super::{State, Weights};
+use super::{DecodeState, State, Weights};
 use crate::config::Dims;
 use crate::memory::Slot;
 use crate::op::Program;
 use crate::ops::{
-    Attend, Embed, Matmul, NormGateUp, NormHead, NormQkv, RmsNorm, RopeAppend, Swiglu,
+    AttendDecode, AttendPrefill, Embed, GateUpSwiglu, Matmul, NormGateUp, NormHead, NormQkv,
+    Project, RmsNorm, RopeAppend, Sample,
 };
 
 /// A Llama as one rank sees it.
@@ -35,13 +36,13 @@ pub fn prefill(model: &Llama, tokens: usize, logits: Logits) -> Program {
     let (q_width, kv_width) = (dims.heads * dims.head_dim, dims.kv_heads * dims.head_dim);
     let ids = rows(state.ids, tokens, 1);
     let x = rows(state.x, tokens, dims.width);
-    let normed = rows(state.normed, tokens, dims.width);
     let q = rows(state.q, tokens, q_width);
     let k = rows(state.k, tokens, kv_width);
     let v = rows(state.v, tokens, kv_width);
-    let attended = rows(state.attended, tokens, q_width);
-    let gate = rows(state.gate, tokens, dims.ffn);
-    let up = rows(state.up, tokens, dims.ffn);
+    let normed = state.prefill.normed.part(0, tokens * dims.width);
+    let queries = state.prefill.queries.part(0, tokens * q_width);
+    let attended = state.prefill.attended.part(0, tokens * q_width);
+    let hidden = state.prefill.hidden.part(0, tokens * dims.ffn);
     let (cursor, frequencies) = (state.cursor, state.frequencies);
     let Dims { heads, kv_heads, head_dim, .. } = *dims;
 
@@ -55,14 +56,12 @@ pub fn prefill(model: &Llama, tokens: usize, logits: Logits) -> Program {
         matmul(p, normed, layer.wq, q);
         matmul(p, normed, layer.wk, k);
         matmul(p, normed, layer.wv, v);
-        p.push(RopeAppend { q, k, v, cursor, frequencies, cache, kv_heads });
-        p.push(Attend { q, cache, cursor, heads, kv_heads, head_dim, y: attended });
+        p.push(RopeAppend { q, k, v, cursor, frequencies, queries, cache, kv_heads });
+        p.push(AttendPrefill { queries, cache, cursor, heads, kv_heads, head_dim, y: attended });
         p.push(Matmul { x: attended, weight: layer.wo, residual: true, y: x });
         norm(p, x, layer.ffn_norm, normed);
-        matmul(p, normed, layer.w_gate, gate);
-        matmul(p, normed, layer.w_up, up);
-        p.push(Swiglu { gate, up });
-        p.push(Matmul { x: gate, weight: layer.w_down, residual: true, y: x });
+        p.push(GateUpSwiglu { x: normed, w_gate: layer.w_gate, w_up: layer.w_up, hidden });
+        p.push(Matmul { x: hidden, weight: layer.w_down, residual: true, y: x });
     }
     let scored = match logits {
         Logits::None => 0,
@@ -71,7 +70,7 @@ pub fn prefill(model: &Llama, tokens: usize, logits: Logits) -> Program {
     };
     if scored > 0 {
         let x = x.part((tokens - scored) * dims.width, scored * dims.width);
-        let normed = rows(state.normed, scored, dims.width);
+        let normed = state.prefill.normed.part(0, scored * dims.width);
         norm(p, x, weights.norm, normed);
         matmul(p, normed, weights.head, rows(state.logits, scored, dims.vocab));
     }
@@ -86,22 +85,29 @@ pub fn decode(model: &Llama) -> Program {
         (dims.heads * dims.head_dim, state.cursor, state.frequencies);
     let x = rows(state.x, 1, dims.width);
     let q = rows(state.q, 1, q_width);
-    let attended = rows(state.attended, 1, q_width);
-    let hidden = rows(state.gate, 1, dims.ffn);
+    let DecodeState { attended, hidden, scratch } = state.decode;
     let logits = rows(state.logits, 1, dims.vocab);
-    let Dims { heads, kv_heads, head_dim, .. } = *dims;
+    let Dims { kv_heads, head_dim, .. } = *dims;
 
     let mut p = Program::default();
     p.push(Embed { ids: rows(state.ids, 1, 1), table: weights.embedding, x });
     for (layer, &cache) in weights.layers.iter().zip(&state.caches) {
         let (norm, wq, wk, wv) = (layer.attention_norm, layer.wq, layer.wk, layer.wv);
         p.push(NormQkv { x, norm, eps, wq, wk, wv, cursor, frequencies, q, cache });
-        p.push(Attend { q, cache, cursor, heads, kv_heads, head_dim, y: attended });
-        p.push(Matmul { x: attended, weight: layer.wo, residual: true, y: x });
+        p.push(AttendDecode { q, cache, cursor, kv_heads, head_dim, y: attended, scratch });
+        p.push(Project { x: attended, weight: layer.wo, y: x });
         let (norm, w_gate, w_up) = (layer.ffn_norm, layer.w_gate, layer.w_up);
         p.push(NormGateUp { x, norm, eps, w_gate, w_up, hidden });
-        p.push(Matmul { x: hidden, weight: layer.w_down, residual: true, y: x });
+        p.push(Project { x: hidden, weight: layer.w_down, y: x });
     }
     p.push(NormHead { x, norm: weights.norm, eps, head: weights.head, logits });
     p
+}
+
+/// The next token, from the logits of the last; it takes the last one's place, so that [`decode`] can
+/// follow at once.
+pub fn choose(model: &Llama) -> Sample {
+    let State { sampling, ring, cursor, .. } = model.state;
+    let logits = rows(model.state.logits, 1, model.dims.vocab);
+    Sample { logits, sampling, ring, token: rows(model.state.ids, 1, 1), cursor }
 }

@@ -5,7 +5,7 @@ mod plan;
 mod state;
 mod weights;
 
-pub use llama::{Llama, Logits, decode, prefill};
-pub use plan::{DEFAULT_CHUNK, Limit, Plan, Request, cache_bytes_per_token, gib};
-pub use state::{Sizes, State};
+pub use llama::{Llama, Logits, choose, decode, prefill};
+pub use plan::{DEFAULT_CHUNK, Limit, Plan, Request, Room, cache_bytes_per_token, gib};
+pub use state::{DecodeState, PrefillState, Sizes, State};
 pub use weights::{Layer, Weights};

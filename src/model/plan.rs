@@ -21,12 +21,23 @@ pub struct Request {
     pub all_logits: bool,
     /// How keys and values are stored.
     pub cache: Dtype,
+    /// What ops of a prefill exchange: f32 on the CPU, the weights' type on a GPU.
+    pub activations: Dtype,
+    /// Blocks that the attention of one token may spread over: 1 on the CPU.
+    pub attention_blocks: usize,
 }
 
 impl Default for Request {
     /// On the CPU the cache is f32, so that the reference run rounds nothing but the weights.
     fn default() -> Self {
-        Self { context: None, chunk: DEFAULT_CHUNK, all_logits: false, cache: Dtype::F32 }
+        Self {
+            context: None,
+            chunk: DEFAULT_CHUNK,
+            all_logits: false,
+            cache: Dtype::F32,
+            activations: Dtype::F32,
+            attention_blocks: 1,
+        }
     }
 }
 
@@ -53,11 +64,36 @@ pub enum Limit {
     Memory,
 }
 
-impl Plan {
-    /// Plans for `available_bytes` of memory.
+/// Memory that can be had, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Room {
+    Host(usize),
+    Gpu(usize),
+}
+
+impl Room {
+    /// What is left to the state.
     ///
     /// On the CPU the weights are the page cache's, which gives way when it must: at least a quarter of
-    /// what is available goes to the state, and a tenth of the rest is left to the system.
+    /// what is available goes to the state, and a tenth of the rest is left to the system. On a GPU the
+    /// weights are there to stay, and a fiftieth is left to the driver, for code and graphs.
+    fn for_state(self, weight_bytes: usize) -> Result<usize> {
+        match self {
+            Self::Host(bytes) => Ok(bytes.saturating_sub(weight_bytes).max(bytes / 4) / 10 * 9),
+            Self::Gpu(bytes) => (bytes / 50 * 49).checked_sub(weight_bytes).ok_or_else(|| {
+                Error::failed(format!(
+                    "the weights take {} and the GPU has {} free: a larger GPU is needed, or \
+                     --device cpu",
+                    gib(weight_bytes),
+                    gib(bytes)
+                ))
+            }),
+        }
+    }
+}
+
+impl Plan {
+    /// Plans for the memory that there is.
     ///
     /// # Errors
     /// When the context asked for is longer than the model's or does not fit, or nothing fits; with the
@@ -67,9 +103,9 @@ impl Plan {
         dims: &Dims,
         weight_bytes: usize,
         request: Request,
-        available_bytes: usize,
+        room: Room,
     ) -> Result<Self> {
-        let budget = available_bytes.saturating_sub(weight_bytes).max(available_bytes / 4) / 10 * 9;
+        let budget = room.for_state(weight_bytes)?;
         let longest = request.context.unwrap_or(config.max_context);
         if longest > config.max_context {
             return Err(Error::failed(format!(
@@ -125,6 +161,8 @@ fn sizes(context: usize, request: Request) -> Sizes {
         chunk,
         logits: if request.all_logits { chunk } else { 1 },
         cache: request.cache,
+        activations: request.activations,
+        attention_blocks: request.attention_blocks,
     }
 }
 

@@ -1,7 +1,7 @@
 use crate::checkpoint::Dtype;
 use crate::config::Dims;
-use crate::memory::{Layout, Slot};
-use crate::ops::Cache;
+use crate::memory::{Activation, Layout, Slot};
+use crate::ops::{AttendDecode, AttendScratch, Cache, RING, Sampling};
 
 /// How much state there is room for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,12 +14,16 @@ pub struct Sizes {
     pub logits: usize,
     /// How keys and values are stored.
     pub cache: Dtype,
+    /// What ops of a prefill exchange that are free to choose: f32, or the weights' type.
+    pub activations: Dtype,
+    /// Blocks that the attention of one token may spread over.
+    pub attention_blocks: usize,
 }
 
 /// All that a rank remembers: the activations of the step at hand and the KV cache.
 #[derive(Debug)]
 pub struct State {
-    /// The step's tokens. `[T]`
+    /// The step's tokens; the first is also where the next one is put. `[T]`
     pub ids: Slot<u32>,
     /// Position of the step's first token. `[1]`
     pub cursor: Slot<u32>,
@@ -27,44 +31,80 @@ pub struct State {
     pub frequencies: Slot<f32>,
     /// The residual stream. `[T, C]`
     pub x: Slot<f32>,
-    /// The normed residual stream. `[T, C]`
-    pub normed: Slot<f32>,
     /// `[T, H, D]`
     pub q: Slot<f32>,
     /// `[T, G, D]`
     pub k: Slot<f32>,
     /// `[T, G, D]`
     pub v: Slot<f32>,
-    /// What attention found. `[T, H, D]`
-    pub attended: Slot<f32>,
-    /// `[T, F]`
-    pub gate: Slot<f32>,
-    /// `[T, F]`
-    pub up: Slot<f32>,
     /// `[logits, V]`
     pub logits: Slot<f32>,
+    pub prefill: PrefillState,
+    pub decode: DecodeState,
+    pub sampling: Sampling,
     /// One a layer.
     pub caches: Vec<Cache>,
+    /// What the last choices of tokens came to. Shared. `[RING]`
+    pub ring: Slot<u64>,
+}
+
+/// What the ops of a prefill exchange.
+#[derive(Debug, Clone, Copy)]
+pub struct PrefillState {
+    /// The normed residual stream. `[T, C]`
+    pub normed: Activation,
+    /// The rotated queries. `[T, H, D]`
+    pub queries: Activation,
+    /// What attention found. `[T, H, D]`
+    pub attended: Activation,
+    /// The gated hidden units. `[T, F]`
+    pub hidden: Activation,
+}
+
+/// What the ops of one token exchange, in f32.
+#[derive(Debug, Clone, Copy)]
+pub struct DecodeState {
+    /// What attention found. `[1, H, D]`
+    pub attended: Slot<f32>,
+    /// The gated hidden units. `[1, F]`
+    pub hidden: Slot<f32>,
+    pub scratch: AttendScratch,
 }
 
 impl State {
-    /// Lays out the state, activations before the cache.
+    /// Lays out the state: activations, the cache, and what host and device share.
     pub fn plan(dims: &Dims, sizes: Sizes, layout: &mut Layout) -> Self {
         let t = sizes.chunk;
         let (h, g, d) = (dims.heads, dims.kv_heads, dims.head_dim);
+        let activations = sizes.activations;
+        // The cache's type has the longest mantissa of the 16-bit ones.
+        let queries = if activations == Dtype::F32 { Dtype::F32 } else { sizes.cache };
+        let splits = AttendDecode::splits(h, g, sizes.context, sizes.attention_blocks);
         Self {
             ids: layout.slot(&[t]),
             cursor: layout.slot(&[1]),
             frequencies: layout.slot(&[d / 2]),
             x: layout.slot(&[t, dims.width]),
-            normed: layout.slot(&[t, dims.width]),
             q: layout.slot(&[t, h, d]),
             k: layout.slot(&[t, g, d]),
             v: layout.slot(&[t, g, d]),
-            attended: layout.slot(&[t, h, d]),
-            gate: layout.slot(&[t, dims.ffn]),
-            up: layout.slot(&[t, dims.ffn]),
             logits: layout.slot(&[sizes.logits, dims.vocab]),
+            prefill: PrefillState {
+                normed: layout.activation(activations, &[t, dims.width]),
+                queries: layout.activation(queries, &[t, h, d]),
+                attended: layout.activation(activations, &[t, h, d]),
+                hidden: layout.activation(activations, &[t, dims.ffn]),
+            },
+            decode: DecodeState {
+                attended: layout.slot(&[h, d]),
+                hidden: layout.slot(&[dims.ffn]),
+                scratch: AttendScratch {
+                    partial: layout.slot(&[splits, h, d]),
+                    statistics: layout.slot(&[splits, h, 2]),
+                    tickets: layout.slot(&[h]),
+                },
+            },
+            sampling: Sampling::plan(dims.vocab, layout),
             caches: (0..dims.layers)
                 .map(|_| {
                     let shape = [sizes.context, g, d, sizes.cache.bytes()];
@@ -72,6 +112,10 @@ impl State {
                     Cache { dtype: sizes.cache, keys, values }
                 })
                 .collect(),
+            ring: {
+                layout.begin_shared();
+                layout.slot(&[RING])
+            },
         }
     }
 }

@@ -1,6 +1,8 @@
+use super::{blocks, launch, size};
 use crate::for_dtype;
+use crate::kernel::{self, Launch};
 use crate::memory::{Memory, Slot, Weight};
-use crate::op::{Cost, Op};
+use crate::op::{Cost, Gpu, Op};
 use crate::vector::Element;
 
 /// `x[t] = table[ids[t]]`
@@ -34,5 +36,26 @@ impl Op for Embed {
                 }
             }
         });
+    }
+
+    fn launch(&self, gpu: &Gpu) -> Launch {
+        let width = self.table.cols;
+        assert!(width.is_multiple_of(8), "rows of {width} are not of whole 16-byte pieces");
+        let pieces = self.ids.len() * width / 8;
+        let arguments = kernel::Embed {
+            ids: self.ids,
+            table: self.table,
+            x: self.x,
+            tokens: size(self.ids.len()),
+            width: size(width),
+        }
+        .arguments();
+        launch(
+            kernel::Embed::KERNEL,
+            (self.table.dtype, 0),
+            [blocks(pieces.div_ceil(256), 8 * gpu.multiprocessors), 1],
+            0,
+            arguments,
+        )
     }
 }

@@ -1,12 +1,14 @@
+use super::{blocks, launch, size};
 use crate::for_dtype;
-use crate::memory::{Memory, Slot, Weight};
-use crate::op::{Cost, Op};
-use crate::vector::matmul;
+use crate::kernel::{self, Launch};
+use crate::memory::{Activation, Memory, Slot, Weight};
+use crate::op::{Cost, Gpu, Op};
+use crate::vector::{matmul, widened};
 
 /// `y[t] = weight x[t]`, or `y[t] += weight x[t]` onto the residual stream
 pub struct Matmul {
     /// `[T, K]`
-    pub x: Slot<f32>,
+    pub x: Activation,
     /// `[N, K]`
     pub weight: Weight,
     /// Add to what `y` holds.
@@ -28,7 +30,8 @@ impl Op for Matmul {
     fn reference(&self, memory: &mut Memory<'_>) {
         for_dtype!(self.weight.dtype, W => {
             let weight = memory.weight::<W>(self.weight);
-            let (x, y) = memory.slots((self.x, self.y));
+            let (x, y) = memory.slots((self.x.bytes, self.y));
+            let x = &widened(self.x.dtype, x);
             if self.residual {
                 matmul(weight, x, self.weight.cols, y, |y, sum| *y += sum);
             } else {
@@ -36,6 +39,37 @@ impl Op for Matmul {
             }
         });
     }
+
+    fn launch(&self, gpu: &Gpu) -> Launch {
+        let Weight { dtype, rows, cols, .. } = self.weight;
+        let tokens = self.x.len() / cols;
+        assert!(cols.is_multiple_of(8), "rows of {cols} are not of whole 16-byte pieces");
+        assert_eq!(self.x.dtype, dtype);
+        let arguments = kernel::Matmul {
+            x: self.x.bytes,
+            weight: self.weight,
+            y: self.y,
+            tokens: size(tokens),
+            rows: size(rows),
+            width: size(cols),
+            residual: self.residual.into(),
+        }
+        .arguments();
+        launch(
+            kernel::Matmul::KERNEL,
+            (dtype, 0),
+            [product_blocks(tokens, rows, gpu), 1],
+            0,
+            arguments,
+        )
+    }
+}
+
+/// Tiles of a product's output, in the smallest shape that kernels use (`kernels/lib/product.cuh`): a
+/// grid of more blocks would leave some without work.
+pub(super) fn product_blocks(tokens: usize, rows: usize, gpu: &Gpu) -> u32 {
+    const TILE: usize = 32;
+    blocks(tokens.div_ceil(TILE) * rows.div_ceil(TILE), 2 * gpu.multiprocessors)
 }
 
 /// What a product of `weight` with `tokens` inputs must move and compute.

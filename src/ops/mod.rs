@@ -1,24 +1,58 @@
-//! One file an op: its meaning in plain Rust, and what it must move and compute.
+//! One file an op: its meaning in plain Rust, what it must move and compute, and its kernel's launch.
 //!
 //! Simple ops come first. A fused op's reference is the chain of simple ops that it replaces.
 
-mod attend;
+mod attend_prefill;
 mod embed;
+mod gate_up_swiglu;
 mod matmul;
 mod rms_norm;
 mod rope_append;
-mod swiglu;
-// Fused, for decode.
+// For one token.
+mod attend_decode;
 mod norm_gate_up;
 mod norm_head;
 mod norm_qkv;
+mod project;
+mod sample;
 
-pub use attend::Attend;
+use crate::checkpoint::Dtype;
+use crate::kernel::{Arguments, Kernel, Launch};
+
+pub use attend_decode::{AttendDecode, AttendScratch};
+pub use attend_prefill::AttendPrefill;
 pub use embed::Embed;
+pub use gate_up_swiglu::GateUpSwiglu;
 pub use matmul::Matmul;
 pub use norm_gate_up::NormGateUp;
 pub use norm_head::NormHead;
 pub use norm_qkv::NormQkv;
+pub use project::Project;
 pub use rms_norm::RmsNorm;
 pub use rope_append::{Cache, RopeAppend};
-pub use swiglu::Swiglu;
+pub use sample::{MOST_TOKENS, RING, Sample, Sampling, outcome};
+
+/// A launch of the function of `kernel` that is made for a type of weights and a width of head, where
+/// it is made for one. `grid`: blocks, x and y
+fn launch(
+    kernel: &'static Kernel,
+    (weights, head_dim): (Dtype, usize),
+    [x, y]: [u32; 2],
+    shared_bytes: u32,
+    arguments: Arguments,
+) -> Launch {
+    let Some(export) = kernel.export(weights, head_dim) else {
+        panic!("kernel {} is not made for {} and heads of {head_dim}", kernel.name, weights.name());
+    };
+    Launch { export, grid: [x, y, 1], block: export.threads, shared_bytes, arguments }
+}
+
+/// A size as kernels take it; sizes past 2^32 do not fit any device.
+fn size(size: usize) -> u32 {
+    u32::try_from(size).expect("sizes of one step are below 2^32")
+}
+
+/// Blocks for `items` of work of which a block takes one after the other: no more than run at once.
+fn blocks(items: usize, most: u32) -> u32 {
+    u32::try_from(items).unwrap_or(u32::MAX).clamp(1, most)
+}

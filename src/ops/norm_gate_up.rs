@@ -1,9 +1,12 @@
+use super::gate_up_swiglu::swiglu;
 use super::matmul::matmul_cost;
+use super::project::gemv_shared_bytes;
 use super::rms_norm::rms_norm;
-use super::swiglu::swiglu;
+use super::{launch, size};
 use crate::for_dtype;
+use crate::kernel::{self, Launch};
 use crate::memory::{Memory, Slot, Weight};
-use crate::op::{Cost, Op};
+use crate::op::{Cost, Gpu, Op};
 use crate::vector::matmul;
 
 /// One token from the residual stream to the gated hidden units: the chain `rms_norm`, two `matmul`,
@@ -44,5 +47,27 @@ impl Op for NormGateUp {
             matmul(w_up, &normed, x.len(), &mut up, |y, sum| *y = sum);
             swiglu(hidden, &up);
         });
+    }
+
+    fn launch(&self, gpu: &Gpu) -> Launch {
+        let width = self.norm.cols;
+        let arguments = kernel::NormGateUp {
+            x: self.x,
+            norm: self.norm,
+            w_gate: self.w_gate,
+            w_up: self.w_up,
+            hidden: self.hidden,
+            width: size(width),
+            ffn: size(self.w_gate.rows),
+            eps: self.eps,
+        }
+        .arguments();
+        launch(
+            kernel::NormGateUp::KERNEL,
+            (self.norm.dtype, 0),
+            [gpu.multiprocessors, 1],
+            gemv_shared_bytes(width),
+            arguments,
+        )
     }
 }

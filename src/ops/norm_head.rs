@@ -1,8 +1,11 @@
 use super::matmul::matmul_cost;
+use super::project::gemv_shared_bytes;
 use super::rms_norm::rms_norm;
+use super::{launch, size};
 use crate::for_dtype;
+use crate::kernel::{self, Launch};
 use crate::memory::{Memory, Slot, Weight};
-use crate::op::{Cost, Op};
+use crate::op::{Cost, Gpu, Op};
 use crate::vector::matmul;
 
 /// One token's logits: the chain `rms_norm`, `matmul`.
@@ -36,5 +39,26 @@ impl Op for NormHead {
             rms_norm(x, norm, self.eps, &mut normed);
             matmul(head, &normed, x.len(), logits, |y, sum| *y = sum);
         });
+    }
+
+    fn launch(&self, gpu: &Gpu) -> Launch {
+        let width = self.norm.cols;
+        let arguments = kernel::NormHead {
+            x: self.x,
+            norm: self.norm,
+            head: self.head,
+            logits: self.logits,
+            width: size(width),
+            vocab: size(self.head.rows),
+            eps: self.eps,
+        }
+        .arguments();
+        launch(
+            kernel::NormHead::KERNEL,
+            (self.norm.dtype, 0),
+            [gpu.multiprocessors, 1],
+            gemv_shared_bytes(width),
+            arguments,
+        )
     }
 }

@@ -1,9 +1,12 @@
 use super::matmul::matmul_cost;
+use super::project::gemv_shared_bytes;
 use super::rms_norm::rms_norm;
 use super::rope_append::{Cache, append, rotate, rotation};
+use super::{launch, size};
 use crate::for_dtype;
+use crate::kernel::{self, Launch};
 use crate::memory::{Memory, Slot, Weight};
-use crate::op::{Cost, Op};
+use crate::op::{Cost, Gpu, Op};
 use crate::vector::matmul;
 
 /// One token from the residual stream to its rotated queries and its place in the cache: the chain
@@ -66,5 +69,33 @@ impl Op for NormQkv {
             append(self.cache.dtype, &k, keys, position * k.len());
             append(self.cache.dtype, &v, values, position * v.len());
         });
+    }
+
+    fn launch(&self, gpu: &Gpu) -> Launch {
+        let (width, head_dim) = (self.norm.cols, 2 * self.frequencies.len());
+        let arguments = kernel::NormQkv {
+            x: self.x,
+            norm: self.norm,
+            wq: self.wq,
+            wk: self.wk,
+            wv: self.wv,
+            cursor: self.cursor,
+            frequencies: self.frequencies,
+            q: self.q,
+            keys: self.cache.keys,
+            values: self.cache.values,
+            width: size(width),
+            heads: size(self.wq.rows / head_dim),
+            kv_heads: size(self.wk.rows / head_dim),
+            eps: self.eps,
+        }
+        .arguments();
+        launch(
+            kernel::NormQkv::KERNEL,
+            (self.norm.dtype, head_dim),
+            [gpu.multiprocessors, 1],
+            gemv_shared_bytes(width),
+            arguments,
+        )
     }
 }

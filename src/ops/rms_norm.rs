@@ -1,7 +1,9 @@
+use super::{blocks, launch, size};
 use crate::for_dtype;
-use crate::memory::{Memory, Slot, Weight};
-use crate::op::{Cost, Op};
-use crate::vector::{Element, dot};
+use crate::kernel::{self, Launch};
+use crate::memory::{Activation, Memory, Slot, Weight};
+use crate::op::{Cost, Gpu, Op};
+use crate::vector::{Element, dot, fill};
 
 /// `y[t] = x[t] / sqrt(mean(x[t]^2) + eps) * weight` (Zhang and Sennrich, 2019, arXiv:1910.07467)
 pub struct RmsNorm {
@@ -11,7 +13,7 @@ pub struct RmsNorm {
     pub weight: Weight,
     pub eps: f32,
     /// Out. `[T, C]`
-    pub y: Slot<f32>,
+    pub y: Activation,
 }
 
 impl Op for RmsNorm {
@@ -30,12 +32,37 @@ impl Op for RmsNorm {
     fn reference(&self, memory: &mut Memory<'_>) {
         for_dtype!(self.weight.dtype, W => {
             let weight = memory.weight::<W>(self.weight);
-            let (x, y) = memory.slots((self.x, self.y));
+            let (x, y) = memory.slots((self.x, self.y.bytes));
             let width = self.weight.cols;
-            for (x, y) in x.chunks_exact(width).zip(y.chunks_exact_mut(width)) {
-                rms_norm(x, weight, self.eps, y);
-            }
+            fill(self.y.dtype, y, |y| {
+                for (x, y) in x.chunks_exact(width).zip(y.chunks_exact_mut(width)) {
+                    rms_norm(x, weight, self.eps, y);
+                }
+            });
         });
+    }
+
+    fn launch(&self, gpu: &Gpu) -> Launch {
+        let width = self.weight.cols;
+        let tokens = self.x.len() / width;
+        assert!(width.is_multiple_of(8), "rows of {width} are not of whole 16-byte pieces");
+        assert_eq!(self.y.dtype, self.weight.dtype);
+        let arguments = kernel::RmsNorm {
+            x: self.x,
+            weight: self.weight,
+            y: self.y.bytes,
+            tokens: size(tokens),
+            width: size(width),
+            eps: self.eps,
+        }
+        .arguments();
+        launch(
+            kernel::RmsNorm::KERNEL,
+            (self.weight.dtype, 0),
+            [blocks(tokens, 8 * gpu.multiprocessors), 1],
+            0,
+            arguments,
+        )
     }
 }
 

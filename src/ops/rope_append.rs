@@ -1,8 +1,10 @@
+use super::{blocks, launch, size};
 use crate::checkpoint::Dtype;
 use crate::for_dtype;
-use crate::memory::{Memory, Slot};
-use crate::op::{Cost, Op};
-use crate::vector::Element;
+use crate::kernel::{self, Launch};
+use crate::memory::{Activation, Memory, Slot};
+use crate::op::{Cost, Gpu, Op};
+use crate::vector::{Element, fill};
 
 /// One layer's keys and values of all past tokens, stored as `dtype` in byte slots.
 #[derive(Debug, Clone, Copy)]
@@ -20,9 +22,9 @@ pub struct Cache {
 /// layout of checkpoints in Hugging Face's form:
 /// `(a, b) -> (a cos - b sin, b cos + a sin)` with the angle `position * frequencies[i]`.
 pub struct RopeAppend {
-    /// In and out. `[T, H, D]`
+    /// `[T, H, D]`
     pub q: Slot<f32>,
-    /// In and out. `[T, G, D]`
+    /// `[T, G, D]`
     pub k: Slot<f32>,
     /// `[T, G, D]`
     pub v: Slot<f32>,
@@ -30,6 +32,8 @@ pub struct RopeAppend {
     pub cursor: Slot<u32>,
     /// Radians per position. `[D/2]`
     pub frequencies: Slot<f32>,
+    /// Out: the rotated `q`. `[T, H, D]`
+    pub queries: Activation,
     /// Out: rows `cursor..cursor + T`. `[S, G, D]`
     pub cache: Cache,
     /// G
@@ -46,12 +50,13 @@ impl Op for RopeAppend {
     }
 
     fn reference(&self, memory: &mut Memory<'_>) {
-        let (q, k, v, cursor, frequencies, keys, values) = memory.slots((
+        let (q, k, v, cursor, frequencies, queries, keys, values) = memory.slots((
             self.q,
             self.k,
             self.v,
             self.cursor,
             self.frequencies,
+            self.queries.bytes,
             self.cache.keys,
             self.cache.values,
         ));
@@ -59,13 +64,47 @@ impl Op for RopeAppend {
         let row = self.kv_heads * head_dim; // of one token in k, v and the cache
         let tokens = k.len() / row;
         let first = cursor[0] as usize;
-        for (t, (q, k)) in q.chunks_mut(q.len() / tokens).zip(k.chunks_mut(row)).enumerate() {
-            let rotation = rotation(first + t, frequencies);
-            rotate(q, &rotation);
-            rotate(k, &rotation);
-        }
-        append(self.cache.dtype, k, keys, first * row);
+        let rotate_all = |heads: &mut [f32]| {
+            let width = heads.len() / tokens;
+            for (t, heads) in heads.chunks_mut(width).enumerate() {
+                rotate(heads, &rotation(first + t, frequencies));
+            }
+        };
+        fill(self.queries.dtype, queries, |queries| {
+            queries.copy_from_slice(q);
+            rotate_all(queries);
+        });
+        let mut k = k.to_vec();
+        rotate_all(&mut k);
+        append(self.cache.dtype, &k, keys, first * row);
         append(self.cache.dtype, v, values, first * row);
+    }
+
+    fn launch(&self, gpu: &Gpu) -> Launch {
+        let head_dim = 2 * self.frequencies.len();
+        let tokens = self.k.len() / (self.kv_heads * head_dim);
+        assert!(self.queries.dtype == Dtype::F16 && self.cache.dtype == Dtype::F16);
+        let arguments = kernel::RopeAppend {
+            q: self.q,
+            k: self.k,
+            v: self.v,
+            cursor: self.cursor,
+            frequencies: self.frequencies,
+            queries: self.queries.bytes,
+            keys: self.cache.keys,
+            values: self.cache.values,
+            tokens: size(tokens),
+            heads: size(self.q.len() / (tokens * head_dim)),
+            kv_heads: size(self.kv_heads),
+        }
+        .arguments();
+        launch(
+            kernel::RopeAppend::KERNEL,
+            (Dtype::F16, head_dim),
+            [blocks(tokens, 8 * gpu.multiprocessors), 1],
+            0,
+            arguments,
+        )
     }
 }
 

@@ -23,107 +23,127 @@ const ONE: u64 = 1 << 40;
 /// So many of the most probable tokens nearly always hold the share that top-p asks for.
 const FIRST_SORTED: usize = 1024;
 
+/// In a token's count: it is in the prompt. The other bits are how often it is in the answer.
+pub const IN_PROMPT: u32 = 1 << 31;
+
 /// Chooses tokens, and counts them for the penalties.
 pub struct Sampler {
     options: SamplingOptions,
-    /// How often each token is in the answer. `[V]`
-    generated: Vec<u32>,
-    /// Whether a token is in `seen`. `[V]`
-    is_seen: Vec<bool>,
-    /// The tokens in the prompt or the answer, each once.
-    seen: Vec<u32>,
-    /// The candidates: see [`key`].
-    keys: Vec<u64>,
+    /// See [`IN_PROMPT`]. `[V]`
+    counts: Vec<u32>,
 }
 
 impl Sampler {
     /// A sampler for `vocab` logits. Options without meaning are an error naming their flag.
     pub fn new(options: SamplingOptions, vocab: usize) -> Result<Self> {
         options.validate(vocab)?;
-        let (generated, is_seen) = (vec![0; vocab], vec![false; vocab]);
-        Ok(Self { options, generated, is_seen, seen: Vec::new(), keys: Vec::new() })
+        Ok(Self { options, counts: vec![0; vocab] })
     }
 
     /// Counts tokens of the prompt, for which only the repetition penalty cares, as in
     /// `transformers`.
     pub fn accept_prompt(&mut self, ids: &[u32]) {
-        for id in ids {
-            if !std::mem::replace(&mut self.is_seen[*id as usize], true) {
-                self.seen.push(*id);
-            }
-        }
+        ids.iter().for_each(|id| self.counts[*id as usize] |= IN_PROMPT);
     }
 
     /// Counts a token of the answer.
     pub fn accept(&mut self, id: u32) {
-        self.accept_prompt(&[id]);
-        self.generated[id as usize] += 1;
+        self.counts[id as usize] += 1;
     }
 
-    /// The token that follows. `logits` (`[V]`) are changed by bias and penalties; `position` is
-    /// where in the sequence the token will stand, and together with the seed decides the draw.
+    /// As [`choose`], by this sampler's options and counts.
     pub fn sample(&mut self, logits: &mut [f32], position: u64) -> Result<u32> {
-        assert_eq!(logits.len(), self.generated.len(), "a logit for each token");
-        self.adjust(logits);
-        let (best, highest) = highest(logits)?;
-        if self.options.temperature == 0.0 {
-            return Ok(best);
-        }
-        let weights = Weights { logits, highest, temperature: self.options.temperature };
-        self.keep(&weights);
-        Ok(draw(&mut self.keys, philox::random(self.options.seed, position), &weights))
+        choose(&self.options, &self.counts, logits, position).token()
     }
+}
 
-    /// Leaves in `keys` the tokens that the draw is between.
-    fn keep(&mut self, weights: &Weights) {
-        self.keys.clear();
-        self.keys.extend((0..).zip(weights.logits).map(|(id, logit)| key(id, *logit)));
-        keep_top_k(&mut self.keys, self.options.top_k);
-        keep_top_p(&mut self.keys, self.options.top_p, weights);
-        if self.options.min_p > 0.0 {
-            let least = (f64::from(self.options.min_p) * ONE as f64).ceil() as u64;
-            self.keys.retain(|key| weights.of(*key) >= least);
-        }
-    }
+/// What the choice of a token came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    Token(u32),
+    /// The logit of this token is NaN or infinite.
+    Broken(u32),
+    /// Every token is ruled out.
+    Empty,
+}
 
-    fn adjust(&self, logits: &mut [f32]) {
-        let options = &self.options;
-        for (id, bias) in &options.logit_bias {
-            logits[*id as usize] += bias;
-        }
-        if options.repeat_penalty != 1.0 {
-            for id in &self.seen {
-                let logit = &mut logits[*id as usize];
-                let penalty = options.repeat_penalty;
-                *logit = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
-            }
-        }
-        if options.presence_penalty != 0.0 || options.frequency_penalty != 0.0 {
-            for id in &self.seen {
-                let count = self.generated[*id as usize];
-                if count > 0 {
-                    let penalty =
-                        options.frequency_penalty * count as f32 + options.presence_penalty;
-                    logits[*id as usize] -= penalty;
-                }
-            }
+impl Outcome {
+    /// The token.
+    ///
+    /// # Errors
+    /// What is wrong with the logits.
+    pub fn token(self) -> Result<u32> {
+        match self {
+            Self::Token(id) => Ok(id),
+            Self::Broken(id) => Err(Error::failed(format!(
+                "the model's logit for the token {id} is NaN or infinite: its weights or its \
+                 activations overflow"
+            ))),
+            Self::Empty => Err(Error::failed("every token is ruled out: none is left to choose")),
         }
     }
 }
 
-/// The lowest id that has the highest logit, and that logit.
-fn highest(logits: &[f32]) -> Result<(u32, f32)> {
+/// The token that follows. `logits` (`[V]`) are changed by bias and penalties; `counts`: see
+/// [`IN_PROMPT`], `[V]`; `position` is where in the sequence the token will stand, and together with
+/// the seed decides the draw.
+pub fn choose(
+    options: &SamplingOptions,
+    counts: &[u32],
+    logits: &mut [f32],
+    position: u64,
+) -> Outcome {
+    assert_eq!(logits.len(), counts.len(), "a logit for each token");
+    adjust(options, counts, logits);
+    let best = match highest(logits) {
+        Outcome::Token(best) if options.temperature > 0.0 => best,
+        outcome => return outcome,
+    };
+    let highest = logits[best as usize];
+    let weights = Weights { logits, highest, temperature: options.temperature };
+    let mut keys = kept(options, &weights);
+    Outcome::Token(draw(&mut keys, philox::random(options.seed, position), &weights))
+}
+
+/// The tokens that the draw is between.
+fn kept(options: &SamplingOptions, weights: &Weights) -> Vec<u64> {
+    let mut keys = (0..).zip(weights.logits).map(|(id, logit)| key(id, *logit)).collect();
+    keep_top_k(&mut keys, options.top_k);
+    keep_top_p(&mut keys, options.top_p, weights);
+    if options.min_p > 0.0 {
+        let least = (f64::from(options.min_p) * ONE as f64).ceil() as u64;
+        keys.retain(|key| weights.of(*key) >= least);
+    }
+    keys
+}
+
+fn adjust(options: &SamplingOptions, counts: &[u32], logits: &mut [f32]) {
+    for (id, bias) in &options.logit_bias {
+        logits[*id as usize] += bias;
+    }
+    let SamplingOptions { repeat_penalty, presence_penalty, frequency_penalty, .. } = *options;
+    if (repeat_penalty, presence_penalty, frequency_penalty) == (1.0, 0.0, 0.0) {
+        return;
+    }
+    for (logit, count) in logits.iter_mut().zip(counts).filter(|(_, count)| **count > 0) {
+        *logit = if *logit > 0.0 { *logit / repeat_penalty } else { *logit * repeat_penalty };
+        let times = count & !IN_PROMPT;
+        if times > 0 {
+            *logit -= frequency_penalty * times as f32 + presence_penalty;
+        }
+    }
+}
+
+/// The lowest id that has the highest logit.
+fn highest(logits: &[f32]) -> Outcome {
     let broken = logits.iter().position(|logit| logit.is_nan() || *logit == f32::INFINITY);
     if let Some(id) = broken {
-        return Err(Error::failed(format!(
-            "the model's logit for the token {id} is {}: its weights or its activations overflow",
-            logits[id]
-        )));
+        return Outcome::Broken(id as u32);
     }
-    let highest = logits.iter().fold(f32::NEG_INFINITY, |highest, logit| highest.max(*logit));
+    let highest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     match (0..).zip(logits).find(|(_, logit)| **logit == highest) {
-        Some((id, _)) if highest > f32::NEG_INFINITY => Ok((id, highest)),
-        _ => Err(Error::failed("every token is ruled out: none is left to choose")),
+        Some((id, _)) if highest > f32::NEG_INFINITY => Outcome::Token(id),
+        _ => Outcome::Empty,
     }
 }
 

@@ -10,10 +10,9 @@ fn sampler(options: SamplingOptions, vocab: usize) -> Sampler {
 
 /// The ids that the draw is between, in ascending order.
 fn kept(options: &SamplingOptions, logits: &[f32]) -> Vec<u32> {
-    let mut sampler = sampler(options.clone(), logits.len());
-    let (_, highest) = highest(logits).unwrap();
-    sampler.keep(&Weights { logits, highest, temperature: options.temperature });
-    let mut ids: Vec<_> = sampler.keys.iter().map(|key| id(*key) as u32).collect();
+    let highest = logits[highest(logits).token().unwrap() as usize];
+    let keys = super::kept(options, &Weights { logits, highest, temperature: options.temperature });
+    let mut ids: Vec<_> = keys.iter().map(|key| id(*key) as u32).collect();
     ids.sort_unstable();
     ids
 }
@@ -113,7 +112,7 @@ proptest! {
         sampler.accept_prompt(&prompt);
         answer.iter().for_each(|id| sampler.accept(*id));
         let mut adjusted = logits.clone();
-        sampler.adjust(&mut adjusted);
+        adjust(&sampler.options, &sampler.counts, &mut adjusted);
         for (id, (logit, adjusted)) in (0..).zip(logits.iter().zip(adjusted)) {
             let biases = bias.iter().filter(|(other, _)| *other == id);
             let bias: f32 = biases.map(|(_, bias)| bias).sum();

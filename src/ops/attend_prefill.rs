@@ -1,10 +1,13 @@
 use rayon::prelude::*;
 
 use super::Cache;
+use super::{blocks, launch, size};
+use crate::checkpoint::Dtype;
 use crate::for_dtype;
-use crate::memory::{Memory, Slot};
-use crate::op::{Cost, Op};
-use crate::vector::{Element, Simd, WithSimd, dots, simd};
+use crate::kernel::{self, Launch};
+use crate::memory::{Activation, Memory, Slot};
+use crate::op::{Cost, Gpu, Op};
+use crate::vector::{Element, Simd, WithSimd, dots, fill, simd, widened};
 
 /// Cache elements that are worth a task of their own.
 const ELEMENTS_PER_TASK: usize = 16 * 1024;
@@ -12,9 +15,9 @@ const ELEMENTS_PER_TASK: usize = 16 * 1024;
 /// Causal attention of the step's tokens over the cache, which holds their own keys and values
 /// already (Vaswani et al., 2017, arXiv:1706.03762). Query head h reads the keys and values of head
 /// `h / (H / G)` (grouped queries: Ainslie et al., 2023, arXiv:2305.13245).
-pub struct Attend {
-    /// `[T, H, D]`
-    pub q: Slot<f32>,
+pub struct AttendPrefill {
+    /// Rotated. `[T, H, D]`
+    pub queries: Activation,
     /// `[S, G, D]`
     pub cache: Cache,
     /// Position of the first token. `[1]`
@@ -26,44 +29,118 @@ pub struct Attend {
     /// D
     pub head_dim: usize,
     /// Out. `[T, H, D]`
-    pub y: Slot<f32>,
+    pub y: Activation,
 }
 
-impl Attend {
+impl AttendPrefill {
     fn tokens(&self) -> usize {
-        self.q.len() / (self.heads * self.head_dim)
+        self.queries.len() / (self.heads * self.head_dim)
     }
 }
 
-impl Op for Attend {
+impl Op for AttendPrefill {
     fn name(&self) -> &'static str {
-        "attend"
+        "attend_prefill"
     }
 
     fn cost(&self, position: usize) -> Cost {
-        let (tokens, position) = (self.tokens() as u64, position as u64);
-        let row = (self.kv_heads * self.head_dim * self.cache.dtype.bytes()) as u64;
-        let pairs = tokens * position + tokens * (tokens + 1) / 2;
-        Cost {
-            cache_bytes: 2 * (position + tokens) * row,
-            flops: 4 * pairs * (self.heads * self.head_dim) as u64,
-            ..Cost::default()
-        }
+        let Self { heads, kv_heads, head_dim, cache, .. } = self;
+        attend_cost(self.tokens(), position, *heads, *kv_heads, *head_dim, cache.dtype)
     }
 
     fn reference(&self, memory: &mut Memory<'_>) {
-        let (q, keys, values, cursor, y) =
-            memory.slots((self.q, self.cache.keys, self.cache.values, self.cursor, self.y));
-        let first = cursor[0] as usize;
-        let (head_dim, row) = (self.head_dim, self.kv_heads * self.head_dim);
-        let group = self.heads / self.kv_heads;
-        for_dtype!(self.cache.dtype, E => {
+        let (queries, keys, values, cursor, y) = memory.slots((
+            self.queries.bytes,
+            self.cache.keys,
+            self.cache.values,
+            self.cursor,
+            self.y.bytes,
+        ));
+        let attention = Attention {
+            q: &widened(self.queries.dtype, queries),
+            cache: self.cache.dtype,
+            keys,
+            values,
+            first: cursor[0] as usize,
+            heads: self.heads,
+            kv_heads: self.kv_heads,
+            head_dim: self.head_dim,
+        };
+        fill(self.y.dtype, y, |y| attention.run(y));
+    }
+
+    fn launch(&self, gpu: &Gpu) -> Launch {
+        /// Packed rows, tokens by the query heads of a KV head, that a block takes at once.
+        const ROWS: usize = 128;
+        assert!(self.queries.dtype == Dtype::F16 && self.cache.dtype == Dtype::F16);
+        let rows = self.tokens() * self.heads / self.kv_heads;
+        let arguments = kernel::AttendPrefill {
+            queries: self.queries.bytes,
+            keys: self.cache.keys,
+            values: self.cache.values,
+            cursor: self.cursor,
+            y: self.y.bytes,
+            tokens: size(self.tokens()),
+            heads: size(self.heads),
+            kv_heads: size(self.kv_heads),
+        }
+        .arguments();
+        launch(
+            kernel::AttendPrefill::KERNEL,
+            (self.y.dtype, self.head_dim),
+            [blocks(rows.div_ceil(ROWS) * self.kv_heads, 2 * gpu.multiprocessors), 1],
+            size(2 * ROWS * self.head_dim + (33 << 10)),
+            arguments,
+        )
+    }
+}
+
+/// What attention of `tokens` from `position` on must read and compute.
+pub(super) fn attend_cost(
+    tokens: usize,
+    position: usize,
+    heads: usize,
+    kv_heads: usize,
+    head_dim: usize,
+    cache: Dtype,
+) -> Cost {
+    let (tokens, position) = (tokens as u64, position as u64);
+    let row = (kv_heads * head_dim * cache.bytes()) as u64;
+    let pairs = tokens * position + tokens * (tokens + 1) / 2;
+    Cost {
+        cache_bytes: 2 * (position + tokens) * row,
+        flops: 4 * pairs * (heads * head_dim) as u64,
+        ..Cost::default()
+    }
+}
+
+/// Attention of all heads of the tokens from position `first` on.
+pub(super) struct Attention<'a> {
+    /// `[T, H, D]`
+    pub q: &'a [f32],
+    pub cache: Dtype,
+    /// `[S, G, D]`
+    pub keys: &'a [u8],
+    /// `[S, G, D]`
+    pub values: &'a [u8],
+    pub first: usize,
+    pub heads: usize,
+    pub kv_heads: usize,
+    pub head_dim: usize,
+}
+
+impl Attention<'_> {
+    /// `y`: `[T, H, D]`
+    pub(super) fn run(&self, y: &mut [f32]) {
+        let &Self { q, first, heads, kv_heads, head_dim, .. } = self;
+        let (row, group) = (kv_heads * head_dim, heads / kv_heads);
+        for_dtype!(self.cache, E => {
             let (keys, values): (&[E], &[E]) =
-                (bytemuck::cast_slice(keys), bytemuck::cast_slice(values));
-            let heads = y.par_chunks_exact_mut(head_dim).zip(q.par_chunks_exact(head_dim));
+                (bytemuck::cast_slice(self.keys), bytemuck::cast_slice(self.values));
+            let of_heads = y.par_chunks_exact_mut(head_dim).zip(q.par_chunks_exact(head_dim));
             let least = (ELEMENTS_PER_TASK / ((first + 1) * head_dim)).max(1);
-            heads.enumerate().with_min_len(least).for_each(|(i, (y, q))| {
-                let (token, head) = (i / self.heads, i % self.heads);
+            of_heads.enumerate().with_min_len(least).for_each(|(i, (y, q))| {
+                let (token, head) = (i / heads, i % heads);
                 let offset = head / group * head_dim;
                 let (keys, values) = (&keys[offset..], &values[offset..]);
                 simd(Head { q, keys, values, row, len: first + token + 1, y });

@@ -1,0 +1,386 @@
+//! The CUDA executor: every op's kernel, on one GPU.
+
+mod driver;
+mod emulator;
+mod kernels;
+mod stream;
+mod weights;
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use bytemuck::Pod;
+
+pub use driver::device_count;
+pub use emulator::emulate;
+pub use weights::region_bytes;
+
+use crate::checkpoint::{Checkpoint, Dtype};
+use crate::config::Dims;
+use crate::error::{Error, Result};
+use crate::kernel::{Arguments, Region as Which};
+use crate::memory::{Layout, Slot, Weight};
+use crate::op::{Gpu, Program};
+use crate::ops::MOST_TOKENS;
+use driver::{Context, Pinned, Region};
+use kernels::Kernels;
+use stream::{Event, Function, Graph, Stream, launched};
+use weights::WeightRegion;
+
+/// Steps that may be on their way at once.
+const STEPS: usize = 4;
+
+/// A GPU that nothing has been put on yet.
+#[derive(Debug, Clone)]
+pub struct Card {
+    context: Arc<Context>,
+    pub ordinal: u32,
+    pub name: String,
+    pub multiprocessors: u32,
+    /// Compute capability, major and minor.
+    pub capability: (u32, u32),
+}
+
+impl Card {
+    /// The GPU of this number.
+    ///
+    /// # Errors
+    /// No driver, no such GPU, or one that cannot be used.
+    pub fn open(ordinal: u32) -> Result<Self> {
+        let context = Context::new(ordinal)?;
+        let (name, multiprocessors) = (context.name()?, context.multiprocessors()?);
+        let capability = context.capability()?;
+        Ok(Self { context, ordinal, name, multiprocessors, capability })
+    }
+
+    /// Free and total bytes of its memory.
+    ///
+    /// # Errors
+    /// When the driver does not say.
+    pub fn memory(&self) -> Result<(usize, usize)> {
+        self.context.memory()
+    }
+
+    /// Blocks that the attention of one token is best spread over.
+    pub fn attention_blocks(&self) -> usize {
+        2 * self.multiprocessors as usize
+    }
+
+    /// That there are kernels for such a model.
+    ///
+    /// # Errors
+    /// What about it no kernel is made for.
+    pub fn suits(dims: &Dims, weights: Dtype) -> Result<()> {
+        let Dims { width, head_dim, ffn, vocab, .. } = *dims;
+        let trouble = match weights {
+            Dtype::F32 => "F32 weights: BF16 and F16 there are".to_owned(),
+            _ if head_dim != 64 && head_dim != 128 => {
+                format!("heads of {head_dim} dimensions: 64 and 128 there are")
+            }
+            _ if !width.is_multiple_of(8) || !ffn.is_multiple_of(8) => {
+                format!("a width of {width} and an FFN of {ffn}: multiples of 8 are needed")
+            }
+            _ if vocab > MOST_TOKENS => {
+                format!("a vocabulary of {vocab}: up to {MOST_TOKENS} tokens can be")
+            }
+            _ => return Ok(()),
+        };
+        Err(Error::failed(format!("there are no CUDA kernels for {trouble}; use --device cpu")))
+    }
+}
+
+/// How work is given to the GPU; none of it changes a bit of the results.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Options {
+    /// Recorded programs are replayed as CUDA graphs.
+    pub graphs: bool,
+    /// Kernels may begin before the one before has ended, where the GPU can do that.
+    pub programmatic: bool,
+    /// Every kernel is waited for, so that an error names the right one.
+    pub synchronous: bool,
+}
+
+impl Options {
+    /// As the environment says: `CHASKI_GRAPHS=off`, `CHASKI_PDL=off`, `CHASKI_SYNC=on`.
+    pub fn from_environment() -> Self {
+        let is = |name, value| std::env::var(name).is_ok_and(|given| given == value);
+        Self {
+            graphs: !is("CHASKI_GRAPHS", "off"),
+            programmatic: !is("CHASKI_PDL", "off"),
+            synchronous: is("CHASKI_SYNC", "on"),
+        }
+    }
+}
+
+/// A rank's memory on a GPU, and what runs programs in it.
+pub struct Cuda {
+    context: Arc<Context>,
+    gpu: Gpu,
+    options: Options,
+    weights: WeightRegion,
+    state: Region,
+    /// The end of the state region, from `own_bytes` on.
+    shared: Pinned,
+    own_bytes: usize,
+    /// Where slots are read into.
+    landing: Pinned,
+    kernels: Kernels,
+    /// The functions that have run once without an error.
+    proven: HashSet<&'static str>,
+    /// What is queued, for messages.
+    doing: String,
+    /// The ends of the last steps.
+    ends: Vec<Event>,
+    steps: usize,
+    /// The first error; the GPU's context is of no more use after it.
+    failed: Option<Error>,
+    stream: Stream,
+}
+
+/// A program made into a graph.
+pub struct Recorded {
+    graph: Graph,
+    doing: String,
+}
+
+/// A launch with addresses.
+struct Resolved {
+    function: Function,
+    name: &'static str,
+    grid: [u32; 3],
+    block: u32,
+    shared_bytes: u32,
+    /// The argument struct.
+    words: Vec<u64>,
+}
+
+impl Cuda {
+    /// Allocates the two regions and copies the weights. `loaded` is told of bytes that have been sent.
+    ///
+    /// # Errors
+    /// When the GPU has not that much memory, or fails.
+    pub fn new(
+        card: &Card,
+        checkpoint: &Checkpoint,
+        weights: &[Weight],
+        layout: &Layout,
+        loaded: &(dyn Fn(u64) + Sync),
+    ) -> Result<Self> {
+        let (context, own_bytes) = (&card.context, layout.own_bytes());
+        let mut options = Options::from_environment();
+        options.programmatic &= card.capability.0 >= 9;
+        let state = Region::allocate(context, own_bytes, "the KV cache and activations")?;
+        let weights = WeightRegion::load(context, checkpoint, weights, loaded)?;
+        let stream = Stream::new(context)?;
+        Ok(Self {
+            context: context.clone(),
+            gpu: Gpu { multiprocessors: card.multiprocessors },
+            options,
+            weights,
+            state,
+            shared: Pinned::allocate(context, layout.bytes() - own_bytes)?,
+            own_bytes,
+            landing: Pinned::allocate(context, 0)?,
+            kernels: Kernels::new(context)?,
+            proven: HashSet::new(),
+            doing: String::new(),
+            ends: (0..STEPS).map(|_| Event::new(context)).collect::<Result<_>>()?,
+            steps: 0,
+            failed: None,
+            stream,
+        })
+    }
+
+    /// Replaces the way in which work is given to the GPU.
+    pub fn set_options(&mut self, options: Options) {
+        self.options = options;
+    }
+
+    /// Queues every kernel of `program`.
+    ///
+    /// # Errors
+    /// What cannot be loaded or launched, or has failed.
+    pub fn run(&mut self, program: &Program) -> Result<()> {
+        self.guard(|cuda| {
+            let launches = cuda.resolve(program)?;
+            cuda.doing = names(&launches);
+            for launch in &launches {
+                launch.queue(&cuda.stream, cuda.options.programmatic)?;
+                // The first launch of every function is waited for: what is wrong with it shows then,
+                // and has a name.
+                if cuda.proven.insert(launch.name) || cuda.options.synchronous {
+                    cuda.stream.synchronize(&format!("kernel {} failed", launch.name))?;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Makes a graph of `program`, if graphs are wanted. It must have run before.
+    ///
+    /// # Errors
+    /// What cannot be captured.
+    pub fn record(&mut self, program: &Program) -> Result<Option<Recorded>> {
+        if !self.options.graphs || self.options.synchronous {
+            return Ok(None);
+        }
+        self.guard(|cuda| {
+            let launches = cuda.resolve(program)?;
+            let graph = cuda.stream.capture(|| {
+                let queue =
+                    |launch: &Resolved| launch.queue(&cuda.stream, cuda.options.programmatic);
+                launches.iter().try_for_each(queue)
+            })?;
+            Ok(Some(Recorded { graph, doing: names(&launches) }))
+        })
+    }
+
+    /// Queues a graph.
+    ///
+    /// # Errors
+    /// When the GPU has failed.
+    pub fn replay(&mut self, recorded: &Recorded) -> Result<()> {
+        self.guard(|cuda| {
+            cuda.doing.clone_from(&recorded.doing);
+            // SAFETY: what was captured uses the regions, which are as large as the program's slots and
+            // weights, and live as long as `cuda`, which waits for its stream before it goes.
+            unsafe { cuda.stream.replay(&recorded.graph, "cannot start a CUDA graph") }
+        })
+    }
+
+    /// Marks the end of a step; [`Self::wait`] knows it by the number returned.
+    pub fn end_step(&mut self) -> Result<usize> {
+        self.guard(|cuda| {
+            cuda.steps += 1;
+            cuda.ends[cuda.steps % STEPS].record(&cuda.stream)?;
+            Ok(cuda.steps)
+        })
+    }
+
+    /// Waits for the end of a step, one of the last [`STEPS`].
+    ///
+    /// # Errors
+    /// When a kernel has failed.
+    pub fn wait(&mut self, step: usize) -> Result<()> {
+        assert!(step <= self.steps && step + STEPS > self.steps, "step {step} of {}", self.steps);
+        self.guard(|cuda| cuda.ends[step % STEPS].wait(&cuda.failure()))
+    }
+
+    /// Replaces the first elements of `slot`, after all that is queued.
+    pub fn write<T: Pod>(&mut self, slot: Slot<T>, values: &[T]) -> Result<()> {
+        let slot = slot.part(0, values.len());
+        let bytes = bytemuck::cast_slice(values);
+        self.guard(|cuda| match slot.offset().checked_sub(cuda.own_bytes) {
+            Some(at) => {
+                cuda.stream.synchronize(&cuda.failure())?;
+                cuda.shared.write(at, bytes);
+                Ok(())
+            }
+            None => cuda.stream.copy_in(&cuda.state, slot.offset(), bytes),
+        })
+    }
+
+    /// The elements of `slot` after all that is queued.
+    pub fn read<T: Pod>(&mut self, slot: Slot<T>) -> Result<&[T]> {
+        let range = slot.offset()..slot.offset() + slot.bytes();
+        self.guard(|cuda| {
+            if cuda.landing.len() < range.len() {
+                cuda.landing = Pinned::allocate(&cuda.context, range.len())?;
+            }
+            cuda.stream.synchronize(&cuda.failure())?;
+            cuda.stream.copy_out(&cuda.state, range.clone(), &mut cuda.landing)
+        })?;
+        Ok(bytemuck::cast_slice(&self.landing.bytes()[..slot.bytes()]))
+    }
+
+    /// The one element of a shared slot as it is now: the step that writes it has been waited for.
+    pub fn read_shared<T: Pod>(&self, slot: Slot<T>) -> T {
+        let at = slot.offset() - self.own_bytes;
+        bytemuck::pod_read_unaligned(&self.shared.read(at..at + size_of::<T>()))
+    }
+
+    /// Does `work`, unless something has failed before: the first error is the one to tell.
+    fn guard<R>(&mut self, work: impl FnOnce(&mut Self) -> Result<R>) -> Result<R> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
+        work(self).map_err(|error| {
+            let error = match emulator::failure() {
+                Some(reason) => Error::failed(format!("{error}: {reason}")),
+                None => error,
+            };
+            self.failed = Some(error.clone());
+            error
+        })
+    }
+
+    /// Begins the message of an error that came up while waiting.
+    fn failure(&self) -> String {
+        format!("one of the kernels {} failed (CHASKI_SYNC=on tells which)", self.doing)
+    }
+
+    /// Every launch of `program` with its function and its addresses.
+    fn resolve(&mut self, program: &Program) -> Result<Vec<Resolved>> {
+        let mut resolved = Vec::with_capacity(program.ops.len());
+        for op in &program.ops {
+            let launch = op.launch(&self.gpu);
+            resolved.push(Resolved {
+                function: self.kernels.function(&launch)?,
+                name: launch.export.name,
+                grid: launch.grid,
+                block: launch.block,
+                shared_bytes: launch.shared_bytes,
+                words: self.addresses(&launch.arguments)?,
+            });
+        }
+        Ok(resolved)
+    }
+
+    /// The argument struct with the device's addresses.
+    fn addresses(&self, arguments: &Arguments) -> Result<Vec<u64>> {
+        let mut words = vec![0u64; arguments.bytes().len().div_ceil(8)];
+        bytemuck::cast_slice_mut(&mut words)[..arguments.bytes().len()]
+            .copy_from_slice(arguments.bytes());
+        for place in arguments.places() {
+            let at = place.region_offset;
+            words[place.offset / 8] = match (place.region, at.checked_sub(self.own_bytes)) {
+                (Which::Weights, _) => self.weights.address(at),
+                (Which::State, None) => self.state.address(at..at),
+                (Which::State, Some(at)) => self.shared.address(at..at)?,
+            };
+        }
+        Ok(words)
+    }
+}
+
+impl Drop for Cuda {
+    fn drop(&mut self) {
+        // The memory goes next. What failed was told of; what fails now concerns nobody any more.
+        let _ = self.stream.synchronize("");
+    }
+}
+
+impl Resolved {
+    fn queue(&self, stream: &Stream, programmatic: bool) -> Result<()> {
+        let arguments = bytemuck::cast_slice(&self.words);
+        let Self { function, grid, block, shared_bytes, .. } = self;
+        // SAFETY: the struct is the one that the kernel's source declares (`kernel` generates it from
+        // there), its addresses are of the slots and weights that the op names, inside the regions that
+        // `Cuda` owns and frees only after its stream has ended.
+        let result = unsafe {
+            stream.launch(function, *grid, *block, *shared_bytes, arguments, programmatic)
+        };
+        launched(result, self.name)
+    }
+}
+
+/// The kernels of these launches, each once, in order.
+fn names(launches: &[Resolved]) -> String {
+    let mut names: Vec<&str> = Vec::new();
+    for launch in launches {
+        if !names.contains(&launch.name) {
+            names.push(launch.name);
+        }
+    }
+    names.join(", ")
+}

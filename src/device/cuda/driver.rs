@@ -1,0 +1,264 @@
+//! The CUDA driver's contexts and memory as owned values: what is created is destroyed, in the right
+//! context, and no address leaves the bounds of its allocation.
+
+use std::ffi::CStr;
+use std::ops::Range;
+use std::ptr;
+use std::sync::{Arc, OnceLock};
+
+use cudarc::driver::sys::{self, CUresult};
+
+use crate::error::{Error, Result};
+
+/// The driver's answer to a call as a result of ours; `doing` begins the message.
+pub(super) fn check(doing: &str, result: CUresult) -> Result<()> {
+    if result == CUresult::CUDA_SUCCESS {
+        return Ok(());
+    }
+    let mut text = ptr::null();
+    // SAFETY: the driver sets `text` to a string of its own that is never freed, or fails.
+    let text = match unsafe { sys::cuGetErrorString(result, &mut text) } {
+        CUresult::CUDA_SUCCESS if !text.is_null() => {
+            unsafe { CStr::from_ptr(text) }.to_string_lossy()
+        }
+        _ => "unknown to the driver".into(),
+    };
+    Err(Error::failed(format!("{doing}: {text} ({result:?})")))
+}
+
+/// Loads the driver and starts it, once.
+///
+/// # Errors
+/// Where there is no driver, or it does not work.
+pub fn start() -> Result<()> {
+    static STARTED: OnceLock<Result<()>> = OnceLock::new();
+    let start = || {
+        // SAFETY: loading the driver's library runs its initialisers, which ask nothing of us.
+        if !unsafe { sys::is_culib_present() } {
+            return Err(Error::failed(
+                "there is no CUDA driver (libcuda.so) on this machine: --device cpu does without, \
+                 --emulate 1 stands in for one",
+            ));
+        }
+        // SAFETY: cuInit may be called at any time; the library is there.
+        check("cannot start the CUDA driver", unsafe { sys::cuInit(0) })
+    };
+    STARTED.get_or_init(start).clone()
+}
+
+/// Number of GPUs that the driver shows.
+///
+/// # Errors
+/// As [`start`].
+pub fn device_count() -> Result<u32> {
+    start()?;
+    let mut count = 0;
+    // SAFETY: the driver is started and writes one integer.
+    check("cannot count the GPUs", unsafe { sys::cuDeviceGetCount(&mut count) })?;
+    Ok(u32::try_from(count).unwrap_or(0))
+}
+
+/// A GPU, held for this process.
+#[derive(Debug)]
+pub struct Context {
+    device: sys::CUdevice,
+    handle: sys::CUcontext,
+}
+
+// SAFETY: the handle names an object of the driver, whose functions may be called from any thread.
+unsafe impl Send for Context {}
+// SAFETY: as above; nothing in here changes.
+unsafe impl Sync for Context {}
+
+impl Context {
+    /// The GPU of this number, among those that CUDA_VISIBLE_DEVICES shows.
+    ///
+    /// # Errors
+    /// No driver, no such GPU, or one that cannot be used.
+    pub fn new(ordinal: u32) -> Result<Arc<Self>> {
+        let count = device_count()?;
+        if ordinal >= count {
+            let there = match count {
+                0 => "the driver shows none".to_owned(),
+                1 => "there is one, cuda:0".to_owned(),
+                _ => format!("there are {count}, from cuda:0 on"),
+            };
+            return Err(Error::failed(format!("there is no GPU cuda:{ordinal}: {there}")));
+        }
+        let doing = format!("cannot use the GPU cuda:{ordinal}");
+        let (mut device, mut handle) = (0, ptr::null_mut());
+        // SAFETY: the driver is started, the ordinal is one of its devices, and each call writes one value.
+        unsafe {
+            check(&doing, sys::cuDeviceGet(&mut device, ordinal as i32))?;
+            check(&doing, sys::cuDevicePrimaryCtxRetain(&mut handle, device))?;
+        }
+        let context = Arc::new(Self { device, handle });
+        context.bind()?;
+        Ok(context)
+    }
+
+    /// Makes this the context of the calling thread, as every call below needs.
+    pub fn bind(&self) -> Result<()> {
+        // SAFETY: the context is retained until `self` is dropped.
+        check("cannot enter the GPU's context", unsafe { sys::cuCtxSetCurrent(self.handle) })
+    }
+
+    pub fn name(&self) -> Result<String> {
+        let mut name = [0; 256];
+        // SAFETY: the driver writes at most so many bytes, a 0 at the end.
+        let result = unsafe { sys::cuDeviceGetName(name.as_mut_ptr(), 256, self.device) };
+        check("cannot ask the GPU for its name", result)?;
+        let bytes = name.map(|byte| byte as u8);
+        let text = CStr::from_bytes_until_nul(&bytes).unwrap_or_default();
+        Ok(text.to_string_lossy().into_owned())
+    }
+
+    fn attribute(&self, which: sys::CUdevice_attribute) -> Result<u32> {
+        let mut value = 0;
+        // SAFETY: the driver writes one integer.
+        let result = unsafe { sys::cuDeviceGetAttribute(&mut value, which, self.device) };
+        check("cannot ask the GPU what it has", result)?;
+        Ok(u32::try_from(value).unwrap_or(0))
+    }
+
+    pub fn multiprocessors(&self) -> Result<u32> {
+        self.attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)
+    }
+
+    /// Compute capability, major and minor.
+    pub fn capability(&self) -> Result<(u32, u32)> {
+        use sys::CUdevice_attribute as attribute;
+        Ok((
+            self.attribute(attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
+            self.attribute(attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
+        ))
+    }
+
+    /// Free and total bytes of the GPU's memory.
+    pub fn memory(&self) -> Result<(usize, usize)> {
+        self.bind()?;
+        let (mut free, mut total) = (0, 0);
+        // SAFETY: the driver writes two sizes.
+        let result = unsafe { sys::cuMemGetInfo_v2(&mut free, &mut total) };
+        check("cannot ask the GPU how much memory is free", result)?;
+        Ok((free, total))
+    }
+}
+
+/// Destroys something in `context`. What fails now has failed before, and was told of then; a context
+/// that has failed takes everything with it.
+pub(super) fn destroy(context: &Context, destroy: impl FnOnce() -> CUresult) {
+    if context.bind().is_ok() {
+        let _ = destroy();
+    }
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        // SAFETY: retained in `new`; whoever uses the context holds an Arc of it.
+        let _ = unsafe { sys::cuDevicePrimaryCtxRelease_v2(self.device) };
+    }
+}
+
+/// One allocation of device memory.
+pub struct Region {
+    context: Arc<Context>,
+    address: sys::CUdeviceptr,
+    bytes: usize,
+}
+
+impl Region {
+    /// Allocates; the memory is not initialised. `what` is for messages.
+    pub fn allocate(context: &Arc<Context>, bytes: usize, what: &str) -> Result<Self> {
+        context.bind()?;
+        let mut address = 0;
+        // SAFETY: the driver writes one address; an allocation of nothing is one of a byte.
+        let result = unsafe { sys::cuMemAlloc_v2(&mut address, bytes.max(1)) };
+        check(&format!("cannot allocate {bytes} bytes of GPU memory for {what}"), result)?;
+        Ok(Self { context: context.clone(), address, bytes })
+    }
+
+    /// The device's address of `range`.
+    ///
+    /// # Panics
+    /// When it is not inside the region.
+    pub fn address(&self, range: Range<usize>) -> u64 {
+        assert!(range.start <= range.end && range.end <= self.bytes, "{range:?} of {}", self.bytes);
+        self.address + range.start as u64
+    }
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `allocate` and freed once; cuMemFree waits for work that uses it.
+        destroy(&self.context, || unsafe { sys::cuMemFree_v2(self.address) });
+    }
+}
+
+/// Page-locked host memory that the device sees, too. Zeroed.
+pub struct Pinned {
+    context: Arc<Context>,
+    pub(super) start: *mut u8,
+    bytes: usize,
+}
+
+impl Pinned {
+    pub fn allocate(context: &Arc<Context>, bytes: usize) -> Result<Self> {
+        context.bind()?;
+        let mut start = ptr::null_mut();
+        let flags = sys::CU_MEMHOSTALLOC_PORTABLE | sys::CU_MEMHOSTALLOC_DEVICEMAP;
+        // SAFETY: the driver writes one address.
+        let result = unsafe { sys::cuMemHostAlloc(&mut start, bytes.max(1), flags) };
+        check(&format!("cannot allocate {bytes} bytes of page-locked memory"), result)?;
+        let start = start.cast::<u8>();
+        // SAFETY: so many bytes are there, and nobody else knows of them yet.
+        unsafe { start.write_bytes(0, bytes) };
+        Ok(Self { context: context.clone(), start, bytes })
+    }
+
+    /// The device's address of `range`.
+    pub fn address(&self, range: Range<usize>) -> Result<u64> {
+        assert!(range.start <= range.end && range.end <= self.bytes, "{range:?} of {}", self.bytes);
+        self.context.bind()?;
+        let mut address = 0;
+        // SAFETY: `start` is page-locked memory that is mapped for the device; the driver writes one address.
+        let result =
+            unsafe { sys::cuMemHostGetDevicePointer_v2(&mut address, self.start.cast(), 0) };
+        check("cannot map page-locked memory", result)?;
+        Ok(address + range.start as u64)
+    }
+
+    /// A copy of `range` as it is now; the device may be writing other parts.
+    pub fn read(&self, range: Range<usize>) -> Vec<u8> {
+        assert!(range.start <= range.end && range.end <= self.bytes, "{range:?} of {}", self.bytes);
+        // SAFETY: inside the allocation; volatile, because the device writes there as well.
+        range.map(|at| unsafe { self.start.add(at).read_volatile() }).collect()
+    }
+
+    /// Replaces the bytes from `at` on, which no device may be using at the time.
+    pub fn write(&mut self, at: usize, bytes: &[u8]) {
+        assert!(at + bytes.len() <= self.bytes, "{at} of {}", self.bytes);
+        // SAFETY: inside the allocation, and `bytes` cannot overlap memory that `self` owns.
+        unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), self.start.add(at), bytes.len()) };
+    }
+
+    /// All of it. No copy into it may be on its way: `Stream::copy_out` waits for its own.
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: allocated and initialised; the borrow keeps copies out that need `&mut self`.
+        unsafe { std::slice::from_raw_parts(self.start, self.bytes) }
+    }
+
+    pub fn len(&self) -> usize {
+        self.bytes
+    }
+}
+
+// SAFETY: memory is no thread's own, and the driver's calls are for any thread.
+unsafe impl Send for Pinned {}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `allocate` and freed once; whoever copies from it waits before (`Staging`).
+        destroy(&self.context, || unsafe { sys::cuMemFreeHost(self.start.cast()) });
+    }
+}

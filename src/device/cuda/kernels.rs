@@ -1,0 +1,98 @@
+//! The kernels' machine code on one GPU, loaded when it is first needed.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::driver::Context;
+use super::emulator;
+use super::stream::{Function, Module};
+use crate::error::{Error, Result};
+use crate::kernel::nvrtc::{Nvrtc, Output};
+use crate::kernel::{ARCHS, Export, KERNELS, Kernel, Launch};
+
+/// Modules by kernel, functions by export.
+pub struct Kernels {
+    context: Arc<Context>,
+    capability: (u32, u32),
+    functions: HashMap<&'static str, (Function, u32)>,
+    modules: HashMap<&'static str, Module>,
+}
+
+impl Kernels {
+    pub fn new(context: &Arc<Context>) -> Result<Self> {
+        Ok(Self {
+            context: context.clone(),
+            capability: context.capability()?,
+            functions: HashMap::new(),
+            modules: HashMap::new(),
+        })
+    }
+
+    /// The function that `launch` asks for, allowed its shared memory.
+    pub fn function(&mut self, launch: &Launch) -> Result<Function> {
+        let name = launch.export.name;
+        let (function, allowed) = match self.functions.get(name) {
+            Some(known) => *known,
+            None => (self.load(launch.export)?, 0),
+        };
+        if launch.shared_bytes > allowed {
+            function.allow_shared(launch.shared_bytes, name)?;
+        }
+        self.functions.insert(name, (function, allowed.max(launch.shared_bytes)));
+        Ok(function)
+    }
+
+    fn load(&mut self, export: &'static Export) -> Result<Function> {
+        let has = |kernel: &&Kernel| kernel.exports.iter().any(|each| each.name == export.name);
+        let kernel = KERNELS.iter().find(has).expect("every export is a kernel's");
+        if !self.modules.contains_key(kernel.name) {
+            let doing = format!("kernel {} cannot be loaded", kernel.name);
+            let image = image(kernel, self.capability)?;
+            self.modules.insert(kernel.name, Module::load(&self.context, &image, &doing)?);
+        }
+        self.modules[kernel.name].function(export.name)
+    }
+}
+
+/// What a GPU of this capability can load: machine code that was built in, else PTX, which its driver
+/// compiles, else what NVRTC makes of the source now.
+fn image(kernel: &'static Kernel, (major, minor): (u32, u32)) -> Result<Cow<'static, [u8]>> {
+    if let Some(nvrtc) = emulator::nvrtc() {
+        return emulated_image(kernel, nvrtc);
+    }
+    if let Some(build) = kernel.build(major, minor) {
+        return Ok(build.cubin.into());
+    }
+    let oldest = ARCHS[0].number();
+    if 10 * major + minor < oldest {
+        return Err(Error::failed(format!(
+            "a GPU of compute capability {major}.{minor} is too old: {}.{} is needed; --device cpu \
+             does without",
+            oldest / 10,
+            oldest % 10
+        )));
+    }
+    let newest_build = kernel.builds.last().map(|build| build.arch.number());
+    match kernel.ptx {
+        Some(ptx) if newest_build.is_some_and(|newest| newest < 10 * major + minor) => {
+            Ok([ptx.as_bytes(), &[0]].concat().into())
+        }
+        _ => {
+            let known = ARCHS.iter().rev().find(|arch| arch.runs_on(major, minor));
+            let arch = known.map_or(format!("sm_{major}{minor}"), |arch| arch.name.to_owned());
+            Ok(kernel.compile(&arch)?.into())
+        }
+    }
+}
+
+/// The kernel compiled for the emulated driver, which keeps its own cache.
+fn emulated_image(kernel: &Kernel, nvrtc: &std::path::Path) -> Result<Cow<'static, [u8]>> {
+    let failed = |error| Error::failed(format!("cannot compile kernel {}: {error}", kernel.name));
+    let nvrtc = Nvrtc::load(nvrtc).map_err(failed)?;
+    let headers: Vec<_> = kernel.headers.iter().map(|header| (header.name, header.text)).collect();
+    let path = format!("kernels/{}.cu", kernel.name);
+    let options = ["--std=c++17".to_owned()];
+    let compiled = nvrtc.compile(&path, kernel.source, &headers, &options, Output::Cubin);
+    compiled.map(|(image, _)| image.into()).map_err(failed)
+}

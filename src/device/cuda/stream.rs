@@ -1,0 +1,305 @@
+//! The CUDA driver's streams, and what is queued in them, as owned values.
+
+use std::ffi::{CString, c_void};
+use std::ops::Range;
+use std::ptr;
+use std::sync::Arc;
+
+use cudarc::driver::sys::{self, CUresult};
+
+use super::driver::{Context, Pinned, Region, check, destroy};
+use crate::error::{Error, Result};
+
+/// The least dynamic shared memory of which a function must be told beforehand.
+const OPT_IN_SHARED_BYTES: u32 = 48 << 10;
+
+/// A queue of work on the device, not the default one.
+pub struct Stream {
+    context: Arc<Context>,
+    handle: sys::CUstream,
+}
+
+// SAFETY: the driver's streams may be used from any thread.
+unsafe impl Send for Stream {}
+
+impl Stream {
+    pub fn new(context: &Arc<Context>) -> Result<Self> {
+        context.bind()?;
+        let mut handle = ptr::null_mut();
+        let flags = sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32;
+        // SAFETY: the driver writes one handle.
+        check("cannot create a stream", unsafe { sys::cuStreamCreate(&mut handle, flags) })?;
+        Ok(Self { context: context.clone(), handle })
+    }
+
+    /// Waits until all is done.
+    ///
+    /// # Errors
+    /// What went wrong on the device since the last wait.
+    pub fn synchronize(&self, doing: &str) -> Result<()> {
+        self.context.bind()?;
+        // SAFETY: the stream lives as long as `self`.
+        check(doing, unsafe { sys::cuStreamSynchronize(self.handle) })
+    }
+
+    /// Copies `bytes` to `at` of the region. On return the source may be changed.
+    pub fn copy_in(&self, region: &Region, at: usize, bytes: &[u8]) -> Result<()> {
+        let to = region.address(at..at + bytes.len());
+        self.context.bind()?;
+        // SAFETY: the destination is inside the region; from memory that is not page-locked the driver
+        // has copied before it returns.
+        let result = unsafe {
+            sys::cuMemcpyHtoDAsync_v2(to, bytes.as_ptr().cast(), bytes.len(), self.handle)
+        };
+        check("cannot copy to the GPU", result)
+    }
+
+    /// Copies `range` of the region to the start of `to`, and waits.
+    pub fn copy_out(&self, region: &Region, range: Range<usize>, to: &mut Pinned) -> Result<()> {
+        assert!(range.len() <= to.len(), "{range:?} into {}", to.len());
+        let from = region.address(range.clone());
+        self.context.bind()?;
+        // SAFETY: both ends are inside their allocations, and `to` is borrowed until the copy is done.
+        let result =
+            unsafe { sys::cuMemcpyDtoHAsync_v2(to.start.cast(), from, range.len(), self.handle) };
+        check("cannot copy from the GPU", result)?;
+        self.synchronize("cannot copy from the GPU")
+    }
+
+    /// Queues a launch. `programmatic`: it may begin before the kernel before it has ended, and waits
+    /// itself where it must.
+    ///
+    /// # Safety
+    /// `arguments` are those of the function, and every address in them is of memory that is there
+    /// until the launch has ended, as large as the kernel takes it to be.
+    pub unsafe fn launch(
+        &self,
+        function: &Function,
+        grid: [u32; 3],
+        block: u32,
+        shared_bytes: u32,
+        arguments: &[u8],
+        programmatic: bool,
+    ) -> CUresult {
+        let mut attribute = sys::CUlaunchAttribute {
+            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            pad: [0; 4],
+            value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+        };
+        let config = sys::CUlaunchConfig {
+            gridDimX: grid[0],
+            gridDimY: grid[1],
+            gridDimZ: grid[2],
+            blockDimX: block,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: shared_bytes,
+            hStream: self.handle,
+            attrs: &mut attribute,
+            numAttrs: programmatic.into(),
+        };
+        let mut argument = arguments.as_ptr().cast_mut().cast::<c_void>();
+        // SAFETY: the driver reads the configuration and the one argument before it returns; the rest is
+        // for the caller.
+        unsafe { sys::cuLaunchKernelEx(&config, function.handle, &mut argument, ptr::null_mut()) }
+    }
+
+    /// What `work` queues, as a graph; none of it runs.
+    pub fn capture(&self, work: impl FnOnce() -> Result<()>) -> Result<Graph> {
+        let doing = "cannot capture a CUDA graph";
+        self.context.bind()?;
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        // SAFETY: the stream lives as long as `self`.
+        check(doing, unsafe { sys::cuStreamBeginCapture_v2(self.handle, mode) })?;
+        let worked = work();
+        let (mut graph, mut handle) = (ptr::null_mut(), ptr::null_mut());
+        // SAFETY: capture has begun on this stream; the driver writes one handle.
+        let ended = check(doing, unsafe { sys::cuStreamEndCapture(self.handle, &mut graph) });
+        worked?;
+        ended?;
+        // SAFETY: the graph was made just now and is destroyed once; the executable one keeps a copy.
+        let result = unsafe {
+            let result = sys::cuGraphInstantiateWithFlags(&mut handle, graph, 0);
+            let _ = sys::cuGraphDestroy(graph);
+            result
+        };
+        check(doing, result)?;
+        Ok(Graph { context: self.context.clone(), handle })
+    }
+
+    /// Queues a graph.
+    ///
+    /// # Safety
+    /// As [`Self::launch`], for everything in the graph.
+    pub unsafe fn replay(&self, graph: &Graph, doing: &str) -> Result<()> {
+        self.context.bind()?;
+        // SAFETY: both handles live; what the graph does is for the caller.
+        check(doing, unsafe { sys::cuGraphLaunch(graph.handle, self.handle) })
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        // SAFETY: created in `new`, destroyed once; the driver lets queued work end.
+        destroy(&self.context, || unsafe { sys::cuStreamDestroy_v2(self.handle) });
+    }
+}
+
+/// Names a failed launch.
+pub fn launched(result: CUresult, export: &str) -> Result<()> {
+    check(&format!("kernel {export} cannot be launched"), result)
+}
+
+/// A captured graph, ready to be replayed.
+pub struct Graph {
+    context: Arc<Context>,
+    handle: sys::CUgraphExec,
+}
+
+impl Drop for Graph {
+    fn drop(&mut self) {
+        // SAFETY: instantiated in `capture`, destroyed once.
+        destroy(&self.context, || unsafe { sys::cuGraphExecDestroy(self.handle) });
+    }
+}
+
+/// A point in a stream's work.
+pub struct Event {
+    context: Arc<Context>,
+    handle: sys::CUevent,
+}
+
+// SAFETY: the driver's events may be used from any thread.
+unsafe impl Send for Event {}
+
+impl Event {
+    pub fn new(context: &Arc<Context>) -> Result<Self> {
+        context.bind()?;
+        let mut handle = ptr::null_mut();
+        let flags = sys::CUevent_flags::CU_EVENT_DISABLE_TIMING as u32;
+        // SAFETY: the driver writes one handle.
+        check("cannot create an event", unsafe { sys::cuEventCreate(&mut handle, flags) })?;
+        Ok(Self { context: context.clone(), handle })
+    }
+
+    /// Puts the point after all that is queued.
+    pub fn record(&self, stream: &Stream) -> Result<()> {
+        self.context.bind()?;
+        // SAFETY: both handles live.
+        let result = unsafe { sys::cuEventRecord(self.handle, stream.handle) };
+        check("cannot record an event", result)
+    }
+
+    /// Waits until the stream has come to the point; at once if it was never recorded.
+    ///
+    /// # Errors
+    /// What went wrong on the device before it.
+    pub fn wait(&self, doing: &str) -> Result<()> {
+        self.context.bind()?;
+        // SAFETY: the event lives as long as `self`.
+        check(doing, unsafe { sys::cuEventSynchronize(self.handle) })
+    }
+}
+
+impl Drop for Event {
+    fn drop(&mut self) {
+        // SAFETY: created in `new`, destroyed once.
+        destroy(&self.context, || unsafe { sys::cuEventDestroy_v2(self.handle) });
+    }
+}
+
+/// Page-locked memory on its way to the device, again and again.
+pub struct Staging {
+    memory: Pinned,
+    sent: Event,
+}
+
+impl Staging {
+    pub fn allocate(context: &Arc<Context>, bytes: usize) -> Result<Self> {
+        Ok(Self { memory: Pinned::allocate(context, bytes)?, sent: Event::new(context)? })
+    }
+
+    /// Copies `bytes` here once the last copy has left, and queues their way to `at` of the region.
+    pub fn send(
+        &mut self,
+        stream: &Stream,
+        bytes: &[u8],
+        region: &Region,
+        at: usize,
+    ) -> Result<()> {
+        let doing = "cannot copy the weights to the GPU";
+        self.sent.wait(doing)?;
+        self.memory.write(0, bytes);
+        let to = region.address(at..at + bytes.len());
+        // SAFETY: the destination is inside the region; the source is page-locked and is not written, or
+        // freed, before the event that follows has come.
+        let result = unsafe {
+            sys::cuMemcpyHtoDAsync_v2(to, self.memory.start.cast(), bytes.len(), stream.handle)
+        };
+        check(doing, result)?;
+        self.sent.record(stream)
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        // The memory is freed next: nothing may still be reading it.
+        let _ = self.sent.wait("");
+    }
+}
+
+/// Machine code on the device.
+pub struct Module {
+    context: Arc<Context>,
+    handle: sys::CUmodule,
+}
+
+/// A function of a module; it is gone with the module.
+#[derive(Debug, Clone, Copy)]
+pub struct Function {
+    handle: sys::CUfunction,
+}
+
+impl Module {
+    /// Loads a cubin, or PTX, which ends in a 0.
+    pub fn load(context: &Arc<Context>, image: &[u8], doing: &str) -> Result<Self> {
+        context.bind()?;
+        let mut handle = ptr::null_mut();
+        // SAFETY: an image says itself where it ends; the driver copies it and writes one handle.
+        check(doing, unsafe { sys::cuModuleLoadData(&mut handle, image.as_ptr().cast()) })?;
+        Ok(Self { context: context.clone(), handle })
+    }
+
+    /// The function called `name`, allowed `shared_bytes` of dynamic shared memory.
+    pub fn function(&self, name: &str) -> Result<Function> {
+        let doing = format!("kernel {name} cannot be loaded");
+        let text = CString::new(name).map_err(|_| Error::failed(format!("{doing}: its name")))?;
+        self.context.bind()?;
+        let mut handle = ptr::null_mut();
+        // SAFETY: the module lives, the name ends in a 0, and the driver writes one handle.
+        check(&doing, unsafe {
+            sys::cuModuleGetFunction(&mut handle, self.handle, text.as_ptr())
+        })?;
+        Ok(Function { handle })
+    }
+}
+
+impl Function {
+    /// Allows launches with this much dynamic shared memory.
+    pub fn allow_shared(&self, bytes: u32, name: &str) -> Result<()> {
+        if bytes <= OPT_IN_SHARED_BYTES {
+            return Ok(());
+        }
+        let which = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        // SAFETY: whoever has the function keeps its module.
+        let result = unsafe { sys::cuFuncSetAttribute(self.handle, which, bytes as i32) };
+        check(&format!("kernel {name} cannot have {bytes} bytes of shared memory"), result)
+    }
+}
+
+impl Drop for Module {
+    fn drop(&mut self) {
+        // SAFETY: loaded in `load`, unloaded once, with its functions' only user.
+        destroy(&self.context, || unsafe { sys::cuModuleUnload(self.handle) });
+    }
+}

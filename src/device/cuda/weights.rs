@@ -1,0 +1,105 @@
+//! The weights on their way from the mapped files to a GPU.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+
+use super::driver::{Context, Region};
+use super::stream::{Staging, Stream};
+use crate::checkpoint::Checkpoint;
+use crate::error::Result;
+use crate::memory::Weight;
+
+/// Weights begin at multiples of this: files align their tensors to as little as an element, kernels
+/// read 16 bytes at a time.
+const ALIGNMENT: usize = 256;
+
+/// What a thread copies at once.
+const PIECE_BYTES: usize = 8 << 20;
+
+/// Threads that copy, each with two pieces on their way: one core cannot fill a PCIe 5 link.
+const THREADS: usize = 4;
+
+/// The weight region of a GPU.
+pub struct WeightRegion {
+    region: Region,
+    places: Places,
+}
+
+/// Where in it each weight lies, by its offset in the checkpoint.
+struct Places {
+    offsets: HashMap<usize, usize>,
+    bytes: usize,
+}
+
+impl Places {
+    fn plan(weights: &[Weight]) -> Self {
+        let mut places = Self { offsets: HashMap::new(), bytes: 0 };
+        for weight in weights {
+            places.offsets.entry(weight.offset).or_insert_with(|| {
+                let at = places.bytes;
+                places.bytes = (at + weight.bytes()).next_multiple_of(ALIGNMENT);
+                at
+            });
+        }
+        places
+    }
+}
+
+/// Bytes that these weights take on a GPU.
+pub fn region_bytes(weights: &[Weight]) -> usize {
+    Places::plan(weights).bytes
+}
+
+impl WeightRegion {
+    /// Allocates the region and fills it. `loaded` is told of bytes that have been sent.
+    pub fn load(
+        context: &Arc<Context>,
+        checkpoint: &Checkpoint,
+        weights: &[Weight],
+        loaded: &(dyn Fn(u64) + Sync),
+    ) -> Result<Self> {
+        let places = Places::plan(weights);
+        let region = Region::allocate(context, places.bytes, "the weights")?;
+        let pieces: Vec<(&[u8], usize)> = weights
+            .iter()
+            .flat_map(|weight| {
+                let bytes = checkpoint.bytes(weight.offset, weight.bytes());
+                let at = places.offsets[&weight.offset];
+                let starts = (at..).step_by(PIECE_BYTES);
+                bytes.chunks(PIECE_BYTES).zip(starts)
+            })
+            .collect();
+        let largest = pieces.iter().map(|(bytes, _)| bytes.len()).max().unwrap_or(0);
+        let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
+        let copy = || {
+            let stream = Stream::new(context)?;
+            let mut staging =
+                [Staging::allocate(context, largest)?, Staging::allocate(context, largest)?];
+            let mut turn = 0;
+            while let Some((bytes, at)) = pieces.get(next.fetch_add(1, Ordering::Relaxed))
+                && !failed.load(Ordering::Relaxed)
+            {
+                staging[turn].send(&stream, bytes, &region, *at)?;
+                turn = 1 - turn;
+                loaded(bytes.len() as u64);
+            }
+            stream.synchronize("cannot copy the weights to the GPU")
+        };
+        thread::scope(|scope| {
+            let copy = || copy().inspect_err(|_| failed.store(true, Ordering::Relaxed));
+            let threads = THREADS.min(pieces.len());
+            let threads: Vec<_> = (0..threads).map(|_| scope.spawn(copy)).collect();
+            let ended = threads.into_iter().map(|thread| thread.join().expect("no panics in it"));
+            ended.collect::<Vec<_>>().into_iter().collect::<Result<()>>()
+        })?;
+        Ok(Self { region, places })
+    }
+
+    /// The device's address of the weight at this offset of the checkpoint.
+    pub fn address(&self, offset: usize) -> u64 {
+        let at = self.places.offsets[&offset];
+        self.region.address(at..at)
+    }
+}

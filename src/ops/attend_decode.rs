@@ -1,0 +1,106 @@
+use super::attend_prefill::{Attention, attend_cost};
+use super::rope_append::Cache;
+use super::{launch, size};
+use crate::checkpoint::Dtype;
+use crate::kernel::{self, Launch};
+use crate::memory::{Memory, Slot};
+use crate::op::{Cost, Gpu, Op};
+
+/// One token's attention over the cache, which holds its own key and value already: as
+/// `attend_prefill`, in f32 on both ends.
+pub struct AttendDecode {
+    /// `[1, H, D]`
+    pub q: Slot<f32>,
+    /// `[S, G, D]`
+    pub cache: Cache,
+    /// The token's position. `[1]`
+    pub cursor: Slot<u32>,
+    /// G
+    pub kv_heads: usize,
+    /// D
+    pub head_dim: usize,
+    /// Out. `[1, H, D]`
+    pub y: Slot<f32>,
+    /// What a GPU splits the cache with.
+    pub scratch: AttendScratch,
+}
+
+/// Where the parts of a cache that is split along its positions leave what they found.
+#[derive(Debug, Clone, Copy)]
+pub struct AttendScratch {
+    /// `[splits, H, D]`
+    pub partial: Slot<f32>,
+    /// `[splits, H, 2]`
+    pub statistics: Slot<f32>,
+    /// Zeros before and after. `[H]`, of which the kernel's teams need fewer
+    pub tickets: Slot<u32>,
+}
+
+/// Query heads that share what they read of the cache (`kernels/attend_decode.cu`).
+const TEAM: usize = 8;
+/// Positions of the cache that a block takes at once.
+const TILE: usize = 64;
+
+impl AttendDecode {
+    /// Parts into which a cache of `context` positions is best split over `blocks` blocks.
+    pub fn splits(heads: usize, kv_heads: usize, context: usize, blocks: usize) -> usize {
+        let teams = kv_heads * (heads / kv_heads).div_ceil(TEAM);
+        (blocks / teams).clamp(1, context.div_ceil(TILE).max(1))
+    }
+
+    fn heads(&self) -> usize {
+        self.q.len() / self.head_dim
+    }
+}
+
+impl Op for AttendDecode {
+    fn name(&self) -> &'static str {
+        "attend_decode"
+    }
+
+    fn cost(&self, position: usize) -> Cost {
+        attend_cost(1, position, self.heads(), self.kv_heads, self.head_dim, self.cache.dtype)
+    }
+
+    fn reference(&self, memory: &mut Memory<'_>) {
+        let (q, keys, values, cursor, y) =
+            memory.slots((self.q, self.cache.keys, self.cache.values, self.cursor, self.y));
+        let attention = Attention {
+            q,
+            cache: self.cache.dtype,
+            keys,
+            values,
+            first: cursor[0] as usize,
+            heads: self.heads(),
+            kv_heads: self.kv_heads,
+            head_dim: self.head_dim,
+        };
+        attention.run(y);
+    }
+
+    fn launch(&self, _gpu: &Gpu) -> Launch {
+        assert_eq!(self.cache.dtype, Dtype::F16);
+        let (heads, AttendScratch { partial, statistics, tickets }) = (self.heads(), self.scratch);
+        let teams = self.kv_heads * (heads / self.kv_heads).div_ceil(TEAM);
+        let arguments = kernel::AttendDecode {
+            q: self.q,
+            keys: self.cache.keys,
+            values: self.cache.values,
+            cursor: self.cursor,
+            y: self.y,
+            partial,
+            statistics,
+            tickets,
+            heads: size(heads),
+            kv_heads: size(self.kv_heads),
+        }
+        .arguments();
+        launch(
+            kernel::AttendDecode::KERNEL,
+            (Dtype::F16, self.head_dim),
+            [size(teams), size(partial.len() / self.q.len())],
+            0,
+            arguments,
+        )
+    }
+}

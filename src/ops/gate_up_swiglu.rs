@@ -1,0 +1,98 @@
+use rayon::prelude::*;
+
+use super::matmul::{matmul_cost, product_blocks};
+use super::{launch, size};
+use crate::for_dtype;
+use crate::kernel::{self, Launch};
+use crate::memory::{Activation, Memory, Weight};
+use crate::op::{Cost, Gpu, Op};
+use crate::vector::{fill, matmul, widened};
+
+/// `hidden[t] = silu(w_gate x[t]) * (w_up x[t])`, with `silu(g) = g / (1 + e^-g)` (Shazeer, 2020,
+/// arXiv:2002.05202)
+pub struct GateUpSwiglu {
+    /// `[T, C]`
+    pub x: Activation,
+    /// `[F, C]`
+    pub w_gate: Weight,
+    /// `[F, C]`
+    pub w_up: Weight,
+    /// Out. `[T, F]`
+    pub hidden: Activation,
+}
+
+impl GateUpSwiglu {
+    fn tokens(&self) -> usize {
+        self.x.len() / self.w_gate.cols
+    }
+}
+
+impl Op for GateUpSwiglu {
+    fn name(&self) -> &'static str {
+        "gate_up_swiglu"
+    }
+
+    fn cost(&self, _position: usize) -> Cost {
+        let gate = Cost { flops: 5 * self.hidden.len() as u64, ..Cost::default() };
+        gate + matmul_cost(self.w_gate, self.tokens()) + matmul_cost(self.w_up, self.tokens())
+    }
+
+    fn reference(&self, memory: &mut Memory<'_>) {
+        for_dtype!(self.w_gate.dtype, W => {
+            let [w_gate, w_up] =
+                [self.w_gate, self.w_up].map(|weight| memory.weight::<W>(weight));
+            let (x, hidden) = memory.slots((self.x.bytes, self.hidden.bytes));
+            let (x, width) = (&widened(self.x.dtype, x), self.w_gate.cols);
+            fill(self.hidden.dtype, hidden, |gate| {
+                let mut up = vec![0.0; gate.len()];
+                matmul(w_gate, x, width, gate, |y, sum| *y = sum);
+                matmul(w_up, x, width, &mut up, |y, sum| *y = sum);
+                swiglu(gate, &up);
+            });
+        });
+    }
+
+    fn launch(&self, gpu: &Gpu) -> Launch {
+        let Weight { dtype, rows: ffn, cols: width, .. } = self.w_gate;
+        assert!(width.is_multiple_of(8) && ffn.is_multiple_of(8), "sizes {ffn}, {width}");
+        assert!(self.x.dtype == dtype && self.hidden.dtype == dtype);
+        let arguments = kernel::GateUpSwiglu {
+            x: self.x.bytes,
+            w_gate: self.w_gate,
+            w_up: self.w_up,
+            hidden: self.hidden.bytes,
+            tokens: size(self.tokens()),
+            width: size(width),
+            ffn: size(ffn),
+        }
+        .arguments();
+        launch(
+            kernel::GateUpSwiglu::KERNEL,
+            (dtype, 0),
+            [product_blocks(self.tokens(), 2 * ffn, gpu), 1],
+            0,
+            arguments,
+        )
+    }
+}
+
+/// `gate = silu(gate) * up`
+pub(super) fn swiglu(gate: &mut [f32], up: &[f32]) {
+    const TASK: usize = 4096;
+    gate.par_chunks_mut(TASK).zip(up.par_chunks(TASK)).for_each(|(gate, up)| {
+        for (gate, up) in gate.iter_mut().zip(up) {
+            *gate = *gate / (1.0 + (-*gate).exp()) * up;
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn is_the_gated_unit_also_at_the_extremes() {
+        let mut gate = [0.0, 1.0, -200.0, 200.0];
+        super::swiglu(&mut gate, &[5.0, 2.0, 3.0, 0.5]);
+        let silu_of_one = 1.0 / (1.0 + (-1f32).exp());
+        assert_eq!(gate, [0.0, 2.0 * silu_of_one, -0.0, 100.0]);
+    }
+}
