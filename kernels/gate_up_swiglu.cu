@@ -41,7 +41,7 @@ __device__ void gate_up_tiles(const GateUpSwiglu<W>& args, Stage<W, G> (&ring)[P
     constexpr int HALF = G::WARP_N / 2;
     for_each_tile<G>(args.tokens, 2 * args.ffn, [&](uint32_t token, uint32_t column) {
         const uint32_t first = column / 2; // unit
-        const W* x = args.x + uint64_t(token) * args.width;
+        const Terms<W> x = {args.x + uint64_t(token) * args.width, 0, 1};
         const uint64_t weight = uint64_t(first) * args.width;
         Sums<G> sums;
         product<W, G>(sums, ring, x, args.tokens - token,

@@ -3,21 +3,24 @@
 //! Inputs have the weights' 16-bit type, sums are f32 on the tensor cores, and so are the outputs:
 //! queries and keys are rotated, the residual stream is added to and logits are compared in f32.
 //! Tiles, shared memory and the order of sums: lib/product.cuh. The shape of tile is the largest
-//! that gives the grid enough to do. The epilogue has lanes trade halves of fragments so that each
-//! moves 16 bytes of y; where N is no multiple of 4 (some vocabularies) it moves single numbers.
+//! that gives the grid enough to do. Where an input must be finer than its type, as that of
+//! attention must, it comes in two terms: that much more precise, and twice the work. The epilogue
+//! has lanes trade halves of fragments so that each moves 16 bytes of y; where N is no multiple of
+//! 4 (some vocabularies) it moves single numbers.
 //!
 //! Requirements: K is a multiple of 8 (16-byte rows). Grid: any; two blocks an SM. Block: 128.
 #include "lib/convert.cuh"
 #include "lib/product.cuh"
 
 template <class W> struct Matmul {
-    const Activation<W>* x; // [T, K]
+    const Activation<W>* x; // [terms, T, K] whose sum over the terms is meant
     const W* weight;        // [N, K]
     float* y;               // [T, N]
     uint32_t tokens;        // T
     uint32_t rows;          // N
     uint32_t width;         // K
     uint32_t residual;      // whether to add to what y holds
+    uint32_t terms;         // 1 or 2
 };
 
 // One fragment, whose first token and column are given.
@@ -40,7 +43,8 @@ __device__ void store_fragment(const Matmul<W>& args, float (&sum)[4], uint32_t 
 template <class W, class G>
 __device__ void matmul_tiles(const Matmul<W>& args, Stage<W, G> (&ring)[PRODUCT_STAGES]) {
     for_each_tile<G>(args.tokens, args.rows, [&](uint32_t token, uint32_t row) {
-        const W* x = args.x + uint64_t(token) * args.width;
+        const Terms<W> x = {args.x + uint64_t(token) * args.width,
+                            uint64_t(args.tokens) * args.width, args.terms};
         const W* weight = args.weight + uint64_t(row) * args.width;
         Sums<G> sums;
         product<W, G>(sums, ring, x, args.tokens - token, {weight}, args.rows - row, args.width);

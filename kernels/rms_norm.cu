@@ -1,10 +1,11 @@
-//! rms_norm: y = x / sqrt(mean(x^2) + eps) * weight for each token, rounded to the weights' type.
+//! rms_norm: y = x / sqrt(mean(x^2) + eps) * weight for each token, in two terms of the weights' type.
 //!
 //! One block a token, and on to further tokens by the size of the grid. A thread takes 8 numbers at
 //! a time: 32 bytes of x, 16 of the weight, 16 of y. x is read twice, the second time from the L1
 //! cache, so that any width will do without a register being set aside for it. Squares are summed
 //! in f32: by thread, by warp, then over the warps, always in the same order. y is what the next
-//! matrix product reads; this is its only rounding below f32.
+//! matrix products read: rounded to the weights' type, and in a second term what that took away.
+//! Products that cannot bear the rounding add both.
 //!
 //! Requirements: C is a multiple of 8. Grid: any; one block a token. Block: 256.
 #include "lib/convert.cuh"
@@ -14,7 +15,7 @@
 template <class W> struct RmsNorm {
     const float* x;   // [T, C]
     const W* weight;  // [C]
-    Activation<W>* y; // [T, C]
+    Activation<W>* y; // [2, T, C] whose sum over the terms is meant
     uint32_t tokens;  // T
     uint32_t width;   // C
     float eps;
@@ -47,7 +48,13 @@ template <class W> __device__ void rms_norm(const RmsNorm<W>& args) {
             const float y[8] = {a.x * scale * w[0], a.y * scale * w[1], a.z * scale * w[2],
                                 a.w * scale * w[3], b.x * scale * w[4], b.y * scale * w[5],
                                 b.z * scale * w[6], b.w * scale * w[7]};
-            store16(args.y + token * args.width + i, pack8<W>(y));
+            const uint4 leading = pack8<W>(y);
+            float rest[8];
+            unpack8<W>(leading, rest);
+#pragma unroll
+            for (int k = 0; k < 8; k++) rest[k] = y[k] - rest[k];
+            store16(args.y + token * args.width + i, leading);
+            store16(args.y + (args.tokens + token) * args.width + i, pack8<W>(rest));
         }
         __syncthreads(); // the shared sums are read: the next token may replace them
     }

@@ -62,27 +62,35 @@ impl<T: Pod> Slot<T> {
 }
 
 /// Activations in a type that the executor chooses: f32 on the CPU, on a GPU the 16-bit one that its
-/// matrix units take.
+/// matrix units take. Each may be the sum of two terms, of which the second is what rounding took
+/// away from the first.
 #[derive(Debug, Clone, Copy)]
 pub struct Activation {
     pub dtype: Dtype,
+    /// 1 or 2.
+    pub terms: usize,
+    /// All first terms, then all second ones.
     pub bytes: Slot<u8>,
 }
 
 impl Activation {
-    /// Number of elements.
+    /// Number of activations.
     pub fn len(self) -> usize {
-        self.bytes.len() / self.dtype.bytes()
+        self.bytes.len() / (self.terms * self.dtype.bytes())
     }
 
     pub fn is_empty(self) -> bool {
         self.len() == 0
     }
 
-    /// `len` elements, from element `start` on.
-    pub fn part(self, start: usize, len: usize) -> Self {
-        let size = self.dtype.bytes();
-        Self { bytes: self.bytes.part(start * size, len * size), ..self }
+    /// Room for the first `len` activations; their second terms follow them at once.
+    pub fn first(self, len: usize) -> Self {
+        Self { bytes: self.bytes.part(0, len * self.terms * self.dtype.bytes()), ..self }
+    }
+
+    /// The same activations, less precise: without second terms.
+    pub fn rounded(self) -> Self {
+        Self { bytes: self.bytes.part(0, self.bytes.len() / self.terms), terms: 1, ..self }
     }
 }
 
@@ -104,10 +112,10 @@ impl Layout {
         Slot { offset, len, element: PhantomData }
     }
 
-    /// A new slot for `shape` elements of `dtype`.
-    pub fn activation(&mut self, dtype: Dtype, shape: &[usize]) -> Activation {
-        let shape: Vec<usize> = shape.iter().copied().chain([dtype.bytes()]).collect();
-        Activation { dtype, bytes: self.slot(&shape) }
+    /// A new slot for `shape` activations of `terms` terms of `dtype`.
+    pub fn activation(&mut self, dtype: Dtype, terms: usize, shape: &[usize]) -> Activation {
+        let shape = [shape, &[terms, dtype.bytes()]].concat();
+        Activation { dtype, terms, bytes: self.slot(&shape) }
     }
 
     /// Slots from here on are seen by the host and the device at once: in page-locked host memory

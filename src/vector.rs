@@ -14,6 +14,7 @@ pub use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use crate::checkpoint::Dtype;
+use crate::memory::Activation;
 
 /// Partial sums of one dot product: one AVX-512 register, two of AVX2, four of NEON.
 pub const LANES: usize = 16;
@@ -193,25 +194,34 @@ fn dots_in<S: Simd, W: Element, const P: usize, const R: usize, const T: usize>(
     dots
 }
 
-/// Stored elements as f32, copied only where they are narrower.
-pub fn widened(dtype: Dtype, stored: &[u8]) -> Cow<'_, [f32]> {
-    match dtype {
+/// What is stored of `x` as f32, copied only where it is narrower.
+pub fn widened(x: Activation, stored: &[u8]) -> Cow<'_, [f32]> {
+    match x.dtype {
         Dtype::F32 => Cow::Borrowed(bytemuck::cast_slice(stored)),
-        _ => for_dtype!(dtype, E => {
-            Cow::Owned(bytemuck::cast_slice::<_, E>(stored).iter().map(|e| e.widen()).collect())
+        _ => for_dtype!(x.dtype, E => {
+            let stored: &[E] = bytemuck::cast_slice(stored);
+            let (leading, rest) = stored.split_at(x.len());
+            let mut wide: Vec<f32> = leading.iter().map(|e| e.widen()).collect();
+            wide.iter_mut().zip(rest).for_each(|(wide, rest)| *wide += rest.widen());
+            Cow::Owned(wide)
         }),
     }
 }
 
-/// Stores what `fill` writes as f32, in place where that is the stored type.
-pub fn fill(dtype: Dtype, stored: &mut [u8], fill: impl FnOnce(&mut [f32])) {
-    match dtype {
+/// Stores what `fill` writes as f32 as `y`, in place where that is the stored type.
+pub fn fill(y: Activation, stored: &mut [u8], fill: impl FnOnce(&mut [f32])) {
+    match y.dtype {
         Dtype::F32 => fill(bytemuck::cast_slice_mut(stored)),
-        _ => for_dtype!(dtype, E => {
+        _ => for_dtype!(y.dtype, E => {
             let stored: &mut [E] = bytemuck::cast_slice_mut(stored);
-            let mut wide = vec![0.0; stored.len()];
+            let mut wide = vec![0.0; y.len()];
             fill(&mut wide);
-            stored.iter_mut().zip(wide).for_each(|(stored, wide)| *stored = E::narrow(wide));
+            for term in stored.chunks_exact_mut(wide.len()) {
+                for (stored, wide) in term.iter_mut().zip(&mut wide) {
+                    *stored = E::narrow(*wide);
+                    *wide -= stored.widen();
+                }
+            }
         }),
     }
 }

@@ -11,6 +11,9 @@
 //!   small   32 x 32 x 128, a warp has 16 x 16: short prompts, which wait for weights; a stage
 //!           takes 256 bytes of each weight row, and a block has 16 KB of weights on their way.
 //!
+//! An input may come in two terms: weights then meet its leading digits in a first pass over K and
+//! the next digits in a second.
+//!
 //! **Same bits everywhere.** Every sum runs over K upwards in steps of 16 from zero, in every shape
 //! of tile: neither the shape, nor the grid, nor the number of tokens changes a bit of a token's
 //! result. The odd ends of K, T and N are zeros in shared memory; only the epilogue knows of them.
@@ -68,11 +71,19 @@ template <class W, class G> __device__ void multiply(Sums<G>& sums, Stage<W, G>&
     }
 }
 
+// An input: numbers that are each the sum of one or two terms of the type W, the leading digits of
+// all first, then the next digits.
+template <class W> struct Terms {
+    const W* leading;
+    uint64_t apart; // numbers from a leading term to the next
+    uint32_t count; // 1 or 2
+};
+
 // The sums of one output tile over all of K = `width`: of `tokens` rows from x on with `rows` rows
 // of each of the weights (fewer than a tile has at the edges). Of each WARP_N columns of the tile
 // an equal part in a row belongs to each of the weights, in their order.
 template <class W, class G, int WEIGHTS>
-__device__ void product(Sums<G>& sums, Stage<W, G> (&ring)[PRODUCT_STAGES], const W* x,
+__device__ void product(Sums<G>& sums, Stage<W, G> (&ring)[PRODUCT_STAGES], const Terms<W>& x,
                         uint32_t tokens, const W* const (&weights)[WEIGHTS], uint32_t rows,
                         uint32_t width) {
     constexpr int AT_ONCE = PRODUCT_THREADS / (G::K / 8); // rows that fetch takes from one matrix
@@ -82,15 +93,18 @@ __device__ void product(Sums<G>& sums, Stage<W, G> (&ring)[PRODUCT_STAGES], cons
 #pragma unroll
         for (auto& sum : row) sum[0] = sum[1] = sum[2] = sum[3] = 0.0f;
 
-    const uint32_t slices = (width + G::K - 1) / G::K;
+    const uint32_t slices_a_term = (width + G::K - 1) / G::K, slices = x.count * slices_a_term;
     const auto fetch_slice = [&](uint32_t slice) {
         if (slice < slices) {
             Stage<W, G>& stage = ring[slice % PRODUCT_STAGES];
-            const uint32_t first = slice * G::K, left = width - first;
+            const bool leading = slice < slices_a_term;
+            const uint32_t first = (leading ? slice : slice - slices_a_term) * G::K;
+            const uint32_t left = width - first;
+            const W* terms = x.leading + (leading ? 0 : x.apart);
             const W* parts[WEIGHTS];
 #pragma unroll
             for (int i = 0; i < WEIGHTS; i++) parts[i] = weights[i] + first;
-            fetch<PRODUCT_THREADS>(stage.x, {x + first}, width, tokens, left);
+            fetch<PRODUCT_THREADS>(stage.x, {terms + first}, width, tokens, left);
             fetch<PRODUCT_THREADS>(stage.w, parts, width, rows, left);
         }
         cp_async_commit(); // an empty group past the end keeps the count of the groups

@@ -39,10 +39,10 @@ pub fn prefill(model: &Llama, tokens: usize, logits: Logits) -> Program {
     let q = rows(state.q, tokens, q_width);
     let k = rows(state.k, tokens, kv_width);
     let v = rows(state.v, tokens, kv_width);
-    let normed = state.prefill.normed.part(0, tokens * dims.width);
-    let queries = state.prefill.queries.part(0, tokens * q_width);
-    let attended = state.prefill.attended.part(0, tokens * q_width);
-    let hidden = state.prefill.hidden.part(0, tokens * dims.ffn);
+    let normed = state.prefill.normed.first(tokens * dims.width);
+    let queries = state.prefill.queries.first(tokens * q_width);
+    let attended = state.prefill.attended.first(tokens * q_width);
+    let hidden = state.prefill.hidden.first(tokens * dims.ffn);
     let (cursor, frequencies) = (state.cursor, state.frequencies);
     let Dims { heads, kv_heads, head_dim, .. } = *dims;
 
@@ -53,6 +53,7 @@ pub fn prefill(model: &Llama, tokens: usize, logits: Logits) -> Program {
     p.push(Embed { ids, table: weights.embedding, x });
     for (layer, &cache) in weights.layers.iter().zip(&state.caches) {
         norm(p, x, layer.attention_norm, normed);
+        // Attention's scores are exponentiated: errors in them grow, so these three read both terms.
         matmul(p, normed, layer.wq, q);
         matmul(p, normed, layer.wk, k);
         matmul(p, normed, layer.wv, v);
@@ -60,7 +61,12 @@ pub fn prefill(model: &Llama, tokens: usize, logits: Logits) -> Program {
         p.push(AttendPrefill { queries, cache, cursor, heads, kv_heads, head_dim, y: attended });
         p.push(Matmul { x: attended, weight: layer.wo, residual: true, y: x });
         norm(p, x, layer.ffn_norm, normed);
-        p.push(GateUpSwiglu { x: normed, w_gate: layer.w_gate, w_up: layer.w_up, hidden });
+        p.push(GateUpSwiglu {
+            x: normed.rounded(),
+            w_gate: layer.w_gate,
+            w_up: layer.w_up,
+            hidden,
+        });
         p.push(Matmul { x: hidden, weight: layer.w_down, residual: true, y: x });
     }
     let scored = match logits {
@@ -70,9 +76,9 @@ pub fn prefill(model: &Llama, tokens: usize, logits: Logits) -> Program {
     };
     if scored > 0 {
         let x = x.part((tokens - scored) * dims.width, scored * dims.width);
-        let normed = state.prefill.normed.part(0, scored * dims.width);
+        let normed = state.prefill.normed.first(scored * dims.width);
         norm(p, x, weights.norm, normed);
-        matmul(p, normed, weights.head, rows(state.logits, scored, dims.vocab));
+        matmul(p, normed.rounded(), weights.head, rows(state.logits, scored, dims.vocab));
     }
     program
 }

@@ -51,7 +51,7 @@ pub struct State {
 /// What the ops of a prefill exchange.
 #[derive(Debug, Clone, Copy)]
 pub struct PrefillState {
-    /// The normed residual stream. `[T, C]`
+    /// The normed residual stream; in 16 bits, in two terms. `[T, C]`
     pub normed: Activation,
     /// The rotated queries. `[T, H, D]`
     pub queries: Activation,
@@ -79,6 +79,7 @@ impl State {
         let activations = sizes.activations;
         // The cache's type has the longest mantissa of the 16-bit ones.
         let queries = if activations == Dtype::F32 { Dtype::F32 } else { sizes.cache };
+        let terms = if activations == Dtype::F32 { 1 } else { 2 };
         let splits = AttendDecode::splits(h, g, sizes.context, sizes.attention_blocks);
         Self {
             ids: layout.slot(&[t]),
@@ -90,10 +91,10 @@ impl State {
             v: layout.slot(&[t, g, d]),
             logits: layout.slot(&[sizes.logits, dims.vocab]),
             prefill: PrefillState {
-                normed: layout.activation(activations, &[t, dims.width]),
-                queries: layout.activation(queries, &[t, h, d]),
-                attended: layout.activation(activations, &[t, h, d]),
-                hidden: layout.activation(activations, &[t, dims.ffn]),
+                normed: layout.activation(activations, terms, &[t, dims.width]),
+                queries: layout.activation(queries, 1, &[t, h, d]),
+                attended: layout.activation(activations, 1, &[t, h, d]),
+                hidden: layout.activation(activations, 1, &[t, dims.ffn]),
             },
             decode: DecodeState {
                 attended: layout.slot(&[h, d]),

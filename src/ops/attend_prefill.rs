@@ -57,7 +57,7 @@ impl Op for AttendPrefill {
             self.y.bytes,
         ));
         let attention = Attention {
-            q: &widened(self.queries.dtype, queries),
+            q: &widened(self.queries, queries),
             cache: self.cache.dtype,
             keys,
             values,
@@ -66,7 +66,7 @@ impl Op for AttendPrefill {
             kv_heads: self.kv_heads,
             head_dim: self.head_dim,
         };
-        fill(self.y.dtype, y, |y| attention.run(y));
+        fill(self.y, y, |y| attention.run(y));
     }
 
     fn launch(&self, gpu: &Gpu) -> Launch {

@@ -42,8 +42,8 @@ impl Op for GateUpSwiglu {
             let [w_gate, w_up] =
                 [self.w_gate, self.w_up].map(|weight| memory.weight::<W>(weight));
             let (x, hidden) = memory.slots((self.x.bytes, self.hidden.bytes));
-            let (x, width) = (&widened(self.x.dtype, x), self.w_gate.cols);
-            fill(self.hidden.dtype, hidden, |gate| {
+            let (x, width) = (&widened(self.x, x), self.w_gate.cols);
+            fill(self.hidden, hidden, |gate| {
                 let mut up = vec![0.0; gate.len()];
                 matmul(w_gate, x, width, gate, |y, sum| *y = sum);
                 matmul(w_up, x, width, &mut up, |y, sum| *y = sum);
@@ -56,6 +56,7 @@ impl Op for GateUpSwiglu {
         let Weight { dtype, rows: ffn, cols: width, .. } = self.w_gate;
         assert!(width.is_multiple_of(8) && ffn.is_multiple_of(8), "sizes {ffn}, {width}");
         assert!(self.x.dtype == dtype && self.hidden.dtype == dtype);
+        assert!(self.x.terms == 1 && self.hidden.terms == 1);
         let arguments = kernel::GateUpSwiglu {
             x: self.x.bytes,
             w_gate: self.w_gate,

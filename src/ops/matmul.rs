@@ -31,7 +31,7 @@ impl Op for Matmul {
         for_dtype!(self.weight.dtype, W => {
             let weight = memory.weight::<W>(self.weight);
             let (x, y) = memory.slots((self.x.bytes, self.y));
-            let x = &widened(self.x.dtype, x);
+            let x = &widened(self.x, x);
             if self.residual {
                 matmul(weight, x, self.weight.cols, y, |y, sum| *y += sum);
             } else {
@@ -53,6 +53,7 @@ impl Op for Matmul {
             rows: size(rows),
             width: size(cols),
             residual: self.residual.into(),
+            terms: size(self.x.terms),
         }
         .arguments();
         launch(

@@ -34,7 +34,7 @@ impl Op for RmsNorm {
             let weight = memory.weight::<W>(self.weight);
             let (x, y) = memory.slots((self.x, self.y.bytes));
             let width = self.weight.cols;
-            fill(self.y.dtype, y, |y| {
+            fill(self.y, y, |y| {
                 for (x, y) in x.chunks_exact(width).zip(y.chunks_exact_mut(width)) {
                     rms_norm(x, weight, self.eps, y);
                 }
@@ -46,7 +46,7 @@ impl Op for RmsNorm {
         let width = self.weight.cols;
         let tokens = self.x.len() / width;
         assert!(width.is_multiple_of(8), "rows of {width} are not of whole 16-byte pieces");
-        assert_eq!(self.y.dtype, self.weight.dtype);
+        assert_eq!((self.y.dtype, self.y.terms), (self.weight.dtype, 2));
         let arguments = kernel::RmsNorm {
             x: self.x,
             weight: self.weight,

@@ -70,7 +70,7 @@ impl Op for RopeAppend {
                 rotate(heads, &rotation(first + t, frequencies));
             }
         };
-        fill(self.queries.dtype, queries, |queries| {
+        fill(self.queries, queries, |queries| {
             queries.copy_from_slice(q);
             rotate_all(queries);
         });

@@ -43,18 +43,20 @@ pub fn expected(case: &Path) -> Expected {
     }
 }
 
-/// The largest relative L2 of the logits at any position, and where that is.
-pub fn worst(ours: &[f32], theirs: &[f32], positions: usize) -> (f64, usize) {
+/// The relative L2 of logits. What is no number is no match.
+pub fn relative_error(ours: &[f32], theirs: &[f32]) -> f64 {
     assert_eq!(ours.len(), theirs.len());
     let square = |x: f32| f64::from(x).powi(2);
-    let relative = |(ours, theirs): (&[f32], &[f32])| {
-        let error: f64 = ours.iter().zip(theirs).map(|(a, b)| square(a - b)).sum();
-        let norm: f64 = theirs.iter().copied().map(square).sum();
-        // What is no number is no match.
-        Some((error / norm).sqrt()).filter(|error| !error.is_nan()).unwrap_or(f64::INFINITY)
-    };
+    let error: f64 = ours.iter().zip(theirs).map(|(a, b)| square(a - b)).sum();
+    let norm: f64 = theirs.iter().copied().map(square).sum();
+    Some((error / norm).sqrt()).filter(|error| !error.is_nan()).unwrap_or(f64::INFINITY)
+}
+
+/// The largest relative L2 of the logits at any position, and where that is.
+pub fn worst(ours: &[f32], theirs: &[f32], positions: usize) -> (f64, usize) {
     let vocab = theirs.len() / positions;
-    let errors = ours.chunks(vocab).zip(theirs.chunks(vocab)).map(relative);
+    let rows = ours.chunks(vocab).zip(theirs.chunks(vocab));
+    let errors = rows.map(|(ours, theirs)| relative_error(ours, theirs));
     let worst = errors.zip(0..).max_by(|a, b| a.0.total_cmp(&b.0));
     worst.expect("there is a position")
 }
