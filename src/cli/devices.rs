@@ -6,7 +6,7 @@ use super::model::{available_memory_bytes, system};
 use super::output::{note, print};
 use crate::device::cuda::{self, Card};
 use crate::error::Result;
-use crate::model::gib;
+use crate::model::binary;
 use crate::vector;
 
 pub fn run() -> Result<()> {
@@ -26,8 +26,8 @@ pub fn run() -> Result<()> {
              memory free\n",
             card.name,
             card.multiprocessors,
-            gib(free),
-            gib(total),
+            binary(free),
+            binary(total),
         );
     }
     print(&list)
@@ -40,6 +40,6 @@ fn cpu() -> Result<String> {
         "cpu  {name}, {} threads, {}, {} of memory available\n",
         rayon::current_num_threads(),
         vector::instruction_set(),
-        gib(available_memory_bytes()?),
+        binary(available_memory_bytes()?),
     ))
 }

@@ -9,7 +9,7 @@ use crate::checkpoint::Checkpoint;
 use crate::config::{Config, Dims};
 use crate::error::Result;
 use crate::memory::{Layout, Weight};
-use crate::model::{self, Limit, Llama, Plan, State, Weights, cache_bytes_per_token};
+use crate::model::{self, Limit, Llama, Plan, State, Weights, binary, cache_bytes_per_token};
 use crate::op::Cost;
 use crate::source::Source;
 
@@ -196,7 +196,7 @@ impl Report {
         ];
         let total = [("total", self.weights.total())];
         for (name, count) in self.weights.named().iter().chain(&total) {
-            lines.push(format!("  {name:<20}{count:>16}{:>14}", size(count * element)));
+            lines.push(format!("  {name:<20}{count:>16}{:>14}", binary(count * element)));
         }
         let memory = [
             ("weights, mapped", plan.weight_bytes),
@@ -211,7 +211,7 @@ impl Report {
             self.limit()
         ));
         for (name, bytes) in memory {
-            lines.push(format!("  {name:<36}{:>14}", size(bytes)));
+            lines.push(format!("  {name:<36}{:>14}", binary(bytes)));
         }
         let per_token = [
             (format!("KV cache, {}", plan.sizes.cache.name()), self.cache_bytes_per_token),
@@ -221,20 +221,15 @@ impl Report {
         lines.push(String::new());
         lines.push("per token".to_owned());
         for (name, bytes) in per_token {
-            lines.push(format!("  {name:<36}{:>14}", size(bytes)));
+            lines.push(format!("  {name:<36}{:>14}", binary(bytes)));
         }
         lines.push(String::new());
         lines.push(format!("{} tensors", self.checkpoint.tensors().len()));
         for (name, tensor) in self.checkpoint.tensors() {
             let shape = format!("{:?}", tensor.shape);
-            lines.push(format!("  {name:<50} {shape:>16} {:>12}", size(tensor.bytes)));
+            lines.push(format!("  {name:<50} {shape:>16} {:>12}", binary(tensor.bytes)));
         }
         lines.push(String::new());
         lines.join("\n")
     }
-}
-
-/// `12.3 MiB`, in the largest unit that leaves a digit before the point.
-fn size(bytes: usize) -> String {
-    indicatif::BinaryBytes(bytes as u64).to_string()
 }

@@ -9,7 +9,6 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use indicatif::BinaryBytes;
 use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 
 use super::args::{
@@ -22,7 +21,7 @@ use crate::config::{Config, Dims, SamplingDefaults};
 use crate::device::Hardware;
 use crate::device::cuda::{self, Card};
 use crate::error::{Error, Result};
-use crate::model::{Limit, Plan, Request, Room, Weights};
+use crate::model::{Limit, Plan, Request, Room, Weights, binary};
 use crate::rank::Rank;
 use crate::sampler::SamplingOptions;
 use crate::source::Source;
@@ -76,7 +75,7 @@ fn load_rank(
     note(format_args!(
         "{source}: {} layers, {} {}, on {}; context {} ({}), KV cache {}",
         config.layers,
-        BinaryBytes(plan.weight_bytes as u64),
+        binary(plan.weight_bytes),
         checkpoint.dtype().name(),
         match &hardware {
             Hardware::Cpu => format!(
@@ -92,7 +91,7 @@ fn load_rank(
             Limit::Model => "the model's limit",
             Limit::Memory => "what fits the memory",
         },
-        BinaryBytes(plan.cache_bytes as u64),
+        binary(plan.cache_bytes),
     ));
     checkpoint.read_ahead();
     let bar = progress(plan.weight_bytes as u64, "weights");

@@ -6,6 +6,6 @@ mod state;
 mod weights;
 
 pub use llama::{Llama, Logits, choose, decode, prefill};
-pub use plan::{DEFAULT_CHUNK, Limit, Plan, Request, Room, cache_bytes_per_token, gib};
+pub use plan::{DEFAULT_CHUNK, Limit, Plan, Request, Room, binary, cache_bytes_per_token};
 pub use state::{DecodeState, PrefillState, Sizes, State};
 pub use weights::{Layer, Weights};

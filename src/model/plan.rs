@@ -1,5 +1,7 @@
 //! How much memory a rank will use, decided and checked before any is allocated.
 
+use indicatif::BinaryBytes;
+
 use super::{Sizes, State};
 use crate::checkpoint::Dtype;
 use crate::config::{Config, Dims};
@@ -84,8 +86,8 @@ impl Room {
                 Error::failed(format!(
                     "the weights take {} and the GPU has {} free: a larger GPU is needed, or \
                      --device cpu",
-                    gib(weight_bytes),
-                    gib(bytes)
+                    binary(weight_bytes),
+                    binary(bytes)
                 ))
             }),
         }
@@ -123,8 +125,8 @@ impl Plan {
             return Err(Error::failed(format!(
                 "a context of {} tokens needs {} of memory beside the weights, and {} can be had; {}",
                 longest,
-                gib(state_bytes(dims, sizes(longest, request))),
-                gib(budget),
+                binary(state_bytes(dims, sizes(longest, request))),
+                binary(budget),
                 match context {
                     0 => "not even one token fits".to_owned(),
                     _ => format!("--context {context} would fit"),
@@ -149,9 +151,9 @@ pub fn cache_bytes_per_token(dims: &Dims, cache: Dtype) -> usize {
     2 * dims.layers * dims.kv_heads * dims.head_dim * cache.bytes()
 }
 
-/// `1.5 GiB`
-pub fn gib(bytes: usize) -> String {
-    format!("{:.2} GiB", bytes as f64 / (1u64 << 30) as f64)
+/// `12.3 MiB`, in the largest unit that leaves a digit before the point.
+pub fn binary(bytes: usize) -> String {
+    BinaryBytes(bytes as u64).to_string()
 }
 
 fn sizes(context: usize, request: Request) -> Sizes {

@@ -58,12 +58,6 @@ impl Kernels {
 /// What a GPU of this capability can load: machine code that was built in, else PTX, which its driver
 /// compiles, else what NVRTC makes of the source now.
 fn image(kernel: &'static Kernel, (major, minor): (u32, u32)) -> Result<Cow<'static, [u8]>> {
-    if let Some(nvrtc) = emulator::nvrtc() {
-        return emulated_image(kernel, nvrtc);
-    }
-    if let Some(build) = kernel.build(major, minor) {
-        return Ok(build.cubin.into());
-    }
     let oldest = ARCHS[0].number();
     if 10 * major + minor < oldest {
         return Err(Error::failed(format!(
@@ -72,6 +66,12 @@ fn image(kernel: &'static Kernel, (major, minor): (u32, u32)) -> Result<Cow<'sta
             oldest / 10,
             oldest % 10
         )));
+    }
+    if let Some(nvrtc) = emulator::nvrtc() {
+        return emulated_image(kernel, nvrtc);
+    }
+    if let Some(build) = kernel.build(major, minor) {
+        return Ok(build.cubin.into());
     }
     let newest_build = kernel.builds.last().map(|build| build.arch.number());
     match kernel.ptx {
