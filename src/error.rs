@@ -1,7 +1,7 @@
 //! What the outside world can do to us: one line that says what was being done, to what, and what to do now.
 //! Our own mistakes are assertions, not errors.
 
-use std::fmt::{self, Write};
+use std::fmt;
 
 /// Why a command ended early. The variant decides the exit status.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,10 +38,7 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            // Names of files and text from them may hold line feeds: an error stays one line.
-            Self::Usage(message) | Self::Failed(message) => message.chars().try_for_each(|c| {
-                if c.is_control() { write!(f, "{}", c.escape_default()) } else { f.write_char(c) }
-            }),
+            Self::Usage(message) | Self::Failed(message) => f.write_str(message),
             Self::Interrupted => f.write_str("interrupted"),
         }
     }

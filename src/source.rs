@@ -144,7 +144,10 @@ impl Source {
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Source::Directory(directory) => directory.display().fmt(f),
+            // A name may hold line feeds, a message must not.
+            Source::Directory(directory) => {
+                f.write_str(&directory.display().to_string().replace(char::is_control, "?"))
+            }
             Source::Demo => f.write_str(DEMO),
         }
     }
