@@ -37,10 +37,11 @@ type Images = Vec<(&'static Arch, Image)>;
 fn main() -> ExitCode {
     tell_version();
     println!("cargo::rerun-if-changed=kernels");
+    println!("cargo::rerun-if-changed=emulator");
     for name in ["CHASKI_NVRTC", "CHASKI_NO_FETCH", "CHASKI_CUDA_ARCHS", "CUDA_HOME", "CUDA_PATH"] {
         println!("cargo::rerun-if-env-changed={name}");
     }
-    match build_kernels() {
+    match build_kernels().and_then(|()| embed_emulator()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
             message.lines().for_each(|line| println!("cargo::error={line}"));
@@ -80,6 +81,25 @@ fn build_kernels() -> Result<(), String> {
     let text = generate(&programs, &images).map_err(|error| format!("kernels.rs: {error}"))?;
     let path = out.join("kernels.rs");
     fs::write(&path, text).map_err(|error| format!("cannot write {}: {error}", path.display()))
+}
+
+/// Writes `emulator.rs`, the names and texts of what the emulated driver is built from, on demand.
+fn embed_emulator() -> Result<(), String> {
+    let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR: Cargo sets it")?);
+    let root = env::current_dir().map_err(|error| format!("no current folder: {error}"))?;
+    let mut text = String::from("&[\n");
+    for (folder, extension) in
+        [("", "sh"), ("src/", "cpp"), ("src/", "h"), ("include/", "h"), ("include/lib/", "cuh")]
+    {
+        for stem in read_folder(&Path::new("emulator").join(folder), extension)?.into_keys() {
+            let name = format!("{folder}{stem}.{extension}");
+            let path = root.join("emulator").join(&name);
+            text += &format!("({name:?}, include_str!({path:?})),\n");
+        }
+    }
+    let path = out.join("emulator.rs");
+    let failed = |error| format!("cannot write {}: {error}", path.display());
+    fs::write(&path, text + "]\n").map_err(failed)
 }
 
 /// Names and texts of the files in `folder`, in order.

@@ -1,7 +1,7 @@
 //! The CUDA executor: every op's kernel, on one GPU.
 
 mod driver;
-mod emulator;
+pub mod emulator;
 mod kernels;
 mod stream;
 mod weights;

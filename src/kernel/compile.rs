@@ -184,7 +184,7 @@ fn include<'s>(
 
 /// FNV-1a, 64 bits, over the parts and their lengths: 16 hexadecimal digits. It tells versions of a
 /// source apart, which needs no cryptography.
-fn hash<'p>(parts: impl Iterator<Item = &'p str>) -> String {
+pub(crate) fn hash<'p>(parts: impl Iterator<Item = &'p str>) -> String {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
     let mut add = |byte: u8| hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
     for part in parts {

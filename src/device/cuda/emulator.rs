@@ -1,14 +1,18 @@
-//! The emulated driver (`emulator/`): built when it is first asked for, then loaded in the place of
-//! the real one.
+//! The emulated driver (`emulator/`, embedded): built when it is first asked for, then loaded in the
+//! place of the real one.
 
-use std::ffi::{CStr, c_char};
+use std::ffi::{CStr, OsString, c_char};
+use std::fmt::Display;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::{env, fs};
 
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 
 use crate::error::{Error, Result};
+use crate::kernel::compile::hash;
 
 /// What was loaded.
 struct Emulator {
@@ -19,7 +23,7 @@ struct Emulator {
 static EMULATOR: OnceLock<Emulator> = OnceLock::new();
 
 /// Lets all CUDA calls of this process, of which there must have been none yet, go to `devices`
-/// emulated GPUs.
+/// emulated GPUs. With a sanitizer the process starts anew if it must.
 ///
 /// # Errors
 /// When the emulator cannot be built, for which it needs a C++ compiler, or not be loaded.
@@ -27,10 +31,22 @@ pub fn emulate(devices: u32) -> Result<()> {
     if EMULATOR.get().is_some() {
         return Ok(());
     }
-    let folder = build()?;
+    let sanitizer = Sanitizer::from_environment()?;
+    let variables = sanitizer.environment()?;
+    let preloaded = env::var_os("LD_PRELOAD");
+    if variables
+        .iter()
+        .any(|(name, value)| *name == "LD_PRELOAD" && Some(value) != preloaded.as_ref())
+    {
+        let failed =
+            |error| Error::failed(format!("cannot start with {}: {error}", sanitizer.name()));
+        let mut again = Command::new(env::current_exe().map_err(failed)?);
+        return Err(failed(again.args(env::args_os().skip(1)).envs(variables).exec()));
+    }
+    let folder = build(sanitizer)?;
     // SAFETY: called at the start of the process, before there are threads that read the environment;
     // the emulator reads it when CUDA starts.
-    unsafe { std::env::set_var("CHASKI_EMULATE", devices.to_string()) };
+    unsafe { env::set_var("CHASKI_EMULATE", devices.to_string()) };
     let path = folder.join("libcuda.so.1");
     // SAFETY: the library was built from this repository's sources; its initialisers ask nothing of us.
     let driver =
@@ -58,25 +74,136 @@ pub fn failure() -> Option<String> {
     (!text.is_empty()).then_some(text)
 }
 
-/// Builds the emulator, unless that has been done, and returns the folder it is in.
-fn build() -> Result<PathBuf> {
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/emulator/build");
-    let doing = "cannot build the emulated driver";
-    if !Path::new(script).is_file() {
-        return Err(Error::failed(format!("{doing}: its sources are not at {script} any more")));
+/// What checks the memory accesses of emulated kernels, as `CHASKI_EMULATE_SANITIZE` says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sanitizer {
+    None,
+    /// AddressSanitizer and UndefinedBehaviorSanitizer: bounds and alignment.
+    Address,
+    /// ThreadSanitizer: races.
+    Thread,
+}
+
+impl Sanitizer {
+    pub const ALL: [Self; 3] = [Self::None, Self::Address, Self::Thread];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Address => "address",
+            Self::Thread => "thread",
+        }
     }
-    let folder = cache_folder().join("emulator");
-    let output = Command::new(script).arg("none").arg(&folder).output();
-    let output = output.map_err(|error| Error::failed(format!("{doing}: {script}: {error}")))?;
-    if output.status.success() {
+
+    fn from_environment() -> Result<Self> {
+        let Some(given) = env::var_os(SANITIZE) else { return Ok(Self::None) };
+        Self::ALL.into_iter().find(|known| given == known.name()).ok_or_else(|| {
+            Error::usage(format!("{SANITIZE}: {given:?} is none of none, address, thread"))
+        })
+    }
+
+    /// The variables that a process which emulates under this checker must be started with: the
+    /// checker's runtime comes before everything else, and minds the kernels alone.
+    ///
+    /// # Errors
+    /// When the compiler has no such checker.
+    pub fn environment(self) -> Result<Vec<(&'static str, OsString)>> {
+        let (library, options) = match self {
+            Self::None => return Ok(vec![(SANITIZE, self.name().into())]),
+            Self::Address => ("libasan.so", ("ASAN_OPTIONS", "detect_leaks=0")),
+            Self::Thread => ("libtsan.so", ("TSAN_OPTIONS", "ignore_noninstrumented_modules=1")),
+        };
+        let path = ask_compiler(&format!("-print-file-name={library}"))?;
+        if !Path::new(&path).is_absolute() {
+            return Err(Error::failed(format!(
+                "{} has no {library}, which --sanitize {} needs: install it, or name a g++ that has \
+                 it in CHASKI_CXX",
+                compiler().display(),
+                self.name()
+            )));
+        }
+        let options = (options.0, OsString::from(options.1));
+        Ok(vec![(SANITIZE, self.name().into()), ("LD_PRELOAD", path.into()), options])
+    }
+}
+
+const SANITIZE: &str = "CHASKI_EMULATE_SANITIZE";
+
+/// Names and texts of the emulator's sources.
+const SOURCES: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/emulator.rs"));
+
+const CANNOT_BUILD: &str = "cannot build the emulated driver";
+
+/// Builds the emulator, unless that has been done, and returns the folder it is in.
+///
+/// # Errors
+/// When there is no C++ compiler, or it fails.
+pub fn build(sanitizer: Sanitizer) -> Result<PathBuf> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let version = ask_compiler("--version")?;
+    let parts = SOURCES.iter().flat_map(|(name, text)| [*name, *text]);
+    let name = format!("{}-{}", hash(parts.chain([version.as_str()])), sanitizer.name());
+    let folder = cache_folder().join("emulator").join(name);
+    if folder.is_dir() {
         return Ok(folder);
     }
+    // Made under a name of its own: another process may be at it, too. Who is second finds the place
+    // taken, by the same thing.
+    let unfinished = folder.with_extension(std::process::id().to_string());
+    let built = build_in(&unfinished, sanitizer);
+    let moved = built.and_then(|()| match fs::rename(&unfinished, &folder) {
+        Err(error) if !folder.is_dir() => Err(cannot_write(&folder, &error)),
+        _ => Ok(folder),
+    });
+    // What is left of a failure, or of being second; one folder too many does no harm.
+    let _ = fs::remove_dir_all(&unfinished);
+    moved
+}
+
+fn build_in(folder: &Path, sanitizer: Sanitizer) -> Result<()> {
+    for (name, text) in SOURCES {
+        let path = folder.join("source").join(name);
+        let parent = path.parent().unwrap_or(folder);
+        fs::create_dir_all(parent)
+            .and_then(|()| fs::write(&path, text))
+            .map_err(|error| cannot_write(&path, &error))?;
+    }
+    let mut command = Command::new("sh");
+    let output = command.arg(folder.join("source/build.sh")).arg(sanitizer.name()).arg(folder);
+    let output = output.output();
+    let output = output.map_err(|error| Error::failed(format!("{CANNOT_BUILD}: sh: {error}")))?;
+    if output.status.success() {
+        return Ok(());
+    }
     let errors = String::from_utf8_lossy(&output.stderr);
-    let reason = errors.lines().find(|line| !line.trim().is_empty()).unwrap_or("no reason given");
-    Err(Error::failed(format!(
-        "{doing}: {}; it needs a C++ compiler: install g++, or name another in CHASKI_CXX",
-        reason.trim()
-    )))
+    let line = errors.lines().find(|line| line.contains("error")).or(errors.lines().next());
+    Err(Error::failed(format!("{CANNOT_BUILD}: {}", line.unwrap_or("no reason given").trim())))
+}
+
+fn cannot_write(path: &Path, error: &std::io::Error) -> Error {
+    Error::failed(format!("{CANNOT_BUILD}: cannot write {}: {error}", path.display()))
+}
+
+fn compiler() -> PathBuf {
+    env::var_os("CHASKI_CXX").filter(|name| !name.is_empty()).unwrap_or("g++".into()).into()
+}
+
+/// What the C++ compiler answers to one argument.
+fn ask_compiler(argument: &str) -> Result<String> {
+    let compiler = compiler();
+    let failed = |reason: &dyn Display| {
+        Error::failed(format!(
+            "{CANNOT_BUILD}: no C++ compiler {} ({reason}): install g++, or name another in CHASKI_CXX",
+            compiler.display()
+        ))
+    };
+    let output = Command::new(&compiler).arg(argument).env_remove("LD_PRELOAD").output();
+    let output = output.map_err(|error| failed(&error))?;
+    if !output.status.success() {
+        return Err(failed(&output.status));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
 /// `$XDG_CACHE_HOME/chaski`, where the standard says it is.

@@ -46,7 +46,7 @@ inline std::string read(const std::string& path) {
     return {std::istreambuf_iterator<char>(file), {}};
 }
 
-// Compiles and loads a file of emulator/test/kernels; an empty result means that it did not compile
+// Compiles and loads a file of tests/emulator/kernels; an empty result means that it did not compile
 // (the log is printed).
 inline Handle load(const std::string& file) {
     Handle program;

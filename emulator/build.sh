@@ -1,0 +1,28 @@
+#!/bin/sh
+# Builds the stand-ins for the CUDA driver and for NVRTC: emulator/build.sh none|address|thread OUT
+# makes OUT/libcuda.so.1 and OUT/libnvrtc.so.13 with their headers in OUT/include.
+set -eu
+mode=${1:?usage: emulator/build.sh none|address|thread OUT}
+out=${2:?usage: emulator/build.sh none|address|thread OUT}
+here=$(cd "$(dirname "$0")" && pwd)
+cxx=${CHASKI_CXX:-g++}
+flags="-std=c++17 -O2 -g1 -fPIC -fvisibility=hidden -Wall -Wextra"
+case $mode in
+    none) link= ;;
+    address) flags="$flags -DEMULATOR_ADDRESS" link="-fsanitize=address" ;;
+    thread) flags="$flags -DEMULATOR_THREAD" link="-fsanitize=thread" ;;
+    *) echo "emulator/build.sh: no mode $mode: none, address or thread" >&2; exit 2 ;;
+esac
+
+mkdir -p "$out"
+work=$(mktemp -d "$out/work.XXXXXX")
+trap 'rm -rf "$work"' EXIT
+# The runtime is not instrumented, only linked with the sanitizer: see src/sanitizer.h.
+for source in "$here"/src/*.cpp; do
+    printf '%s\0-o\0%s\0' "$source" "$work/$(basename "$source" .cpp).o"
+done | xargs -0 -P "$(nproc)" -n 3 "$cxx" $flags -c
+cuda=$(ls "$work"/*.o | grep -v /nvrtc.o)
+"$cxx" -shared $link -Wl,-soname,libcuda.so $cuda -o "$out/libcuda.so.1" -ldl -lpthread
+"$cxx" -shared -Wl,-soname,libnvrtc.so "$work/nvrtc.o" "$work/shell.o" -o "$out/libnvrtc.so.13" -ldl
+rm -rf "$out/include"
+cp -r "$here/include" "$out/include"
