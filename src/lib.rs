@@ -8,6 +8,7 @@ pub mod device;
 pub mod error;
 pub mod json;
 pub mod kernel;
+pub mod lab;
 pub mod memory;
 pub mod model;
 pub mod op;

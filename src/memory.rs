@@ -50,6 +50,12 @@ impl<T: Pod> Slot<T> {
         self.offset
     }
 
+    /// The same bytes, as elements of another type.
+    pub fn cast<U: Pod>(self) -> Slot<U> {
+        assert!(self.bytes().is_multiple_of(size_of::<U>()));
+        Slot { offset: self.offset, len: self.bytes() / size_of::<U>(), element: PhantomData }
+    }
+
     /// `len` elements of this slot, from element `start` on.
     pub fn part(self, start: usize, len: usize) -> Self {
         assert!(start + len <= self.len, "a part of {start}+{len} of a slot of {}", self.len);
@@ -116,6 +122,11 @@ impl Layout {
     pub fn activation(&mut self, dtype: Dtype, terms: usize, shape: &[usize]) -> Activation {
         let shape = [shape, &[terms, dtype.bytes()]].concat();
         Activation { dtype, terms, bytes: self.slot(&shape) }
+    }
+
+    /// All that one side has to itself, gaps included.
+    pub fn whole(&self) -> Slot<u8> {
+        Slot { offset: 0, len: self.own_bytes(), element: PhantomData }
     }
 
     /// Slots from here on are seen by the host and the device at once: in page-locked host memory

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A module uses only those above it.
-const ORDER: [&str; 18] = [
+const ORDER: [&str; 19] = [
     "error",
     "json",
     "source",
@@ -23,6 +23,7 @@ const ORDER: [&str; 18] = [
     "device",
     "rank",
     "session",
+    "lab",
     "cli",
 ];
 

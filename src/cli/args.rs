@@ -39,6 +39,8 @@ pub enum Command {
     Detokenize(DetokenizeArgs),
     /// Describe a model and the memory it takes, without reading its weights
     Inspect(InspectArgs),
+    /// Run a prompt on two executors, op by op, and show where they part
+    Diff(DiffArgs),
     /// Look into the CUDA kernels
     Kernels {
         #[command(subcommand)]
@@ -273,6 +275,29 @@ pub struct LogitsArgs {
     /// The file to write: a tensor `logits`, f32 [T, V]
     #[arg(short, long, value_name = "X.safetensors")]
     pub out: PathBuf,
+
+    #[command(flatten)]
+    pub model: ModelArgs,
+}
+
+/// What takes part in a comparison.
+#[derive(Debug, Args)]
+#[command(mut_arg("device", |device| device.hide(true)))]
+pub struct DiffArgs {
+    #[command(flatten)]
+    pub prompt: PromptArgs,
+
+    /// What runs first, and is believed: cpu, cuda or cuda:N
+    #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = device)]
+    pub a: Device,
+
+    /// What is compared with it
+    #[arg(long, value_name = "DEVICE", default_value = "cuda", value_parser = device)]
+    pub b: Device,
+
+    /// Print a JSON object a line
+    #[arg(long)]
+    pub json: bool,
 
     #[command(flatten)]
     pub model: ModelArgs,

@@ -3,6 +3,7 @@
 mod args;
 mod chat;
 mod devices;
+mod diff;
 mod generate;
 mod inspect;
 mod kernels;
@@ -39,6 +40,7 @@ pub fn run() -> Result<()> {
         Command::Perplexity(args) => perplexity::run(&args),
         Command::Tokenize(args) => tokenize::tokenize(&args),
         Command::Detokenize(args) => tokenize::detokenize(&args),
+        Command::Diff(args) => diff::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Kernels { command: KernelsCommand::List { json } } => kernels::list(json),
         Command::Devices => devices::run(),

@@ -72,6 +72,35 @@ pub struct DecodeState {
 }
 
 impl State {
+    /// Everything that ops pass on to other ops, by name.
+    pub fn numbers(&self) -> Vec<(String, Activation)> {
+        let Self { x, q, k, v, logits, prefill, decode, .. } = self;
+        let f32 = |name, slot: Slot<f32>| {
+            (name, Activation { dtype: Dtype::F32, terms: 1, bytes: slot.cast() })
+        };
+        let passing = [
+            f32("x", *x),
+            f32("q", *q),
+            f32("k", *k),
+            f32("v", *v),
+            f32("logits", *logits),
+            f32("attended", decode.attended),
+            f32("hidden", decode.hidden),
+            ("normed", prefill.normed),
+            ("queries", prefill.queries),
+            ("attended", prefill.attended),
+            ("hidden", prefill.hidden),
+        ];
+        let cached = self.caches.iter().enumerate().flat_map(|(layer, cache)| {
+            let of = |bytes| Activation { dtype: cache.dtype, terms: 1, bytes };
+            [
+                (format!("keys {layer}"), of(cache.keys)),
+                (format!("values {layer}"), of(cache.values)),
+            ]
+        });
+        passing.into_iter().map(|(name, slot)| (name.to_owned(), slot)).chain(cached).collect()
+    }
+
     /// Lays out the state: activations, the cache, and what host and device share.
     pub fn plan(dims: &Dims, sizes: Sizes, layout: &mut Layout) -> Self {
         let t = sizes.chunk;

@@ -1,0 +1,72 @@
+//! `chaski diff`
+
+use super::args::{DiffArgs, ModelArgs};
+use super::model::{hardware, plan, prompt_ids};
+use super::output::print;
+use crate::checkpoint::Checkpoint;
+use crate::config::{Config, Dims};
+use crate::device::Hardware;
+use crate::error::{Error, Result};
+use crate::lab::{Difference, Pair};
+use crate::source::Source;
+use crate::tokenizer::Tokenizer;
+
+/// Prints how far two executors are apart after every op.
+///
+/// # Errors
+/// When they part; and whatever keeps them from running.
+pub fn run(args: &DiffArgs) -> Result<()> {
+    let source = Source::find(&args.model.model)?;
+    let config = Config::load(&source)?;
+    let dims = Dims::new(&config, 1)?;
+    let ids = prompt_ids(&args.prompt, &Tokenizer::load(&source))?;
+    if ids.iter().any(|id| *id as usize >= config.vocab) || ids.is_empty() {
+        let vocab = config.vocab;
+        return Err(Error::failed(format!(
+            "the prompt is to be of ids below {vocab}, at least one"
+        )));
+    }
+    let on = |device| ModelArgs { device, ..args.model.clone() };
+    let side = |device| -> Result<(Hardware, Checkpoint)> {
+        let checkpoint = Checkpoint::open(&source)?;
+        Ok((hardware(&on(device), &dims, checkpoint.dtype())?, checkpoint))
+    };
+    let sides = [side(args.a)?, side(args.b)?];
+    // A GPU can do with less: the CPU does as it does.
+    let leading = sides.iter().find(|(hardware, _)| matches!(hardware, Hardware::Gpu(_)));
+    let (hardware, checkpoint) = leading.unwrap_or(&sides[0]);
+    let plan = plan(&args.model, hardware, &config, &dims, checkpoint, false, Some(ids.len()))?;
+    let mut pair = Pair::new(&config, &plan, sides)?;
+    let mut first = None;
+    if !args.json {
+        print("step     layer  op               result       alone     so far\n")?;
+    }
+    pair.run(&ids, &mut |difference| {
+        let line = match args.json {
+            true => serde_json::to_string(&difference).map_err(|e| Error::failed(e.to_string()))?,
+            false => line(&difference),
+        };
+        print(&(line + "\n"))?;
+        if first.is_none() && !difference.is_alike() {
+            first = Some(difference);
+        }
+        Ok(())
+    })?;
+    match first {
+        None => Ok(()),
+        Some(Difference { step, layer, op, slot, alone, tolerance, .. }) => {
+            let layer = layer.map_or(String::new(), |layer| format!(" of layer {layer}"));
+            Err(Error::failed(format!(
+                "they part in {op}{layer} in {step}: {slot} is {alone:.1e} off, where {tolerance:.0e} \
+                 is what rounding explains"
+            )))
+        }
+    }
+}
+
+fn line(difference: &Difference) -> String {
+    let Difference { step, layer, op, slot, alone, so_far, .. } = difference;
+    let layer = layer.map_or(String::new(), |layer| layer.to_string());
+    let mark = if difference.is_alike() { "" } else { "  <-" };
+    format!("{step:<8} {layer:>5}  {op:<16} {slot:<12} {alone:<9.1e} {so_far:.1e}{mark}")
+}

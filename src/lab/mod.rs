@@ -1,0 +1,5 @@
+//! Tools for those who write kernels.
+
+mod diff;
+
+pub use diff::{Difference, Pair};
