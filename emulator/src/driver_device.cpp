@@ -115,11 +115,11 @@ int attribute(int which) {
         case 76:
             return mode.capability_minor;
         case 81:
-            return 164 << 10;  // shared memory a multiprocessor
+            return int(mode.shared_bytes());  // shared memory a multiprocessor
         case 95:
             return 1;  // cooperative launch
         case 97:
-            return 163 << 10;  // shared memory a block, opted in
+            return int(mode.max_block_shared_bytes());  // shared memory a block, opted in
         case 99:
             return 1;  // host memory can be registered
         case 106:

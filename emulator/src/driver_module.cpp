@@ -10,7 +10,7 @@
 namespace emulator {
 namespace {
 
-constexpr size_t kDefaultShared = 48 << 10, kMaxShared = 163 << 10;
+constexpr size_t kDefaultShared = 48 << 10;
 
 Module* load(const void* image) {
     const char* path = path_in_image(image);
@@ -78,7 +78,7 @@ void launch(Function* function, const LaunchConfig& config, bool programmatic, v
 int blocks_per_multiprocessor(const Function& function, int threads, size_t shared_bytes) {
     if (threads <= 0 || threads > function.kernel->max_threads) return 0;
     int by_threads = 2048 / ((threads + 31) / 32 * 32);
-    int by_shared = int((164 << 10) / (shared_bytes + (1 << 10)));
+    int by_shared = int(modes().shared_bytes() / (shared_bytes + (1 << 10)));
     return std::min({by_threads, by_shared, 32});
 }
 
@@ -134,7 +134,7 @@ ENTRY cuFuncGetAttribute(int* value, int which, Function* function) {
 ENTRY cuFuncSetAttribute(Function* function, int which, int value) {
     return enter("cuFuncSetAttribute", Needs::Context, [&](Lock&) {
         if (which != 8) return;
-        if (value < 0 || size_t(value) > kMaxShared) throw Failure{kInvalidValue};
+        if (value < 0 || size_t(value) > modes().max_block_shared_bytes()) throw Failure{kInvalidValue};
         function->max_dynamic_bytes = size_t(value);
     });
 }
@@ -194,7 +194,7 @@ ENTRY cuOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, Function* functio
 ENTRY cuOccupancyAvailableDynamicSMemPerBlock(size_t* bytes, Function*, int blocks, int) {
     return enter("cuOccupancyAvailableDynamicSMemPerBlock", Needs::Context, [&](Lock&) {
         if (blocks <= 0) throw Failure{kInvalidValue};
-        *bytes = std::min<size_t>(kMaxShared, size_t((164 << 10) / blocks - (1 << 10)));
+        *bytes = modes().shared_bytes() / size_t(blocks) - (1 << 10);
     });
 }
 

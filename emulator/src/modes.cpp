@@ -105,6 +105,22 @@ Modes read() {
 
 }  // namespace
 
+size_t Modes::shared_bytes() const {
+    switch (10 * capability_major + capability_minor) {
+        case 75:
+            return 65 << 10;
+        case 80:
+        case 87:
+            return 164 << 10;
+        case 86:
+        case 89:
+        case 120:
+            return 100 << 10;
+        default:
+            return 228 << 10;
+    }
+}
+
 Modes& modes() {
     static Modes modes = read();
     return modes;

@@ -2,7 +2,7 @@
 //
 //   CHASKI_EMULATE=N                number of devices (default 1)
 //   CHASKI_EMULATE_MEMORY=BYTES     memory of each device (default 8 GiB); suffixes K, M, G
-//   CHASKI_EMULATE_CAPABILITY=8.0   compute capability reported
+//   CHASKI_EMULATE_CAPABILITY=9.0   compute capability, and the shared memory that goes with it
 //   CHASKI_EMULATE_ORDER=ascending | descending | shuffled:SEED
 //                                   which warp of a block (and which block) goes next. A warp
 //                                   always runs as far as it can: the least fair schedule finds
@@ -45,7 +45,7 @@ struct PlannedFault {
 struct Modes {
     unsigned devices = 1;
     size_t memory_bytes = size_t(8) << 30;
-    int capability_major = 8, capability_minor = 0;
+    int capability_major = 9, capability_minor = 0;
     Order order = Order::Ascending;
     uint64_t seed = 0;
     unsigned resident_blocks = 1;
@@ -54,6 +54,10 @@ struct Modes {
     bool fill = true;
     unsigned patience_ms = 10000;
     std::vector<PlannedFault> faults;
+
+    // Of a multiprocessor; 1 KiB of it is the system's, for each block.
+    size_t shared_bytes() const;
+    size_t max_block_shared_bytes() const { return shared_bytes() - (1 << 10); }
 };
 
 inline constexpr int kDeviceLost = 46;  // CUDA_ERROR_DEVICE_UNAVAILABLE

@@ -35,8 +35,11 @@ inline bool vote_all(bool predicate, SITE) { return emulator::ballot(!predicate,
 inline uint32_t float_bits(float v) { return __float_as_uint(v); }
 inline float bits_float(uint32_t v) { return __uint_as_float(v); }
 inline float f16_to_f32(uint16_t v) { return float(emulator_bits<_Float16>(v)); }
-inline uint16_t f32_to_f16(float v) { return emulator_bits<uint16_t>(_Float16(v)); }
-inline uint16_t f32_to_bf16(float v) {  // to nearest even; any NaN becomes the GPU's one NaN
+// To nearest even; any NaN becomes the GPU's one NaN.
+inline uint16_t f32_to_f16(float v) {
+    return v == v ? emulator_bits<uint16_t>(_Float16(v)) : 0x7fff;
+}
+inline uint16_t f32_to_bf16(float v) {
     const uint32_t bits = __float_as_uint(v);
     if ((bits & 0x7fffffffu) > 0x7f800000u) return 0x7fff;
     return uint16_t((bits + 0x7fffu + (bits >> 16 & 1)) >> 16);
