@@ -3,20 +3,20 @@
 //!
 //! Bounds are the relative L2 of the logits of all positions, and at any one of them three times that.
 
+#[path = "common/emulated.rs"]
+mod emulated;
 #[path = "common/golden.rs"]
 mod golden;
 #[path = "common/process.rs"]
 mod process;
 
 use std::path::{Path, PathBuf};
-use std::sync::Once;
 
 use chaski::checkpoint::{Checkpoint, Dtype};
-use chaski::config::{Config, Dims};
-use chaski::device::cuda::{self, Card, Options};
-use chaski::device::{Device, Hardware};
+use chaski::device::Device;
+use chaski::device::cuda::Options;
 use chaski::error::Result;
-use chaski::model::{Logits, Plan, Request, Room, Weights};
+use chaski::model::{Logits, Request};
 use chaski::rank::Rank;
 use chaski::sampler::SamplingOptions;
 use golden::{Expected, argmax, cases, expected, relative_error, source, worst};
@@ -30,31 +30,10 @@ const DECODE: f64 = 1e-3;
 
 const DEFAULT: Options = Options { graphs: true, programmatic: true, synchronous: false };
 
-fn emulate() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| cuda::emulate(1).unwrap());
-}
-
 fn rank(case: &Path, chunk: usize, options: Options) -> Result<Rank> {
-    emulate();
-    let source = &source(case);
-    let config = Config::load(source)?;
-    let dims = Dims::new(&config, 1)?;
-    let checkpoint = Checkpoint::open(source)?;
-    Card::suits(&dims, checkpoint.dtype())?;
-    let card = Card::open(0)?;
-    let request = Request {
-        context: Some(config.max_context.min(expected(case).ids.len() + 64)),
-        chunk,
-        all_logits: true,
-        cache: Dtype::F16,
-        activations: checkpoint.dtype(),
-        attention_blocks: card.attention_blocks(),
-    };
-    let weights: Vec<_> = Weights::locate(&checkpoint, &dims)?.iter().collect();
-    let room = Room::Gpu(card.memory()?.0);
-    let plan = Plan::new(&config, &dims, cuda::region_bytes(&weights), request, room)?;
-    let mut rank = Rank::new(&config, dims, checkpoint, &plan, &Hardware::Gpu(card), &|_| ())?;
+    let context = Some(expected(case).ids.len() + 64);
+    let request = Request { context, chunk, all_logits: true, ..Request::default() };
+    let mut rank = emulated::rank(&source(case), request)?;
     if let Device::Cuda(cuda) = rank.device_mut() {
         cuda.set_options(options);
     }
@@ -143,19 +122,6 @@ fn greedy_choices_on_the_device_are_the_highest_logits() {
     }
 }
 
-#[test]
-fn the_demo_answers_as_on_the_cpu() {
-    for question in ["What is 3 plus 4?", "What is the opposite of hot?", "Spell cat."] {
-        let ask = ["chat", "-p", question, "--temp", "0", "-n", "24"];
-        let (status, cpu, errors) = chaski(&[&ask[..], &["--device", "cpu"]].concat(), &[]);
-        assert_eq!(status, Some(0), "{errors}");
-        let (status, gpu, errors) = chaski(&[&ask[..], &["--emulate", "1"]].concat(), &[]);
-        assert_eq!(status, Some(0), "{errors}");
-        assert!(errors.contains("on cuda:0"), "{errors}");
-        assert_eq!(gpu, cpu, "{question}");
-    }
-}
-
 /// Graphs, programmatic launch, streams that run as late as they may, and the order of blocks and warps.
 #[test]
 fn bits_do_not_depend_on_how_work_is_given_or_run() {
@@ -181,11 +147,12 @@ fn bits_do_not_depend_on_how_work_is_given_or_run() {
         "CHASKI_EMULATE_BLOCKS=3",
     ];
     let newest = ("CHASKI_EMULATE_CAPABILITY", "9.0");
-    for (case, _) in half_cases() {
+    // One with heads of 64 in bf16, one with 128 in f16.
+    for (case, _) in &half_cases()[1..3] {
         for chunk in ["1", "512"] {
-            let plain = logits(&case, chunk, &[newest]);
+            let plain = logits(case, chunk, &[newest]);
             for way in ways {
-                let logits = logits(&case, chunk, &[newest, way.split_once('=').unwrap()]);
+                let logits = logits(case, chunk, &[newest, way.split_once('=').unwrap()]);
                 assert!(logits == plain, "{}: {way} changes the result", case.display());
             }
         }

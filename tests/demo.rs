@@ -29,6 +29,9 @@ fn questions() -> Vec<Question> {
     questions
 }
 
+#[path = "common/emulated.rs"]
+mod emulated;
+
 struct Demo {
     session: Session,
     tokenizer: Tokenizer,
@@ -37,13 +40,22 @@ struct Demo {
 }
 
 impl Demo {
-    fn load() -> Self {
+    fn on_the_cpu() -> Self {
         let source = Source::Demo;
         let config = Config::load(&source).unwrap();
         let dims = Dims::new(&config, 1).unwrap();
         let checkpoint = Checkpoint::open(&source).unwrap();
         let plan = Plan::new(&config, &dims, 0, Request::default(), Room::Host(1 << 30)).unwrap();
-        let rank = Rank::new(&config, dims, checkpoint, &plan, &Hardware::Cpu, &|_| ()).unwrap();
+        Self::on(Rank::new(&config, dims, checkpoint, &plan, &Hardware::Cpu, &|_| ()).unwrap())
+    }
+
+    fn on_an_emulated_gpu() -> Self {
+        Self::on(emulated::rank(&Source::Demo, Request::default()).unwrap())
+    }
+
+    fn on(rank: Rank) -> Self {
+        let source = Source::Demo;
+        let config = Config::load(&source).unwrap();
         let tokenizer = Tokenizer::load(&source).unwrap();
         let chat = Chat::load(&source, &tokenizer, ChatStyle::Native).unwrap();
         Self { session: Session::new(rank), tokenizer, chat, config }
@@ -67,7 +79,7 @@ impl Demo {
 
 #[test]
 fn at_least_95_percent_of_200_held_out_questions_are_answered_right() {
-    let mut demo = Demo::load();
+    let mut demo = Demo::on_the_cpu();
     let mut wrong = Vec::new();
     for Question { messages, answer } in questions() {
         let given = demo.answer(&messages);
@@ -77,6 +89,25 @@ fn at_least_95_percent_of_200_held_out_questions_are_answered_right() {
         }
     }
     assert!(wrong.len() <= 10, "{} of 200 wrong:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+fn assert_an_emulated_gpu_agrees(every: usize) {
+    let (mut cpu, mut gpu) = (Demo::on_the_cpu(), Demo::on_an_emulated_gpu());
+    for Question { messages, .. } in questions().into_iter().step_by(every) {
+        let asked = &messages[messages.len() - 1].content;
+        assert_eq!(gpu.answer(&messages), cpu.answer(&messages), "{asked}");
+    }
+}
+
+#[test]
+fn an_emulated_gpu_answers_as_the_cpu() {
+    assert_an_emulated_gpu_agrees(10);
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn an_emulated_gpu_answers_all_questions_as_the_cpu() {
+    assert_an_emulated_gpu_agrees(1);
 }
 
 #[test]

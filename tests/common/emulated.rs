@@ -1,0 +1,33 @@
+//! Models on an emulated GPU.
+
+use std::sync::Once;
+
+use chaski::checkpoint::Checkpoint;
+use chaski::config::{Config, Dims};
+use chaski::device::Hardware;
+use chaski::device::cuda::{self, Card};
+use chaski::error::Result;
+use chaski::model::{Plan, Request, Room, Weights};
+use chaski::rank::Rank;
+use chaski::source::Source;
+
+/// `source` on one emulated GPU. Of `request` only what is not the GPU's own matter counts.
+pub fn rank(source: &Source, request: Request) -> Result<Rank> {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| cuda::emulate(1).unwrap());
+    let config = Config::load(source)?;
+    let dims = Dims::new(&config, 1)?;
+    let checkpoint = Checkpoint::open(source)?;
+    Card::suits(&dims, checkpoint.dtype())?;
+    let card = Card::open(0)?;
+    let request = Request {
+        cache: chaski::checkpoint::Dtype::F16,
+        activations: checkpoint.dtype(),
+        attention_blocks: card.attention_blocks(),
+        ..request
+    };
+    let weights: Vec<_> = Weights::locate(&checkpoint, &dims)?.iter().collect();
+    let room = Room::Gpu(card.memory()?.0);
+    let plan = Plan::new(&config, &dims, cuda::region_bytes(&weights), request, room)?;
+    Rank::new(&config, dims, checkpoint, &plan, &Hardware::Gpu(card), &|_| ())
+}
