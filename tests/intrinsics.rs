@@ -286,7 +286,7 @@ fn products_and_sums_are_rounded_by_themselves() {
     let factors = [(0, 5), (u64::MAX, u64::MAX), (1 << 63, 2), (0x0123_4567_89ab_cdef, 1 << 60)];
     for (a, b) in factors {
         let words = [a as u32, (a >> 32) as u32, b as u32, (b >> 32) as u32];
-        let high = (u128::from(a) * u128::from(b) >> 64) as u64;
+        let high = ((u128::from(a) * u128::from(b)) >> 64) as u64;
         let expected = [high as u32, (high >> 32) as u32];
         assert_eq!(run_on("high_products", 1, 1, &words, 2), expected, "{a} {b}");
     }
