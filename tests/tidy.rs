@@ -5,9 +5,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A module uses only those above it.
-const ORDER: [&str; 18] = [
+const ORDER: [&str; 19] = [
     "error",
     "json",
+    "random",
     "source",
     "config",
     "checkpoint",

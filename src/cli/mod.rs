@@ -11,6 +11,7 @@ mod model;
 mod output;
 mod pages;
 mod perplexity;
+mod synthesize;
 mod tokenize;
 
 use std::ffi::OsString;
@@ -39,6 +40,7 @@ pub fn run() -> Result<()> {
         Command::Perplexity(args) => perplexity::run(&args),
         Command::Tokenize(args) => tokenize::tokenize(&args),
         Command::Detokenize(args) => tokenize::detokenize(&args),
+        Command::Synthesize(args) => synthesize::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Kernels { command: KernelsCommand::List { json } } => kernels::list(json),
         Command::Devices => devices::run(),
