@@ -19,6 +19,7 @@
 //! Grid: ceil(V / 1024), any. V is at most 2^18.
 #include "lib/math.cuh"
 #include "lib/ptx.cuh"
+#include "lib/random.cuh"
 #include "lib/shared.cuh"
 
 // token ~ filter(softmax((logits + bias - penalties) / temperature))
@@ -46,24 +47,6 @@ constexpr uint32_t BINS = 2048;
 // Instead of a token in the ring: this bit and the first id whose logit is NaN or infinite, or all
 // bits if every token is ruled out.
 constexpr uint32_t FAILED = 1u << 31;
-
-// Random bits without state: Philox4x32-10 (Salmon et al., 2011, "Parallel random numbers: as easy
-// as 1, 2, 3"), of which the first 64 bits.
-__device__ inline uint64_t philox(uint64_t seed, uint64_t position) {
-    uint32_t counter[4] = {uint32_t(position), uint32_t(position >> 32), 0, 0};
-    uint32_t key[2] = {uint32_t(seed), uint32_t(seed >> 32)};
-    for (int round = 0; round < 10; round++) {
-        const uint64_t a = uint64_t(0xD2511F53u) * counter[0];
-        const uint64_t b = uint64_t(0xCD9E8D57u) * counter[2];
-        counter[0] = uint32_t(b >> 32) ^ counter[1] ^ key[0];
-        counter[1] = uint32_t(b);
-        counter[2] = uint32_t(a >> 32) ^ counter[3] ^ key[1];
-        counter[3] = uint32_t(a);
-        key[0] += 0x9E3779B9u;
-        key[1] += 0xBB67AE85u;
-    }
-    return counter[0] | uint64_t(counter[1]) << 32;
-}
 
 // e^x for x <= 0, bit for bit the host's: its operations in its order, none of them fused.
 __device__ inline float exact_exp(float x) {
@@ -282,7 +265,8 @@ __device__ inline uint32_t draw(const Sample& args, uint32_t best, Bins& bins) {
         tokens.last = select_key(tokens, bins, args.candidates + args.vocab, weight, target);
     }
     if (min_p > 0.0f) tokens.least = uint64_t(ceil(double(min_p) * double(1ull << 40)));
-    const uint64_t random = philox(*args.seed, uint64_t(*args.cursor) + 1);
+    const uint4 bits = philox(*args.seed, uint64_t(*args.cursor) + 1, 0);
+    const uint64_t random = bits.x | uint64_t(bits.y) << 32;
     return select_id(tokens, bins, [&](uint64_t total) { return multiply_high(random, total); });
 }
 

@@ -13,6 +13,7 @@ pub mod memory;
 pub mod model;
 pub mod op;
 pub mod ops;
+pub mod random;
 pub mod rank;
 pub mod sampler;
 pub mod session;

@@ -1,8 +1,9 @@
-//! Where a model's files come from: a directory, a snapshot in the local Hugging Face cache, or
-//! this executable. Files are reached by plain names only, so that no file can lead us to another
-//! directory.
+//! Where a model's files come from: a directory, a snapshot in the local Hugging Face cache, this
+//! executable, or nowhere, where the model is synthetic. Files are reached by plain names only, so
+//! that no file can lead us to another directory.
 
 mod cache;
+mod synthetic;
 
 use std::fmt;
 use std::fs::{self, File, Metadata};
@@ -12,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use memmap2::Mmap;
+pub use synthetic::Synthetic;
 
 use crate::error::{Error, Result};
 use crate::json::quote;
@@ -30,15 +32,20 @@ pub enum Source {
     Directory(PathBuf),
     /// The files built into the executable.
     Demo,
+    /// A config without files: `checkpoint` makes the weights.
+    Synthetic(Synthetic),
 }
 
 impl Source {
-    /// Finds a model: `demo`, else a directory, else `organisation/name` among the snapshots of the
-    /// local Hugging Face cache (`HF_HUB_CACHE`, `HF_HOME`, `~/.cache/huggingface`). Never
-    /// downloads.
+    /// Finds a model: `demo`, `synthetic:SHAPE`, else a directory, else `organisation/name` among the
+    /// snapshots of the local Hugging Face cache (`HF_HUB_CACHE`, `HF_HOME`,
+    /// `~/.cache/huggingface`). Never downloads.
     pub fn find(model: &str) -> Result<Source> {
         if model == DEMO {
             return Ok(Source::Demo);
+        }
+        if let Some(synthetic) = Synthetic::find(model)? {
+            return Ok(Source::Synthetic(synthetic));
         }
         let path = Path::new(model);
         if path.is_dir() {
@@ -57,13 +64,16 @@ impl Source {
         match self {
             Source::Directory(directory) => is_plain_name(file) && directory.join(file).exists(),
             Source::Demo => embedded(file).is_some(),
+            Source::Synthetic(synthetic) => synthetic.file(file).is_some(),
         }
     }
 
     /// The whole of a small file, or `None` where there is no such file.
     pub fn read(&self, file: &str) -> Result<Option<Vec<u8>>> {
-        let Source::Directory(directory) = self else {
-            return Ok(embedded(file).map(<[u8]>::to_vec));
+        let directory = match self {
+            Source::Directory(directory) => directory,
+            Source::Demo => return Ok(embedded(file).map(<[u8]>::to_vec)),
+            Source::Synthetic(synthetic) => return Ok(synthetic.file(file)),
         };
         let Some((opened, metadata)) = self.open(directory, file)? else {
             return Ok(None);
@@ -83,8 +93,12 @@ impl Source {
 
     /// A file's bytes where they lie: mapped, or embedded and aligned to 64 bytes.
     pub fn map(&self, file: &str) -> Result<Bytes> {
-        let Source::Directory(directory) = self else {
-            return embedded(file).map(Bytes::Embedded).ok_or_else(|| self.missing(file));
+        let directory = match self {
+            Source::Directory(directory) => directory,
+            Source::Demo => {
+                return embedded(file).map(Bytes::Embedded).ok_or_else(|| self.missing(file));
+            }
+            Source::Synthetic(_) => return Err(self.missing(file)),
         };
         let Some((opened, metadata)) = self.open(directory, file)? else {
             return Err(self.missing(file));
@@ -110,6 +124,11 @@ impl Source {
         let advice = match self {
             Source::Directory(directory) => foreign_format(directory),
             Source::Demo => None,
+            Source::Synthetic(_) => Some(
+                "a synthetic model has a config and weights alone: token ids go in (--ids) and come \
+                 out (--print-ids)"
+                    .to_owned(),
+            ),
         };
         match advice {
             Some(advice) => Error::failed(format!("{}: no such file; {advice}", self.path(file))),
@@ -149,6 +168,7 @@ impl fmt::Display for Source {
                 f.write_str(&directory.display().to_string().replace(char::is_control, "?"))
             }
             Source::Demo => f.write_str(DEMO),
+            Source::Synthetic(synthetic) => synthetic.fmt(f),
         }
     }
 }

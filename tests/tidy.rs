@@ -5,9 +5,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A module uses only those above it.
-const ORDER: [&str; 19] = [
+const ORDER: &[&str] = &[
     "error",
     "json",
+    "random",
     "source",
     "config",
     "checkpoint",
@@ -160,13 +161,14 @@ fn files_functions_and_lines_are_of_livable_size() {
     }
 }
 
+/// A test that is left out says why.
 #[test]
 fn nothing_is_left_undone() {
     let marks = ["todo", "unimplemented"].map(|mark| format!("{mark}!("));
     let words =
         ["FIX", "XX"].map(|start| format!("{start}{}", if start == "XX" { "X" } else { "ME" }));
     for (file, text) in all_files() {
-        for mark in marks.iter().chain(&words).chain(&["#[ig".to_owned() + "nore"]) {
+        for mark in marks.iter().chain(&words).chain(&["#[ig".to_owned() + "nore]"]) {
             assert!(!text.contains(mark.as_str()), "{file}: {mark}");
         }
     }

@@ -2,17 +2,20 @@
 //!
 //! The weight region is all files laid end to end, each beginning at a multiple of 64 bytes. A
 //! tensor is an offset into it, which on the CPU is read where the file is mapped, and on a device
-//! in one allocation of the same layout.
+//! in one allocation of the same layout. A synthetic model's weights are in no file: they are made
+//! where they are read.
 
 pub mod header;
 pub mod index;
+pub mod synthetic;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::thread;
 
 use crate::error::{Error, Result};
 use crate::json::quote;
-use crate::source::{Bytes, Source};
+use crate::source::{Bytes, Source, Synthetic};
+use synthetic::Recipe;
 
 const SINGLE_FILE: &str = "model.safetensors";
 const INDEX_FILE: &str = "model.safetensors.index.json";
@@ -73,6 +76,8 @@ pub struct Checkpoint {
     /// Name to place in `tensors`.
     places: HashMap<String, usize>,
     dtype: Dtype,
+    /// How a synthetic model's tensors are made, by offset.
+    recipes: HashMap<usize, Recipe>,
 }
 
 /// One file of the checkpoint.
@@ -89,6 +94,9 @@ impl Checkpoint {
     /// Maps model.safetensors, else the files that model.safetensors.index.json names, and checks
     /// everything that can be checked without the model's config and without reading a weight.
     pub fn open(source: &Source) -> Result<Checkpoint> {
+        if let Source::Synthetic(model) = source {
+            return Ok(Checkpoint::synthetic(model));
+        }
         if source.has(SINGLE_FILE) {
             return Checkpoint::map(source, [SINGLE_FILE]);
         }
@@ -107,6 +115,57 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
+    /// No weights, for programs that read none.
+    pub fn empty() -> Checkpoint {
+        Checkpoint {
+            shards: Vec::new(),
+            tensors: Vec::new(),
+            places: HashMap::new(),
+            dtype: Dtype::F32,
+            recipes: HashMap::new(),
+        }
+    }
+
+    /// A model whose weights are yet to be made.
+    fn synthetic(model: &Synthetic) -> Checkpoint {
+        let dtype = Dtype::from_name(model.dtype).expect("a synthetic model's type is one of ours");
+        let (mut tensors, mut places, mut recipes) = (Vec::new(), HashMap::new(), HashMap::new());
+        for (name, tensor, recipe) in synthetic::tensors(model, dtype) {
+            places.insert(name.clone(), tensors.len());
+            recipes.insert(tensor.offset, recipe);
+            tensors.push((name, tensor));
+        }
+        let shard = Shard { path: model.to_string(), base: 0, bytes: Bytes::Embedded(&[]) };
+        Checkpoint { shards: vec![shard], tensors, places, dtype, recipes }
+    }
+
+    /// Whether the weights are in no file.
+    pub fn is_synthetic(&self) -> bool {
+        !self.recipes.is_empty()
+    }
+
+    /// How the tensor at `offset` is made, if that is a synthetic model's.
+    pub fn recipe(&self, offset: usize) -> Option<&Recipe> {
+        self.recipes.get(&offset)
+    }
+
+    /// Makes a synthetic model's weights in this machine's memory; all others are there. `made` is told
+    /// of bytes.
+    ///
+    /// # Errors
+    /// When the system refuses the memory.
+    pub fn make(&mut self, made: &(dyn Fn(u64) + Sync)) -> Result<()> {
+        if self.is_synthetic() {
+            let tensors = self.tensors.iter().map(|(_, tensor)| tensor);
+            let fill = |tensor: &Tensor, bytes: &mut [u8]| {
+                self.recipes[&tensor.offset].fill(tensor.dtype, 0, bytes);
+                made(tensor.bytes as u64);
+            };
+            self.shards[0].bytes = synthetic::make(self.total_bytes(), tensors, fill)?;
+        }
+        Ok(())
+    }
+
     /// The tensor called `name`.
     pub fn tensor(&self, name: &str) -> Option<&Tensor> {
         self.places.get(name).map(|place| &self.tensors[*place].1)
@@ -122,7 +181,8 @@ impl Checkpoint {
         self.dtype
     }
 
-    /// `len` bytes of the weight region from `offset` on. Panics unless they lie in one file.
+    /// `len` bytes of the weight region from `offset` on. Panics unless they lie in one file, or have
+    /// been made.
     pub fn bytes(&self, offset: usize, len: usize) -> &[u8] {
         let shard = self.shard_at(offset);
         &shard.bytes[offset - shard.base..][..len]
@@ -137,7 +197,7 @@ impl Checkpoint {
 
     /// The size of the weight region, headers included.
     pub fn total_bytes(&self) -> usize {
-        self.shards.last().map_or(0, |shard| shard.base + shard.bytes.len())
+        self.tensors.last().map_or(0, |(_, tensor)| tensor.offset + tensor.bytes)
     }
 
     /// Lets the system read all files ahead of the first pass over the weights. Returns at once.
@@ -173,7 +233,8 @@ impl Checkpoint {
             return Err(Error::failed(format!("{}: no weights", paths.join(", "))));
         };
         let (first, dtype) = (first.clone(), *dtype);
-        let checkpoint = Checkpoint { shards, tensors, places, dtype };
+        let recipes = HashMap::new();
+        let checkpoint = Checkpoint { shards, tensors, places, dtype, recipes };
         if let Some((name, tensor)) = checkpoint.tensors().find(|(_, tensor)| tensor.dtype != dtype)
         {
             return Err(Error::failed(format!(

@@ -1,5 +1,7 @@
 //! The command line, as clap, the shell completions and the man pages know it.
 
+mod synthetic;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -7,6 +9,7 @@ use clap_complete::Shell;
 
 use crate::checkpoint::Dtype;
 use crate::model::DEFAULT_CHUNK;
+pub use synthetic::{SynthesizeArgs, SyntheticArgs, WeightType};
 
 /// Llama 3 from its own checkpoint, for one user, as fast as memory allows
 ///
@@ -37,6 +40,8 @@ pub enum Command {
     Tokenize(TokenizeArgs),
     /// Print the text of token ids
     Detokenize(DetokenizeArgs),
+    /// Write a synthetic model as a checkpoint: safetensors, index and configs
+    Synthesize(SynthesizeArgs),
     /// Describe a model and the memory it takes, without reading its weights
     Inspect(InspectArgs),
     /// Run a prompt on two executors, op by op, and show where they part
@@ -68,9 +73,13 @@ pub enum KernelsCommand {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Model")]
 pub struct ModelArgs {
-    /// The model: a directory, ORGANISATION/NAME in the Hugging Face cache, or demo, the built-in one
+    /// The model: a directory, ORGANISATION/NAME in the Hugging Face cache, demo, the built-in one, or
+    /// synthetic:SHAPE, random weights in the shape of llama3-8b, llama3.2-1b, ...
     #[arg(short, long, default_value = "demo", value_name = "MODEL")]
     pub model: String,
+
+    #[command(flatten)]
+    pub synthetic: SyntheticArgs,
 
     /// Tokens that the KV cache holds [default: the model's limit, or what fits the memory]
     #[arg(short, long, value_name = "TOKENS", value_parser = positive)]
@@ -201,6 +210,10 @@ pub struct PromptArgs {
     /// Read token ids, separated by commas or white space, from FILE; - is standard input
     #[arg(long, value_name = "FILE")]
     pub ids_file: Option<PathBuf>,
+
+    /// N random token ids, always the same
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub random_ids: Option<usize>,
 }
 
 #[derive(Debug, Args)]

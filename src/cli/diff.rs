@@ -1,14 +1,13 @@
 //! `chaski diff`
 
 use super::args::{DiffArgs, ModelArgs};
-use super::model::{hardware, plan, prompt_ids};
+use super::model::{hardware, plan, prompt_ids, source};
 use super::output::print;
 use crate::checkpoint::Checkpoint;
 use crate::config::{Config, Dims};
 use crate::device::Hardware;
 use crate::error::{Error, Result};
 use crate::lab::{Difference, Pair};
-use crate::source::Source;
 use crate::tokenizer::Tokenizer;
 
 /// Prints how far two executors are apart after every op.
@@ -16,10 +15,10 @@ use crate::tokenizer::Tokenizer;
 /// # Errors
 /// When they part; and whatever keeps them from running.
 pub fn run(args: &DiffArgs) -> Result<()> {
-    let source = Source::find(&args.model.model)?;
+    let source = source(&args.model.model, &args.model.synthetic)?;
     let config = Config::load(&source)?;
     let dims = Dims::new(&config, 1)?;
-    let ids = prompt_ids(&args.prompt, &Tokenizer::load(&source))?;
+    let ids = prompt_ids(&args.prompt, &Tokenizer::load(&source), config.vocab)?;
     if ids.iter().any(|id| *id as usize >= config.vocab) || ids.is_empty() {
         let vocab = config.vocab;
         return Err(Error::failed(format!(

@@ -8,7 +8,7 @@ use crate::session::{Finish, Limits, Next, Session};
 
 pub fn run(args: &GenerateArgs) -> Result<()> {
     let Loaded { config, rank, tokenizer, load, .. } = load(&args.model, false, None)?;
-    let prompt = prompt_ids(&args.prompt, &tokenizer)?;
+    let prompt = prompt_ids(&args.prompt, &tokenizer, config.vocab)?;
     let sampling = sampling(&args.sampling, &config)?;
     sampling.validate(config.vocab)?;
     let stop_ids = stop_ids(&args.stop, &config, &[]);

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::args::InspectArgs;
-use super::model::{available_memory_bytes, hardware, plan};
+use super::model::{available_memory_bytes, hardware, plan, source};
 use super::output::print;
 use crate::checkpoint::Checkpoint;
 use crate::config::{Config, Dims};
@@ -11,7 +11,6 @@ use crate::error::Result;
 use crate::memory::{Layout, Weight};
 use crate::model::{self, Limit, Llama, Plan, State, Weights, binary, cache_bytes_per_token};
 use crate::op::Cost;
-use crate::source::Source;
 
 pub fn run(args: &InspectArgs) -> Result<()> {
     let report = Report::new(args)?;
@@ -77,7 +76,7 @@ impl Parts {
 
 impl Report {
     fn new(args: &InspectArgs) -> Result<Self> {
-        let source = Source::find(&args.model.model)?;
+        let source = source(&args.model.model, &args.model.synthetic)?;
         let config = Config::load(&source)?;
         let dims = Dims::new(&config, 1)?;
         let checkpoint = Checkpoint::open(&source)?;

@@ -9,19 +9,22 @@ use crate::error::{Error, Result};
 use crate::kernel::{Arch, Build, KERNELS, Kernel, Resources};
 
 /// The ops whose chain a kernel computes, by names of `src/ops`; the sampler has its own place.
-const OPS: [(&str, &[&str]); 12] = [
+const OPS: [(&str, &[&str]); 15] = [
     ("attend_decode", &["attend"]),
     ("attend_prefill", &["attend"]),
     ("embed", &["embed"]),
     ("gate_up_swiglu", &["matmul", "matmul", "swiglu"]),
     ("matmul", &["matmul"]),
+    ("mma_peak", &["mma_peak"]),
     ("norm_gate_up", &["rms_norm", "matmul", "matmul", "swiglu"]),
     ("norm_head", &["rms_norm", "matmul"]),
     ("norm_qkv", &["rms_norm", "matmul", "matmul", "matmul", "rope_append"]),
     ("project", &["matmul"]),
+    ("read_all", &["read_all"]),
     ("rms_norm", &["rms_norm"]),
     ("rope_append", &["rope_append"]),
     ("sample", &["sampler"]),
+    ("synthesize", &["synthesize"]),
 ];
 
 /// Prints every kernel, as text or as a JSON list.

@@ -19,7 +19,7 @@ pub fn run(args: &LogitsArgs) -> Result<()> {
     let mut model = args.model.clone();
     model.prefill_chunk = model.prefill_chunk.min(CHUNK);
     let Loaded { mut rank, tokenizer, .. } = load(&model, true, None)?;
-    let ids = prompt_ids(&args.prompt, &tokenizer)?;
+    let ids = prompt_ids(&args.prompt, &tokenizer, rank.vocab())?;
     if ids.is_empty() || ids.len() > rank.context() {
         return Err(Error::failed(format!(
             "the prompt has {} tokens: between 1 and {} are needed",

@@ -12,6 +12,7 @@ mod model;
 mod output;
 mod pages;
 mod perplexity;
+mod synthesize;
 mod tokenize;
 
 use std::ffi::OsString;
@@ -41,6 +42,7 @@ pub fn run() -> Result<()> {
         Command::Tokenize(args) => tokenize::tokenize(&args),
         Command::Detokenize(args) => tokenize::detokenize(&args),
         Command::Diff(args) => diff::run(&args),
+        Command::Synthesize(args) => synthesize::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Kernels { command: KernelsCommand::List { json } } => kernels::list(json),
         Command::Devices => devices::run(),

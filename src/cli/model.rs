@@ -13,6 +13,7 @@ use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 
 use super::args::{
     Device, KvType, ModelArgs, PromptArgs, SamplingArgs, StopArgs, StyleArg, StyleArgs,
+    SyntheticArgs, WeightType,
 };
 use super::output::{note, progress};
 use crate::chat::{Chat, ChatStyle, Message};
@@ -22,6 +23,7 @@ use crate::device::Hardware;
 use crate::device::cuda::{self, Card};
 use crate::error::{Error, Result};
 use crate::model::{Limit, Plan, Request, Room, Weights, binary};
+use crate::random::random_ids;
 use crate::rank::Rank;
 use crate::sampler::SamplingOptions;
 use crate::source::Source;
@@ -44,6 +46,28 @@ pub fn needed(tokenizer: &Result<Tokenizer>) -> Result<&Tokenizer> {
     tokenizer.as_ref().map_err(Clone::clone)
 }
 
+/// The model called `name`, with what was chosen about it if it is synthetic.
+pub fn source(name: &str, args: &SyntheticArgs) -> Result<Source> {
+    let source = Source::find(name)?;
+    let Source::Synthetic(mut model) = source else {
+        let given = args.layers.is_some() || args.dtype.is_some() || args.weight_seed.is_some();
+        return match given {
+            true => Err(Error::usage(format!(
+                "--layers, --dtype and --weight-seed are for synthetic models, and {source} is none"
+            ))),
+            false => Ok(source),
+        };
+    };
+    if let Some(layers) = args.layers {
+        model = model.cut(layers)?;
+    }
+    if args.dtype == Some(WeightType::F16) {
+        model.dtype = "F16";
+    }
+    model.seed = args.weight_seed.unwrap_or(model.seed);
+    Ok(Source::Synthetic(model))
+}
+
 /// Maps the weights and, beside that, reads the tokenizer; lays out and allocates the state.
 ///
 /// # Errors
@@ -51,7 +75,7 @@ pub fn needed(tokenizer: &Result<Tokenizer>) -> Result<&Tokenizer> {
 pub fn load(args: &ModelArgs, all_logits: bool, context: Option<usize>) -> Result<Loaded> {
     let start = Instant::now();
     set_threads(args.threads)?;
-    let source = Source::find(&args.model)?;
+    let source = source(&args.model, &args.synthetic)?;
     let (ready, tokenizer) = std::thread::scope(|scope| {
         let tokenizer = scope.spawn(|| Tokenizer::load(&source));
         let ready = load_rank(args, &source, all_logits, context);
@@ -93,6 +117,9 @@ fn load_rank(
         },
         binary(plan.cache_bytes),
     ));
+    if checkpoint.is_synthetic() && matches!(hardware, Hardware::Cpu) {
+        check_room(&plan)?;
+    }
     checkpoint.read_ahead();
     let bar = progress(plan.weight_bytes as u64, "weights");
     let rank = Rank::new(&config, dims, checkpoint, &plan, &hardware, &|bytes| bar.inc(bytes));
@@ -154,6 +181,22 @@ pub fn plan(
     Plan::new(config, dims, weight_bytes, request, room)
 }
 
+/// That weights which are in no file fit the memory beside the state: they cannot give way.
+fn check_room(plan: &Plan) -> Result<()> {
+    let available_bytes = available_memory_bytes()?;
+    let needed_bytes = plan.weight_bytes + plan.cache_bytes + plan.activation_bytes;
+    if needed_bytes <= available_bytes {
+        return Ok(());
+    }
+    Err(Error::failed(format!(
+        "{} of synthetic weights and {} of state do not fit the {} of memory available: cut the \
+         model with --layers, or lower --context",
+        binary(plan.weight_bytes),
+        binary(needed_bytes - plan.weight_bytes),
+        binary(available_bytes)
+    )))
+}
+
 /// What this process may still take: the system's figure, or its control group's if that is less.
 pub fn available_memory_bytes() -> Result<usize> {
     let system = system(RefreshKind::nothing().with_memory(MemoryRefreshKind::everything()))?;
@@ -203,8 +246,15 @@ pub fn stop_ids(args: &StopArgs, config: &Config, of_chat: &[u32]) -> Vec<u32> {
     models.chain(&args.stop_id).copied().collect()
 }
 
-/// The prompt's ids: those given, or the text's with one BOS before them.
-pub fn prompt_ids(args: &PromptArgs, tokenizer: &Result<Tokenizer>) -> Result<Vec<u32>> {
+/// The prompt's ids: those given, random ones, or the text's with one BOS before them.
+pub fn prompt_ids(
+    args: &PromptArgs,
+    tokenizer: &Result<Tokenizer>,
+    vocab: usize,
+) -> Result<Vec<u32>> {
+    if let Some(count) = args.random_ids {
+        return Ok(random_ids(0, count, vocab));
+    }
     if let Some(ids) = &args.ids {
         return parse_ids(ids, "--ids");
     }
@@ -214,7 +264,7 @@ pub fn prompt_ids(args: &PromptArgs, tokenizer: &Result<Tokenizer>) -> Result<Ve
     let text = match (&args.prompt, &args.file) {
         (Some(text), _) => text.clone(),
         (None, Some(file)) => read_text(file)?,
-        (None, None) => unreachable!("clap requires one of the four"),
+        (None, None) => unreachable!("clap requires one of them"),
     };
     let tokenizer = needed(tokenizer)?;
     let mut ids = tokenizer.encode(&text)?;

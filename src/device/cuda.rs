@@ -155,7 +155,8 @@ struct Resolved {
 }
 
 impl Cuda {
-    /// Allocates the two regions and copies the weights. `loaded` is told of bytes that have been sent.
+    /// Allocates the two regions and copies the weights, or makes them there. `loaded` is told of bytes
+    /// that have been sent.
     ///
     /// # Errors
     /// When the GPU has not that much memory, or fails.
@@ -170,18 +171,23 @@ impl Cuda {
         let mut options = Options::from_environment();
         options.programmatic &= card.capability.0 >= 9;
         let state = Region::allocate(context, own_bytes, "the KV cache and activations")?;
-        let weights = WeightRegion::load(context, checkpoint, weights, loaded)?;
+        let (mut kernels, gpu) =
+            (Kernels::new(context)?, Gpu { multiprocessors: card.multiprocessors });
+        let weights = match checkpoint.is_synthetic() {
+            true => WeightRegion::synthesize(context, &mut kernels, &gpu, checkpoint, weights)?,
+            false => WeightRegion::load(context, checkpoint, weights, loaded)?,
+        };
         let stream = Stream::new(context)?;
         Ok(Self {
             context: context.clone(),
-            gpu: Gpu { multiprocessors: card.multiprocessors },
+            gpu,
             options,
             weights,
             state,
             shared: Pinned::allocate(context, layout.bytes() - own_bytes)?,
             own_bytes,
             landing: Pinned::allocate(context, 0)?,
-            kernels: Kernels::new(context)?,
+            kernels,
             proven: HashSet::new(),
             doing: String::new(),
             ends: (0..STEPS).map(|_| Event::new(context)).collect::<Result<_>>()?,

@@ -50,13 +50,16 @@ impl Device {
     /// When the system or the GPU refuses the memory.
     pub fn new(
         hardware: &Hardware,
-        checkpoint: Checkpoint,
+        mut checkpoint: Checkpoint,
         weights: &[Weight],
         layout: &Layout,
         loaded: &(dyn Fn(u64) + Sync),
     ) -> Result<Self> {
         Ok(match hardware {
-            Hardware::Cpu => Self::Cpu(Cpu::new(checkpoint, layout)?),
+            Hardware::Cpu => {
+                checkpoint.make(loaded)?;
+                Self::Cpu(Cpu::new(checkpoint, layout)?)
+            }
             Hardware::Gpu(card) => {
                 Self::Cuda(Box::new(Cuda::new(card, &checkpoint, weights, layout, loaded)?))
             }

@@ -15,6 +15,10 @@ mod norm_head;
 mod norm_qkv;
 mod project;
 mod sample;
+// Not of the model: random weights, and what the machine can do at best.
+mod mma_peak;
+mod read_all;
+mod synthesize;
 
 use crate::checkpoint::Dtype;
 use crate::kernel::{Arguments, Kernel, Launch};
@@ -24,13 +28,16 @@ pub use attend_prefill::AttendPrefill;
 pub use embed::Embed;
 pub use gate_up_swiglu::GateUpSwiglu;
 pub use matmul::Matmul;
+pub use mma_peak::MmaPeak;
 pub use norm_gate_up::NormGateUp;
 pub use norm_head::NormHead;
 pub use norm_qkv::NormQkv;
 pub use project::Project;
+pub use read_all::ReadAll;
 pub use rms_norm::RmsNorm;
 pub use rope_append::{Cache, RopeAppend};
 pub use sample::{MOST_TOKENS, RING, Sample, Sampling, outcome};
+pub use synthesize::Synthesize;
 
 /// A launch of the function of `kernel` that is made for a type of weights and a width of head, where
 /// it is made for one. `grid`: blocks, x and y

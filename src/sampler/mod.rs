@@ -12,9 +12,9 @@
 //! floor(r * their total / 2^64).
 
 mod options;
-mod philox;
 
 use crate::error::{Error, Result};
+use crate::random::random;
 pub use options::SamplingOptions;
 
 /// The weight of the most probable token. The sum of 2^23 of them fits 64 bits.
@@ -102,7 +102,7 @@ pub fn choose(
     let highest = logits[best as usize];
     let weights = Weights { logits, highest, temperature: options.temperature };
     let mut keys = kept(options, &weights);
-    Outcome::Token(draw(&mut keys, philox::random(options.seed, position), &weights))
+    Outcome::Token(draw(&mut keys, random(options.seed, position), &weights))
 }
 
 /// The tokens that the draw is between.

@@ -1,4 +1,4 @@
-//! The weights on their way from the mapped files to a GPU.
+//! The weights on their way from the mapped files to a GPU; a synthetic model's are made there.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -6,14 +6,13 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
 use super::driver::{Context, Region};
-use super::stream::{Staging, Stream};
+use super::kernels::Kernels;
+use super::stream::{Staging, Stream, launched};
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
-use crate::memory::Weight;
-
-/// Weights begin at multiples of this: files align their tensors to as little as an element, kernels
-/// read 16 bytes at a time.
-const ALIGNMENT: usize = 256;
+use crate::memory::{Layout, Slot, Weight};
+use crate::op::{Gpu, Op};
+use crate::ops::Synthesize;
 
 /// What a thread copies at once.
 const PIECE_BYTES: usize = 8 << 20;
@@ -27,23 +26,20 @@ pub struct WeightRegion {
     places: Places,
 }
 
-/// Where in it each weight lies, by its offset in the checkpoint.
+/// Where in it each weight lies, by its offset in the checkpoint. Files align their tensors to as
+/// little as an element, kernels read 16 bytes at a time: a layout aligns to more.
 struct Places {
-    offsets: HashMap<usize, usize>,
+    slots: HashMap<usize, Slot<u8>>,
     bytes: usize,
 }
 
 impl Places {
     fn plan(weights: &[Weight]) -> Self {
-        let mut places = Self { offsets: HashMap::new(), bytes: 0 };
+        let (mut slots, mut layout) = (HashMap::new(), Layout::default());
         for weight in weights {
-            places.offsets.entry(weight.offset).or_insert_with(|| {
-                let at = places.bytes;
-                places.bytes = (at + weight.bytes()).next_multiple_of(ALIGNMENT);
-                at
-            });
+            slots.entry(weight.offset).or_insert_with(|| layout.slot(&[weight.bytes()]));
         }
-        places
+        Self { slots, bytes: layout.bytes() }
     }
 }
 
@@ -66,7 +62,7 @@ impl WeightRegion {
             .iter()
             .flat_map(|weight| {
                 let bytes = checkpoint.bytes(weight.offset, weight.bytes());
-                let at = places.offsets[&weight.offset];
+                let at = places.slots[&weight.offset].offset();
                 let starts = (at..).step_by(PIECE_BYTES);
                 bytes.chunks(PIECE_BYTES).zip(starts)
             })
@@ -97,9 +93,39 @@ impl WeightRegion {
         Ok(Self { region, places })
     }
 
+    /// Allocates the region and has the GPU make a synthetic model's weights in it.
+    pub fn synthesize(
+        context: &Arc<Context>,
+        kernels: &mut Kernels,
+        gpu: &Gpu,
+        checkpoint: &Checkpoint,
+        weights: &[Weight],
+    ) -> Result<Self> {
+        let places = Places::plan(weights);
+        let region = Region::allocate(context, places.bytes, "the weights")?;
+        let stream = Stream::new(context)?;
+        for weight in weights {
+            let recipe = *checkpoint.recipe(weight.offset).expect("a synthetic weight has one");
+            let out = places.slots[&weight.offset];
+            let op = Synthesize { recipe, dtype: weight.dtype, out };
+            let launch = op.launch(gpu);
+            let function = kernels.function(&launch)?;
+            let base = region.address(0..places.bytes);
+            let arguments = launch.arguments.resolve(|_| base);
+            // SAFETY: the struct is the one that the kernel's source declares, and its one address is of
+            // a place in the region that holds as many elements; the stream is waited for below.
+            let result = unsafe {
+                stream.launch(&function, launch.grid, launch.block, 0, arguments.bytes(), false)
+            };
+            launched(result, launch.export.name)?;
+        }
+        stream.synchronize("cannot make the weights on the GPU: kernel synthesize failed")?;
+        Ok(Self { region, places })
+    }
+
     /// The device's address of the weight at this offset of the checkpoint.
     pub fn address(&self, offset: usize) -> u64 {
-        let at = self.places.offsets[&offset];
+        let at = self.places.slots[&offset].offset();
         self.region.address(at..at)
     }
 }

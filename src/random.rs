@@ -6,7 +6,7 @@ const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
 const ROUNDS: usize = 10;
 
 /// The random 128 bits at `counter` in the sequence that `key` selects.
-pub(super) fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
+pub fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
     for _ in 0..ROUNDS {
         let [a, b] = [counter[0], counter[2]];
         let products =
@@ -19,11 +19,17 @@ pub(super) fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
 }
 
 /// The random 64 bits at `position` in the sequence of `seed`.
-pub(super) fn random(seed: u64, position: u64) -> u64 {
+pub fn random(seed: u64, position: u64) -> u64 {
     let halves = |number: u64| [number as u32, (number >> 32) as u32];
     let [low, high] = halves(position);
     let random = philox([low, high, 0, 0], halves(seed));
     u64::from(random[0]) | u64::from(random[1]) << 32
+}
+
+/// `count` random ids below `vocab`.
+pub fn random_ids(seed: u64, count: usize, vocab: usize) -> Vec<u32> {
+    let id = |i| ((u128::from(random(seed, i)) * vocab as u128) >> 64) as u32;
+    (0..count as u64).map(id).collect()
 }
 
 #[cfg(test)]

@@ -1,0 +1,139 @@
+//! `chaski synthesize`
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+
+use indicatif::ProgressBar;
+use serde_json::{Map, Value, json};
+
+use super::args::SynthesizeArgs;
+use super::model::{interrupt, source};
+use super::output::{note, progress};
+use crate::checkpoint::{Checkpoint, Tensor};
+use crate::error::{Error, Result};
+use crate::source::Source;
+
+/// What is made before it is written.
+const PIECE_BYTES: usize = 64 << 20;
+
+/// One file's tensors.
+type Shard<'a> = Vec<(&'a str, &'a Tensor)>;
+
+pub fn run(args: &SynthesizeArgs) -> Result<()> {
+    let Source::Synthetic(model) = source(&args.model, &args.synthetic)? else {
+        return Err(Error::usage(format!(
+            "{} has weights of its own: a synthetic:SHAPE is needed",
+            args.model
+        )));
+    };
+    if args.out.exists() {
+        return Err(Error::failed(format!("{} is there already", args.out.display())));
+    }
+    let checkpoint = Checkpoint::open(&Source::Synthetic(model))?;
+    let shards = shards(&checkpoint, args.shard_mb.saturating_mul(1_000_000));
+    // The directory gets its name when it is whole.
+    let mut partial = args.out.clone().into_os_string();
+    partial.push(".partial");
+    let partial = PathBuf::from(partial);
+    let failed = |error| Error::failed(format!("cannot write {}: {error}", args.out.display()));
+    let write = || {
+        fs::create_dir(&partial).map_err(failed)?;
+        for name in ["config.json", "generation_config.json"] {
+            let text = model.file(name).unwrap_or_default();
+            fs::write(partial.join(name), text).map_err(failed)?;
+        }
+        write_weights(&checkpoint, &shards, &partial)?;
+        fs::rename(&partial, &args.out).map_err(failed)
+    };
+    let written = write();
+    if written.is_err() {
+        let _ = fs::remove_dir_all(&partial);
+    }
+    written?;
+    note(format_args!("{}: {model} in {} files of weights", args.out.display(), shards.len()));
+    Ok(())
+}
+
+/// The tensors in order, as many to a file as `most_bytes` hold, and at least one.
+fn shards(checkpoint: &Checkpoint, most_bytes: usize) -> Vec<Shard<'_>> {
+    let (mut shards, mut bytes) = (vec![Vec::new()], 0);
+    for (name, tensor) in checkpoint.tensors() {
+        if bytes + tensor.bytes > most_bytes && bytes > 0 {
+            shards.push(Vec::new());
+            bytes = 0;
+        }
+        bytes += tensor.bytes;
+        shards.last_mut().expect("there is one from the start").push((name, tensor));
+    }
+    shards
+}
+
+fn write_weights(checkpoint: &Checkpoint, shards: &[Shard<'_>], folder: &Path) -> Result<()> {
+    let all_bytes: usize = shards.iter().flatten().map(|(_, tensor)| tensor.bytes).sum();
+    let bar = progress(all_bytes as u64, "weights");
+    let mut weight_map = Map::new();
+    for (number, shard) in shards.iter().enumerate() {
+        let name = match shards.len() {
+            1 => "model.safetensors".to_owned(),
+            count => format!("model-{:05}-of-{count:05}.safetensors", number + 1),
+        };
+        write_shard(checkpoint, shard, &folder.join(&name), &bar)?;
+        let entries = shard.iter().map(|(tensor, _)| ((*tensor).to_owned(), json!(name)));
+        weight_map.extend(entries);
+    }
+    bar.finish_and_clear();
+    if shards.len() > 1 {
+        let index = json!({ "metadata": { "total_size": all_bytes }, "weight_map": weight_map });
+        let path = folder.join("model.safetensors.index.json");
+        return fs::write(&path, format!("{index:#}\n"))
+            .map_err(|error| Error::failed(format!("cannot write {}: {error}", path.display())));
+    }
+    Ok(())
+}
+
+fn write_shard(
+    checkpoint: &Checkpoint,
+    shard: &Shard<'_>,
+    path: &Path,
+    bar: &ProgressBar,
+) -> Result<()> {
+    let failed = |error| Error::failed(format!("cannot write {}: {error}", path.display()));
+    let interrupt = interrupt()?;
+    let mut file = File::create(path).map_err(failed)?;
+    file.write_all(&header(shard)).map_err(failed)?;
+    // Of words, for their alignment.
+    let mut buffer = vec![0u64; PIECE_BYTES / 8];
+    let buffer: &mut [u8] = bytemuck::cast_slice_mut(&mut buffer);
+    for (_, tensor) in shard {
+        let recipe = checkpoint.recipe(tensor.offset).expect("a synthetic tensor has one");
+        for start in (0..tensor.bytes).step_by(PIECE_BYTES) {
+            if interrupt.load(Ordering::Relaxed) {
+                return Err(Error::Interrupted);
+            }
+            let piece = &mut buffer[..PIECE_BYTES.min(tensor.bytes - start)];
+            recipe.fill(tensor.dtype, start / tensor.dtype.bytes(), piece);
+            file.write_all(piece).map_err(failed)?;
+            bar.inc(piece.len() as u64);
+        }
+    }
+    file.sync_all().map_err(failed)
+}
+
+/// The beginning of a safetensors file: the size of the JSON that follows, which is padded so that the
+/// data is aligned.
+fn header(shard: &Shard<'_>) -> Vec<u8> {
+    let mut json = Map::from_iter([("__metadata__".to_owned(), json!({ "format": "pt" }))]);
+    let mut end = 0;
+    for (name, tensor) in shard {
+        let start = end;
+        end += tensor.bytes;
+        let (dtype, shape) = (tensor.dtype.name(), &tensor.shape);
+        let entry = json!({ "dtype": dtype, "shape": shape, "data_offsets": [start, end] });
+        json.insert((*name).to_owned(), entry);
+    }
+    let mut json = Value::Object(json).to_string().into_bytes();
+    json.resize(json.len().next_multiple_of(8), b' ');
+    [(json.len() as u64).to_le_bytes().to_vec(), json].concat()
+}
