@@ -8,22 +8,22 @@ use super::output::print;
 use crate::error::{Error, Result};
 use crate::kernel::{Arch, Build, KERNELS, Kernel, Resources};
 
-/// The ops whose chain a kernel computes, by names of `src/ops`; the sampler has its own place.
+/// The ops whose chain a kernel computes, by names of `src/ops`.
 const OPS: [(&str, &[&str]); 15] = [
-    ("attend_decode", &["attend"]),
-    ("attend_prefill", &["attend"]),
+    ("attend_decode", &["attend_decode"]),
+    ("attend_prefill", &["attend_prefill"]),
     ("embed", &["embed"]),
-    ("gate_up_swiglu", &["matmul", "matmul", "swiglu"]),
+    ("gate_up_swiglu", &["gate_up_swiglu"]),
     ("matmul", &["matmul"]),
     ("mma_peak", &["mma_peak"]),
-    ("norm_gate_up", &["rms_norm", "matmul", "matmul", "swiglu"]),
+    ("norm_gate_up", &["rms_norm", "gate_up_swiglu"]),
     ("norm_head", &["rms_norm", "matmul"]),
     ("norm_qkv", &["rms_norm", "matmul", "matmul", "matmul", "rope_append"]),
     ("project", &["matmul"]),
     ("read_all", &["read_all"]),
     ("rms_norm", &["rms_norm"]),
     ("rope_append", &["rope_append"]),
-    ("sample", &["sampler"]),
+    ("sample", &["sample"]),
     ("synthesize", &["synthesize"]),
 ];
 

@@ -187,9 +187,7 @@ fn what_cannot_be_sampled_is_an_error() {
         let sample = |logits: &[f32]| sampler(options.clone(), 3).sample(&mut logits.to_vec(), 0);
         let message = |result: Result<u32>| result.unwrap_err().to_string();
         assert!(message(sample(&[0.0, f32::NAN, 0.0])).contains("logit for the token 1 is NaN"));
-        assert!(
-            message(sample(&[0.0, 0.0, f32::INFINITY])).contains("logit for the token 2 is inf")
-        );
+        assert!(message(sample(&[0.0, 0.0, f32::INFINITY])).contains("token 2 is NaN or infinite"));
         assert!(message(sample(&[f32::NEG_INFINITY; 3])).contains("every token is ruled out"));
         assert_eq!(sample(&[f32::NEG_INFINITY, -1e38, f32::NEG_INFINITY]), Ok(1));
     }
