@@ -14,14 +14,20 @@
 //! keep it, which is how fragments come straight from 16-byte loads of rows of the cache, without
 //! going through shared memory: see the two products below.
 //!
-//! A warp asks for its next keys once the present ones are used, and then for the values: 8 KiB (D
-//! = 128) a warp, 64 KiB an SM with two blocks of four warps.
+//! A warp asks for its next keys once the present ones are used, and then for the values, and has
+//! the tile after those brought into the L2 cache: 16 KiB (D = 128) a warp, 64 KiB an SM with one
+//! block of four warps. One block is enough, and leaves registers for a block of the output
+//! projection, which begins as soon as no more than a tile is to be asked for - at once, where the
+//! cache is short - and fetches its weights while this kernel merges what it has found.
+//!
+//! Before it waits for the kernel that appends the newest position, a block has its first tiles
+//! brought into the L2 cache. They are a guess: whatever they are, no result depends on them.
 //!
 //! Each warp carries a softmax of its own over what it has seen: maximum, sum and weighted values.
 //! They are merged in a fixed order, first over the warps, then over the splits by the block that
 //! finishes last, as a ticket tells it, which also puts the ticket back to 0.
 //!
-//! Grid: (G * ceil(H / G / 8), splits). Good: as many splits as give two blocks an SM, no more than
+//! Grid: (G * ceil(H / G / 8), splits). Good: as many splits as give a block an SM, no more than
 //! ceil(S / 64).
 #include "lib/convert.cuh"
 #include "lib/math.cuh"
@@ -111,6 +117,19 @@ template <int D> struct Values {
     }
 };
 
+// Brings a warp's keys and values of one tile into the L2 cache, a line of 128 bytes at a time.
+template <int D>
+__device__ inline void prefetch_tile(const kv_t* keys, const kv_t* values, uint32_t first,
+                                     uint32_t end, uint64_t row) {
+    constexpr uint32_t PIECES = D / 64, LINES = WARP_TILE * PIECES; // of a row, of the keys
+#pragma unroll
+    for (uint32_t i = 0; i < 2 * LINES; i += 32) {
+        const uint32_t line = (i + lane_id()) % LINES, position = first + line / PIECES;
+        const kv_t* from = i + lane_id() < LINES ? keys : values;
+        if (position < end) prefetch_l2(from + position * row + line % PIECES * 64);
+    }
+}
+
 // The weights of a tile's positions, 2^(score - maximum), as the first factor of the second
 // product; the state is brought to the new maximum. Two score tiles of 8 positions: the lane's are
 // 2t and 2t+1.
@@ -181,6 +200,7 @@ struct Merged {
 
     __device__ Merged(const float* parts, uint32_t stride, const float* statistics,
                       uint32_t statistics_stride, uint32_t count) {
+#pragma unroll 8
         for (uint32_t i = 0; i < count; i++)
             maximum = fmaxf(maximum, statistics[i * statistics_stride]);
 #pragma unroll 8
@@ -225,16 +245,18 @@ template <int D> __device__ void attend_decode(const AttendDecode& args) {
     const uint32_t kv_head = blockIdx.x / teams, from = blockIdx.x % teams * TEAM;
     const uint32_t first_head = kv_head * group + from;
     const uint32_t team_heads = group - from < TEAM ? group - from : TEAM;
-    grid_dependency_wait();
-    grid_dependency_launch();
-    const uint32_t end = *args.cursor + 1, tiles = (end + TILE - 1) / TILE;
-    const uint32_t split = blockIdx.y, splits = tiles < gridDim.y ? tiles : gridDim.y;
-    if (split >= splits) return;
-
     const uint64_t row = uint64_t(args.kv_heads) * D;
     const kv_t* const cached_keys = args.keys + kv_head * D;
     const kv_t* const cached_values = args.values + kv_head * D;
+    const uint32_t split = blockIdx.y, stride = gridDim.y * TILE;
     uint32_t first = split * TILE + warp_id() * WARP_TILE;
+    for (uint32_t i = 0; i < 2; i++)
+        prefetch_tile<D>(cached_keys, cached_values, first + i * stride, *args.cursor, row);
+    grid_dependency_wait();
+    const uint32_t end = *args.cursor + 1, tiles = (end + TILE - 1) / TILE;
+    const uint32_t splits = tiles < gridDim.y ? tiles : gridDim.y;
+    if (split >= splits) return;
+
     Keys<D> keys;
     Values<D> values;
     keys.load(cached_keys, first, end, row);
@@ -243,7 +265,9 @@ template <int D> __device__ void attend_decode(const AttendDecode& args) {
     const Queries<D> queries(args.q + (first_head + head) * D, head < team_heads);
     Softmax<D> state;
     while (first < end) {
-        const uint32_t next = first + gridDim.y * TILE;
+        const uint32_t next = first + stride;
+        if (next + stride >= end) grid_dependency_launch();
+        prefetch_tile<D>(cached_keys, cached_values, next + stride, end, row);
         uint32_t weights[4];
         weigh(queries, keys, first, end, state, weights);
         keys.load(cached_keys, next, end, row);

@@ -1,7 +1,8 @@
 //! embed: the step's tokens to their rows of the embedding table, where the residual stream begins.
 //!
 //! A thread copies 16 bytes of a row, whatever the grid. Nothing is worth prefetching: which rows
-//! are wanted is known only when the kernel before has ended.
+//! are wanted is known only when the kernel before has ended. The kernel after this one may begin
+//! at once: it has weights to fetch while the token is still being chosen.
 #include "lib/convert.cuh"
 
 // x[t] = table[ids[t]]
@@ -14,8 +15,8 @@ template <class W> struct Embed {
 };
 
 template <class W> __device__ void embed(const Embed<W>& args) {
-    grid_dependency_wait();
     grid_dependency_launch();
+    grid_dependency_wait();
     const uint32_t pieces = args.width / 8;
     for (uint64_t i = uint64_t(blockIdx.x) * blockDim.x + threadIdx.x;
          i < uint64_t(args.tokens) * pieces; i += uint64_t(gridDim.x) * blockDim.x) {

@@ -5,7 +5,7 @@
 //! gate them itself. The norm is done again in every block, its scale after the products: 16 KB
 //! from the L2 cache beside 0.9 MB of weights an SM for an 8B model.
 //!
-//! Grid: SMs x 1, any. Dynamic shared memory: 4 * round_up(C, 1024) bytes.
+//! Grid: SMs, any. Dynamic shared memory: 4 * round_up(C, 2048) bytes.
 #include "lib/gemv.cuh"
 
 // hidden = silu(w_gate n) * (w_up n), with n = rms_norm(x) * norm
@@ -17,6 +17,7 @@ template <class W> struct NormGateUp {
     float* hidden; // [1, F]
     uint32_t width; // C
     uint32_t ffn; // F
+    uint32_t parts; // of each row, 1 to 8, a power of two (lib/gemv.cuh)
     float eps;
 };
 
@@ -28,14 +29,13 @@ template <class W> __device__ void norm_gate_up(const NormGateUp<W>& args) {
     };
     const auto prepare = [&](float* x) {
         grid_dependency_wait();
-        grid_dependency_launch();
         scale = stage_normed(args.x, args.norm, args.width, args.eps, x);
     };
     const auto finish = [&](uint32_t f, float gate, float up) {
         if (lane_id() == 0) args.hidden[f] = swiglu(gate * scale, up * scale);
     };
-    gemv<W>(args.ffn, args.width, rows, prepare, finish);
+    gemv<W>(args.ffn, args.width, args.parts, rows, prepare, finish);
 }
 
-extern "C" __global__ void __launch_bounds__(512, 2) norm_gate_up_bf16(NormGateUp<bf16> args) { norm_gate_up(args); }
-extern "C" __global__ void __launch_bounds__(512, 2) norm_gate_up_f16(NormGateUp<f16> args) { norm_gate_up(args); }
+extern "C" __global__ void __launch_bounds__(256, 2) norm_gate_up_bf16(NormGateUp<bf16> args) { norm_gate_up(args); }
+extern "C" __global__ void __launch_bounds__(256, 2) norm_gate_up_f16(NormGateUp<f16> args) { norm_gate_up(args); }

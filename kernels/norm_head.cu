@@ -2,7 +2,7 @@
 //!
 //! RMSNorm and the LM head: a warp owns two neighbouring rows (lib/gemv.cuh).
 //!
-//! Grid: SMs x 1, any. Dynamic shared memory: 4 * round_up(C, 1024) bytes.
+//! Grid: SMs, any. Dynamic shared memory: 4 * round_up(C, 2048) bytes.
 #include "lib/gemv.cuh"
 
 // logits = head n, with n = rms_norm(x) * norm
@@ -13,6 +13,7 @@ template <class W> struct NormHead {
     float* logits; // [1, V]
     uint32_t width; // C
     uint32_t vocab; // V
+    uint32_t parts; // of each row, 1 to 8, a power of two (lib/gemv.cuh)
     float eps;
 };
 
@@ -25,15 +26,14 @@ template <class W> __device__ void norm_head(const NormHead<W>& args) {
     };
     const auto prepare = [&](float* x) {
         grid_dependency_wait();
-        grid_dependency_launch();
         scale = stage_normed(args.x, args.norm, args.width, args.eps, x);
     };
     const auto finish = [&](uint32_t pair, float a, float b) {
         const uint32_t id = 2 * pair + lane_id();
         if (lane_id() < 2 && id < args.vocab) args.logits[id] = (lane_id() == 0 ? a : b) * scale;
     };
-    gemv<W>((args.vocab + 1) / 2, args.width, rows, prepare, finish);
+    gemv<W>((args.vocab + 1) / 2, args.width, args.parts, rows, prepare, finish);
 }
 
-extern "C" __global__ void __launch_bounds__(512, 2) norm_head_bf16(NormHead<bf16> args) { norm_head(args); }
-extern "C" __global__ void __launch_bounds__(512, 2) norm_head_f16(NormHead<f16> args) { norm_head(args); }
+extern "C" __global__ void __launch_bounds__(256, 2) norm_head_bf16(NormHead<bf16> args) { norm_head(args); }
+extern "C" __global__ void __launch_bounds__(256, 2) norm_head_f16(NormHead<f16> args) { norm_head(args); }

@@ -5,7 +5,7 @@
 //! itself; the values' rows are paired alike and not turned. Heads are counted through: H of the
 //! queries, G of the keys, G of the values.
 //!
-//! Grid: SMs x 1 or x 2, any. Dynamic shared memory: 4 * round_up(C, 1024) bytes.
+//! Grid: SMs, any. Dynamic shared memory: 4 * round_up(C, 2048) bytes.
 #include "lib/gemv.cuh"
 
 // q = turn(wq n), cache row = turn(wk n), wv n; with n = rms_norm(x) * norm
@@ -23,6 +23,7 @@ template <class W> struct NormQkv {
     uint32_t width; // C
     uint32_t heads; // H
     uint32_t kv_heads; // G
+    uint32_t parts; // of each row, 1 to 8, a power of two (lib/gemv.cuh)
     float eps;
 };
 
@@ -42,7 +43,6 @@ template <class W, int D> __device__ void norm_qkv(const NormQkv<W>& args) {
     };
     const auto prepare = [&](float* x) {
         grid_dependency_wait();
-        grid_dependency_launch();
         scale = stage_normed(args.x, args.norm, width, args.eps, x);
     };
     const auto finish = [&](uint32_t pair, float a, float b) {
@@ -68,10 +68,10 @@ template <class W, int D> __device__ void norm_qkv(const NormQkv<W>& args) {
             row[i + D / 2] = to_kv(b);
         }
     };
-    gemv<W>((heads + 2 * kv_heads) * (D / 2), width, rows, prepare, finish);
+    gemv<W>((heads + 2 * kv_heads) * (D / 2), width, args.parts, rows, prepare, finish);
 }
 
-extern "C" __global__ void __launch_bounds__(512, 2) norm_qkv_bf16_d64(NormQkv<bf16> args) { norm_qkv<bf16, 64>(args); }
-extern "C" __global__ void __launch_bounds__(512, 2) norm_qkv_bf16_d128(NormQkv<bf16> args) { norm_qkv<bf16, 128>(args); }
-extern "C" __global__ void __launch_bounds__(512, 2) norm_qkv_f16_d64(NormQkv<f16> args) { norm_qkv<f16, 64>(args); }
-extern "C" __global__ void __launch_bounds__(512, 2) norm_qkv_f16_d128(NormQkv<f16> args) { norm_qkv<f16, 128>(args); }
+extern "C" __global__ void __launch_bounds__(256, 2) norm_qkv_bf16_d64(NormQkv<bf16> args) { norm_qkv<bf16, 64>(args); }
+extern "C" __global__ void __launch_bounds__(256, 2) norm_qkv_bf16_d128(NormQkv<bf16> args) { norm_qkv<bf16, 128>(args); }
+extern "C" __global__ void __launch_bounds__(256, 2) norm_qkv_f16_d64(NormQkv<f16> args) { norm_qkv<f16, 64>(args); }
+extern "C" __global__ void __launch_bounds__(256, 2) norm_qkv_f16_d128(NormQkv<f16> args) { norm_qkv<f16, 128>(args); }

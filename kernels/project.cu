@@ -3,7 +3,7 @@
 //! The output projection of attention and the down projection of the FFN: a warp owns two
 //! neighbouring rows (lib/gemv.cuh).
 //!
-//! Grid: SMs x 1, any. Dynamic shared memory: 4 * round_up(K, 1024) bytes.
+//! Grid: SMs, any. Dynamic shared memory: 4 * round_up(K, 2048) bytes.
 #include "lib/gemv.cuh"
 
 // y += weight x
@@ -13,6 +13,7 @@ template <class W> struct Project {
     float* y; // [1, N] in and out: the residual stream
     uint32_t width; // K
     uint32_t rows; // N
+    uint32_t parts; // of each row, 1 to 8, a power of two (lib/gemv.cuh)
 };
 
 template <class W> __device__ void project(const Project<W>& args) {
@@ -22,15 +23,14 @@ template <class W> __device__ void project(const Project<W>& args) {
     };
     const auto prepare = [&](float* x) {
         grid_dependency_wait();
-        grid_dependency_launch();
         stage(args.x, args.width, x);
     };
     const auto finish = [&](uint32_t pair, float a, float b) {
         const uint32_t n = 2 * pair + lane_id();
         if (lane_id() < 2 && n < args.rows) args.y[n] += lane_id() == 0 ? a : b;
     };
-    gemv<W>((args.rows + 1) / 2, args.width, rows, prepare, finish);
+    gemv<W>((args.rows + 1) / 2, args.width, args.parts, rows, prepare, finish);
 }
 
-extern "C" __global__ void __launch_bounds__(512, 2) project_bf16(Project<bf16> args) { project(args); }
-extern "C" __global__ void __launch_bounds__(512, 2) project_f16(Project<f16> args) { project(args); }
+extern "C" __global__ void __launch_bounds__(256, 2) project_bf16(Project<bf16> args) { project(args); }
+extern "C" __global__ void __launch_bounds__(256, 2) project_f16(Project<f16> args) { project(args); }

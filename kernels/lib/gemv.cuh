@@ -1,18 +1,26 @@
 //! Matrix times vector for decoding: as fast as memory delivers the weights.
 //!
-//! A warp owns two rows at a time. A lane keeps the next step, DEPTH 16-byte pieces of both rows,
-//! in registers and asks for the one after while it uses them, across the ends of rows too: 2 DEPTH
-//! 32 lanes 16 B = 4 KiB a warp, 64 KiB an SM with one block of 16 warps. 3.35 TB/s on 132 SMs with
-//! a latency of 1 us need 25 KiB; a step's arithmetic takes about a third of that latency, so that
-//! on average 48 KiB are on their way. At most 64 registers a thread leave room for a second block,
-//! which may be the next kernel's: it asks for its first weights before it waits for this one to
-//! end.
+//! A warp owns a pair of rows at a time. A lane keeps a step, DEPTH 16-byte pieces of both rows, in
+//! registers and asks for the next while it uses it, across the ends of rows too: 2 DEPTH 32 lanes
+//! 16 B = 8 KiB a warp, 64 KiB an SM with one block of 8 warps. 3.35 TB/s on 132 SMs with a latency
+//! of 1 us need 25 KiB. The compiler puts most of a step's loads behind three quarters of its
+//! arithmetic, which takes about half as long as the latency: 40 KiB are on their way on average.
 //!
 //! Pairs of rows go round the blocks first and the warps second, so that whatever the number of
-//! rows every SM gets the same share of them, give or take one pair a warp.
+//! rows every SM gets the same share of them. Where there are too few to go round the warps, a pair
+//! is cut into `parts` along its columns, which neighbouring warps take and add up
+//! (src/ops/gemv.rs decides).
 //!
-//! x lies in shared memory as float, 4 * round_up(K, 1024) bytes of it, zeros at its end. Sums are
-//! in a fixed order: a lane's in order of columns, then the lanes' in a tree.
+//! Between kernels memory must not rest. 128 registers a thread leave room for a second block on
+//! the SM, the next kernel's, which may begin when all blocks have come to their last steps. It
+//! asks for its own first weights at once, one step into registers and PREFETCH more into the L2
+//! cache - 192 KiB an SM, 8 us of the memory's time -, and only then waits for this kernel to end
+//! and takes x.
+//!
+//! x lies in shared memory as float, 4 * round_up(K, 2048) bytes of it, zeros at its end.
+//!
+//! **Same bits.** A lane's sum runs in order of columns, then the lanes' are added in a tree, then
+//! the parts' in order: the result depends on `parts`, and not on the grid.
 #pragma once
 
 #include "lib/convert.cuh"
@@ -20,15 +28,15 @@
 #include "lib/reduce.cuh"
 #include "lib/shared.cuh"
 
-constexpr int GEMV_WARPS = 16;
+constexpr int GEMV_WARPS = 8;
 constexpr int GEMV_THREADS = 32 * GEMV_WARPS;
 // Columns that a warp loads from a row at once, 16 bytes a lane.
 constexpr uint32_t GEMV_CHUNK = 32 * 8;
 // Chunks of each row that are on their way.
-constexpr int GEMV_DEPTH = 4;
+constexpr int GEMV_DEPTH = 8;
 constexpr uint32_t GEMV_STEP = GEMV_CHUNK * GEMV_DEPTH;
-// Steps of a warp's first rows that are brought into the L2 cache, beyond the one in registers.
-constexpr uint32_t GEMV_PREFETCH = 2;
+// Steps of a warp that are brought into the L2 cache ahead of x, beyond the one in registers.
+constexpr int GEMV_PREFETCH = 2;
 
 // What a warp multiplies at once. a, b: [K]
 template <class W> struct RowPair {
@@ -45,6 +53,12 @@ __device__ inline const W* row_of(const W* matrix, uint32_t row, uint32_t width)
 // four each, so that 16-byte reads by neighbouring lanes meet no bank twice. k: a multiple of 4
 __device__ inline uint32_t staged(uint32_t k) {
     return k / GEMV_CHUNK * GEMV_CHUNK + k % 8 / 4 * (GEMV_CHUNK / 2) + k % GEMV_CHUNK / 8 * 4;
+}
+
+// Columns of each of the parts of a row, of which the last may have fewer.
+__device__ inline uint32_t gemv_share(uint32_t width, uint32_t parts) {
+    const uint32_t steps = (width + GEMV_STEP - 1) / GEMV_STEP;
+    return (steps + parts - 1) / parts * GEMV_STEP;
 }
 
 // Stores x in shared memory, eight columns at a time, after `change`; zeros beyond the width.
@@ -107,71 +121,97 @@ __device__ inline void dot8(const uint4& stored, const float4& low, const float4
     sum = fmaf(w[7], high.w, sum);
 }
 
-// Multiplies `pairs` pairs of rows of `width` columns with one x.
+// A step of a warp: where a lane's pieces of it lie, and how many columns the pair has from there.
+template <class W> struct Step {
+    RowPair<W> at;
+    uint32_t left;
+
+    __device__ void fetch(int chunk, uint4& a, uint4& b) const {
+        const bool valid = lane_id() * 8 + chunk * GEMV_CHUNK < left;
+        a = load_stream(at.a + chunk * GEMV_CHUNK, valid);
+        b = load_stream(at.b + chunk * GEMV_CHUNK, valid);
+    }
+
+    // Into the L2 cache, a line of 128 bytes a lane: of row a in one half of the warp, of row b in
+    // the other.
+    __device__ void prefetch() const {
+        const uint32_t column = lane_id() % 16 * 64;
+        const W* const row = (lane_id() < 16 ? at.a : at.b) - lane_id() * 8;
+        if (column < left) prefetch_l2(row + column);
+    }
+};
+
+// Multiplies `pairs` pairs of rows of `width` columns with one x. `parts`: of a pair's columns, a
+// power of two up to GEMV_WARPS.
 //
 // `rows(pair)` names a pair's rows. `prepare(x)` is called by all threads once the first weights
 // are on their way: it waits for earlier kernels, fills x and ends with a barrier. `finish(pair, a,
 // b)` is called by all lanes of a warp with the two dot products.
 template <class W, class Rows, class Prepare, class Finish>
-__device__ inline void gemv(uint32_t pairs, uint32_t width, Rows rows, Prepare prepare,
-                            Finish finish) {
-    const uint32_t stride = gridDim.x * GEMV_WARPS, column = lane_id() * 8;
-    uint32_t pair = blockIdx.x + gridDim.x * warp_id();
+__device__ inline void gemv(uint32_t pairs, uint32_t width, uint32_t parts, Rows rows,
+                            Prepare prepare, Finish finish) {
+    const uint32_t stride = gridDim.x * (GEMV_WARPS / parts);
+    const uint32_t begin = gemv_share(width, parts) * (warp_id() % parts); // of the warp's columns
+    uint32_t pair = blockIdx.x + gridDim.x * (warp_id() / parts);
+    // The pair's first step, or one without columns.
+    const auto enter = [&](uint32_t pair) -> Step<W> {
+        if (pair >= pairs || begin >= width) return {};
+        const RowPair<W> row = rows(pair);
+        const uint32_t lane = begin + lane_id() * 8, share = gemv_share(width, parts);
+        return {{row.a + lane, row.b + lane}, width - begin < share ? width - begin : share};
+    };
+    // The step after `step` of `pair`.
+    const auto follow = [&](Step<W>& step, uint32_t pair) {
+        if (step.left > GEMV_STEP) {
+            step = {{step.at.a + GEMV_STEP, step.at.b + GEMV_STEP}, step.left - GEMV_STEP};
+            return true;
+        }
+        step = enter(pair + stride);
+        return false;
+    };
+    Step<W> step = enter(pair);
     uint4 a[GEMV_DEPTH], b[GEMV_DEPTH];
-    // What is asked for next: from the lane's columns of `from`, of whose rows `left` columns are
-    // to come.
-    RowPair<W> from = rows(pair < pairs ? pair : 0);
-    uint32_t left = pair < pairs ? width : 0, upcoming = pair + stride;
-    // A lane's line of 128 bytes in the step after: of row a in one half of the warp, of b in the
-    // other.
-    const uint32_t line = GEMV_STEP + lane_id() % 16 * 64;
-    const W* const ahead = (lane_id() < 16 ? from.a : from.b) + line;
-    from.a += column;
-    from.b += column;
-    const auto fetch = [&](int i) {
-        const bool valid = column + i * GEMV_CHUNK < left;
-        a[i] = load_stream(from.a + i * GEMV_CHUNK, valid);
-        b[i] = load_stream(from.b + i * GEMV_CHUNK, valid);
-    };
-    const auto advance = [&] {
-        from.a += GEMV_STEP;
-        from.b += GEMV_STEP;
-        if (left > GEMV_STEP) {
-            left -= GEMV_STEP;
-            return;
-        }
-        left = 0;
-        if (upcoming < pairs) {
-            from = rows(upcoming);
-            from.a += column;
-            from.b += column;
-            left = width;
-            upcoming += stride;
-        }
-    };
 #pragma unroll
-    for (int i = 0; i < GEMV_DEPTH; i++) fetch(i);
-#pragma unroll
-    for (uint32_t step = 0; step < GEMV_PREFETCH; step++)
-        if (line + step * GEMV_STEP < left) prefetch_l2(ahead + step * GEMV_STEP);
-    advance();
+    for (int i = 0; i < GEMV_DEPTH; i++) step.fetch(i, a[i], b[i]);
+    Step<W> ahead = step;
+#pragma unroll 1
+    for (uint32_t i = 0, of = pair; i < GEMV_PREFETCH; i++) {
+        if (!follow(ahead, of)) of += stride;
+        ahead.prefetch();
+    }
 
     float* x = dynamic_shared<float>();
     prepare(x);
 
-    for (; pair < pairs; pair += stride) {
+    SHARED(float2[2][GEMV_WARPS], sums); // by turns, so that one barrier a round will do
+    for (uint32_t round = blockIdx.x, turn = 0; round < pairs;
+         round += stride, pair += stride, turn ^= 1) {
         float sum_a = 0, sum_b = 0;
-        for (uint32_t k = 0; k < width; k += GEMV_STEP) {
+        const float* at = x + begin + lane_id() * 4;
+        for (bool more = step.left > 0; more; at += GEMV_STEP) {
+            more = follow(step, pair);
+            if (step.left <= GEMV_STEP && pair + stride >= pairs) grid_dependency_launch();
 #pragma unroll
             for (int i = 0; i < GEMV_DEPTH; i++) {
-                const float* at = x + k + i * GEMV_CHUNK + lane_id() * 4;
-                const float4 low = load4(at), high = load4(at + GEMV_CHUNK / 2);
+                const float4 low = load4(at + i * GEMV_CHUNK);
+                const float4 high = load4(at + i * GEMV_CHUNK + GEMV_CHUNK / 2);
                 dot8<W>(a[i], low, high, sum_a);
                 dot8<W>(b[i], low, high, sum_b);
-                fetch(i);
+                step.fetch(i, a[i], b[i]);
             }
-            advance();
         }
-        finish(pair, warp_sum(sum_a), warp_sum(sum_b));
+        sum_a = warp_sum(sum_a);
+        sum_b = warp_sum(sum_b);
+        if (parts > 1) {
+            if (lane_id() == 0) sums[turn][warp_id()] = {sum_a, sum_b};
+            __syncthreads();
+            if (warp_id() % parts != 0) continue;
+#pragma unroll 1
+            for (uint32_t i = 1; i < parts; i++) {
+                sum_a += sums[turn][warp_id() + i].x;
+                sum_b += sums[turn][warp_id() + i].y;
+            }
+        }
+        if (pair < pairs) finish(pair, sum_a, sum_b);
     }
 }

@@ -137,15 +137,22 @@ __device__ inline uint64_t multiply_high(uint64_t a, uint64_t b) {
 
 // Global memory, 16 bytes at 16-byte aligned addresses.
 
-// What nothing writes while the kernel runs and nothing reads again soon: weights. Zeros instead
-// where not `valid` (nothing is read then).
+// A cache policy: all of it is the first to leave the L2 cache. This is what ptxas makes of
+// createpolicy.fractional.L2::evict_first with 1.0 for every architecture; as an instruction it
+// would cost registers.
+constexpr uint64_t EVICT_FIRST = 0x12f0000000000000;
+
+// What nothing writes while the kernel runs and nothing reads again soon: weights. They pass by the
+// L1 cache, and through the L2 cache without displacing activations or what is prefetched. Zeros
+// instead where not `valid` (nothing is read then).
 __device__ inline uint4 load_stream(const void* p, bool valid) {
     uint4 r;
     asm volatile("{ .reg .pred p; setp.ne.u32 p, %5, 0;\n"
                  "mov.u32 %0, 0; mov.u32 %1, 0; mov.u32 %2, 0; mov.u32 %3, 0;\n"
-                 "@p ld.global.nc.L1::no_allocate.L2::256B.v4.u32 {%0, %1, %2, %3}, [%4]; }"
+                 "@p ld.global.nc.L1::no_allocate.L2::cache_hint.L2::256B.v4.u32 "
+                 "{%0, %1, %2, %3}, [%4], %6; }"
                  : "=&r"(r.x), "=&r"(r.y), "=&r"(r.z), "=&r"(r.w)
-                 : "l"(p), "r"(uint32_t(valid)));
+                 : "l"(p), "r"(uint32_t(valid)), "l"(EVICT_FIRST));
     return r;
 }
 
@@ -285,6 +292,25 @@ __device__ inline uint32_t atomic_add_release_gpu(uint32_t* p, uint32_t v) {
     asm volatile("atom.release.gpu.global.add.u32 %0, [%1], %2;"
                  : "=r"(r)
                  : "l"(p), "r"(v)
+                 : "memory");
+    return r;
+}
+
+// Ordering nothing else.
+__device__ inline uint32_t atomic_add_gpu(uint32_t* p, uint32_t v) {
+    uint32_t r;
+    asm volatile("atom.relaxed.gpu.global.add.u32 %0, [%1], %2;"
+                 : "=r"(r)
+                 : "l"(p), "r"(v)
+                 : "memory");
+    return r;
+}
+
+__device__ inline uint64_t atomic_add_gpu(uint64_t* p, uint64_t v) {
+    uint64_t r;
+    asm volatile("atom.relaxed.gpu.global.add.u64 %0, [%1], %2;"
+                 : "=l"(r)
+                 : "l"(p), "l"(v)
                  : "memory");
     return r;
 }

@@ -61,9 +61,10 @@ impl Card {
         self.context.memory()
     }
 
-    /// Blocks that the attention of one token is best spread over.
+    /// Blocks that the attention of one token is best spread over: the kernel after it finds room for
+    /// a block beside each.
     pub fn attention_blocks(&self) -> usize {
-        2 * self.multiprocessors as usize
+        self.multiprocessors as usize
     }
 
     /// That there are kernels for such a model.

@@ -10,6 +10,7 @@ mod rms_norm;
 mod rope_append;
 // For one token.
 mod attend_decode;
+mod gemv;
 mod norm_gate_up;
 mod norm_head;
 mod norm_qkv;

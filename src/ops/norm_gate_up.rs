@@ -1,6 +1,6 @@
 use super::gate_up_swiglu::swiglu;
+use super::gemv::Gemv;
 use super::matmul::matmul_cost;
-use super::project::gemv_shared_bytes;
 use super::rms_norm::rms_norm;
 use super::{launch, size};
 use crate::for_dtype;
@@ -51,6 +51,7 @@ impl Op for NormGateUp {
 
     fn launch(&self, gpu: &Gpu) -> Launch {
         let width = self.norm.cols;
+        let gemv = Gemv { pairs: self.w_gate.rows, width };
         let arguments = kernel::NormGateUp {
             x: self.x,
             norm: self.norm,
@@ -59,14 +60,15 @@ impl Op for NormGateUp {
             hidden: self.hidden,
             width: size(width),
             ffn: size(self.w_gate.rows),
+            parts: gemv.parts(gpu),
             eps: self.eps,
         }
         .arguments();
         launch(
             kernel::NormGateUp::KERNEL,
             (self.norm.dtype, 0),
-            [gpu.multiprocessors, 1],
-            gemv_shared_bytes(width),
+            Gemv::grid(gpu),
+            gemv.shared_bytes(),
             arguments,
         )
     }

@@ -1,5 +1,5 @@
+use super::gemv::Gemv;
 use super::matmul::matmul_cost;
-use super::project::gemv_shared_bytes;
 use super::rms_norm::rms_norm;
 use super::{launch, size};
 use crate::for_dtype;
@@ -43,6 +43,7 @@ impl Op for NormHead {
 
     fn launch(&self, gpu: &Gpu) -> Launch {
         let width = self.norm.cols;
+        let gemv = Gemv::of_rows(self.head.rows, width);
         let arguments = kernel::NormHead {
             x: self.x,
             norm: self.norm,
@@ -50,14 +51,15 @@ impl Op for NormHead {
             logits: self.logits,
             width: size(width),
             vocab: size(self.head.rows),
+            parts: gemv.parts(gpu),
             eps: self.eps,
         }
         .arguments();
         launch(
             kernel::NormHead::KERNEL,
             (self.norm.dtype, 0),
-            [gpu.multiprocessors, 1],
-            gemv_shared_bytes(width),
+            Gemv::grid(gpu),
+            gemv.shared_bytes(),
             arguments,
         )
     }

@@ -1,5 +1,5 @@
+use super::gemv::Gemv;
 use super::matmul::matmul_cost;
-use super::project::gemv_shared_bytes;
 use super::rms_norm::rms_norm;
 use super::rope_append::{Cache, append, rotate, rotation};
 use super::{launch, size};
@@ -73,6 +73,7 @@ impl Op for NormQkv {
 
     fn launch(&self, gpu: &Gpu) -> Launch {
         let (width, head_dim) = (self.norm.cols, 2 * self.frequencies.len());
+        let gemv = Gemv::of_rows(self.wq.rows + self.wk.rows + self.wv.rows, width);
         let arguments = kernel::NormQkv {
             x: self.x,
             norm: self.norm,
@@ -87,14 +88,15 @@ impl Op for NormQkv {
             width: size(width),
             heads: size(self.wq.rows / head_dim),
             kv_heads: size(self.wk.rows / head_dim),
+            parts: gemv.parts(gpu),
             eps: self.eps,
         }
         .arguments();
         launch(
             kernel::NormQkv::KERNEL,
             (self.norm.dtype, head_dim),
-            [gpu.multiprocessors, 1],
-            gemv_shared_bytes(width),
+            Gemv::grid(gpu),
+            gemv.shared_bytes(),
             arguments,
         )
     }

@@ -1,3 +1,4 @@
+use super::gemv::Gemv;
 use super::matmul::matmul_cost;
 use super::{launch, size};
 use crate::for_dtype;
@@ -35,27 +36,16 @@ impl Op for Project {
 
     fn launch(&self, gpu: &Gpu) -> Launch {
         let Weight { dtype, rows, cols, .. } = self.weight;
+        let gemv = Gemv::of_rows(rows, cols);
         let arguments = kernel::Project {
             x: self.x,
             weight: self.weight,
             y: self.y,
             width: size(cols),
             rows: size(rows),
+            parts: gemv.parts(gpu),
         }
         .arguments();
-        launch(
-            kernel::Project::KERNEL,
-            (dtype, 0),
-            [gpu.multiprocessors, 1],
-            gemv_shared_bytes(cols),
-            arguments,
-        )
+        launch(kernel::Project::KERNEL, (dtype, 0), Gemv::grid(gpu), gemv.shared_bytes(), arguments)
     }
-}
-
-/// What a block of every kernel that multiplies one token keeps its input of `width` numbers in: f32,
-/// padded with zeros to a multiple of 1024 (`kernels/lib/gemv.cuh`).
-pub(super) fn gemv_shared_bytes(width: usize) -> u32 {
-    assert!(width.is_multiple_of(8), "rows of {width} are not of whole 16-byte pieces");
-    size(width.next_multiple_of(1024) * size_of::<f32>())
 }

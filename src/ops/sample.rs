@@ -1,4 +1,4 @@
-use super::{launch, size};
+use super::{blocks, launch, size};
 use crate::checkpoint::Dtype;
 use crate::kernel::{self, Launch};
 use crate::memory::{Layout, Memory, Slot};
@@ -37,10 +37,14 @@ pub struct Sampling {
     pub counts: Slot<u32>,
     /// `[blocks]`
     pub best: Slot<u64>,
+    /// `[blocks]`
+    pub sums: Slot<u64>,
+    /// Zeros before and after. `[64]`
+    pub bins: Slot<u64>,
     /// `[2, V]`
     pub candidates: Slot<u32>,
-    /// Zero before and after. `[1]`
-    pub ticket: Slot<u32>,
+    /// Zeros before and after. `[4]`
+    pub tickets: Slot<u32>,
 }
 
 /// Outcomes that are remembered: more than there are steps on their way.
@@ -49,8 +53,11 @@ pub const RING: usize = 16;
 /// The most tokens that the kernel can choose from.
 pub const MOST_TOKENS: usize = 1 << 18;
 
-/// Logits that a block looks at.
+/// Logits that a block looks at, at least.
 const SHARE: usize = 1024;
+
+/// The most blocks that the kernel can have.
+const MOST_BLOCKS: usize = 512;
 
 /// In an outcome, instead of a token: this bit and an id whose logit is broken, or all bits where no
 /// token is left.
@@ -58,6 +65,7 @@ const FAILED: u32 = 1 << 31;
 
 impl Sampling {
     pub fn plan(vocab: usize, layout: &mut Layout) -> Self {
+        let blocks = vocab.div_ceil(SHARE).min(MOST_BLOCKS);
         Self {
             options: layout.slot(&[6]),
             top_k: layout.slot(&[1]),
@@ -66,9 +74,11 @@ impl Sampling {
             biases: layout.slot(&[vocab]),
             bias_count: layout.slot(&[1]),
             counts: layout.slot(&[vocab]),
-            best: layout.slot(&[vocab.div_ceil(SHARE)]),
+            best: layout.slot(&[blocks]),
+            sums: layout.slot(&[blocks]),
+            bins: layout.slot(&[64]),
             candidates: layout.slot(&[2, vocab]),
-            ticket: layout.slot(&[1]),
+            tickets: layout.slot(&[4]),
         }
     }
 }
@@ -116,11 +126,11 @@ impl Op for Sample {
         ring[position as usize % RING] = entry(position, outcome);
     }
 
-    fn launch(&self, _gpu: &Gpu) -> Launch {
+    fn launch(&self, gpu: &Gpu) -> Launch {
         let vocab = self.logits.len();
         assert!(vocab <= MOST_TOKENS, "a choice between {vocab} tokens");
         let Sampling { options, top_k, seed, bias_ids, biases, bias_count, .. } = self.sampling;
-        let Sampling { counts, best, candidates, ticket, .. } = self.sampling;
+        let Sampling { counts, best, sums, bins, candidates, tickets, .. } = self.sampling;
         let arguments = kernel::Sample {
             logits: self.logits,
             options,
@@ -134,13 +144,17 @@ impl Op for Sample {
             cursor: self.cursor,
             ring: self.ring,
             best,
+            sums,
+            bins,
             candidates,
-            ticket,
+            tickets,
             vocab: size(vocab),
             ring_size: size(RING),
         }
         .arguments();
-        launch(kernel::Sample::KERNEL, (Dtype::F32, 0), [size(best.len()), 1], 0, arguments)
+        // Blocks wait for each other: there are no more than run at once.
+        let grid = [blocks(best.len(), gpu.multiprocessors), 1];
+        launch(kernel::Sample::KERNEL, (Dtype::F32, 0), grid, 0, arguments)
     }
 }
 

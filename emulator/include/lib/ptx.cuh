@@ -141,6 +141,14 @@ inline uint32_t atomic_add_release_gpu(uint32_t* p, uint32_t v) {
     emulator::progressed();
     return __atomic_fetch_add(p, v, __ATOMIC_RELEASE);
 }
+inline uint32_t atomic_add_gpu(uint32_t* p, uint32_t v) {
+    emulator::progressed();
+    return __atomic_fetch_add(p, v, __ATOMIC_RELAXED);
+}
+inline uint64_t atomic_add_gpu(uint64_t* p, uint64_t v) {
+    emulator::progressed();
+    return __atomic_fetch_add(p, v, __ATOMIC_RELAXED);
+}
 inline uint32_t load_acquire_gpu(const uint32_t* p, SITE) {
     emulator::poll(p, site);
     return __atomic_load_n(p, __ATOMIC_ACQUIRE);
