@@ -18,10 +18,11 @@
 //! the tile after those brought into the L2 cache: 16 KiB (D = 128) a warp, 64 KiB an SM with one
 //! block of four warps. One block is enough, and leaves registers for a block of the output
 //! projection, which begins as soon as no more than a tile is to be asked for - at once, where the
-//! cache is short - and fetches its weights while this kernel merges what it has found.
+//! cache is short - and fetches its weights while this kernel is busy with itself.
 //!
 //! Before it waits for the kernel that appends the newest position, a block has its first tiles
-//! brought into the L2 cache. They are a guess: whatever they are, no result depends on them.
+//! brought into the L2 cache. It may be wrong about how far the cache is filled: no result depends
+//! on that.
 //!
 //! Each warp carries a softmax of its own over what it has seen: maximum, sum and weighted values.
 //! They are merged in a fixed order, first over the warps, then over the splits by the block that
@@ -250,8 +251,10 @@ template <int D> __device__ void attend_decode(const AttendDecode& args) {
     const kv_t* const cached_values = args.values + kv_head * D;
     const uint32_t split = blockIdx.y, stride = gridDim.y * TILE;
     uint32_t first = split * TILE + warp_id() * WARP_TILE;
-    for (uint32_t i = 0; i < 2; i++)
-        prefetch_tile<D>(cached_keys, cached_values, first + i * stride, *args.cursor, row);
+    const uint32_t known = *args.cursor; // or what it was a token ago
+    prefetch_tile<D>(cached_keys, cached_values, first, known, row);
+    prefetch_tile<D>(cached_keys, cached_values, first + stride, known, row);
+    if (first + 2 * stride > known) grid_dependency_launch();
     grid_dependency_wait();
     const uint32_t end = *args.cursor + 1, tiles = (end + TILE - 1) / TILE;
     const uint32_t splits = tiles < gridDim.y ? tiles : gridDim.y;

@@ -53,7 +53,8 @@ impl Rank {
         device.write(state.frequencies, &config.rope.frequencies(config.head_dim))?;
         // All else is written before it is read.
         device.write(state.decode.scratch.tickets, &vec![0; dims.heads])?;
-        device.write(state.sampling.ticket, &[0])?;
+        device.write(state.sampling.tickets, &[0; 4])?;
+        device.write(state.sampling.bins, &[0; 64])?;
         let model = Llama { dims, norm_eps: config.norm_eps, weights, state };
         let mut choose = Program::default();
         choose.push(model::choose(&model));

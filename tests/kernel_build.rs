@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use chaski::kernel::compile::{Cache, Program};
 use chaski::kernel::nvrtc::{Nvrtc, target_folder};
-use chaski::kernel::{ARCHS, KERNELS, Kernel};
+use chaski::kernel::{ARCHS, KERNELS};
 use tempfile::{TempDir, tempdir};
 use tiny::TINY;
 
@@ -261,93 +261,4 @@ fn a_build_stops_at_mistakes_with_their_lines() {
     assert!(errors[0].starts_with("kernels/tiny.cu:18: error: "), "{errors:?}");
     let of_bf16 = |error: &&String| error.contains("class \"Tiny<bf16>\" has no member");
     assert_eq!(errors.iter().filter(of_bf16).count(), 1, "once for all architectures: {errors:?}");
-}
-
-/// NVIDIA's disassembler, fetched once by pip into the target folder, its hash checked.
-fn disassembler() -> Option<PathBuf> {
-    let folder = target_folder(Path::new(OUT))?.join("disassembler");
-    let program = folder.join("nvidia/cu13/bin/nvdisasm");
-    if !program.is_file() {
-        let unfinished = folder.with_extension(std::process::id().to_string());
-        let mut pip = Command::new("python3");
-        pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]);
-        pip.args(["--require-hashes", "--only-binary", ":all:", "-r", "tests/disassembler.txt"]);
-        let fetched = pip.arg("--target").arg(&unfinished).output();
-        if !fetched.is_ok_and(|output| output.status.success()) {
-            eprintln!("skipped: pip cannot fetch the disassembler");
-            return None;
-        }
-        fs::rename(&unfinished, &folder).unwrap();
-    }
-    Some(program)
-}
-
-/// The instructions of each function of a cubin, by name.
-fn disassemble(nvdisasm: &Path, cubin: &[u8]) -> BTreeMap<String, Vec<String>> {
-    let folder = tempdir().unwrap();
-    let path = folder.path().join("cubin");
-    fs::write(&path, cubin).unwrap();
-    let output = Command::new(nvdisasm).arg(&path).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let mut functions = BTreeMap::new();
-    let mut name = None;
-    for line in String::from_utf8(output.stdout).unwrap().lines() {
-        if let Some(label) = line.strip_prefix(".text.") {
-            name = label.strip_suffix(':').map(str::to_owned);
-        } else if let (Some(name), Some((_, code))) = (&name, line.split_once("*/")) {
-            // `/*0070*/  @!P0 LDG.E.128 R4, desc[UR4][R2.64] ;`
-            let mut words = code.split_whitespace().skip_while(|word| word.starts_with('@'));
-            let instructions: &mut Vec<String> = functions.entry(name.clone()).or_default();
-            instructions.extend(words.next().map(str::to_owned));
-        }
-    }
-    functions
-}
-
-#[test]
-fn machine_code_has_the_instructions_that_it_is_written_for() {
-    let Some(nvdisasm) = disassembler() else { return };
-    let vectors = ["LDG.128"].as_slice();
-    let tensor_cores = ["HMMA", "LDSM", "LDGSTS"].as_slice();
-    let needed = |kernel: &str| match kernel {
-        "norm_qkv" | "norm_gate_up" | "norm_head" | "project" => vectors,
-        "matmul" | "gate_up_swiglu" | "attend_prefill" => tensor_cores,
-        _ => &[],
-    };
-    // `LDG.E.NA.LTC256B.128.CONSTANT` is an LDG.128 too.
-    let is = |instruction: &str, wanted: &str| {
-        let mut parts = wanted.split('.');
-        instruction.split('.').next() == parts.next()
-            && parts.all(|part| instruction.split('.').any(|has| has == part))
-    };
-    // The disassembler takes half a second to start: not all architectures, but all generations of
-    // instruction sets. That nothing else has local memory, the compiler's own numbers tell.
-    let disassembled = ["sm_80", "sm_90a", "sm_120a"];
-    let check = |kernel: &Kernel| {
-        for build in kernel.builds.iter().filter(|build| disassembled.contains(&build.arch.name)) {
-            let functions = disassemble(&nvdisasm, build.cubin);
-            for export in kernel.exports {
-                let at = format!("{} on {}", export.name, build.arch.name);
-                let code = functions.get(export.name).unwrap_or_else(|| panic!("{at}: no code"));
-                for wanted in needed(kernel.name) {
-                    assert!(
-                        code.iter().any(|instruction| is(instruction, wanted)),
-                        "{at}: no {wanted}"
-                    );
-                }
-            }
-            for (name, code) in &functions {
-                let local = code
-                    .iter()
-                    .find(|instruction| is(instruction, "LDL") || is(instruction, "STL"));
-                assert_eq!(local, None, "{name} on {}", build.arch.name);
-            }
-        }
-    };
-    let (even, odd): (Vec<_>, Vec<_>) = KERNELS.iter().enumerate().partition(|(i, _)| i % 2 == 0);
-    std::thread::scope(|scope| {
-        for half in [even, odd] {
-            scope.spawn(move || half.into_iter().for_each(|(_, kernel)| check(kernel)));
-        }
-    });
 }

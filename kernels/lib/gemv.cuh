@@ -3,8 +3,8 @@
 //! A warp owns a pair of rows at a time. A lane keeps a step, DEPTH 16-byte pieces of both rows, in
 //! registers and asks for the next while it uses it, across the ends of rows too: 2 DEPTH 32 lanes
 //! 16 B = 8 KiB a warp, 64 KiB an SM with one block of 8 warps. 3.35 TB/s on 132 SMs with a latency
-//! of 1 us need 25 KiB. The compiler puts most of a step's loads behind three quarters of its
-//! arithmetic, which takes about half as long as the latency: 40 KiB are on their way on average.
+//! of 1 us need 25 KiB. A quarter of them is asked for again as soon as it is used: 48 KiB and more
+//! are on their way at any time.
 //!
 //! Pairs of rows go round the blocks first and the warps second, so that whatever the number of
 //! rows every SM gets the same share of them. Where there are too few to go round the warps, a pair
@@ -151,14 +151,16 @@ template <class W, class Rows, class Prepare, class Finish>
 __device__ inline void gemv(uint32_t pairs, uint32_t width, uint32_t parts, Rows rows,
                             Prepare prepare, Finish finish) {
     const uint32_t stride = gridDim.x * (GEMV_WARPS / parts);
-    const uint32_t begin = gemv_share(width, parts) * (warp_id() % parts); // of the warp's columns
+    // The warp's columns.
+    const uint32_t share = gemv_share(width, parts), begin = share * (warp_id() % parts);
+    const uint32_t columns = begin >= width ? 0 : width - begin < share ? width - begin : share;
     uint32_t pair = blockIdx.x + gridDim.x * (warp_id() / parts);
-    // The pair's first step, or one without columns.
+    // A pair's first step, or one without columns.
     const auto enter = [&](uint32_t pair) -> Step<W> {
-        if (pair >= pairs || begin >= width) return {};
+        if (pair >= pairs) return {};
         const RowPair<W> row = rows(pair);
-        const uint32_t lane = begin + lane_id() * 8, share = gemv_share(width, parts);
-        return {{row.a + lane, row.b + lane}, width - begin < share ? width - begin : share};
+        const uint32_t lane = begin + lane_id() * 8;
+        return {{row.a + lane, row.b + lane}, columns};
     };
     // The step after `step` of `pair`.
     const auto follow = [&](Step<W>& step, uint32_t pair) {
@@ -183,14 +185,14 @@ __device__ inline void gemv(uint32_t pairs, uint32_t width, uint32_t parts, Rows
     float* x = dynamic_shared<float>();
     prepare(x);
 
-    SHARED(float2[2][GEMV_WARPS], sums); // by turns, so that one barrier a round will do
-    for (uint32_t round = blockIdx.x, turn = 0; round < pairs;
-         round += stride, pair += stride, turn ^= 1) {
+    SHARED(float2[GEMV_WARPS], sums);
+    const uint32_t end = pairs + pair - blockIdx.x; // all warps of a block go as many rounds
+    for (; pair < end; pair += stride) {
         float sum_a = 0, sum_b = 0;
         const float* at = x + begin + lane_id() * 4;
         for (bool more = step.left > 0; more; at += GEMV_STEP) {
             more = follow(step, pair);
-            if (step.left <= GEMV_STEP && pair + stride >= pairs) grid_dependency_launch();
+            const bool last = step.left <= GEMV_STEP && pair + stride >= pairs;
 #pragma unroll
             for (int i = 0; i < GEMV_DEPTH; i++) {
                 const float4 low = load4(at + i * GEMV_CHUNK);
@@ -198,18 +200,22 @@ __device__ inline void gemv(uint32_t pairs, uint32_t width, uint32_t parts, Rows
                 dot8<W>(a[i], low, high, sum_a);
                 dot8<W>(b[i], low, high, sum_b);
                 step.fetch(i, a[i], b[i]);
+                // Here so often because the compiler moves no loads across it: it would put those of
+                // the whole step behind all arithmetic.
+                if (i % 2 == 1 && last) grid_dependency_launch();
             }
         }
         sum_a = warp_sum(sum_a);
         sum_b = warp_sum(sum_b);
         if (parts > 1) {
-            if (lane_id() == 0) sums[turn][warp_id()] = {sum_a, sum_b};
+            __syncthreads(); // the round before is added up
+            if (lane_id() == 0) sums[warp_id()] = {sum_a, sum_b};
             __syncthreads();
             if (warp_id() % parts != 0) continue;
 #pragma unroll 1
             for (uint32_t i = 1; i < parts; i++) {
-                sum_a += sums[turn][warp_id() + i].x;
-                sum_b += sums[turn][warp_id() + i].y;
+                sum_a += sums[warp_id() + i].x;
+                sum_b += sums[warp_id() + i].y;
             }
         }
         if (pair < pairs) finish(pair, sum_a, sum_b);

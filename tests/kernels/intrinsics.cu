@@ -178,6 +178,14 @@ extern "C" __global__ void __launch_bounds__(128) tickets_acq_rel(WORDS) {
 extern "C" __global__ void __launch_bounds__(128) tickets_release(WORDS) {
     out[1 + thread()] = atomic_add_release_gpu(out, in[0]);
 }
+extern "C" __global__ void __launch_bounds__(128) tickets_relaxed(WORDS) {
+    out[1 + thread()] = atomic_add_gpu(out, in[0]);
+}
+// The same in 64 bits, by steps of in[0] * 2^30
+extern "C" __global__ void __launch_bounds__(128) tickets_of_64_bits(WORDS) {
+    uint64_t* const wide = reinterpret_cast<uint64_t*>(out);
+    wide[1 + thread()] = atomic_add_gpu(wide, uint64_t(in[0]) << 30);
+}
 
 // Block 1 tells block 0 something. out: a flag, what is told, [32] what was heard
 template <class Raise> __device__ inline void tell(const uint32_t* in, uint32_t* out, Raise raise) {

@@ -1,0 +1,272 @@
+//! What the compiler made of the kernels: the machine code has what they are written for. No GPU is
+//! needed, NVIDIA's disassembler is: pip fetches it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use chaski::kernel::nvrtc::target_folder;
+use chaski::kernel::{KERNELS, Kernel};
+use tempfile::tempdir;
+
+/// What Cargo gave the build script of this very build to write into.
+const OUT: &str = env!("OUT_DIR");
+
+/// The disassembler takes half a second to start: not all architectures, but all generations of
+/// instruction sets. That nothing else has local memory, the compiler's own numbers tell.
+const DISASSEMBLED: [&str; 3] = ["sm_80", "sm_90a", "sm_120a"];
+
+/// The kernels that multiply one token's activations with weights.
+const GEMV: [&str; 4] = ["norm_qkv", "norm_gate_up", "norm_head", "project"];
+
+/// One instruction: `@!P0 LDG.E.128 R4, desc[UR4][R2.64+0x10] ;`
+struct Instruction {
+    /// `LDG`, `E`, `128`
+    words: Vec<String>,
+    operands: Vec<String>,
+}
+
+impl Instruction {
+    /// `/*0070*/  @!P0 LDG.E.128 R4, desc[UR4][R2.64] ;`
+    fn parse(line: &str) -> Option<Self> {
+        let code = line.split_once("*/")?.1.split(';').next()?.trim();
+        let code = if code.starts_with('@') { code.split_once(' ')?.1.trim() } else { code };
+        let (name, operands) = code.split_once(' ').unwrap_or((code, ""));
+        let words = name.split('.').map(str::to_owned).collect();
+        let operands = operands.split(',').map(|operand| operand.trim().to_owned()).collect();
+        Some(Self { words, operands })
+    }
+
+    /// Whether it is `LDG.128`, which `LDG.E.NA.LTC256B.128.CONSTANT` is too.
+    fn is(&self, wanted: &str) -> bool {
+        let mut parts = wanted.split('.');
+        self.words[0] == parts.next().unwrap()
+            && parts.all(|part| self.words.iter().any(|w| w == part))
+    }
+
+    /// The general registers in its operands but the first, which most instructions write.
+    fn reads(&self) -> impl Iterator<Item = u32> {
+        let skipped = usize::from(!self.words[0].starts_with("ST"));
+        self.operands.iter().skip(skipped).flat_map(|operand| {
+            let words = operand.split(|c: char| !c.is_ascii_alphanumeric());
+            words.filter_map(|word| word.strip_prefix('R')?.parse().ok())
+        })
+    }
+
+    fn first_written(&self) -> Option<u32> {
+        self.operands[0].strip_prefix('R')?.parse().ok()
+    }
+}
+
+type Function = Vec<Instruction>;
+
+/// NVIDIA's disassembler, fetched once into the target folder, its hash checked.
+fn disassembler() -> Option<PathBuf> {
+    let folder = target_folder(Path::new(OUT)).unwrap_or(Path::new(OUT)).join("disassembler");
+    let program = folder.join("nvidia/cu13/bin/nvdisasm");
+    if !program.is_file() {
+        let unfinished = folder.with_extension(std::process::id().to_string());
+        let mut pip = Command::new("python3");
+        pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]);
+        pip.args(["--require-hashes", "--only-binary", ":all:", "-r", "tests/disassembler.txt"]);
+        let fetched = pip.arg("--target").arg(&unfinished).output();
+        if !fetched.is_ok_and(|output| output.status.success()) {
+            eprintln!("skipped: pip cannot fetch the disassembler");
+            return None;
+        }
+        fs::rename(&unfinished, &folder).unwrap();
+    }
+    Some(program)
+}
+
+/// The functions of a cubin by name.
+fn disassemble(nvdisasm: &Path, cubin: &[u8]) -> BTreeMap<String, Function> {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("cubin");
+    fs::write(&path, cubin).unwrap();
+    let output = Command::new(nvdisasm).arg(&path).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let mut functions = BTreeMap::new();
+    let mut name = None;
+    for line in String::from_utf8(output.stdout).unwrap().lines() {
+        if let Some(label) = line.strip_prefix(".text.") {
+            name = label.strip_suffix(':').map(str::to_owned);
+        } else if let Some(name) = &name {
+            let function: &mut Function = functions.entry(name.clone()).or_default();
+            function.extend(Instruction::parse(line));
+        }
+    }
+    functions
+}
+
+/// Every kernel's functions, as (kernel, architecture, functions), disassembled once.
+fn code() -> &'static [(&'static Kernel, &'static str, BTreeMap<String, Function>)] {
+    static CODE: OnceLock<Vec<(&Kernel, &str, BTreeMap<String, Function>)>> = OnceLock::new();
+    CODE.get_or_init(|| {
+        let Some(nvdisasm) = disassembler() else { return Vec::new() };
+        let builds = KERNELS.iter().flat_map(|kernel| {
+            let builds = kernel.builds.iter();
+            builds
+                .filter(|build| DISASSEMBLED.contains(&build.arch.name))
+                .map(move |build| (kernel, build))
+        });
+        let builds: Vec<_> = builds.collect();
+        let nvdisasm = &nvdisasm;
+        std::thread::scope(|scope| {
+            let halves = builds.chunks(builds.len().div_ceil(2).max(1)).map(|half| {
+                scope.spawn(move || {
+                    let functions = half.iter().map(|(kernel, build)| {
+                        (*kernel, build.arch.name, disassemble(nvdisasm, build.cubin))
+                    });
+                    functions.collect::<Vec<_>>()
+                })
+            });
+            let halves: Vec<_> = halves.collect();
+            halves.into_iter().flat_map(|half| half.join().unwrap()).collect()
+        })
+    })
+}
+
+/// Calls `check(message, function)` for every function of these kernels on architectures from
+/// `oldest` on.
+fn for_each(kernels: &[&str], oldest: u32, check: impl Fn(&str, &Function)) {
+    for (kernel, arch, functions) in code() {
+        let number: u32 = arch.trim_matches(|c: char| !c.is_ascii_digit()).parse().unwrap();
+        if number < oldest || !kernels.contains(&kernel.name) {
+            continue;
+        }
+        for export in kernel.exports {
+            let at = format!("{} on {arch}", export.name);
+            check(&at, functions.get(export.name).unwrap_or_else(|| panic!("{at}: no code")));
+        }
+    }
+}
+
+fn position(function: &Function, wanted: &str) -> Option<usize> {
+    function.iter().position(|instruction| instruction.is(wanted))
+}
+
+/// The instructions before the wait for the kernel before (`griddepcontrol.wait`).
+fn before_wait<'f>(at: &str, function: &'f Function) -> &'f [Instruction] {
+    &function[..position(function, "ACQBULK").unwrap_or_else(|| panic!("{at}: no wait"))]
+}
+
+/// 16-byte loads that pass by the L1 cache and are asked for before the first of them is used.
+fn loads_in_flight(function: &Function) -> usize {
+    let (mut pending, mut count) = (BTreeSet::new(), 0);
+    for instruction in function {
+        if instruction.reads().any(|register| pending.contains(&register)) {
+            break;
+        }
+        if instruction.is("LDG.NA.128") {
+            count += 1;
+            pending.extend(instruction.first_written().into_iter().flat_map(|r| r..r + 4));
+        }
+    }
+    count
+}
+
+#[test]
+fn nothing_is_in_local_memory() {
+    for (_, arch, functions) in code() {
+        for (name, function) in functions {
+            for local in ["LDL", "STL"] {
+                assert_eq!(position(function, local), None, "{name} on {arch}: {local}");
+            }
+        }
+    }
+}
+
+#[test]
+fn products_of_many_tokens_are_on_the_tensor_cores() {
+    for_each(&["matmul", "gate_up_swiglu", "attend_prefill"], 80, |at, function| {
+        for wanted in ["HMMA", "LDSM", "LDGSTS.128"] {
+            assert!(position(function, wanted).is_some(), "{at}: no {wanted}");
+        }
+    });
+    for_each(&["attend_decode"], 80, |at, function| {
+        assert!(position(function, "HMMA").is_some(), "{at}: no HMMA");
+    });
+}
+
+/// 16 loads of 16 bytes by 256 threads: 64 KiB an SM. A quarter of a step's loads at least is asked
+/// for before the last quarter of its arithmetic.
+#[test]
+fn weights_are_on_their_way_in_16_byte_pieces() {
+    for_each(&GEMV, 80, |at, function| {
+        assert_eq!(loads_in_flight(function), 16, "{at}");
+        let loads = function.iter().filter(|instruction| instruction.is("LDG.NA.128"));
+        assert_eq!(loads.count(), 32, "{at}: a step before the loop and one in it");
+    });
+    // Keys and values of a tile, 64 KiB with one block of 128 threads and the prefetched tile.
+    for_each(&["attend_decode"], 80, |at, function| {
+        let wanted = if at.contains("d128") { 16 } else { 8 };
+        assert_eq!(loads_in_flight(function), wanted, "{at}");
+    });
+}
+
+/// Programmatic launch: weights come before the wait for the kernel before, activations after it.
+#[test]
+fn before_the_wait_only_weights_are_read() {
+    for_each(&GEMV, 90, |at, function| {
+        let early = before_wait(at, function);
+        let weights = early.iter().filter(|instruction| instruction.is("LDG.NA.128.CONSTANT"));
+        assert_eq!(weights.count(), 16, "{at}");
+        assert!(early.iter().any(|instruction| instruction.is("CCTL.PF2")), "{at}: no prefetch");
+    });
+    for_each(&["attend_decode"], 90, |at, function| {
+        let early = before_wait(at, function);
+        let lines = early.iter().filter(|instruction| instruction.is("CCTL.PF2")).count();
+        assert_eq!(lines, if at.contains("d128") { 4 } else { 2 }, "{at}: two tiles");
+        // The cursor, by which it guesses what to prefetch.
+        assert_eq!(early.iter().filter(|i| i.is("LDG")).count(), 1, "{at}");
+    });
+    let all: Vec<&str> = KERNELS.iter().map(|kernel| kernel.name).collect();
+    for_each(&all, 90, |at, function| {
+        for instruction in before_wait(at, function) {
+            let weights = instruction.is("LDG.NA.128.CONSTANT");
+            let hint = at.starts_with("attend_decode") && instruction.is("LDG");
+            let touches = ["LDG", "STG", "LD", "ST", "ATOM", "ATOMG", "RED", "REDG", "LDGSTS"];
+            let touches = touches.iter().any(|word| instruction.words[0] == *word);
+            assert!(!touches || weights || hint, "{at}: {}", instruction.words.join("."));
+        }
+    });
+}
+
+/// Kernels with weights of their own let the next begin only when theirs have been asked for, so
+/// that its weights do not compete with them; the others let it begin at once, where they may.
+#[test]
+fn the_next_kernel_begins_when_memory_is_free_for_it() {
+    let order = |at: &str, function: &Function| {
+        let launch = position(function, "PREEXIT").unwrap_or_else(|| panic!("{at}: no launch"));
+        (before_wait(at, function).len(), launch)
+    };
+    for_each(&GEMV, 90, |at, function| {
+        let (wait, launch) = order(at, function);
+        assert!(wait < launch, "{at}");
+    });
+    for_each(&["embed", "sample", "attend_decode"], 90, |at, function| {
+        let (wait, launch) = order(at, function);
+        assert!(launch < wait, "{at}");
+    });
+}
+
+/// A block of one of them and a block of the kernel before or after fit an SM together.
+#[test]
+fn two_kernels_fit_a_multiprocessor() {
+    const REGISTERS: u32 = 65536;
+    let most = |name: &str, arch: &str| {
+        let kernel = Kernel::find(name).unwrap();
+        let build = kernel.builds.iter().find(|build| build.arch.name == arch)?;
+        let resources = build.resources.iter();
+        resources.map(|needs| needs.registers.next_multiple_of(8) * needs.max_threads).max()
+    };
+    for arch in DISASSEMBLED {
+        for name in GEMV.into_iter().chain(["attend_decode", "sample"]) {
+            let Some(registers) = most(name, arch) else { return };
+            assert!(registers <= REGISTERS / 2, "{name} on {arch}: {registers} a block");
+        }
+    }
+}
