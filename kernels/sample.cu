@@ -356,7 +356,8 @@ __device__ inline void sample_token(const Sample& args) {
     }
     Tokens tokens = {args.logits, args.logits[uint32_t(best)], temperature, begin, end - begin};
     const Filters filters(args);
-    const uint64_t random = philox(*args.seed, uint64_t(*args.cursor) + 1);
+    const uint4 bits = philox(*args.seed, uint64_t(*args.cursor) + 1, 0);
+    const uint64_t random = bits.x | uint64_t(bits.y) << 32;
     uint32_t token;
     if (filters.are_any()) {
         const uint64_t goal = list_share(args, filters, tokens, bins, exchange);
