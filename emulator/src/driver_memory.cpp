@@ -1,6 +1,8 @@
 // Allocation, copies and fills.
 #include "entry.h"
 
+#include "hooks.h"
+
 #include <cstdio>
 #include <cstring>
 
@@ -97,6 +99,11 @@ void fill_now(const char* function, uintptr_t to, T value, size_t count, Lock& l
 }  // namespace emulator
 
 using namespace emulator;
+
+bool chaski_emulator_usable(const void* address, unsigned long bytes, int device) {
+    auto at = reinterpret_cast<uintptr_t>(address);
+    return live(at, bytes) && (find(at)->device == device || find(at)->device == kHost);
+}
 
 ENTRY cuMemGetInfo_v2(size_t* free, size_t* total) {
     return enter("cuMemGetInfo_v2", Needs::Context, [&](Lock&) {
