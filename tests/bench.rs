@@ -167,13 +167,19 @@ fn the_start_up_is_split() {
     for device in [&CPU[..], &["--emulate", "1"]] {
         let rows = rows(&[&TINY, device, &["--startup"]]);
         let phases: Vec<&str> = rows.iter().map(|row| row["phase"].as_str().unwrap()).collect();
-        let expected = ["map", "plan", "allocate", "copy", "module load", "graph capture"];
-        assert_eq!(phases[..6], expected);
-        assert_eq!(phases.last(), Some(&"total"));
-        let total = number(rows.last().unwrap(), "ms");
-        assert!(rows.iter().all(|row| (0.0..=total).contains(&number(row, "ms"))), "{rows:?}");
-        let modules = number(&rows[4], "ms");
-        assert_eq!(modules > 0.0, device[0] == "--emulate", "{modules}");
+        let memory = ["map", "driver", "plan", "allocate", "copy"];
+        assert_eq!(phases[..5], memory);
+        assert_eq!(
+            phases[5..],
+            ["tokenizer", "module load", "graph capture", "two tokens", "total"]
+        );
+        assert!(rows[5]["ms"].is_null(), "a synthetic model has no tokenizer");
+        let total = number(&rows[9], "ms");
+        let within = |row: &Value| row["ms"].as_f64().is_none_or(|ms| (0.0..=total).contains(&ms));
+        assert!(rows.iter().all(within), "{rows:?}");
+        for phase in &rows[6..8] {
+            assert_eq!(number(phase, "ms") > 0.0, device[0] == "--emulate", "{phase}");
+        }
     }
 }
 
@@ -203,6 +209,60 @@ fn what_is_wrong_is_told_in_one_line() {
         assert!(errors.contains(message), "{arguments:?}: {errors}");
         assert!(!errors.contains("panicked"), "{errors}");
     }
+}
+
+/// Stands in for NVML and NVTX: power and clocks that never change, and a counter of energy.
+const NVIDIA: &str = r#"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+int nvmlInit_v2(void) { return 0; }
+int nvmlDeviceGetHandleByPciBusId_v2(const char* place, void** device) {
+    *device = (void*)1;
+    return strlen(place) != 13 + 3;
+}
+int nvmlDeviceGetClockInfo(void* d, unsigned kind, unsigned* mhz) { *mhz = 1000 + kind; return 0; }
+int nvmlDeviceGetTemperature(void* d, unsigned kind, unsigned* c) { *c = 50 + kind; return 0; }
+int nvmlDeviceGetPowerUsage(void* d, unsigned* mw) { *mw = 345600; return 0; }
+int nvmlDeviceGetCurrentClocksThrottleReasons(void* d, unsigned long long* bits) {
+    *bits = 4 | 1;
+    return 0;
+}
+int nvmlDeviceGetTotalEnergyConsumption(void* d, unsigned long long* mj) {
+    static unsigned long long spent;
+    *mj = spent += 1000;
+    return 0;
+}
+int nvmlSystemGetDriverVersion(char* text, unsigned length) {
+    snprintf(text, length, "580.1");
+    return 0;
+}
+int nvtxRangePushA(const char* name) { return fprintf(stderr, "[push %s]\n", name); }
+int nvtxRangePop(void) { return fprintf(stderr, "[pop]\n"); }
+"#;
+
+#[test]
+fn clocks_power_and_energy_are_in_the_row_and_ranges_have_names() {
+    let folder = tempdir().unwrap();
+    let source = folder.path().join("nvidia.c");
+    fs::write(&source, NVIDIA).unwrap();
+    for library in ["libnvidia-ml.so.1", "libnvToolsExt.so.1"] {
+        let mut compiler = Command::new("cc");
+        compiler.args(["-shared", "-fPIC", "-o"]).arg(folder.path().join(library)).arg(&source);
+        assert!(compiler.status().unwrap().success());
+    }
+    let path = [("LD_LIBRARY_PATH", folder.path().to_str().unwrap())];
+    let sizes = ["-p", "3", "-n", "0", "-r", "1", "-o", "json", "--layers", "1"];
+    let output = chaski(&[&["--emulate", "1"], &TINY, &sizes], &path);
+    let rows: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
+    let row = &rows[0];
+    assert_eq!((number(row, "sm_clock_mhz"), number(row, "memory_clock_mhz")), (1001.0, 1002.0));
+    assert_eq!((number(row, "power_w"), number(row, "temperature_c")), (345.6, 50.0));
+    assert_eq!(row["throttle_reasons"], serde_json::json!(["power cap"]));
+    assert_eq!(row["driver"], "580.1");
+    assert!(number(row, "joules_per_token") >= 1.0 / 3.0, "{row}");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(errors.contains("[push pp3]\n") && errors.contains("[pop]"), "{errors}");
 }
 
 /// A failure leaves the rows before it, in a table that parses.

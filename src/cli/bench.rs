@@ -10,12 +10,14 @@ use serde_json::{Value, json};
 use sysinfo::{CpuRefreshKind, RefreshKind};
 
 use super::args::{BenchArgs, DepthFill, ModelArgs, OutputFormat};
-use super::model::{Opened, interrupt, open, set_threads, source, system};
+use super::model::{Opened, hardware, interrupt, open, set_threads, source, system};
 use super::output::{note, print, progress};
 use crate::bench::{
     Bench, COLUMNS, Ceilings, Fill, Format, Grid, PROFILE_COLUMNS, Profile, Row, STARTUP_COLUMNS,
     Sample, Table, Test, roofline, row, trace, watched,
 };
+use crate::checkpoint::Checkpoint;
+use crate::config::{Config, Dims};
 use crate::device::Hardware;
 use crate::device::cuda::Nvml;
 use crate::error::{Error, Result};
@@ -258,48 +260,50 @@ fn write_file(path: &Path, text: &str) -> Result<()> {
 }
 
 /// From nothing to the second token, by phases. In use the tokenizer is read beside the weights.
-fn startup(model: &ModelArgs, table: &mut Table) -> Result<()> {
-    let mut phases: Vec<(&str, f64)> = Vec::new();
+fn startup(args: &ModelArgs, table: &mut Table) -> Result<()> {
     let mut last = Instant::now();
-    let mut lap = || {
-        let now = Instant::now();
-        let time = now - last;
-        last = now;
-        time.as_secs_f64()
-    };
-    let source = source(&model.model, &model.synthetic)?;
-    let has_tokenizer = Tokenizer::load(&source).is_ok();
-    let tokenizer = lap();
-    let opened = open(model)?;
-    phases.push(("map", lap()));
-    let mut row = common_fields(&opened, None)?;
-    let plan = opened.plan(model, false, None)?;
-    row.insert("context".to_owned(), json!(plan.sizes.context));
-    phases.push(("plan", lap()));
-    let (_, mut rank, _) = opened.rank(model, false, None)?;
-    let device = rank.device_mut().startup();
-    phases.push(("allocate", device.allocate.as_secs_f64()));
-    phases.push(("copy", device.weights.as_secs_f64()));
-    if has_tokenizer {
-        phases.push(("tokenizer", tokenizer));
-    }
-    let ready = lap();
+    let mut lap = || std::mem::replace(&mut last, Instant::now()).elapsed().as_secs_f64();
+    let source = source(&args.model, &args.synthetic)?;
+    lap();
+    let tokenizer = Tokenizer::load(&source).is_ok().then(&mut lap);
+    lap();
+    let config = Config::load(&source)?;
+    let dims = Dims::new(&config, 1)?;
+    let checkpoint = Checkpoint::open(&source)?;
+    let map = lap();
+    let hardware = hardware(args, &dims, checkpoint.dtype())?;
+    let driver = lap();
+    let opened = Opened { source, config, dims, checkpoint, hardware };
+    opened.plan(args, false, None)?;
+    let plan = lap();
+    let common = common_fields(&opened, None)?;
+    lap();
+    let (_, mut rank, _) = opened.rank(args, false, None)?;
+    let loaded = lap();
+    let before = rank.device_mut().startup();
     take_two(&mut rank)?;
-    let first = lap();
+    let taken = lap();
     let after = rank.device_mut().startup();
-    let modules = after.modules.saturating_sub(device.modules);
-    phases.push(("module load", after.modules.as_secs_f64()));
-    phases.push(("graph capture", after.graphs.as_secs_f64()));
-    let rest = first - modules.as_secs_f64() - after.graphs.as_secs_f64();
-    phases.push(("first two tokens", rest.max(0.0)));
-    let before: f64 = phases.iter().take(2).map(|(_, time)| time).sum();
-    phases.push(("total", before + ready + first + if has_tokenizer { tokenizer } else { 0.0 }));
+    let [modules, graphs] = [after.modules, after.graphs].map(|time| time.as_secs_f64());
+    let meanwhile = modules - before.modules.as_secs_f64() + graphs;
+    let phases = [
+        ("map", Some(map)),
+        ("driver", Some(driver)),
+        ("plan", Some(plan)),
+        ("allocate", Some(after.allocate.as_secs_f64())),
+        ("copy", Some(after.weights.as_secs_f64())),
+        ("tokenizer", tokenizer),
+        ("module load", Some(modules)),
+        ("graph capture", Some(graphs)),
+        ("two tokens", Some((taken - meanwhile).max(0.0))),
+        ("total", Some(map + driver + plan + loaded + taken + tokenizer.unwrap_or(0.0))),
+    ];
     for (phase, time) in phases {
-        let mut fields = Row::new();
-        fields.insert("phase".to_owned(), json!(phase));
-        fields.insert("ms".to_owned(), json!(1e3 * time));
-        fields.extend(row.clone());
-        print(&table.row(&fields))?;
+        let mut row = Row::new();
+        row.insert("phase".to_owned(), json!(phase));
+        row.insert("ms".to_owned(), json!(time.map(|seconds| 1e3 * seconds)));
+        row.extend(common.clone());
+        print(&table.row(&row))?;
     }
     Ok(())
 }
