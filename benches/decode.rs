@@ -1,68 +1,50 @@
-//! How near decoding comes to the speed of memory: one token against a plain parallel read of the
-//! same bytes.
+//! How near decoding comes to the speed of memory: tokens one by one, against a plain parallel read,
+//! both as `chaski bench` measures them.
 
 mod support;
 
-use std::hint::black_box;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
+use chaski::bench::{Bench, Ceilings, Conditions, Fill, Kind, Row, Test, row};
 use chaski::checkpoint::Checkpoint;
-use chaski::model::Logits;
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use rayon::prelude::*;
-use support::{circumstances, gb_per_s, measure, open, prompt, synthetic};
+use chaski::device::Hardware;
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use support::{circumstances, nothing_is_measured, open, source};
 
-/// Tokens before the one that is decoded.
-const POSITION: usize = 64;
+const TEST: Test = Test { kind: Kind::Generation, prompt: 0, generate: 8, depth: 64 };
 
 fn decode(criterion: &mut Criterion) {
-    let source = synthetic::source();
-    let mut rank = open(&source);
-    let cost = rank.decode_cost(POSITION);
+    let source = source();
+    let weight_bytes = Checkpoint::open(&source).unwrap().total_bytes();
+    let ceilings = Ceilings::measure(&Hardware::Cpu, weight_bytes).unwrap();
+    let interrupt = AtomicBool::new(false);
+    let mut bench = Bench::new(open(&source), Fill::Prefill, &interrupt);
+    bench.warm_up(&TEST).unwrap();
     let mut group = criterion.benchmark_group("decode");
-    group.sample_size(20);
-
-    let checkpoint = Checkpoint::open(&source).unwrap();
-    let weights: Vec<&[u8]> = checkpoint
-        .tensors()
-        .map(|(_, weight)| checkpoint.bytes(weight.offset, weight.bytes))
-        .collect();
-    let read_bytes = weights.iter().map(|weight| weight.len() as u64).sum();
-    assert!(cost.weight_bytes.abs_diff(read_bytes) < read_bytes / 100, "decode reads other bytes");
-    let id = BenchmarkId::from_parameter("plain parallel read");
-    let read_time = measure(&mut group, id, Throughput::Bytes(read_bytes), || {
-        black_box(sum_of_words(&weights));
+    group.sample_size(10);
+    group.throughput(Throughput::Elements(TEST.tokens() as u64));
+    group.bench_function(TEST.name(), |bencher| {
+        bencher.iter_custom(|runs| {
+            let times = (0..runs).map(|_| bench.sample(&TEST).unwrap().time);
+            Duration::from_secs_f64(times.sum())
+        });
     });
-
-    let ids = prompt(POSITION + 1, rank.vocab());
-    rank.prefill(&ids[..POSITION], Logits::None).unwrap();
-    let id = BenchmarkId::from_parameter("one token");
-    let time = measure(&mut group, id, Throughput::Bytes(cost.weight_bytes), || {
-        rank.rewind(POSITION);
-        black_box(rank.decode(ids[POSITION]).unwrap());
-    });
-
-    if let (Some(time), Some(read_time)) = (time, read_time) {
-        let rate = gb_per_s(cost.weight_bytes, time);
-        let read_rate = gb_per_s(read_bytes, read_time);
-        println!(
-            "decode reads weights at {rate:.1} GB/s, {:.0}% of a plain parallel read of \
-             {read_rate:.1} GB/s; {:.1} tokens/s ({})",
-            100.0 * rate / read_rate,
-            1.0 / time.as_secs_f64(),
-            circumstances()
-        );
+    if nothing_is_measured() {
+        return;
     }
-}
-
-/// Reads every byte and does next to nothing else.
-fn sum_of_words(weights: &[&[u8]]) -> u64 {
-    const TASK_BYTES: usize = 1 << 20;
-    let sum = |bytes: &[u8]| {
-        let words: &[u64] = bytemuck::cast_slice(bytes);
-        words.iter().fold(0u64, |sum, word| sum.wrapping_add(*word))
-    };
-    let tasks = weights.par_iter().flat_map(|weight| weight.par_chunks(TASK_BYTES));
-    tasks.map(sum).reduce(|| 0, u64::wrapping_add)
+    let samples: Vec<_> = (0..5).map(|_| bench.sample(&TEST).unwrap()).collect();
+    let cost = TEST.cost(&bench.rank);
+    let row = row(&TEST, &samples, cost, &ceilings, &Conditions::default(), &Row::new());
+    let number = |field: &str| row[field].as_f64().unwrap();
+    println!(
+        "decode reads at {:.1} GB/s, {:.0}% of a plain parallel read of {:.1} GB/s; {:.1} tokens/s ({})",
+        number("gb_per_s"),
+        100.0 * number("bandwidth_fraction"),
+        number("read_gb_per_s"),
+        number("avg_ts"),
+        circumstances()
+    );
 }
 
 criterion_group!(benches, decode);

@@ -8,10 +8,10 @@ use chaski::model::Logits;
 use chaski::source::Source;
 use chaski::tokenizer::Tokenizer;
 use criterion::{Criterion, criterion_group, criterion_main};
-use support::{open, synthetic};
+use support::{directory, open};
 
 fn load(criterion: &mut Criterion) {
-    let source = synthetic::source();
+    let source = Source::Directory(directory());
     let mut group = criterion.benchmark_group("load");
     group.sample_size(10);
     group.bench_function("open and plan", |bencher| bencher.iter(|| black_box(open(&source))));

@@ -15,16 +15,17 @@ use chaski::memory::Layout;
 use chaski::model::{self, Llama, Logits, Sizes, State, Weights};
 use chaski::op::Program;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use support::{measure, prompt, synthetic};
+use support::{measure, prompt, source};
 
 /// Where the token stands: attention reads this many tokens of the cache.
 const POSITION: usize = 1023;
 
 fn ops(criterion: &mut Criterion) {
-    let source = synthetic::source();
+    let source = source();
     let config = Config::load(&source).unwrap();
     let dims = Dims::new(&config, 1).unwrap();
-    let checkpoint = Checkpoint::open(&source).unwrap();
+    let mut checkpoint = Checkpoint::open(&source).unwrap();
+    checkpoint.make(&|_| ()).unwrap();
     let weights = Weights::locate(&checkpoint, &dims).unwrap();
     let mut layout = Layout::default();
     let sizes = Sizes {

@@ -6,14 +6,14 @@ use std::hint::black_box;
 
 use chaski::model::Logits;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use support::{circumstances, measure, open, prompt, synthetic};
+use support::{circumstances, measure, open, prompt, source};
 
 const PROMPT_TOKENS: [usize; 2] = [128, 512];
 
 fn prefill(criterion: &mut Criterion) {
-    let mut rank = open(&synthetic::source());
+    let mut rank = open(&source());
     #[cfg(feature = "peers")]
-    let peers = support::candle::Candle::load_all(&synthetic::directory());
+    let peers = support::candle::Candle::load_all(&support::directory());
     let mut group = criterion.benchmark_group("prefill");
     group.sample_size(10);
     for tokens in PROMPT_TOKENS {

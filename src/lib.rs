@@ -1,5 +1,6 @@
 //! Chaski: a runtime for the Llama 3 family.
 
+pub mod bench;
 pub mod chat;
 pub mod checkpoint;
 pub mod cli;

@@ -1,15 +1,17 @@
 //! A rank: one share of a model, its memory, and what runs it.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use crate::checkpoint::Checkpoint;
+use crate::checkpoint::synthetic::Recipe;
 use crate::config::{Config, Dims};
 use crate::device::{Device, Hardware, Recording};
 use crate::error::{Error, Result};
 use crate::memory::Layout;
 use crate::model::{self, Llama, Logits, Plan, Sizes, State, Weights};
 use crate::op::{Cost, Program};
-use crate::ops;
+use crate::ops::{self, Synthesize};
 use crate::sampler::{IN_PROMPT, SamplingOptions};
 
 /// A model that can take the next token, and choose it.
@@ -102,6 +104,14 @@ impl Rank {
         self.decode.program().cost(position)
     }
 
+    /// What [`Self::take`] of `tokens` tokens from `position` on must move and compute.
+    pub fn cost(&self, tokens: usize, position: usize, logits: Logits) -> Cost {
+        match tokens {
+            1 => self.decode_cost(position),
+            _ => model::prefill(&self.model, tokens, logits).cost(position),
+        }
+    }
+
     /// Forgets all tokens from `position` on.
     pub fn rewind(&mut self, position: usize) {
         assert!(position <= self.position, "rewind from {} to {position}", self.position);
@@ -125,6 +135,57 @@ impl Rank {
             self.device.run(program)?;
         }
         self.position += ids.len();
+        Ok(())
+    }
+
+    /// Waits until all tokens have been taken that were to be.
+    ///
+    /// # Errors
+    /// A device that fails.
+    pub fn finish(&mut self) -> Result<()> {
+        let step = self.device.end_step()?;
+        self.device.wait(step)
+    }
+
+    /// As [`Self::take`], op by op. Returns what each op had to do and how long it took.
+    ///
+    /// # Errors
+    /// As [`Self::take`].
+    pub fn take_timed(&mut self, ids: &[u32], logits: Logits) -> Result<Vec<OpTime>> {
+        self.start(ids)?;
+        let built;
+        let program = if ids.len() == 1 {
+            self.decode.program()
+        } else {
+            built = model::prefill(&self.model, ids.len(), logits);
+            &built
+        };
+        let times = self.device.run_timed(program)?;
+        let ops = program.ops.iter().map(|op| (op.name(), op.cost(self.position)));
+        let times = ops.zip(times).map(|((op, cost), time)| OpTime { op, cost, time }).collect();
+        self.position += ids.len();
+        Ok(times)
+    }
+
+    /// Goes on as if `tokens` tokens had been taken, with random keys and values: for measurements at a
+    /// depth that would take long to reach.
+    ///
+    /// # Errors
+    /// Tokens past the context; a device that fails.
+    pub fn pretend(&mut self, tokens: usize) -> Result<()> {
+        self.check_room(tokens)?;
+        let Dims { kv_heads, head_dim, .. } = self.model.dims;
+        let mut program = Program::default();
+        for (layer, cache) in self.model.state.caches.iter().enumerate() {
+            let dtype = cache.dtype;
+            let bytes = tokens * kv_heads * head_dim * dtype.bytes();
+            for (part, slot) in [cache.keys, cache.values].into_iter().enumerate() {
+                let recipe = Recipe::standard(0, (2 * layer + part) as u32);
+                program.push(Synthesize { recipe, dtype, out: slot.part(0, bytes) });
+            }
+        }
+        self.device.run(&program)?;
+        self.position = tokens;
         Ok(())
     }
 
@@ -234,14 +295,27 @@ impl Rank {
                 "token id {id} is outside the model's vocabulary of {vocab}"
             )));
         }
-        let (end, context) = (self.position + ids.len(), self.sizes.context);
-        if end > context {
-            return Err(Error::failed(format!(
-                "{end} tokens do not fit the context of {context}; shorten the prompt or raise --context"
-            )));
-        }
+        self.check_room(self.position + ids.len())?;
         self.ahead = None;
         self.device.write(self.model.state.ids, ids)?;
         self.device.write(self.model.state.cursor, &[self.position as u32])
     }
+
+    fn check_room(&self, tokens: usize) -> Result<()> {
+        let context = self.sizes.context;
+        if tokens <= context {
+            return Ok(());
+        }
+        Err(Error::failed(format!(
+            "{tokens} tokens do not fit the context of {context}; shorten the prompt or raise --context"
+        )))
+    }
+}
+
+/// What one op of a step took.
+#[derive(Debug, Clone, Copy)]
+pub struct OpTime {
+    pub op: &'static str,
+    pub cost: Cost,
+    pub time: Duration,
 }

@@ -24,6 +24,7 @@ const ORDER: &[&str] = &[
     "device",
     "rank",
     "session",
+    "bench",
     "lab",
     "cli",
 ];

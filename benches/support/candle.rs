@@ -7,7 +7,8 @@ use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use candle_transformers::models::llama::{Cache, Llama, LlamaConfig};
 
-use super::synthetic::WEIGHTS;
+/// The file with all weights.
+const WEIGHTS: &str = "model.safetensors";
 
 /// How the peer may compute, and how far its logits may then be from ours, as relative L2.
 const TYPES: [(DType, f64); 2] = [(DType::BF16, 0.1), (DType::F32, 1e-3)];

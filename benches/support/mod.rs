@@ -4,8 +4,9 @@
 
 #[cfg(feature = "peers")]
 pub mod candle;
-pub mod synthetic;
 
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use chaski::checkpoint::Checkpoint;
@@ -20,6 +21,42 @@ use criterion::{BenchmarkGroup, BenchmarkId, Throughput};
 
 /// Memory that plans are made for; the state of 1024 tokens takes a fraction of it.
 const AVAILABLE_BYTES: usize = 8 << 30;
+
+/// Whether nothing is measured: criterion's own rule, `cargo test` or `--test`, and `--list`.
+pub fn nothing_is_measured() -> bool {
+    let given = |flag: &str| std::env::args().any(|argument| argument == flag);
+    !given("--bench") || given("--test") || given("--list")
+}
+
+/// The model to measure, and the type of its weights, `CHASKI_BENCH_DTYPE`: bf16 (also where it is not
+/// set) or f16. Runs that only prove that the benches work take a small one.
+fn model() -> (&'static str, String) {
+    let name = if nothing_is_measured() { "synthetic:tiny" } else { "synthetic:llama3.2-1b" };
+    (name, std::env::var("CHASKI_BENCH_DTYPE").unwrap_or_else(|_| "bf16".to_owned()))
+}
+
+/// Its weights are made when it is opened.
+pub fn source() -> Source {
+    let (name, dtype) = model();
+    let Source::Synthetic(mut model) = Source::find(name).unwrap() else {
+        unreachable!("{name} is synthetic");
+    };
+    model.dtype = if dtype == "f16" { "F16" } else { "BF16" };
+    Source::Synthetic(model)
+}
+
+/// The same as files, written unless an earlier run has done it.
+pub fn directory() -> PathBuf {
+    let (name, dtype) = model();
+    let folder = format!("{}-{dtype}", name.replace(':', "-"));
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(folder);
+    if !directory.exists() {
+        let mut chaski = Command::new(env!("CARGO_BIN_EXE_chaski"));
+        chaski.args(["synthesize", "-m", name, "--dtype", &dtype, "--out"]).arg(&directory);
+        assert!(chaski.status().unwrap().success());
+    }
+    directory
+}
 
 /// A rank with room for 1024 tokens, on the path that every command takes.
 pub fn open(source: &Source) -> Rank {
@@ -60,7 +97,7 @@ pub fn measure(
             total
         });
     });
-    fastest.filter(|_| !synthetic::nothing_is_measured())
+    fastest.filter(|_| !nothing_is_measured())
 }
 
 /// Gigabytes a second.
@@ -71,5 +108,5 @@ pub fn gb_per_s(bytes: u64, time: Duration) -> f64 {
 /// `AVX-512, 2 threads, BF16 weights`
 pub fn circumstances() -> String {
     let threads = rayon::current_num_threads();
-    format!("{}, {threads} threads, {} weights", instruction_set(), synthetic::dtype().name())
+    format!("{}, {threads} threads, {} weights", instruction_set(), model().1)
 }

@@ -40,9 +40,17 @@ impl Recipe {
             [_, fan_in] => (0.0, 1.0 / (*fan_in as f64).sqrt()),
             _ => (1.0, 0.1),
         };
-        // An even spread over (-a, a) has the deviation a / sqrt(3).
-        let scale = (deviation * 3f64.sqrt() / 32768.0) as f32;
-        Self { seed, tensor, centre, scale }
+        Self { seed, tensor, centre, scale: Self::scale(deviation) }
+    }
+
+    /// Mean 0, variance 1.
+    pub fn standard(seed: u64, tensor: u32) -> Self {
+        Self { seed, tensor, centre: 0.0, scale: Self::scale(1.0) }
+    }
+
+    /// An even spread over (-a, a) has the deviation a / sqrt(3).
+    fn scale(deviation: f64) -> f32 {
+        (deviation * 3f64.sqrt() / 32768.0) as f32
     }
 
     /// Makes the elements from `first` on, which is a multiple of [`PIECE`].

@@ -1,5 +1,6 @@
 //! The command line, as clap, the shell completions and the man pages know it.
 
+mod bench;
 mod synthetic;
 
 use std::path::PathBuf;
@@ -9,6 +10,7 @@ use clap_complete::Shell;
 
 use crate::checkpoint::Dtype;
 use crate::model::DEFAULT_CHUNK;
+pub use bench::{BenchArgs, DepthFill, OutputFormat};
 pub use synthetic::{SynthesizeArgs, SyntheticArgs, WeightType};
 
 /// Llama 3 from its own checkpoint, for one user, as fast as memory allows
@@ -36,6 +38,8 @@ pub enum Command {
     Logits(LogitsArgs),
     /// Measure how well a model predicts a text, as llama.cpp defines it
     Perplexity(PerplexityArgs),
+    /// Measure how fast a model runs, beside what the machine does at best
+    Bench(BenchArgs),
     /// Print the token ids of texts or conversations as JSON arrays
     Tokenize(TokenizeArgs),
     /// Print the text of token ids

@@ -1,6 +1,7 @@
 //! The command line: arguments, checked options, one file a command.
 
 mod args;
+mod bench;
 mod chat;
 mod devices;
 mod diff;
@@ -30,6 +31,8 @@ use crate::error::{Error, Result};
 /// # Errors
 /// What the command could not do; the caller prints it and leaves with its status.
 pub fn run() -> Result<()> {
+    let is_bench = std::env::args_os().any(|argument| argument == "bench");
+    let spelled_out = |argument| spelled_out(argument, is_bench);
     let arguments = Arguments::parse_from(std::env::args_os().map(spelled_out));
     if let Some(devices) = emulated(arguments.emulate)? {
         cuda::emulate(devices)?;
@@ -39,6 +42,7 @@ pub fn run() -> Result<()> {
         Command::Chat(args) => chat::run(&args),
         Command::Logits(args) => logits::run(&args),
         Command::Perplexity(args) => perplexity::run(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::Tokenize(args) => tokenize::tokenize(&args),
         Command::Detokenize(args) => tokenize::detokenize(&args),
         Command::Diff(args) => diff::run(&args),
@@ -63,8 +67,9 @@ fn emulated(argument: Option<u32>) -> Result<Option<u32>> {
 }
 
 /// llama.cpp's long options with one dash, which clap does not know.
-fn spelled_out(argument: OsString) -> OsString {
+fn spelled_out(argument: OsString, is_bench: bool) -> OsString {
     match argument.to_str() {
+        Some("-pg") if is_bench => "--pg".into(),
         Some("-sys") => "--system".into(),
         Some("--list-devices") => "devices".into(),
         _ => argument,

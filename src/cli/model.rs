@@ -78,53 +78,96 @@ pub fn load(args: &ModelArgs, all_logits: bool, context: Option<usize>) -> Resul
     let source = source(&args.model, &args.synthetic)?;
     let (ready, tokenizer) = std::thread::scope(|scope| {
         let tokenizer = scope.spawn(|| Tokenizer::load(&source));
-        let ready = load_rank(args, &source, all_logits, context);
+        let ready = open_source(args, source.clone())
+            .and_then(|opened| opened.rank(args, all_logits, context));
         (ready, tokenizer.join().expect("loading a tokenizer does not panic"))
     });
-    let (config, rank) = ready?;
+    let (config, rank, _) = ready?;
     Ok(Loaded { source, config, rank, tokenizer, load: start.elapsed() })
 }
 
-fn load_rank(
-    args: &ModelArgs,
-    source: &Source,
-    all_logits: bool,
-    context: Option<usize>,
-) -> Result<(Config, Rank)> {
-    let config = Config::load(source)?;
+/// A model whose files have been looked at, and what it will run on.
+pub struct Opened {
+    pub source: Source,
+    pub config: Config,
+    pub dims: Dims,
+    pub checkpoint: Checkpoint,
+    pub hardware: Hardware,
+}
+
+/// Finds the model and maps its weights, reading none of them.
+///
+/// # Errors
+/// Whatever is wrong with the model's files, or with what it is to run on.
+pub fn open(args: &ModelArgs) -> Result<Opened> {
+    open_source(args, source(&args.model, &args.synthetic)?)
+}
+
+fn open_source(args: &ModelArgs, source: Source) -> Result<Opened> {
+    let config = Config::load(&source)?;
     let dims = Dims::new(&config, 1)?;
-    let checkpoint = Checkpoint::open(source)?;
+    let checkpoint = Checkpoint::open(&source)?;
     let hardware = hardware(args, &dims, checkpoint.dtype())?;
-    let plan = plan(args, &hardware, &config, &dims, &checkpoint, all_logits, context)?;
-    note(format_args!(
-        "{source}: {} layers, {} {}, on {}; context {} ({}), KV cache {}",
-        config.layers,
-        binary(plan.weight_bytes),
-        checkpoint.dtype().name(),
-        match &hardware {
-            Hardware::Cpu => format!(
-                "the CPU ({}, {} threads)",
-                vector::instruction_set(),
-                rayon::current_num_threads()
-            ),
-            Hardware::Gpu(card) => format!("cuda:{} ({})", card.ordinal, card.name),
-        },
-        plan.sizes.context,
-        match plan.limit {
-            Limit::Request => "as asked",
-            Limit::Model => "the model's limit",
-            Limit::Memory => "what fits the memory",
-        },
-        binary(plan.cache_bytes),
-    ));
-    if checkpoint.is_synthetic() && matches!(hardware, Hardware::Cpu) {
-        check_room(&plan)?;
+    Ok(Opened { source, config, dims, checkpoint, hardware })
+}
+
+impl Opened {
+    /// The memory plan for these arguments. `context` overrides theirs.
+    ///
+    /// # Errors
+    /// What does not fit.
+    pub fn plan(&self, args: &ModelArgs, all_logits: bool, context: Option<usize>) -> Result<Plan> {
+        let Self { config, dims, checkpoint, hardware, .. } = self;
+        plan(args, hardware, config, dims, checkpoint, all_logits, context)
     }
-    checkpoint.read_ahead();
-    let bar = progress(plan.weight_bytes as u64, "weights");
-    let rank = Rank::new(&config, dims, checkpoint, &plan, &hardware, &|bytes| bar.inc(bytes));
-    bar.finish_and_clear();
-    Ok((config, rank?))
+
+    /// Lays out and allocates the state, and brings the weights to where they are read.
+    ///
+    /// # Errors
+    /// What does not fit, or cannot be loaded.
+    pub fn rank(
+        self,
+        args: &ModelArgs,
+        all_logits: bool,
+        context: Option<usize>,
+    ) -> Result<(Config, Rank, Plan)> {
+        let plan = self.plan(args, all_logits, context)?;
+        self.describe(&plan);
+        let Self { config, dims, checkpoint, hardware, .. } = self;
+        if checkpoint.is_synthetic() && matches!(hardware, Hardware::Cpu) {
+            check_room(&plan)?;
+        }
+        checkpoint.read_ahead();
+        let bar = progress(plan.weight_bytes as u64, "weights");
+        let rank = Rank::new(&config, dims, checkpoint, &plan, &hardware, &|bytes| bar.inc(bytes));
+        bar.finish_and_clear();
+        Ok((config, rank?, plan))
+    }
+
+    fn describe(&self, plan: &Plan) {
+        let Self { source, config, checkpoint, hardware, .. } = self;
+        note(format_args!(
+            "{source}: {} layers, {} {}, on {}; context {} ({}), KV cache {}",
+            config.layers,
+            binary(plan.weight_bytes),
+            checkpoint.dtype().name(),
+            match hardware {
+                Hardware::Cpu => format!(
+                    "the CPU ({}, {} threads)",
+                    vector::instruction_set(),
+                    rayon::current_num_threads()
+                ),
+                Hardware::Gpu(card) => format!("cuda:{} ({})", card.ordinal, card.name),
+            },
+            plan.sizes.context,
+            match plan.limit {
+                Limit::Request => "as asked",
+                Limit::Model => "the model's limit",
+                Limit::Memory => "what fits the memory",
+            },
+            binary(plan.cache_bytes),
+        ));
+    }
 }
 
 /// What the arguments ask to run a model of these sizes on.
@@ -210,7 +253,8 @@ pub fn system(what: RefreshKind) -> Result<System> {
         .map_err(|error| Error::failed(format!("cannot ask the system what it has: {error}")))
 }
 
-fn set_threads(threads: Option<usize>) -> Result<()> {
+/// Starts the thread pool.
+pub fn set_threads(threads: Option<usize>) -> Result<()> {
     let builder = rayon::ThreadPoolBuilder::new().num_threads(threads.unwrap_or(0));
     builder.build_global().map_err(|error| Error::failed(format!("cannot start threads: {error}")))
 }

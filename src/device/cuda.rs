@@ -3,20 +3,26 @@
 mod driver;
 pub mod emulator;
 mod kernels;
+mod nvml;
+pub mod nvtx;
 mod stream;
+mod timed;
 mod weights;
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytemuck::Pod;
 
 pub use driver::device_count;
 pub use emulator::emulate;
+pub use nvml::{Nvml, Reading, THROTTLE_REASONS};
 pub use weights::region_bytes;
 
 use crate::checkpoint::{Checkpoint, Dtype};
 use crate::config::Dims;
+use crate::device::Startup;
 use crate::error::{Error, Result};
 use crate::kernel::{Arguments, Region as Which};
 use crate::memory::{Layout, Slot, Weight};
@@ -59,6 +65,11 @@ impl Card {
     /// When the driver does not say.
     pub fn memory(&self) -> Result<(usize, usize)> {
         self.context.memory()
+    }
+
+    /// What tells of its clocks, power and energy, where that is installed.
+    pub fn nvml(&self) -> Option<Nvml> {
+        Nvml::open(self.context.bus().ok()?)
     }
 
     /// Blocks that the attention of one token is best spread over: the kernel after it finds room for
@@ -133,6 +144,7 @@ pub struct Cuda {
     /// The ends of the last steps.
     ends: Vec<Event>,
     steps: usize,
+    startup: Startup,
     /// The first error; the GPU's context is of no more use after it.
     failed: Option<Error>,
     stream: Stream,
@@ -171,21 +183,26 @@ impl Cuda {
         let (context, own_bytes) = (&card.context, layout.own_bytes());
         let mut options = Options::from_environment();
         options.programmatic &= card.capability.0 >= 9;
+        let start = Instant::now();
         let state = Region::allocate(context, own_bytes, "the KV cache and activations")?;
-        let (mut kernels, gpu) =
-            (Kernels::new(context)?, Gpu { multiprocessors: card.multiprocessors });
-        let weights = match checkpoint.is_synthetic() {
-            true => WeightRegion::synthesize(context, &mut kernels, &gpu, checkpoint, weights)?,
-            false => WeightRegion::load(context, checkpoint, weights, loaded)?,
-        };
+        let region = WeightRegion::allocate(context, weights)?;
+        let shared = Pinned::allocate(context, layout.bytes() - own_bytes)?;
+        let mut startup = Startup { allocate: start.elapsed(), ..Startup::default() };
+        let (mut kernels, start) = (Kernels::new(context)?, Instant::now());
+        let gpu = Gpu { multiprocessors: card.multiprocessors };
+        match checkpoint.is_synthetic() {
+            true => region.synthesize(context, &mut kernels, &gpu, checkpoint, weights)?,
+            false => region.copy(context, checkpoint, weights, loaded)?,
+        }
+        startup.weights = start.elapsed();
         let stream = Stream::new(context)?;
         Ok(Self {
             context: context.clone(),
             gpu,
             options,
-            weights,
+            weights: region,
             state,
-            shared: Pinned::allocate(context, layout.bytes() - own_bytes)?,
+            shared,
             own_bytes,
             landing: Pinned::allocate(context, 0)?,
             kernels,
@@ -193,6 +210,7 @@ impl Cuda {
             doing: String::new(),
             ends: (0..STEPS).map(|_| Event::new(context)).collect::<Result<_>>()?,
             steps: 0,
+            startup,
             failed: None,
             stream,
         })
@@ -232,12 +250,14 @@ impl Cuda {
             return Ok(None);
         }
         self.guard(|cuda| {
+            let start = Instant::now();
             let launches = cuda.resolve(program)?;
             let graph = cuda.stream.capture(|| {
                 let queue =
                     |launch: &Resolved| launch.queue(&cuda.stream, cuda.options.programmatic);
                 launches.iter().try_for_each(queue)
             })?;
+            cuda.startup.graphs += start.elapsed();
             Ok(Some(Recorded { graph, doing: names(&launches) }))
         })
     }

@@ -3,6 +3,8 @@
 mod cpu;
 pub mod cuda;
 
+use std::time::{Duration, Instant};
+
 use bytemuck::Pod;
 
 use crate::checkpoint::Checkpoint;
@@ -21,8 +23,21 @@ pub enum Hardware {
 
 /// A rank's memory, and what runs programs in it.
 pub enum Device {
-    Cpu(Cpu),
+    Cpu(Box<Cpu>),
     Cuda(Box<Cuda>),
+}
+
+/// What getting ready has taken, by what was done.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Startup {
+    /// Allocating the regions.
+    pub allocate: Duration,
+    /// Copying the weights, or making them.
+    pub weights: Duration,
+    /// Loading kernels.
+    pub modules: Duration,
+    /// Capturing graphs.
+    pub graphs: Duration,
 }
 
 /// A program that runs again and again.
@@ -57,8 +72,13 @@ impl Device {
     ) -> Result<Self> {
         Ok(match hardware {
             Hardware::Cpu => {
+                let start = Instant::now();
                 checkpoint.make(loaded)?;
-                Self::Cpu(Cpu::new(checkpoint, layout)?)
+                let weights = start.elapsed();
+                let mut cpu = Cpu::new(checkpoint, layout)?;
+                let allocate = start.elapsed() - weights;
+                cpu.startup = Startup { allocate, weights, ..Startup::default() };
+                Self::Cpu(Box::new(cpu))
             }
             Hardware::Gpu(card) => {
                 Self::Cuda(Box::new(Cuda::new(card, &checkpoint, weights, layout, loaded)?))
@@ -77,6 +97,25 @@ impl Device {
                 Ok(())
             }
             Self::Cuda(cuda) => cuda.run(program),
+        }
+    }
+
+    /// As [`Self::run`], op by op, and returns how long each took when the last has ended.
+    ///
+    /// # Errors
+    /// When the GPU fails.
+    pub fn run_timed(&mut self, program: &Program) -> Result<Vec<Duration>> {
+        match self {
+            Self::Cpu(cpu) => Ok(cpu.run_timed(program)),
+            Self::Cuda(cuda) => cuda.run_timed(program),
+        }
+    }
+
+    /// What getting ready has taken so far.
+    pub fn startup(&self) -> Startup {
+        match self {
+            Self::Cpu(cpu) => cpu.startup,
+            Self::Cuda(cuda) => cuda.startup(),
         }
     }
 

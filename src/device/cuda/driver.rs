@@ -125,6 +125,16 @@ impl Context {
         self.attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)
     }
 
+    /// Where it is on the bus: domain, bus, device.
+    pub fn bus(&self) -> Result<[u32; 3]> {
+        use sys::CUdevice_attribute as attribute;
+        Ok([
+            self.attribute(attribute::CU_DEVICE_ATTRIBUTE_PCI_DOMAIN_ID)?,
+            self.attribute(attribute::CU_DEVICE_ATTRIBUTE_PCI_BUS_ID)?,
+            self.attribute(attribute::CU_DEVICE_ATTRIBUTE_PCI_DEVICE_ID)?,
+        ])
+    }
+
     /// Compute capability, major and minor.
     pub fn capability(&self) -> Result<(u32, u32)> {
         use sys::CUdevice_attribute as attribute;

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::driver::Context;
 use super::emulator;
@@ -17,6 +18,8 @@ pub struct Kernels {
     capability: (u32, u32),
     functions: HashMap<&'static str, (Function, u32)>,
     modules: HashMap<&'static str, Module>,
+    /// What loading them has taken.
+    pub loading: Duration,
 }
 
 impl Kernels {
@@ -26,6 +29,7 @@ impl Kernels {
             capability: context.capability()?,
             functions: HashMap::new(),
             modules: HashMap::new(),
+            loading: Duration::ZERO,
         })
     }
 
@@ -34,7 +38,12 @@ impl Kernels {
         let name = launch.export.name;
         let (function, allowed) = match self.functions.get(name) {
             Some(known) => *known,
-            None => (self.load(launch.export)?, 0),
+            None => {
+                let start = Instant::now();
+                let function = self.load(launch.export)?;
+                self.loading += start.elapsed();
+                (function, 0)
+            }
         };
         if launch.shared_bytes > allowed {
             function.allow_shared(launch.shared_bytes, name)?;

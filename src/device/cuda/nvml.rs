@@ -59,10 +59,9 @@ impl Nvml {
             let library = Library::new("libnvidia-ml.so.1").ok()?;
             type Init = unsafe extern "C" fn() -> c_int;
             type Find = unsafe extern "C" fn(*const c_char, *mut Device) -> c_int;
-            let is_up = library.get::<Init>(b"nvmlInit_v2\0").ok()?() == 0;
-            let find = library.get::<Find>(b"nvmlDeviceGetHandleByPciBusId_v2\0").ok()?;
-            let is_there = is_up && find(place.as_ptr(), &mut handle) == 0;
-            drop(find);
+            let init = *library.get::<Init>(b"nvmlInit_v2\0").ok()?;
+            let find = *library.get::<Find>(b"nvmlDeviceGetHandleByPciBusId_v2\0").ok()?;
+            let is_there = init() == 0 && find(place.as_ptr(), &mut handle) == 0;
             is_there.then_some(Self { library, device: handle })
         }
     }
@@ -73,8 +72,7 @@ impl Nvml {
         type Version = unsafe extern "C" fn(*mut c_char, c_uint) -> c_int;
         // SAFETY: NVML writes at most so many bytes, a 0 at the end.
         let result = unsafe {
-            let version =
-                self.library.get::<Version>(b"nvmlSystemGetDriverVersion\0").ok()?;
+            let version = self.library.get::<Version>(b"nvmlSystemGetDriverVersion\0").ok()?;
             version(text.as_mut_ptr(), 96)
         };
         let text = text.map(|byte| byte as u8);

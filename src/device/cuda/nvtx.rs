@@ -34,6 +34,6 @@ fn library() -> Option<&'static Library> {
     static LIBRARY: OnceLock<Option<Library>> = OnceLock::new();
     let names = ["libnvToolsExt.so.1", "libnvToolsExt.so"];
     // SAFETY: the library's initialisers ask nothing of us.
-    let open = || names.iter().find_map(|name| unsafe { Library::new(name) }.ok());
+    let open = || names.iter().find_map(|name| unsafe { Library::new(*name) }.ok());
     LIBRARY.get_or_init(open).as_ref()
 }

@@ -4,6 +4,7 @@ use std::ffi::{CString, c_void};
 use std::ops::Range;
 use std::ptr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use cudarc::driver::sys::{self, CUresult};
 
@@ -174,11 +175,19 @@ unsafe impl Send for Event {}
 
 impl Event {
     pub fn new(context: &Arc<Context>) -> Result<Self> {
+        Self::with_flags(context, sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)
+    }
+
+    /// One that knows when it came.
+    pub fn timed(context: &Arc<Context>) -> Result<Self> {
+        Self::with_flags(context, sys::CUevent_flags::CU_EVENT_DEFAULT)
+    }
+
+    fn with_flags(context: &Arc<Context>, flags: sys::CUevent_flags) -> Result<Self> {
         context.bind()?;
         let mut handle = ptr::null_mut();
-        let flags = sys::CUevent_flags::CU_EVENT_DISABLE_TIMING as u32;
         // SAFETY: the driver writes one handle.
-        check("cannot create an event", unsafe { sys::cuEventCreate(&mut handle, flags) })?;
+        check("cannot create an event", unsafe { sys::cuEventCreate(&mut handle, flags as u32) })?;
         Ok(Self { context: context.clone(), handle })
     }
 
@@ -198,6 +207,16 @@ impl Event {
         self.context.bind()?;
         // SAFETY: the event lives as long as `self`.
         check(doing, unsafe { sys::cuEventSynchronize(self.handle) })
+    }
+
+    /// From another timed event to this one; both have come.
+    pub fn since(&self, earlier: &Self) -> Result<Duration> {
+        let mut milliseconds = 0.0;
+        // SAFETY: both events live, and the driver writes one number.
+        let result =
+            unsafe { sys::cuEventElapsedTime_v2(&mut milliseconds, earlier.handle, self.handle) };
+        check("cannot take the time between events", result)?;
+        Ok(Duration::from_secs_f64(f64::from(milliseconds.max(0.0)) / 1000.0))
     }
 }
 

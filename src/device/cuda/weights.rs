@@ -49,15 +49,21 @@ pub fn region_bytes(weights: &[Weight]) -> usize {
 }
 
 impl WeightRegion {
-    /// Allocates the region and fills it. `loaded` is told of bytes that have been sent.
-    pub fn load(
+    /// A region for these weights, without them.
+    pub fn allocate(context: &Arc<Context>, weights: &[Weight]) -> Result<Self> {
+        let places = Places::plan(weights);
+        Ok(Self { region: Region::allocate(context, places.bytes, "the weights")?, places })
+    }
+
+    /// Copies the weights. `loaded` is told of bytes that have been sent.
+    pub fn copy(
+        &self,
         context: &Arc<Context>,
         checkpoint: &Checkpoint,
         weights: &[Weight],
         loaded: &(dyn Fn(u64) + Sync),
-    ) -> Result<Self> {
-        let places = Places::plan(weights);
-        let region = Region::allocate(context, places.bytes, "the weights")?;
+    ) -> Result<()> {
+        let Self { region, places } = self;
         let pieces: Vec<(&[u8], usize)> = weights
             .iter()
             .flat_map(|weight| {
@@ -77,7 +83,7 @@ impl WeightRegion {
             while let Some((bytes, at)) = pieces.get(next.fetch_add(1, Ordering::Relaxed))
                 && !failed.load(Ordering::Relaxed)
             {
-                staging[turn].send(&stream, bytes, &region, *at)?;
+                staging[turn].send(&stream, bytes, region, *at)?;
                 turn = 1 - turn;
                 loaded(bytes.len() as u64);
             }
@@ -88,21 +94,20 @@ impl WeightRegion {
             let threads = THREADS.min(pieces.len());
             let threads: Vec<_> = (0..threads).map(|_| scope.spawn(copy)).collect();
             let ended = threads.into_iter().map(|thread| thread.join().expect("no panics in it"));
-            ended.collect::<Vec<_>>().into_iter().collect::<Result<()>>()
-        })?;
-        Ok(Self { region, places })
+            ended.collect::<Vec<_>>().into_iter().collect()
+        })
     }
 
-    /// Allocates the region and has the GPU make a synthetic model's weights in it.
+    /// Has the GPU make a synthetic model's weights.
     pub fn synthesize(
+        &self,
         context: &Arc<Context>,
         kernels: &mut Kernels,
         gpu: &Gpu,
         checkpoint: &Checkpoint,
         weights: &[Weight],
-    ) -> Result<Self> {
-        let places = Places::plan(weights);
-        let region = Region::allocate(context, places.bytes, "the weights")?;
+    ) -> Result<()> {
+        let Self { region, places } = self;
         let stream = Stream::new(context)?;
         for weight in weights {
             let recipe = *checkpoint.recipe(weight.offset).expect("a synthetic weight has one");
@@ -119,8 +124,7 @@ impl WeightRegion {
             };
             launched(result, launch.export.name)?;
         }
-        stream.synchronize("cannot make the weights on the GPU: kernel synthesize failed")?;
-        Ok(Self { region, places })
+        stream.synchronize("cannot make the weights on the GPU: kernel synthesize failed")
     }
 
     /// The device's address of the weight at this offset of the checkpoint.

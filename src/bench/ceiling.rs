@@ -1,0 +1,158 @@
+//! What this machine does at best, measured, not read from a data sheet: how fast it reads memory, and
+//! how fast it multiplies.
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use crate::checkpoint::synthetic::Recipe;
+use crate::checkpoint::{Checkpoint, Dtype};
+use crate::device::{Device, Hardware, Recording};
+use crate::error::Result;
+use crate::memory::Layout;
+use crate::op::Program;
+use crate::ops::{MmaPeak, ReadAll, Synthesize};
+use crate::vector::{Simd, WithSimd, simd};
+
+/// The roofs over everything that runs here.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Ceilings {
+    /// Of a read of `read_bytes` bytes that does nothing else.
+    pub read_bytes_per_s: f64,
+    pub read_bytes: usize,
+    /// Of products in registers: mma.sync in bf16 on a GPU, vector multiply-adds in f32 on the CPU.
+    pub flops_per_s: f64,
+}
+
+/// Bytes that are read at most: many times any cache, so that none of it is left there.
+const MOST_CPU_BYTES: usize = 1 << 30;
+const MOST_GPU_BYTES: usize = 4 << 30;
+
+/// A measurement counts the fastest of so many...
+const RUNS: usize = 5;
+/// ...each at least this long, so that starting it is no part worth mentioning.
+const RUN_TIME: Duration = Duration::from_millis(10);
+
+/// Rounds after which the sums of [`MmaPeak`] would no longer be exact.
+const MOST_ROUNDS: u32 = 1 << 16;
+
+impl Ceilings {
+    /// Measures both. A model of `weight_bytes` that fits a cache is compared with reads from there.
+    ///
+    /// # Errors
+    /// No memory to read; a device that fails.
+    pub fn measure(hardware: &Hardware, weight_bytes: usize) -> Result<Self> {
+        let (most, free) = match hardware {
+            Hardware::Cpu => (MOST_CPU_BYTES, usize::MAX),
+            Hardware::Gpu(card) => (MOST_GPU_BYTES, card.memory()?.0 / 2),
+        };
+        let read_bytes = weight_bytes.min(most).min(free).next_multiple_of(1 << 12);
+        Ok(Self {
+            read_bytes_per_s: read_rate(hardware, read_bytes)?,
+            read_bytes,
+            flops_per_s: match hardware {
+                Hardware::Cpu => cpu_rate(),
+                Hardware::Gpu(card) => tensor_core_rate(hardware, card.multiprocessors)?,
+            },
+        })
+    }
+}
+
+fn read_rate(hardware: &Hardware, bytes: usize) -> Result<f64> {
+    let mut layout = Layout::default();
+    let memory = layout.slot::<u8>(&[bytes]);
+    let words = memory.cast::<u32>();
+    let blocks = match hardware {
+        Hardware::Cpu => 1,
+        Hardware::Gpu(card) => ReadAll::blocks(card.multiprocessors),
+    };
+    let sums = layout.slot::<u32>(&[blocks as usize]);
+    let mut device = Device::new(hardware, Checkpoint::empty(), &[], &layout, &|_| ())?;
+    // Memory that was never written may be one page of zeros again and again.
+    let mut fill = Program::default();
+    fill.push(Synthesize { recipe: Recipe::standard(0, 0), dtype: Dtype::Bf16, out: memory });
+    device.run(&fill)?;
+    fastest(&mut device, bytes as f64, |rounds| {
+        let mut program = Program::default();
+        (0..rounds).for_each(|_| program.push(ReadAll { words, sums }));
+        program
+    })
+}
+
+fn tensor_core_rate(hardware: &Hardware, multiprocessors: u32) -> Result<f64> {
+    let mut layout = Layout::default();
+    let y = layout.slot::<f32>(&[2 * multiprocessors as usize, 256]);
+    let mut device = Device::new(hardware, Checkpoint::empty(), &[], &layout, &|_| ())?;
+    let flops = |rounds| {
+        let mut program = Program::default();
+        program.push(MmaPeak { rounds, y });
+        program
+    };
+    fastest(&mut device, flops(1).cost(0).flops as f64, flops)
+}
+
+/// Units of work a second of the program for so many rounds, each of `work` units: of as many rounds as
+/// take long enough, the fastest run.
+fn fastest(device: &mut Device, work: f64, program: impl Fn(u32) -> Program) -> Result<f64> {
+    let mut time = |rounds: u32, runs: usize| -> Result<Duration> {
+        let mut recording = Recording::new(program(rounds));
+        let mut best = Duration::MAX;
+        // The first loads the kernel, the second is the graph's first.
+        for run in 0..runs + 2 {
+            let start = Instant::now();
+            let step = device.step(&mut recording)?;
+            device.wait(step)?;
+            if run >= 2 || runs == 1 {
+                best = best.min(start.elapsed());
+            }
+        }
+        Ok(best)
+    };
+    let mut rounds = 1;
+    while time(rounds, 1)? < RUN_TIME && rounds < MOST_ROUNDS {
+        rounds *= 2;
+    }
+    let best = time(rounds, RUNS)?;
+    Ok(work * f64::from(rounds) / best.as_secs_f64().max(1e-9))
+}
+
+/// Floating point operations a second of all threads together.
+fn cpu_rate() -> f64 {
+    let time = |rounds: usize| {
+        let start = Instant::now();
+        let flops: usize = rayon::broadcast(|_| simd(MultiplyAdds { rounds })).into_iter().sum();
+        (start.elapsed(), flops)
+    };
+    let mut rounds = 1 << 10;
+    while time(rounds).0 < RUN_TIME {
+        rounds *= 2;
+    }
+    let rates = (0..RUNS).map(|_| {
+        let (time, flops) = time(rounds);
+        flops as f64 / time.as_secs_f64()
+    });
+    rates.fold(0.0, f64::max)
+}
+
+/// Multiply-adds that wait for none but themselves; returns the operations.
+struct MultiplyAdds {
+    rounds: usize,
+}
+
+impl WithSimd for MultiplyAdds {
+    type Output = usize;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> usize {
+        /// Enough to hide their latency in two units, few enough for AVX2's registers.
+        const SUMS: usize = 12;
+        let mut sums = [simd.splat_f32s(1.0); SUMS];
+        let (factor, term) = (simd.splat_f32s(black_box(0.999)), simd.splat_f32s(black_box(1e-3)));
+        for _ in 0..self.rounds {
+            for sum in &mut sums {
+                *sum = simd.mul_add_f32s(*sum, factor, term);
+            }
+        }
+        black_box(sums);
+        2 * S::F32_LANES * SUMS * self.rounds
+    }
+}

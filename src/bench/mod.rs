@@ -1,0 +1,22 @@
+//! What `chaski bench` measures: llama-bench's protocol, so that numbers compare, every rate beside
+//! what this machine was measured to do at best.
+
+mod ceiling;
+mod conditions;
+mod format;
+mod measure;
+mod profile;
+mod roofline;
+mod row;
+mod test;
+mod trace;
+
+pub use ceiling::Ceilings;
+pub use conditions::{Conditions, watched};
+pub use format::{Column, Format, Row, Table};
+pub use measure::{Bench, Fill, Sample};
+pub use profile::{OpGroup, PROFILE_COLUMNS, Profile};
+pub use roofline::roofline;
+pub use row::{COLUMNS, STARTUP_COLUMNS, row};
+pub use test::{Grid, Kind, Test};
+pub use trace::trace;

@@ -1,0 +1,185 @@
+//! Where a step's time goes: op by op, beside the same step left alone.
+
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+use super::ceiling::Ceilings;
+use super::format::{Column, Row};
+use super::measure::Bench;
+use super::row::{number, percent, percentile, text};
+use super::test::wanted;
+use crate::error::Result;
+use crate::model::Logits;
+use crate::random::random_ids;
+use crate::rank::OpTime;
+
+/// One step, or the steps of one prompt, taken apart. Times are in seconds, medians over repetitions.
+#[derive(Debug, Clone)]
+pub struct Profile {
+    /// `decode@d64`, `prefill512`
+    pub phase: String,
+    /// In order. Of each the time is its median.
+    pub ops: Vec<OpTime>,
+    /// The sum of the ops' times in one repetition.
+    pub sum: f64,
+    /// The time of the same without a look inside.
+    pub step: f64,
+}
+
+/// Ops of one name and size.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct OpGroup {
+    pub op: &'static str,
+    pub count: usize,
+    /// Of all together.
+    pub time: f64,
+    pub bytes: u64,
+    pub flops: u64,
+}
+
+impl Profile {
+    /// A decode step at `depth`, or the prefill of `prompt` tokens there, `repetitions` times each way.
+    ///
+    /// # Errors
+    /// A device that fails; the interrupt.
+    pub fn measure(
+        bench: &mut Bench<'_>,
+        prompt: Option<usize>,
+        depth: usize,
+        repetitions: usize,
+    ) -> Result<Self> {
+        let mut sums = Vec::new();
+        let mut steps = Vec::new();
+        let mut times: Vec<Vec<f64>> = Vec::new();
+        let mut ops = Vec::new();
+        // The first time each way is a warm-up; a step's graph needs two.
+        for repetition in 0..repetitions + 2 {
+            bench.fill_to(depth)?;
+            let start = Instant::now();
+            match prompt {
+                Some(tokens) => bench.take_prompt(tokens)?,
+                None => drop(bench.take_tokens(1)?),
+            }
+            let step = start.elapsed().as_secs_f64();
+            bench.fill_to(depth)?;
+            ops = take_apart(bench, prompt.unwrap_or(1))?;
+            if repetition >= 2 {
+                steps.push(step);
+                sums.push(ops.iter().map(|op| op.time.as_secs_f64()).sum());
+                times.resize(ops.len(), Vec::new());
+                let pairs = times.iter_mut().zip(&ops);
+                pairs.for_each(|(times, op)| times.push(op.time.as_secs_f64()));
+            }
+        }
+        let median = |values: &[f64]| percentile(values, 0.5).unwrap_or(0.0);
+        for (op, times) in ops.iter_mut().zip(&times) {
+            op.time = std::time::Duration::from_secs_f64(median(times));
+        }
+        let name = prompt.map_or("decode".to_owned(), |tokens| format!("prefill{tokens}"));
+        let phase = if depth == 0 { name } else { format!("{name}@d{depth}") };
+        Ok(Self { phase, ops, sum: median(&sums), step: median(&steps) })
+    }
+
+    /// The ops by name and size, those that take longest first.
+    pub fn groups(&self) -> Vec<OpGroup> {
+        let mut groups: Vec<OpGroup> = Vec::new();
+        for OpTime { op, cost, time } in &self.ops {
+            let (bytes, flops) = (cost.weight_bytes + cost.cache_bytes, cost.flops);
+            let same = |group: &&mut OpGroup| {
+                let count = group.count as u64;
+                group.op == *op && (group.bytes, group.flops) == (count * bytes, count * flops)
+            };
+            let time = time.as_secs_f64();
+            match groups.iter_mut().find(same) {
+                Some(group) => {
+                    group.count += 1;
+                    group.time += time;
+                    group.bytes += bytes;
+                    group.flops += flops;
+                }
+                None => groups.push(OpGroup { op, count: 1, time, bytes, flops }),
+            }
+        }
+        groups.sort_by(|a, b| b.time.total_cmp(&a.time));
+        groups
+    }
+
+    /// A row for each group, then one for the sum.
+    pub fn rows(&self, ceilings: &Ceilings, subject: &Row) -> Vec<Row> {
+        let groups = self.groups();
+        let sum = |number: fn(&OpGroup) -> u64| groups.iter().map(number).sum();
+        let all = OpGroup {
+            op: "all ops",
+            count: self.ops.len(),
+            time: self.sum,
+            bytes: sum(|group| group.bytes),
+            flops: sum(|group| group.flops),
+        };
+        groups.iter().chain([&all]).map(|group| self.row(group, ceilings, subject)).collect()
+    }
+
+    fn row(&self, group: &OpGroup, ceilings: &Ceilings, subject: &Row) -> Row {
+        let OpGroup { op, count, time, bytes, flops } = *group;
+        let floor = group.floor(ceilings);
+        let is_sum = count == self.ops.len();
+        let only_sum = |seconds: f64| is_sum.then_some(1e6 * seconds);
+        let Value::Object(mut row) = json!({
+            "phase": self.phase,
+            "op": op,
+            "count": count,
+            "time_us": 1e6 * time,
+            "share": time / self.sum,
+            "bytes": bytes,
+            "flops": flops,
+            "gb_per_s": bytes as f64 / time / 1e9,
+            "bandwidth_fraction": bytes as f64 / time / ceilings.read_bytes_per_s,
+            "tflops": flops as f64 / time / 1e12,
+            "flops_fraction": flops as f64 / time / ceilings.flops_per_s,
+            "floor_us": 1e6 * floor,
+            "ceiling_fraction": floor / time,
+            "uninstrumented_us": only_sum(self.step),
+            "difference_us": only_sum(self.sum - self.step),
+            "read_gb_per_s": ceilings.read_bytes_per_s / 1e9,
+            "peak_tflops": ceilings.flops_per_s / 1e12,
+        }) else {
+            unreachable!("json! of braces is an object");
+        };
+        row.extend(subject.clone());
+        row
+    }
+}
+
+impl OpGroup {
+    /// The least time that these ceilings allow, in seconds.
+    pub fn floor(&self, ceilings: &Ceilings) -> f64 {
+        let read = self.bytes as f64 / ceilings.read_bytes_per_s;
+        read.max(self.flops as f64 / ceilings.flops_per_s)
+    }
+}
+
+/// Every op of a decode step, or of a prompt's steps.
+fn take_apart(bench: &mut Bench<'_>, tokens: usize) -> Result<Vec<OpTime>> {
+    let ids = random_ids(1, tokens, bench.rank.vocab());
+    let (mut ops, mut left) = (Vec::new(), tokens);
+    for chunk in ids.chunks(bench.rank.chunk()) {
+        left -= chunk.len();
+        let logits: Logits = wanted(left == 0);
+        ops.extend(bench.rank.take_timed(chunk, logits)?);
+    }
+    Ok(ops)
+}
+
+/// What a person wants to see of a group.
+pub const PROFILE_COLUMNS: &[Column] = &[
+    ("phase", |row| text(row, "phase")),
+    ("op", |row| text(row, "op")),
+    ("count", |row| number(row, "count", 0)),
+    ("time us", |row| number(row, "time_us", 1)),
+    ("share", |row| percent(row, "share")),
+    ("MB", |row| row["bytes"].as_f64().map_or(String::new(), |b| format!("{:.2}", b / 1e6))),
+    ("GFLOP", |row| row["flops"].as_f64().map_or(String::new(), |f| format!("{:.3}", f / 1e9))),
+    ("GB/s", |row| number(row, "gb_per_s", 1)),
+    ("TFLOP/s", |row| number(row, "tflops", 3)),
+    ("of ceiling", |row| percent(row, "ceiling_fraction")),
+];

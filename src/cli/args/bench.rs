@@ -1,0 +1,88 @@
+//! Arguments of `chaski bench`.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+use super::{ModelArgs, positive};
+
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// Tokens of a prompt (pp); a list multiplies with the others, 0 is none
+    #[arg(short = 'p', long, value_name = "N,..", value_delimiter = ',', default_value = "512")]
+    pub n_prompt: Vec<usize>,
+
+    /// Tokens generated one by one (tg), and in the real loop (gen); a list, 0 is none
+    #[arg(short = 'n', long, value_name = "N,..", value_delimiter = ',', default_value = "128")]
+    pub n_gen: Vec<usize>,
+
+    /// A prompt and tokens after it in one time (also -pg); may be repeated
+    #[arg(long, value_name = "P,G", value_parser = pair)]
+    pub pg: Vec<(usize, usize)>,
+
+    /// Tokens in the KV cache before each test; a list
+    #[arg(short = 'd', long, value_name = "N,..", value_delimiter = ',', default_value = "0")]
+    pub n_depth: Vec<usize>,
+
+    /// How the cache gets them: by prefill, or with random keys and values, which takes no time
+    #[arg(long, value_name = "HOW", default_value = "prefill")]
+    pub depth_fill: DepthFill,
+
+    /// Measure each test N times
+    #[arg(short = 'r', long, value_name = "N", default_value_t = 5, value_parser = positive)]
+    pub repetitions: usize,
+
+    /// How rows are written
+    #[arg(short = 'o', long, value_name = "FORMAT", default_value = "md")]
+    pub output: OutputFormat,
+
+    /// Measure the first repetition as it comes
+    #[arg(long)]
+    pub no_warmup: bool,
+
+    /// Leave out the real loop (gen): tokens chosen on the device and streamed to the host
+    #[arg(long)]
+    pub no_loop: bool,
+
+    /// Split the start-up into its phases, in place of tests
+    #[arg(long, conflicts_with = "profile")]
+    pub startup: bool,
+
+    /// Time every op of a decode step and of the prompts, in place of tests
+    #[arg(long)]
+    pub profile: bool,
+
+    /// Write the profile as a trace for Chrome or Perfetto
+    #[arg(long, value_name = "FILE.json", requires = "profile")]
+    pub trace: Option<PathBuf>,
+
+    /// Draw the profile's roofline
+    #[arg(long, value_name = "FILE.svg", requires = "profile")]
+    pub roofline: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub model: ModelArgs,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DepthFill {
+    Prefill,
+    Random,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OutputFormat {
+    Md,
+    Csv,
+    Json,
+    Jsonl,
+    Sql,
+}
+
+fn pair(text: &str) -> Result<(usize, usize), String> {
+    let sizes = text.split_once(',').map(|(p, g)| (p.trim().parse(), g.trim().parse()));
+    match sizes {
+        Some((Ok(prompt @ 1..), Ok(generate @ 1..))) => Ok((prompt, generate)),
+        _ => Err("P,G is needed, as in 512,128".to_owned()),
+    }
+}

@@ -1,0 +1,318 @@
+//! `chaski bench`
+
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+use indicatif::ProgressBar;
+use serde_json::{Value, json};
+use sysinfo::{CpuRefreshKind, RefreshKind};
+
+use super::args::{BenchArgs, DepthFill, ModelArgs, OutputFormat};
+use super::model::{Opened, hardware, interrupt, open, set_threads, source, system};
+use super::output::{note, print, progress};
+use crate::bench::{
+    Bench, COLUMNS, Ceilings, Fill, Format, Grid, PROFILE_COLUMNS, Profile, Row, STARTUP_COLUMNS,
+    Sample, Table, Test, roofline, row, trace, watched,
+};
+use crate::checkpoint::Checkpoint;
+use crate::config::{Config, Dims};
+use crate::device::Hardware;
+use crate::device::cuda::Nvml;
+use crate::error::{Error, Result};
+use crate::model::Logits;
+use crate::rank::Rank;
+use crate::tokenizer::Tokenizer;
+use crate::vector;
+
+pub fn run(args: &BenchArgs) -> Result<()> {
+    let interrupt = interrupt()?;
+    set_threads(args.model.threads)?;
+    let format = match args.output {
+        OutputFormat::Md => Format::Markdown,
+        OutputFormat::Csv => Format::Csv,
+        OutputFormat::Json => Format::Json,
+        OutputFormat::Jsonl => Format::Jsonl,
+        OutputFormat::Sql => Format::Sql,
+    };
+    let (name, columns) = match (args.startup, args.profile) {
+        (true, _) => ("startup", STARTUP_COLUMNS),
+        (_, true) => ("profile", PROFILE_COLUMNS),
+        _ => ("bench", COLUMNS),
+    };
+    let mut table = Table::new(format, name, columns);
+    let mut each = args.model.model.split(',').map(|name| {
+        let model = ModelArgs { model: name.to_owned(), ..args.model.clone() };
+        match (args.startup, args.profile) {
+            (true, _) => startup(&model, &mut table),
+            (_, true) => profile(args, &model, &mut table, interrupt),
+            _ => tests(args, &model, &mut table, interrupt),
+        }
+    });
+    // Whatever ends it, what was measured is a whole table.
+    let result = each.try_for_each(|result| result);
+    drop(each);
+    print(table.end())?;
+    result
+}
+
+/// A model on the bench, with all that its rows have in common.
+struct Subject<'a> {
+    bench: Bench<'a>,
+    ceilings: Ceilings,
+    nvml: Option<Nvml>,
+    row: Row,
+}
+
+impl<'a> Subject<'a> {
+    /// Measures the machine, then loads the model with room for `context` tokens.
+    fn new(
+        args: &BenchArgs,
+        model: &ModelArgs,
+        context: usize,
+        interrupt: &'a AtomicBool,
+    ) -> Result<Self> {
+        let mut opened = open(model)?;
+        let context = context.max(model.context.unwrap_or(0));
+        if context > opened.config.max_context {
+            note(format_args!(
+                "a context of {context} is beyond the model's {}: times are what they would be, text \
+                 would not",
+                opened.config.max_context
+            ));
+            opened.config.max_context = context;
+        }
+        let weights = opened.checkpoint.tensors().map(|(_, tensor)| tensor.bytes).sum();
+        let ceilings = Ceilings::measure(&opened.hardware, weights)?;
+        note(format_args!(
+            "this device reads {:.1} GB/s and multiplies at {:.3} TFLOP/s at best, measured now",
+            ceilings.read_bytes_per_s / 1e9,
+            ceilings.flops_per_s / 1e12
+        ));
+        let nvml = match &opened.hardware {
+            Hardware::Cpu => None,
+            Hardware::Gpu(card) => card.nvml(),
+        };
+        let mut row = common_fields(&opened, nvml.as_ref())?;
+        let fill = match args.depth_fill {
+            DepthFill::Prefill => Fill::Prefill,
+            DepthFill::Random => Fill::Random,
+        };
+        let (_, rank, plan) = opened.rank(model, false, Some(context))?;
+        row.insert("kv_type".to_owned(), json!(plan.sizes.cache.name()));
+        row.insert("context".to_owned(), json!(plan.sizes.context));
+        row.insert("prefill_chunk".to_owned(), json!(plan.sizes.chunk));
+        row.insert("depth_fill".to_owned(), json!(format!("{:?}", fill).to_lowercase()));
+        Ok(Self { bench: Bench::new(rank, fill, interrupt), ceilings, nvml, row })
+    }
+}
+
+/// What rows say of the model, the machine and this program.
+fn common_fields(opened: &Opened, nvml: Option<&Nvml>) -> Result<Row> {
+    let Opened { source, checkpoint, hardware, .. } = opened;
+    let tensors = || checkpoint.tensors().map(|(_, tensor)| tensor);
+    let parameters: usize = tensors().map(|tensor| tensor.bytes / tensor.dtype.bytes()).sum();
+    let weight_bytes: usize = tensors().map(|tensor| tensor.bytes).sum();
+    let frequency = CpuRefreshKind::nothing().with_frequency();
+    let system = system(RefreshKind::nothing().with_cpu(frequency))?;
+    let (device, threads) = match hardware {
+        Hardware::Cpu => {
+            let name = system.cpus().first().map_or("", |cpu| cpu.brand().trim());
+            let device = format!("{name}, {}", vector::instruction_set());
+            (device, Some(rayon::current_num_threads()))
+        }
+        Hardware::Gpu(card) => (card.name.clone(), None),
+    };
+    let clock = system.cpus().iter().map(sysinfo::Cpu::frequency).max().filter(|mhz| *mhz > 0);
+    let Value::Object(row) = json!({
+        "model": source.to_string(),
+        "parameters": parameters,
+        "weight_bytes": weight_bytes,
+        "dtype": checkpoint.dtype().name(),
+        "device": device,
+        "threads": threads,
+        "cpu_clock_mhz": clock,
+        "driver": nvml.and_then(Nvml::driver),
+        "commit": env!("CHASKI_VERSION"),
+        "date": jiff::Timestamp::now().to_string(),
+    }) else {
+        unreachable!("json! of braces is an object");
+    };
+    Ok(row)
+}
+
+fn tests(
+    args: &BenchArgs,
+    model: &ModelArgs,
+    table: &mut Table,
+    interrupt: &AtomicBool,
+) -> Result<()> {
+    let grid = Grid {
+        prompts: args.n_prompt.clone(),
+        generations: args.n_gen.clone(),
+        pairs: args.pg.clone(),
+        depths: args.n_depth.clone(),
+        real_loop: !args.no_loop,
+    };
+    let tests = grid.tests();
+    let Some(context) = tests.iter().map(Test::context).max() else {
+        return Err(Error::usage("nothing to measure: -p, -n and -pg are all 0"));
+    };
+    let mut subject = Subject::new(args, model, context, interrupt)?;
+    let bar = progress((tests.len() * args.repetitions) as u64, "bench");
+    for test in &tests {
+        bar.set_message(test.name());
+        let Subject { bench, ceilings, nvml, row: common } = &mut subject;
+        if !args.no_warmup {
+            bench.warm_up(test)?;
+        }
+        bench.fill_to(test.depth)?;
+        let ((samples, result), conditions) =
+            watched(nvml.as_ref(), || repeat(bench, test, args.repetitions, &bar));
+        if !samples.is_empty() {
+            let cost = test.cost(&bench.rank);
+            let row = row(test, &samples, cost, ceilings, &conditions, common);
+            bar.suspend(|| print(&table.row(&row)))?;
+        }
+        result?;
+    }
+    bar.finish_and_clear();
+    Ok(())
+}
+
+/// As many repetitions as come before an error, and the error.
+fn repeat(
+    bench: &mut Bench<'_>,
+    test: &Test,
+    repetitions: usize,
+    bar: &ProgressBar,
+) -> (Vec<Sample>, Result<()>) {
+    let mut samples = Vec::new();
+    for _ in 0..repetitions {
+        match bench.sample(test) {
+            Ok(sample) => samples.push(sample),
+            Err(error) => return (samples, Err(error)),
+        }
+        bar.inc(1);
+    }
+    (samples, Ok(()))
+}
+
+fn profile(
+    args: &BenchArgs,
+    model: &ModelArgs,
+    table: &mut Table,
+    interrupt: &AtomicBool,
+) -> Result<()> {
+    let prompts = args.n_prompt.iter().filter(|prompt| **prompt > 0).map(|prompt| Some(*prompt));
+    let phases: Vec<Option<usize>> = prompts.chain([None]).collect();
+    let longest = phases.iter().map(|phase| phase.unwrap_or(1)).max().unwrap_or(1);
+    let deepest = args.n_depth.iter().max().copied().unwrap_or(0);
+    let mut subject = Subject::new(args, model, deepest + longest, interrupt)?;
+    let bar = progress((args.n_depth.len() * phases.len()) as u64, "profile");
+    let mut profiles = Vec::new();
+    for depth in &args.n_depth {
+        for phase in &phases {
+            let Subject { bench, ceilings, row: common, .. } = &mut subject;
+            let profile = Profile::measure(bench, *phase, *depth, args.repetitions)?;
+            let rows = profile.rows(ceilings, common);
+            let text: String = rows.iter().map(|row| table.row(row)).collect();
+            bar.suspend(|| print(&text))?;
+            bar.suspend(|| note_difference(&profile));
+            profiles.push(profile);
+            bar.inc(1);
+        }
+    }
+    bar.finish_and_clear();
+    let name = |field: &str| subject.row[field].as_str().unwrap_or_default().to_owned();
+    let (model, device) = (name("model"), name("device"));
+    if let Some(file) = &args.trace {
+        write_file(file, &format!("{}\n", trace(&profiles, &model, &device)))?;
+    }
+    if let Some(file) = &args.roofline {
+        let title = format!("{model} on {device}");
+        write_file(file, &roofline(&profiles, &subject.ceilings, &title))?;
+    }
+    Ok(())
+}
+
+fn note_difference(profile: &Profile) {
+    let Profile { phase, sum, step, .. } = profile;
+    note(format_args!(
+        "{phase}: {:.3} ms over all ops, {:.3} ms when nobody looks: {:+.1}%",
+        1e3 * sum,
+        1e3 * step,
+        100.0 * (sum / step - 1.0)
+    ));
+}
+
+/// The whole file or none.
+fn write_file(path: &Path, text: &str) -> Result<()> {
+    let mut partial = path.to_owned().into_os_string();
+    partial.push(".partial");
+    let partial = Path::new(&partial);
+    let written = fs::write(partial, text).and_then(|()| fs::rename(partial, path));
+    written.map_err(|error| {
+        let _ = fs::remove_file(partial);
+        Error::failed(format!("cannot write {}: {error}", path.display()))
+    })
+}
+
+/// From nothing to the second token, by phases. In use the tokenizer is read beside the weights.
+fn startup(args: &ModelArgs, table: &mut Table) -> Result<()> {
+    let mut last = Instant::now();
+    let mut lap = || std::mem::replace(&mut last, Instant::now()).elapsed().as_secs_f64();
+    let source = source(&args.model, &args.synthetic)?;
+    lap();
+    let tokenizer = Tokenizer::load(&source).is_ok().then(&mut lap);
+    lap();
+    let config = Config::load(&source)?;
+    let dims = Dims::new(&config, 1)?;
+    let checkpoint = Checkpoint::open(&source)?;
+    let map = lap();
+    let hardware = hardware(args, &dims, checkpoint.dtype())?;
+    let driver = lap();
+    let opened = Opened { source, config, dims, checkpoint, hardware };
+    opened.plan(args, false, None)?;
+    let plan = lap();
+    let common = common_fields(&opened, None)?;
+    lap();
+    let (_, mut rank, _) = opened.rank(args, false, None)?;
+    let loaded = lap();
+    let before = rank.device_mut().startup();
+    take_two(&mut rank)?;
+    let taken = lap();
+    let after = rank.device_mut().startup();
+    let [modules, graphs] = [after.modules, after.graphs].map(|time| time.as_secs_f64());
+    let meanwhile = modules - before.modules.as_secs_f64() + graphs;
+    let phases = [
+        ("map", Some(map)),
+        ("driver", Some(driver)),
+        ("plan", Some(plan)),
+        ("allocate", Some(after.allocate.as_secs_f64())),
+        ("copy", Some(after.weights.as_secs_f64())),
+        ("tokenizer", tokenizer),
+        ("module load", Some(modules)),
+        ("graph capture", Some(graphs)),
+        ("two tokens", Some((taken - meanwhile).max(0.0))),
+        ("total", Some(map + driver + plan + loaded + taken + tokenizer.unwrap_or(0.0))),
+    ];
+    for (phase, time) in phases {
+        let mut row = Row::new();
+        row.insert("phase".to_owned(), json!(phase));
+        row.insert("ms".to_owned(), json!(time.map(|seconds| 1e3 * seconds)));
+        row.extend(common.clone());
+        print(&table.row(&row))?;
+    }
+    Ok(())
+}
+
+/// The first loads the kernels, after it the graph is captured.
+fn take_two(rank: &mut Rank) -> Result<()> {
+    for id in [0, 0] {
+        rank.take(&[id], Logits::Last)?;
+        rank.finish()?;
+    }
+    Ok(())
+}

@@ -1,0 +1,38 @@
+//! Where the time goes.
+
+use std::time::Duration;
+
+use super::stream::Event;
+use super::{Cuda, nvtx};
+use crate::device::Startup;
+use crate::error::Result;
+use crate::op::Program;
+
+impl Cuda {
+    /// Runs `program` kernel by kernel, none beginning before the one before has ended, and returns how
+    /// long each took. The events between them take time as well.
+    ///
+    /// # Errors
+    /// What cannot be loaded or launched, or has failed.
+    pub fn run_timed(&mut self, program: &Program) -> Result<Vec<Duration>> {
+        self.guard(|cuda| {
+            let launches = cuda.resolve(program)?;
+            cuda.doing = super::names(&launches);
+            let timed = |_| Event::timed(&cuda.context);
+            let events: Vec<Event> = (0..=launches.len()).map(timed).collect::<Result<_>>()?;
+            events[0].record(&cuda.stream)?;
+            for (launch, event) in launches.iter().zip(&events[1..]) {
+                let _range = nvtx::range(launch.name);
+                launch.queue(&cuda.stream, false)?;
+                event.record(&cuda.stream)?;
+            }
+            cuda.stream.synchronize(&cuda.failure())?;
+            events.windows(2).map(|pair| pair[1].since(&pair[0])).collect()
+        })
+    }
+
+    /// What getting ready has taken so far.
+    pub fn startup(&self) -> Startup {
+        Startup { modules: self.kernels.loading, ..self.startup }
+    }
+}
