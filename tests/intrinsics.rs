@@ -394,7 +394,7 @@ fn tickets() {
     let words = run_on("tickets_of_64_bits", 8, 128, &[5], 2 * (1 + 1024));
     let mut found: Vec<u64> = bytemuck::pod_collect_to_vec(&words);
     found.sort_unstable();
-    assert_eq!(found, (0..=1024).map(|n| 5 * n << 30).collect::<Vec<_>>());
+    assert_eq!(found, (0..=1024).map(|n| (5 * n) << 30).collect::<Vec<_>>());
     let mut found = run_on("tickets_in_shared_memory", 1, 128, &[0, 1000, 2000, 3000], 4 + 128);
     let tickets = found.split_off(4);
     assert_eq!(found, [96, 1096, 2096, 3096]);
