@@ -1,9 +1,11 @@
 //! Chaski: a runtime for the Llama 3 family.
 
+pub mod case;
 pub mod chat;
 pub mod checkpoint;
 pub mod cli;
 pub mod config;
+pub mod conformance;
 pub mod device;
 pub mod error;
 pub mod json;

@@ -7,18 +7,18 @@ mod stream;
 mod weights;
 
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytemuck::Pod;
 
 pub use driver::device_count;
-pub use emulator::emulate;
+pub use emulator::{Order, Sanitizer, emulate, set_order};
 pub use weights::region_bytes;
 
 use crate::checkpoint::{Checkpoint, Dtype};
 use crate::config::Dims;
 use crate::error::{Error, Result};
-use crate::kernel::{Arguments, Region as Which};
+use crate::kernel::{Arguments, Region as Which, Source};
 use crate::memory::{Layout, Slot, Weight};
 use crate::op::{Gpu, Program};
 use crate::ops::MOST_TOKENS;
@@ -34,6 +34,8 @@ const STEPS: usize = 4;
 #[derive(Debug, Clone)]
 pub struct Card {
     context: Arc<Context>,
+    /// What all that runs on it has loaded.
+    kernels: Arc<Mutex<Kernels>>,
     pub ordinal: u32,
     pub name: String,
     pub multiprocessors: u32,
@@ -50,7 +52,13 @@ impl Card {
         let context = Context::new(ordinal)?;
         let (name, multiprocessors) = (context.name()?, context.multiprocessors()?);
         let capability = context.capability()?;
-        Ok(Self { context, ordinal, name, multiprocessors, capability })
+        let kernels = Arc::new(Mutex::new(Kernels::new(&context)?));
+        Ok(Self { context, kernels, ordinal, name, multiprocessors, capability })
+    }
+
+    /// From now on runs `source` in place of its kernel's own.
+    pub fn replace_kernel(&self, source: Source) {
+        self.kernels.lock().unwrap_or_else(PoisonError::into_inner).replace(source);
     }
 
     /// Free and total bytes of its memory.
@@ -125,7 +133,7 @@ pub struct Cuda {
     own_bytes: usize,
     /// Where slots are read into.
     landing: Pinned,
-    kernels: Kernels,
+    kernels: Arc<Mutex<Kernels>>,
     /// The functions that have run once without an error.
     proven: HashSet<&'static str>,
     /// What is queued, for messages.
@@ -172,10 +180,12 @@ impl Cuda {
         let mut options = Options::from_environment();
         options.programmatic &= card.capability.0 >= 9;
         let state = Region::allocate(context, own_bytes, "the KV cache and activations")?;
-        let (mut kernels, gpu) =
-            (Kernels::new(context)?, Gpu { multiprocessors: card.multiprocessors });
+        let gpu = Gpu { multiprocessors: card.multiprocessors };
         let weights = match checkpoint.is_synthetic() {
-            true => WeightRegion::synthesize(context, &mut kernels, &gpu, checkpoint, weights)?,
+            true => {
+                let kernels = &mut card.kernels.lock().unwrap_or_else(PoisonError::into_inner);
+                WeightRegion::synthesize(context, kernels, &gpu, checkpoint, weights)?
+            }
             false => WeightRegion::load(context, checkpoint, weights, loaded)?,
         };
         let stream = Stream::new(context)?;
@@ -188,7 +198,7 @@ impl Cuda {
             shared: Pinned::allocate(context, layout.bytes() - own_bytes)?,
             own_bytes,
             landing: Pinned::allocate(context, 0)?,
-            kernels,
+            kernels: card.kernels.clone(),
             proven: HashSet::new(),
             doing: String::new(),
             ends: (0..STEPS).map(|_| Event::new(context)).collect::<Result<_>>()?,
@@ -287,6 +297,17 @@ impl Cuda {
         })
     }
 
+    /// Lets nobody touch these bytes from now on, kernels or copies; says whether the sanitizer is here
+    /// that sees to it.
+    pub fn forbid(&self, slot: Slot<u8>) -> bool {
+        emulator::forbid(self.state.address(slot.offset()..slot.offset()), slot.len())
+    }
+
+    /// As [`Self::forbid`].
+    pub fn forbid_weight(&self, weight: Weight) -> bool {
+        emulator::forbid(self.weights.address(weight.offset), weight.bytes())
+    }
+
     /// The elements of `slot` after all that is queued.
     pub fn read<T: Pod>(&mut self, slot: Slot<T>) -> Result<&[T]> {
         let range = slot.offset()..slot.offset() + slot.bytes();
@@ -327,12 +348,13 @@ impl Cuda {
     }
 
     /// Every launch of `program` with its function and its addresses.
-    fn resolve(&mut self, program: &Program) -> Result<Vec<Resolved>> {
+    fn resolve(&self, program: &Program) -> Result<Vec<Resolved>> {
         let mut resolved = Vec::with_capacity(program.ops.len());
+        let mut kernels = self.kernels.lock().unwrap_or_else(PoisonError::into_inner);
         for op in &program.ops {
             let launch = op.launch(&self.gpu);
             resolved.push(Resolved {
-                function: self.kernels.function(&launch)?,
+                function: kernels.function(&launch)?,
                 name: launch.export.name,
                 grid: launch.grid,
                 block: launch.block,
