@@ -28,7 +28,7 @@ __device__ void store_units(const GateUpSwiglu<W>& args, const float (&gate)[4],
                             const float (&up)[4], uint32_t token, uint32_t unit) {
     float hidden[4];
 #pragma unroll
-    for (int i = 0; i < 4; i++) hidden[i] = swiglu(gate[i], up[i]);
+    for (int i = 0; i < 4; i++) hidden[i] = saturated<W>(swiglu(gate[i], up[i]));
     gather_row(hidden);
     token += fragment_row(), unit += fragment_column();
     if (token >= args.tokens || unit >= args.ffn) return;

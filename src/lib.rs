@@ -1,10 +1,12 @@
 //! Chaski: a runtime for the Llama 3 family.
 
 pub mod bench;
+pub mod case;
 pub mod chat;
 pub mod checkpoint;
 pub mod cli;
 pub mod config;
+pub mod conformance;
 pub mod device;
 pub mod error;
 pub mod json;

@@ -173,11 +173,13 @@ impl fmt::Display for Source {
     }
 }
 
-/// A file's bytes, mapped or embedded; a clone shares them.
+/// A file's bytes, mapped or embedded, or bytes that are in no file; a clone shares them.
 #[derive(Debug, Clone)]
 pub enum Bytes {
     Mapped(Arc<Mmap>),
     Embedded(&'static [u8]),
+    /// Words, so that numbers in them are aligned.
+    Made(Arc<[u64]>),
 }
 
 impl Bytes {
@@ -198,6 +200,7 @@ impl Deref for Bytes {
         match self {
             Bytes::Mapped(map) => map,
             Bytes::Embedded(bytes) => bytes,
+            Bytes::Made(words) => bytemuck::cast_slice(words),
         }
     }
 }

@@ -53,17 +53,24 @@ void read_switch(const char* variable, const char* on, const char* off, bool& in
         refuse(variable, text);
 }
 
-void read_order(Modes& modes) {
-    const char* variable = "CHASKI_EMULATE_ORDER";
-    std::string text = value_of(variable);
-    if (text.empty() || text == "ascending") return;
-    if (text == "descending")
+uint64_t random_state;
+
+void set_order(Modes& modes, const char* variable, const std::string& text) {
+    if (text == "ascending")
+        modes.order = Order::Ascending;
+    else if (text == "descending")
         modes.order = Order::Descending;
     else if (text.rfind("shuffled:", 0) == 0) {
         modes.order = Order::Shuffled;
-        modes.seed = number(variable, text.substr(9));
+        random_state = number(variable, text.substr(9));
     } else
         refuse(variable, text);
+}
+
+void read_order(Modes& modes) {
+    const char* variable = "CHASKI_EMULATE_ORDER";
+    std::string text = value_of(variable);
+    if (!text.empty()) set_order(modes, variable, text);
 }
 
 void read_faults(Modes& modes) {
@@ -149,11 +156,16 @@ Modes& modes() {
 }
 
 uint64_t next_random() {  // splitmix64
-    static uint64_t state = modes().seed;
-    uint64_t z = state += 0x9e3779b97f4a7c15u;
+    uint64_t z = random_state += 0x9e3779b97f4a7c15u;
     z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
     z = (z ^ z >> 27) * 0x94d049bb133111ebu;
     return z ^ z >> 31;
 }
 
 }  // namespace emulator
+
+// The emulator's own: the order of warps from now on, as CHASKI_EMULATE_ORDER has it.
+extern "C" __attribute__((visibility("default"))) int chaski_emulator_order(const char* text) {
+    emulator::set_order(emulator::modes(), "the order of warps", text);
+    return 1;
+}

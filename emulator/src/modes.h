@@ -55,7 +55,6 @@ struct Modes {
     size_t memory_bytes = size_t(8) << 30;
     int capability_major = 9, capability_minor = 0;
     Order order = Order::Ascending;
-    uint64_t seed = 0;
     unsigned resident_blocks = 1;
     bool lazy = false;
     bool early_dependents = true;

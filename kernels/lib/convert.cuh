@@ -14,11 +14,17 @@ template <> __device__ inline f16 from_f32<f16>(float v) { return {f32_to_f16(v)
 
 template <> __device__ inline bf16 from_f32<bf16>(float v) { return {f32_to_bf16(v)}; }
 
-// For the KV cache: what is too large becomes the largest finite number; NaN stays NaN.
-__device__ inline kv_t to_kv(float v) {
+// What is too large for T becomes its largest finite number; NaN stays NaN.
+template <class T> __device__ float saturated(float v);
+
+template <> __device__ inline float saturated<f16>(float v) {
     constexpr float MAX = 65504.0f;
-    return from_f32<kv_t>(v > MAX ? MAX : v < -MAX ? -MAX : v);
+    return v > MAX ? MAX : v < -MAX ? -MAX : v;
 }
+
+template <> __device__ inline float saturated<bf16>(float v) { return v; } // f32 reaches no further
+
+__device__ inline kv_t to_kv(float v) { return from_f32<kv_t>(saturated<kv_t>(v)); }
 
 // Two neighbours in a register, the first in the low half.
 template <class T> __device__ uint32_t pack(float low, float high);

@@ -10,6 +10,7 @@ pub mod index;
 pub mod synthetic;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 use std::thread;
 
 use crate::error::{Error, Result};
@@ -117,11 +118,17 @@ impl Checkpoint {
 
     /// No weights, for programs that read none.
     pub fn empty() -> Checkpoint {
+        Checkpoint { shards: Vec::new(), ..Checkpoint::in_memory(Dtype::F32, Arc::new([])) }
+    }
+
+    /// A weight region made in memory, of tensors without names.
+    pub fn in_memory(dtype: Dtype, region: Arc<[u64]>) -> Checkpoint {
+        let shard = Shard { path: "memory".to_owned(), base: 0, bytes: Bytes::Made(region) };
         Checkpoint {
-            shards: Vec::new(),
+            shards: vec![shard],
             tensors: Vec::new(),
             places: HashMap::new(),
-            dtype: Dtype::F32,
+            dtype,
             recipes: HashMap::new(),
         }
     }

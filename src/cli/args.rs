@@ -71,6 +71,62 @@ pub enum KernelsCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Hold kernels to their ops' references, on a GPU or, with --emulate 1, without one
+    ///
+    /// Every case of the kernel's op runs on the CPU and on the GPU, and all that the kernel leaves in
+    /// memory is compared. An emulated GPU runs the warps in several orders, and can have sanitizers
+    /// watch the kernel. Exit status 1 if anything is wrong.
+    Check(CheckArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// Kernels to check [default: all, or the one that --source names]
+    #[arg(value_name = "NAME")]
+    pub names: Vec<String>,
+
+    /// A kernel to run in place of the built-in one that its first line names; headers in lib/ beside
+    /// it take the place of built-in ones
+    #[arg(long, value_name = "FILE.cu")]
+    pub source: Option<PathBuf>,
+
+    /// What watches over the kernel on an emulated GPU
+    #[arg(long, value_name = "CHECKER", default_value = "none")]
+    pub sanitize: SanitizeArg,
+
+    /// Which of the cases to run [default: usual; quick with the sanitizer thread]
+    #[arg(long, value_name = "WHICH")]
+    pub cases: Option<CasesArg>,
+
+    /// Print a summary as JSON
+    #[arg(long)]
+    pub json: bool,
+
+    /// Runs the cases of one kernel in this process, and reports in lines of JSON
+    #[arg(long, hide = true)]
+    pub worker: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum SanitizeArg {
+    /// Results alone
+    None,
+    /// AddressSanitizer and UndefinedBehaviorSanitizer: out of bounds, misaligned
+    Address,
+    /// ThreadSanitizer: races
+    Thread,
+    /// All three, one after the other
+    All,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum CasesArg {
+    /// The small ones
+    Quick,
+    /// What an emulated GPU does in reasonable time
+    Usual,
+    /// All
+    Thorough,
 }
 
 /// Which model, and how it is laid out in memory.

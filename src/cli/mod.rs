@@ -34,7 +34,11 @@ pub fn run() -> Result<()> {
     let is_bench = std::env::args_os().any(|argument| argument == "bench");
     let spelled_out = |argument| spelled_out(argument, is_bench);
     let arguments = Arguments::parse_from(std::env::args_os().map(spelled_out));
-    if let Some(devices) = emulated(arguments.emulate)? {
+    let emulated = emulated(arguments.emulate)?;
+    if let Command::Kernels { command: KernelsCommand::Check(args) } = &arguments.command {
+        return kernels::check(args, emulated); // in processes of its own
+    }
+    if let Some(devices) = emulated {
         cuda::emulate(devices)?;
     }
     match arguments.command {
@@ -48,7 +52,7 @@ pub fn run() -> Result<()> {
         Command::Diff(args) => diff::run(&args),
         Command::Synthesize(args) => synthesize::run(&args),
         Command::Inspect(args) => inspect::run(&args),
-        Command::Kernels { command: KernelsCommand::List { json } } => kernels::list(json),
+        Command::Kernels { command } => kernels::run(&command),
         Command::Devices => devices::run(),
         Command::Completions { shell } => pages::completions(shell),
         Command::Man { directory } => pages::man(&directory),

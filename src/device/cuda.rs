@@ -10,13 +10,13 @@ mod timed;
 mod weights;
 
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use bytemuck::Pod;
 
 pub use driver::device_count;
-pub use emulator::emulate;
+pub use emulator::{Order, Sanitizer, emulate, set_order};
 pub use nvml::{Nvml, Reading, THROTTLE_REASONS};
 pub use weights::region_bytes;
 
@@ -24,7 +24,7 @@ use crate::checkpoint::{Checkpoint, Dtype};
 use crate::config::Dims;
 use crate::device::Startup;
 use crate::error::{Error, Result};
-use crate::kernel::{Arguments, Region as Which};
+use crate::kernel::{Arguments, Region as Which, Source};
 use crate::memory::{Layout, Slot, Weight};
 use crate::op::{Gpu, Program};
 use crate::ops::MOST_TOKENS;
@@ -40,6 +40,8 @@ const STEPS: usize = 4;
 #[derive(Debug, Clone)]
 pub struct Card {
     context: Arc<Context>,
+    /// What all that runs on it has loaded.
+    kernels: Arc<Mutex<Kernels>>,
     pub ordinal: u32,
     pub name: String,
     pub multiprocessors: u32,
@@ -56,7 +58,13 @@ impl Card {
         let context = Context::new(ordinal)?;
         let (name, multiprocessors) = (context.name()?, context.multiprocessors()?);
         let capability = context.capability()?;
-        Ok(Self { context, ordinal, name, multiprocessors, capability })
+        let kernels = Arc::new(Mutex::new(Kernels::new(&context)?));
+        Ok(Self { context, kernels, ordinal, name, multiprocessors, capability })
+    }
+
+    /// From now on runs `source` in place of its kernel's own.
+    pub fn replace_kernel(&self, source: Source) {
+        locked(&self.kernels).replace(source);
     }
 
     /// Free and total bytes of its memory.
@@ -136,7 +144,7 @@ pub struct Cuda {
     own_bytes: usize,
     /// Where slots are read into.
     landing: Pinned,
-    kernels: Kernels,
+    kernels: Arc<Mutex<Kernels>>,
     /// The functions that have run once without an error.
     proven: HashSet<&'static str>,
     /// What is queued, for messages.
@@ -188,10 +196,13 @@ impl Cuda {
         let region = WeightRegion::allocate(context, weights)?;
         let shared = Pinned::allocate(context, layout.bytes() - own_bytes)?;
         let mut startup = Startup { allocate: start.elapsed(), ..Startup::default() };
-        let (mut kernels, start) = (Kernels::new(context)?, Instant::now());
+        let start = Instant::now();
         let gpu = Gpu { multiprocessors: card.multiprocessors };
         match checkpoint.is_synthetic() {
-            true => region.synthesize(context, &mut kernels, &gpu, checkpoint, weights)?,
+            true => {
+                let kernels = &mut locked(&card.kernels);
+                region.synthesize(context, kernels, &gpu, checkpoint, weights)?;
+            }
             false => region.copy(context, checkpoint, weights, loaded)?,
         }
         startup.weights = start.elapsed();
@@ -205,7 +216,7 @@ impl Cuda {
             shared,
             own_bytes,
             landing: Pinned::allocate(context, 0)?,
-            kernels,
+            kernels: card.kernels.clone(),
             proven: HashSet::new(),
             doing: String::new(),
             ends: (0..STEPS).map(|_| Event::new(context)).collect::<Result<_>>()?,
@@ -307,6 +318,17 @@ impl Cuda {
         })
     }
 
+    /// Lets nobody touch these bytes from now on, kernels or copies; says whether the sanitizer is here
+    /// that sees to it.
+    pub fn forbid(&self, slot: Slot<u8>) -> bool {
+        emulator::forbid(self.state.address(slot.offset()..slot.offset()), slot.len())
+    }
+
+    /// As [`Self::forbid`].
+    pub fn forbid_weight(&self, weight: Weight) -> bool {
+        emulator::forbid(self.weights.address(weight.offset), weight.bytes())
+    }
+
     /// The elements of `slot` after all that is queued.
     pub fn read<T: Pod>(&mut self, slot: Slot<T>) -> Result<&[T]> {
         let range = slot.offset()..slot.offset() + slot.bytes();
@@ -347,12 +369,13 @@ impl Cuda {
     }
 
     /// Every launch of `program` with its function and its addresses.
-    fn resolve(&mut self, program: &Program) -> Result<Vec<Resolved>> {
+    fn resolve(&self, program: &Program) -> Result<Vec<Resolved>> {
         let mut resolved = Vec::with_capacity(program.ops.len());
+        let mut kernels = locked(&self.kernels);
         for op in &program.ops {
             let launch = op.launch(&self.gpu);
             resolved.push(Resolved {
-                function: self.kernels.function(&launch)?,
+                function: kernels.function(&launch)?,
                 name: launch.export.name,
                 grid: launch.grid,
                 block: launch.block,
@@ -399,6 +422,11 @@ impl Resolved {
         };
         launched(result, self.name)
     }
+}
+
+/// A panic elsewhere leaves modules that can still be used.
+fn locked(kernels: &Mutex<Kernels>) -> MutexGuard<'_, Kernels> {
+    kernels.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The kernels of these launches, each once, in order.

@@ -25,19 +25,17 @@ pub mod compile;
 mod launch;
 pub mod nvrtc;
 pub mod signature;
+mod source;
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 pub use arch::{ARCHS, Arch};
 pub use compile::Resources;
 pub use launch::{Arguments, Launch, Place, Region};
+pub use source::Source;
 
 use crate::checkpoint::Dtype;
-use crate::error::{Error, Result};
 use crate::memory::{Slot, Weight};
-use compile::{Cache, Program};
-use nvrtc::Nvrtc;
 
 include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 
@@ -129,36 +127,6 @@ impl Kernel {
     /// The machine code for a GPU of this compute capability: the latest that it runs.
     pub fn build(&self, major: u32, minor: u32) -> Option<&'static Build> {
         self.builds.iter().rev().find(|build| build.arch.runs_on(major, minor))
-    }
-
-    /// Compiles the embedded source for `arch` (`sm_90a`) now, for machines where the build had no
-    /// NVRTC, and keeps the code in the user's cache.
-    ///
-    /// # Errors
-    /// When there is no NVRTC here either, or it does not know the architecture.
-    pub fn compile(&self, arch: &str) -> Result<Vec<u8>> {
-        let doing = format!("cannot compile kernel {} for {arch}", self.name);
-        let executable = std::env::current_exe().unwrap_or_default();
-        let wheels = nvrtc::target_folder(&executable).map(|target| target.join("nvrtc"));
-        let nvrtc = match Nvrtc::find(wheels.as_deref()) {
-            Ok(Some(nvrtc)) => nvrtc,
-            Ok(None) => {
-                return Err(Error::failed(format!(
-                    "{doing}: no NVRTC here; `pip install nvidia-cuda-nvrtc`, or point CHASKI_NVRTC \
-                     to libnvrtc.so"
-                )));
-            }
-            Err(error) => return Err(Error::failed(format!("{doing}: {error}"))),
-        };
-        let library: BTreeMap<_, _> = self.headers.iter().map(|h| (h.name, h.text)).collect();
-        let path = format!("kernels/{}.cu", self.name);
-        Program::new(self.name, &path, self.source, &library)
-            .and_then(|program| program.cubin(&nvrtc, arch, &Cache { folder: user_cache() }))
-            .and_then(|image| {
-                std::fs::read(&image.file)
-                    .map_err(|error| format!("cannot read {}: {error}", image.file.display()))
-            })
-            .map_err(|error| Error::failed(format!("{doing}: {error}")))
     }
 }
 

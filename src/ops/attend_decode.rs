@@ -1,6 +1,7 @@
-use super::attend_prefill::{Attention, attend_cost};
+use super::attend_prefill::{Attention, Pins, attend_cost};
 use super::rope_append::Cache;
 use super::{launch, size};
+use crate::case::{Case, F32_NMSE, Judge, NUMBERS, Setup};
 use crate::checkpoint::Dtype;
 use crate::kernel::{self, Launch};
 use crate::memory::{Memory, Slot};
@@ -102,5 +103,55 @@ impl Op for AttendDecode {
             0,
             arguments,
         )
+    }
+}
+
+impl AttendDecode {
+    /// `(H, G, D, position, splits)`: below, at and past the ends of a warp's 16 positions and a block's
+    /// 64, more and fewer splits than there are blocks of positions; teams of eight query heads that are
+    /// whole, broken, or several.
+    pub fn cases() -> Vec<Case> {
+        let sizes = [
+            (1, 1, 64, 0, 1),
+            (4, 2, 128, 1, 2),
+            (3, 1, 64, 15, 1),
+            (8, 1, 128, 16, 4),
+            (9, 1, 64, 63, 2),
+            (16, 1, 64, 64, 2),
+            (6, 2, 128, 127, 3),
+            (7, 7, 64, 128, 2),
+            (32, 8, 64, 300, 3),
+            (8, 2, 128, 500, 8),
+            (8, 1, 64, 1023, 5),
+            (32, 8, 128, 4095, 16),
+        ];
+        let cases = sizes.into_iter().flat_map(|size| NUMBERS.map(|numbers| (size, numbers)));
+        let case =
+            |((heads, kv_heads, head_dim, position, splits), numbers): ((_, _, _, usize, _), _)| {
+                let mut setup = Setup::new(numbers);
+                let pins = Pins { heads, kv_heads, head_dim, seen: position + 1 };
+                let [q, keys, values] = pins.contents(numbers);
+                let (shape, rows) = ([position + 70, kv_heads, head_dim], position + 1);
+                let op = Self {
+                    q: setup.read("q", &[1, heads, head_dim], q),
+                    cache: Cache {
+                        dtype: Dtype::F16,
+                        keys: setup.cached("keys", shape, rows, keys),
+                        values: setup.cached("values", shape, rows, values),
+                    },
+                    cursor: setup.cursor(position),
+                    kv_heads,
+                    head_dim,
+                    y: setup.written("y", &[1, heads, head_dim], numbers.judge(F32_NMSE)),
+                    scratch: AttendScratch {
+                        partial: setup.written("partial", &[splits, heads, head_dim], Judge::Any),
+                        statistics: setup.written("statistics", &[splits, heads, 2], Judge::Any),
+                        tickets: setup.given("tickets", &vec![0; heads]),
+                    },
+                };
+                let heads = format!("{heads}/{kv_heads} heads of {head_dim}");
+                setup.case(format!("{heads}, position {position}, {splits} splits"), op)
+            };
+        cases.map(case).collect()
     }
 }

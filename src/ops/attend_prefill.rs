@@ -2,6 +2,7 @@ use rayon::prelude::*;
 
 use super::Cache;
 use super::{blocks, launch, size};
+use crate::case::{Case, Content, HALF, MATRIX_NMSE, NUMBERS, Numbers, Setup};
 use crate::checkpoint::Dtype;
 use crate::for_dtype;
 use crate::kernel::{self, Launch};
@@ -196,6 +197,101 @@ impl<E: Element> WithSimd for Head<'_, E> {
         }
         let normalise = (1.0 / sum) as f32;
         y.iter_mut().for_each(|y| *y *= normalise);
+    }
+}
+
+impl AttendPrefill {
+    /// `(T, H, G, D, position)`: below, at and past the 128 rows of a block and the 64 or 32 keys that it
+    /// takes at once; all ratios of heads; chunks that begin anywhere.
+    pub fn cases() -> Vec<Case> {
+        let sizes = [
+            (1, 1, 1, 64, 0),
+            (1, 3, 1, 128, 31),
+            (5, 8, 2, 64, 3),
+            (33, 4, 4, 128, 0),
+            (17, 8, 1, 128, 32),
+            (43, 6, 2, 64, 60),
+            (65, 7, 1, 64, 64),
+            (130, 2, 2, 64, 0),
+            (3, 32, 8, 128, 300),
+            (300, 8, 2, 128, 212),
+            (600, 32, 8, 64, 100),
+        ];
+        let mut cases = Vec::new();
+        for ((tokens, heads, kv_heads, head_dim, first), (dtype, numbers)) in sizes
+            .into_iter()
+            .flat_map(|size| HALF.map(|dtype| NUMBERS.map(|n| (size, (dtype, n)))).into_iter())
+            .flatten()
+        {
+            let mut setup = Setup::new(numbers);
+            let pins = Pins { heads, kv_heads, head_dim, seen: first + 1 };
+            let shape = [first + tokens + 2, kv_heads, head_dim];
+            let [q, keys, values] = pins.contents(numbers);
+            let rows = first + tokens;
+            let op = Self {
+                queries: setup.read_as("queries", (Dtype::F16, 1), &[tokens, heads, head_dim], q),
+                cache: Cache {
+                    dtype: Dtype::F16,
+                    keys: setup.cached("keys", shape, rows, keys),
+                    values: setup.cached("values", shape, rows, values),
+                },
+                cursor: setup.cursor(first),
+                heads,
+                kv_heads,
+                head_dim,
+                y: setup.written_as(
+                    "y",
+                    (dtype, 1),
+                    &[tokens, heads, head_dim],
+                    numbers.judge(MATRIX_NMSE),
+                ),
+            };
+            let heads = format!("{heads}/{kv_heads} heads of {head_dim}");
+            let tokens = format!("{tokens} tokens from {first} on");
+            cases.push(setup.case(format!("{} {tokens}, {heads}", dtype.name()), op));
+        }
+        cases
+    }
+}
+
+/// Attention that is exact: each KV head has two keys, among the `seen` first positions, that are so
+/// large, one along a direction and one against it, that a query along it sees nothing but the one, to
+/// the bit, and a query against it nothing but the other.
+#[derive(Clone, Copy)]
+pub(super) struct Pins {
+    pub heads: usize,
+    pub kv_heads: usize,
+    pub head_dim: usize,
+    pub seen: usize,
+}
+
+impl Pins {
+    /// What `q`, keys and values hold.
+    pub fn contents(self, numbers: Numbers) -> [Content; 3] {
+        if numbers == Numbers::Real {
+            return [Content::Real(3.0), Content::Real(1.0), Content::Real(1.0)];
+        }
+        let Self { heads, kv_heads, head_dim, seen } = self;
+        let bit = |i: usize| (i.wrapping_mul(0x9e37_79b9) >> 13 & 1) as f32 * 2.0 - 1.0;
+        let direction = move |kv_head: usize, i: usize| 16.0 * bit(kv_head * head_dim + i);
+        let q = move |i: usize| {
+            let (token_head, i) = (i / head_dim, i % head_dim);
+            let kv_head = token_head % heads / (heads / kv_heads);
+            let sign = if seen == 1 { 1.0 } else { bit(token_head) };
+            sign * direction(kv_head, i)
+        };
+        let key = move |i: usize| {
+            let (position, kv_head) = (i / head_dim / kv_heads, i / head_dim % kv_heads);
+            let along = (7 * kv_head + 5) % seen;
+            let against = (along + 1 + (13 * kv_head + seen / 2) % (seen - 1).max(1)) % seen;
+            let direction = direction(kv_head, i % head_dim);
+            match position {
+                _ if position == along => direction,
+                _ if position == against => -direction,
+                _ => bit(i),
+            }
+        };
+        [Content::each(q), Content::each(key), Content::Whole(-50.0, 50.0)]
     }
 }
 

@@ -1,4 +1,5 @@
 use super::{blocks, launch, size};
+use crate::case::{Case, Content, HALF, Judge, Numbers, Setup};
 use crate::for_dtype;
 use crate::kernel::{self, Launch};
 use crate::memory::{Memory, Slot, Weight};
@@ -57,5 +58,24 @@ impl Op for Embed {
             0,
             arguments,
         )
+    }
+}
+
+impl Embed {
+    /// Both ends of the table, tokens more than once, more pieces than a grid has threads.
+    pub fn cases() -> Vec<Case> {
+        let sizes = [(1u32, 1, 8), (3, 5, 40), (7, 300, 264), (11, 1, 8192), (130, 600, 4096)];
+        let cases = sizes.into_iter().flat_map(|size| HALF.map(|dtype| (size, dtype)));
+        let case = |((vocab, tokens, width), dtype)| {
+            let mut setup = Setup::new(Numbers::Real);
+            let ids: Vec<u32> = (0..tokens).map(|t| (t * t + 1) % vocab).rev().collect();
+            let op = Embed {
+                ids: setup.given("ids", &ids),
+                table: setup.weight(dtype, vocab as usize, width, Content::Real(1.0)),
+                x: setup.written("x", &[ids.len(), width], Judge::Exact),
+            };
+            setup.case(format!("{} table [{vocab}, {width}], {tokens} ids", dtype.name()), op)
+        };
+        cases.map(case).collect()
     }
 }

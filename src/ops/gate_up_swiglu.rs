@@ -2,6 +2,8 @@ use rayon::prelude::*;
 
 use super::matmul::{matmul_cost, product_blocks};
 use super::{launch, size};
+use crate::case::{Case, Content, HALF, HALF_NMSE, Judge, NUMBERS, Numbers, Setup};
+use crate::checkpoint::Dtype;
 use crate::for_dtype;
 use crate::kernel::{self, Launch};
 use crate::memory::{Activation, Memory, Weight};
@@ -85,6 +87,73 @@ pub(super) fn swiglu(gate: &mut [f32], up: &[f32]) {
             *gate = *gate / (1.0 + (-*gate).exp()) * up;
         }
     });
+}
+
+impl GateUpSwiglu {
+    /// Below, at and past the tiles of every shape (of 32, 64, 128 columns, half of them gates) and the
+    /// slices of K.
+    pub fn cases() -> Vec<Case> {
+        let sizes = [
+            (1, 8, 8),
+            (3, 24, 40),
+            (31, 72, 136),
+            (33, 136, 200),
+            (65, 64, 264),
+            (130, 104, 72),
+            (1, 32, 4096),
+            (2, 16, 8192),
+            (100, 1456, 64),
+            (1030, 648, 128),
+        ];
+        let mut cases = Vec::new();
+        for (tokens, ffn, width) in sizes {
+            for (dtype, numbers) in HALF.into_iter().flat_map(|d| NUMBERS.map(|n| (d, n))) {
+                let mut setup = Setup::new(numbers);
+                // Gates above 17 are their own sigmoid linear units, to the bit; eight weights a row
+                // that are not zero keep the product small.
+                let x = numbers.pick(Content::Whole(1.0, 2.0), Content::Real(1.0));
+                let eighth = width / 8;
+                let gate = move |i: usize| {
+                    let (row, column) = (i / width, i % width);
+                    if (column + 7 * row) % eighth == 0 { 3.0 + (i % 2) as f32 } else { 0.0 }
+                };
+                let up = move |i: usize| {
+                    let (row, column) = (i / width, i % width);
+                    if (column + 5 * row) % eighth == 0 { (i % 9) as f32 - 4.0 } else { 0.0 }
+                };
+                let gate = numbers.pick(Content::each(gate), Content::Real(1.0));
+                let up = numbers.pick(Content::each(up), Content::Real(1.0));
+                let op = Self {
+                    x: setup.read_as("x", (dtype, 1), &[tokens, width], x),
+                    w_gate: setup.weight(dtype, ffn, width, gate),
+                    w_up: setup.weight(dtype, ffn, width, up),
+                    hidden: setup.written_as(
+                        "hidden",
+                        (dtype, 1),
+                        &[tokens, ffn],
+                        numbers.judge(HALF_NMSE),
+                    ),
+                };
+                let name = format!("{} [{tokens}, {width}] x 2 x {ffn} rows", dtype.name());
+                cases.push(setup.case(name, op));
+            }
+        }
+        cases.extend(HALF.map(Self::overflow));
+        cases
+    }
+
+    /// Units beyond what f16 can hold.
+    fn overflow(dtype: Dtype) -> Case {
+        let mut setup = Setup::new(Numbers::Whole);
+        let hundred = |i: usize| if i.is_multiple_of(2) { 100.0 } else { 0.0 };
+        let op = Self {
+            x: setup.read_as("x", (dtype, 1), &[3, 8], Content::each(|_| 1.0)),
+            w_gate: setup.weight(dtype, 16, 8, Content::each(hundred)),
+            w_up: setup.weight(dtype, 16, 8, Content::Whole(-200.0, 200.0)),
+            hidden: setup.written_as("hidden", (dtype, 1), &[3, 16], Judge::Exact),
+        };
+        setup.case(format!("{} with an overflow", dtype.name()), op)
+    }
 }
 
 #[cfg(test)]

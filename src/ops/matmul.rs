@@ -1,4 +1,6 @@
 use super::{blocks, launch, size};
+use crate::case::{Case, Content, F32_NMSE, HALF, Judge, NUMBERS, Numbers, Setup};
+use crate::checkpoint::Dtype;
 use crate::for_dtype;
 use crate::kernel::{self, Launch};
 use crate::memory::{Activation, Memory, Slot, Weight};
@@ -79,5 +81,67 @@ pub(super) fn matmul_cost(weight: Weight, tokens: usize) -> Cost {
         weight_bytes: weight.bytes() as u64,
         flops: 2 * (tokens * weight.rows * weight.cols) as u64,
         ..Cost::default()
+    }
+}
+
+impl Matmul {
+    /// Below, at and past the tiles of every shape (32, 64, 128) and the slices of K (32, 64, 128), and
+    /// the rows of real models.
+    pub fn cases() -> Vec<Case> {
+        let sizes = [
+            (1, 1, 8),
+            (3, 33, 40),
+            (31, 65, 136),
+            (33, 131, 200),
+            (65, 129, 264),
+            (130, 200, 72),
+            (129, 257, 1032),
+            (1, 40, 2048),
+            (2, 33, 4096),
+            (1, 33, 14336),
+            (17, 8, 28672),
+            (100, 2900, 64),
+            (1030, 1290, 128),
+        ];
+        let mut cases = Vec::new();
+        for (i, (tokens, rows, cols)) in sizes.into_iter().enumerate() {
+            for (dtype, numbers) in HALF.into_iter().flat_map(|d| NUMBERS.map(|n| (d, n))) {
+                let mut setup = Setup::new(numbers);
+                let (shape, judge) = ([tokens, rows], numbers.judge(F32_NMSE));
+                let (residual, terms) = (i % 2 == 1, 1 + i / 2 % 2);
+                let op = Self {
+                    x: setup.read_as("x", (dtype, terms), &[tokens, cols], numbers.upto(4)),
+                    weight: setup.weight(dtype, rows, cols, numbers.upto(4)),
+                    residual,
+                    y: match residual {
+                        true => setup.changed("y", &shape, numbers.upto(100), judge),
+                        false => setup.written("y", &shape, judge),
+                    },
+                };
+                let add = if residual { "y += " } else { "" };
+                let x = format!("{} [{terms}, {tokens}, {cols}]", dtype.name());
+                let name = format!("{add}{x} x {rows} rows");
+                cases.push(setup.case(name, op));
+            }
+        }
+        cases.extend(HALF.map(Self::not_finite));
+        cases
+    }
+
+    /// A NaN in the second token and an infinity in the third.
+    fn not_finite(dtype: Dtype) -> Case {
+        let mut setup = Setup::new(Numbers::Whole);
+        let x = |i| match i {
+            50 => f32::NAN,
+            100 => f32::INFINITY,
+            _ => (i % 7) as f32 - 3.0,
+        };
+        let op = Self {
+            x: setup.read_as("x", (dtype, 1), &[4, 40], Content::each(x)),
+            weight: setup.weight(dtype, 9, 40, Content::Whole(-1.0, 1.0)),
+            residual: false,
+            y: setup.written("y", &[4, 9], Judge::Exact),
+        };
+        setup.case(format!("{} with NaN and an infinity", dtype.name()), op)
     }
 }

@@ -1,4 +1,5 @@
 use super::{launch, size};
+use crate::case::{Case, Judge, Numbers, Setup};
 use crate::checkpoint::Dtype;
 use crate::kernel::{self, Launch};
 use crate::memory::{Memory, Slot};
@@ -61,4 +62,15 @@ impl Op for MmaPeak {
 /// Element (row, column) of matrix `which`, in -3..=3.
 fn element(which: usize, row: usize, column: usize) -> i64 {
     ((37 * which + 11 * row + 5 * column + row * column) % 7) as i64 - 3
+}
+
+impl MmaPeak {
+    pub fn cases() -> Vec<Case> {
+        let case = |(blocks, rounds)| {
+            let mut setup = Setup::new(Numbers::Whole);
+            let y = setup.written("y", &[blocks, THREADS], Judge::Exact);
+            setup.case(format!("{blocks} blocks, {rounds} rounds"), Self { rounds, y })
+        };
+        [(1, 1), (3, 7), (2, 400)].map(case).into()
+    }
 }

@@ -21,6 +21,7 @@ mod mma_peak;
 mod read_all;
 mod synthesize;
 
+use crate::case::Case;
 use crate::checkpoint::Dtype;
 use crate::kernel::{Arguments, Kernel, Launch};
 
@@ -39,6 +40,28 @@ pub use rms_norm::RmsNorm;
 pub use rope_append::{Cache, RopeAppend};
 pub use sample::{MOST_TOKENS, RING, Sample, Sampling, outcome};
 pub use synthesize::Synthesize;
+
+/// Lists the cases of an op.
+pub type MakeCases = fn() -> Vec<Case>;
+
+/// Every op and the cases that it is tested and measured with.
+pub const CASES: [(&str, MakeCases); 15] = [
+    ("attend_decode", AttendDecode::cases),
+    ("attend_prefill", AttendPrefill::cases),
+    ("embed", Embed::cases),
+    ("gate_up_swiglu", GateUpSwiglu::cases),
+    ("matmul", Matmul::cases),
+    ("mma_peak", MmaPeak::cases),
+    ("norm_gate_up", NormGateUp::cases),
+    ("norm_head", NormHead::cases),
+    ("norm_qkv", NormQkv::cases),
+    ("project", Project::cases),
+    ("read_all", ReadAll::cases),
+    ("rms_norm", RmsNorm::cases),
+    ("rope_append", RopeAppend::cases),
+    ("sample", Sample::cases),
+    ("synthesize", Synthesize::cases),
+];
 
 /// A launch of the function of `kernel` that is made for a type of weights and a width of head, where
 /// it is made for one. `grid`: blocks, x and y

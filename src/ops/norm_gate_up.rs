@@ -3,6 +3,7 @@ use super::gemv::Gemv;
 use super::matmul::matmul_cost;
 use super::rms_norm::rms_norm;
 use super::{launch, size};
+use crate::case::{Case, Content, F32_NMSE, HALF, NUMBERS, Setup};
 use crate::for_dtype;
 use crate::kernel::{self, Launch};
 use crate::memory::{Memory, Slot, Weight};
@@ -71,5 +72,45 @@ impl Op for NormGateUp {
             gemv.shared_bytes(),
             arguments,
         )
+    }
+}
+
+impl NormGateUp {
+    /// Units fewer and more than a grid has warps; widths below, at and past what a warp takes at once,
+    /// and those of real models.
+    pub fn cases() -> Vec<Case> {
+        let sizes = [
+            (8, 8),
+            (40, 72),
+            (264, 136),
+            (1032, 200),
+            (1024, 16),
+            (2048, 64),
+            (4096, 16),
+            (8192, 8),
+            (2048, 4352),
+        ];
+        let mut cases = Vec::new();
+        for (width, ffn) in sizes {
+            for (dtype, numbers) in HALF.into_iter().flat_map(|d| NUMBERS.map(|n| (d, n))) {
+                let mut setup = Setup::new(numbers);
+                // Gates above 17 are their own sigmoid linear units, to the bit.
+                let twos = (Content::each(|_| 2.0), 0.0);
+                let (x, eps) = numbers.pick(twos, numbers.to_norm());
+                let norm = numbers.pick(Content::Whole(1.0, 2.0), Content::Real(1.0));
+                let gate = numbers.pick(Content::Whole(3.0, 5.0), Content::Real(1.0));
+                let op = Self {
+                    x: setup.read("x", &[1, width], x),
+                    norm: setup.weight(dtype, 1, width, norm),
+                    eps,
+                    w_gate: setup.weight(dtype, ffn, width, gate),
+                    w_up: setup.weight(dtype, ffn, width, numbers.upto(2)),
+                    hidden: setup.written("hidden", &[1, ffn], numbers.judge(F32_NMSE)),
+                };
+                let name = format!("{} {ffn} units, width {width}", dtype.name());
+                cases.push(setup.case(name, op));
+            }
+        }
+        cases
     }
 }

@@ -2,6 +2,7 @@ use super::gemv::Gemv;
 use super::matmul::matmul_cost;
 use super::rms_norm::rms_norm;
 use super::{launch, size};
+use crate::case::{Case, F32_NMSE, HALF, NUMBERS, Setup};
 use crate::for_dtype;
 use crate::kernel::{self, Launch};
 use crate::memory::{Memory, Slot, Weight};
@@ -62,5 +63,38 @@ impl Op for NormHead {
             gemv.shared_bytes(),
             arguments,
         )
+    }
+}
+
+impl NormHead {
+    /// Vocabularies of any size, and those of Llama 3 (but for a part of its rows).
+    pub fn cases() -> Vec<Case> {
+        let sizes = [
+            (1, 8),
+            (3, 40),
+            (129, 264),
+            (301, 1032),
+            (33, 2048),
+            (7, 4096),
+            (3, 8192),
+            (12_827, 2048),
+        ];
+        let mut cases = Vec::new();
+        for (vocab, width) in sizes {
+            for (dtype, numbers) in HALF.into_iter().flat_map(|d| NUMBERS.map(|n| (d, n))) {
+                let mut setup = Setup::new(numbers);
+                let (x, eps) = numbers.to_norm();
+                let op = Self {
+                    x: setup.read("x", &[1, width], x),
+                    norm: setup.weight(dtype, 1, width, numbers.upto(3)),
+                    eps,
+                    head: setup.weight(dtype, vocab, width, numbers.upto(4)),
+                    logits: setup.written("logits", &[1, vocab], numbers.judge(F32_NMSE)),
+                };
+                let name = format!("{} {vocab} tokens, width {width}", dtype.name());
+                cases.push(setup.case(name, op));
+            }
+        }
+        cases
     }
 }

@@ -3,6 +3,8 @@ use super::matmul::matmul_cost;
 use super::rms_norm::rms_norm;
 use super::rope_append::{Cache, append, rotate, rotation};
 use super::{launch, size};
+use crate::case::{Case, F32_NMSE, HALF, HALF_NMSE, NUMBERS, Setup};
+use crate::checkpoint::Dtype;
 use crate::for_dtype;
 use crate::kernel::{self, Launch};
 use crate::memory::{Memory, Slot, Weight};
@@ -99,5 +101,55 @@ impl Op for NormQkv {
             gemv.shared_bytes(),
             arguments,
         )
+    }
+}
+
+impl NormQkv {
+    /// `(C, H, G, D, position, S)`: widths below, at and past what a warp takes at once, those of real
+    /// models with few heads; the first position, the last, and others.
+    pub fn cases() -> Vec<Case> {
+        let sizes = [
+            (8, 1, 1, 64, 0, 1),
+            (40, 3, 1, 64, 1, 3),
+            (264, 4, 2, 128, 7, 8),
+            (1032, 6, 2, 64, 63, 100),
+            (1024, 1, 1, 128, 5, 9),
+            (2048, 4, 1, 64, 131_071, 131_072),
+            (4096, 1, 1, 128, 64, 65),
+            (8192, 1, 1, 64, 2, 3),
+            (2048, 32, 8, 64, 500, 512),
+        ];
+        let mut cases = Vec::new();
+        for (width, heads, kv_heads, head_dim, position, capacity) in sizes {
+            for (dtype, numbers) in HALF.into_iter().flat_map(|d| NUMBERS.map(|n| (d, n))) {
+                let mut setup = Setup::new(numbers);
+                let (x, eps) = numbers.to_norm();
+                let mut projection =
+                    |heads| setup.weight(dtype, heads * head_dim, width, numbers.upto(4));
+                let (wq, wk, wv) = (projection(heads), projection(kv_heads), projection(kv_heads));
+                let shape = [capacity, kv_heads, head_dim];
+                let mut appended = |name| {
+                    let judge = numbers.judge(HALF_NMSE);
+                    setup.appended(name, shape, position..position + 1, judge)
+                };
+                let (keys, values) = (appended("keys"), appended("values"));
+                let op = Self {
+                    x: setup.read("x", &[1, width], x),
+                    norm: setup.weight(dtype, 1, width, numbers.upto(3)),
+                    eps,
+                    wq,
+                    wk,
+                    wv,
+                    cursor: setup.cursor(position),
+                    frequencies: setup.given("frequencies", &numbers.frequencies(head_dim)),
+                    q: setup.written("q", &[1, heads, head_dim], numbers.judge(F32_NMSE)),
+                    cache: Cache { dtype: Dtype::F16, keys, values },
+                };
+                let heads = format!("{heads}/{kv_heads} heads of {head_dim}");
+                let name = format!("{} {heads}, width {width}, position {position}", dtype.name());
+                cases.push(setup.case(name, op));
+            }
+        }
+        cases
     }
 }

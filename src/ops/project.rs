@@ -1,6 +1,7 @@
 use super::gemv::Gemv;
 use super::matmul::matmul_cost;
 use super::{launch, size};
+use crate::case::{Case, Content, F32_NMSE, HALF, Judge, NUMBERS, Numbers, Setup};
 use crate::for_dtype;
 use crate::kernel::{self, Launch};
 use crate::memory::{Memory, Slot, Weight};
@@ -47,5 +48,50 @@ impl Op for Project {
         }
         .arguments();
         launch(kernel::Project::KERNEL, (dtype, 0), Gemv::grid(gpu), gemv.shared_bytes(), arguments)
+    }
+}
+impl Project {
+    /// Rows fewer and more than a grid has warps, odd ones too; K below, at and past what a warp takes
+    /// at once (1024), and those of real models.
+    pub fn cases() -> Vec<Case> {
+        let sizes = [
+            (1, 8),
+            (7, 40),
+            (129, 264),
+            (300, 1032),
+            (5, 1024),
+            (33, 2048),
+            (2, 2056),
+            (3, 4096),
+            (2, 8192),
+            (1, 14336),
+            (3, 28672),
+            (8200, 2048),
+        ];
+        let mut cases = Vec::new();
+        for (rows, cols) in sizes {
+            for (dtype, numbers) in HALF.into_iter().flat_map(|d| NUMBERS.map(|n| (d, n))) {
+                let mut setup = Setup::new(numbers);
+                let judge = numbers.judge(F32_NMSE);
+                let op = Self {
+                    x: setup.read("x", &[1, cols], numbers.upto(4)),
+                    weight: setup.weight(dtype, rows, cols, numbers.upto(4)),
+                    y: setup.changed("y", &[1, rows], numbers.upto(100), judge),
+                };
+                let name = format!("{} {rows} rows of {cols}", dtype.name());
+                cases.push(setup.case(name, op));
+            }
+        }
+        let infinite = |i| if i == 30 { f32::INFINITY } else { (i % 7) as f32 - 3.0 };
+        for dtype in HALF {
+            let mut setup = Setup::new(Numbers::Whole);
+            let op = Self {
+                x: setup.read("x", &[1, 40], Content::each(infinite)),
+                weight: setup.weight(dtype, 9, 40, Content::Whole(-1.0, 1.0)),
+                y: setup.changed("y", &[1, 9], Content::each(|_| 1.0), Judge::Exact),
+            };
+            cases.push(setup.case(format!("{} with an infinity", dtype.name()), op));
+        }
+        cases
     }
 }

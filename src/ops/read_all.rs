@@ -1,6 +1,7 @@
 use rayon::prelude::*;
 
 use super::{launch, size};
+use crate::case::{Case, Judge, Numbers, Setup};
 use crate::checkpoint::Dtype;
 use crate::kernel::{self, Launch};
 use crate::memory::{Memory, Slot};
@@ -49,5 +50,21 @@ impl Op for ReadAll {
                 .arguments();
         let grid = [size(self.sums.len()), 1];
         launch(kernel::ReadAll::KERNEL, (Dtype::F32, 0), grid, 0, arguments)
+    }
+}
+
+impl ReadAll {
+    /// With one block, whose sum is that of all words.
+    pub fn cases() -> Vec<Case> {
+        let case = |words: u32| {
+            let mut setup = Setup::new(Numbers::Whole);
+            let values: Vec<u32> = (0..words).map(|i| i.wrapping_mul(0x9e37_79b9)).collect();
+            let op = Self {
+                words: setup.given("words", &values),
+                sums: setup.written("sums", &[1], Judge::Exact),
+            };
+            setup.case(format!("{words} words"), op)
+        };
+        [4, 100, 8192, 8196, 70_000].map(case).into()
     }
 }

@@ -1,4 +1,6 @@
 use super::{blocks, launch, size};
+use crate::case::{Case, Content, F32_NMSE, HALF, NUMBERS, Numbers, Setup};
+use crate::checkpoint::Dtype;
 use crate::for_dtype;
 use crate::kernel::{self, Launch};
 use crate::memory::{Activation, Memory, Slot, Weight};
@@ -72,6 +74,53 @@ pub(super) fn rms_norm<W: Element>(x: &[f32], weight: &[W], eps: f32, y: &mut [f
     let scale = 1.0 / (mean_square + eps).sqrt();
     for ((y, x), w) in y.iter_mut().zip(x).zip(weight) {
         *y = x * scale * w.widen();
+    }
+}
+
+impl RmsNorm {
+    /// Rows shorter and longer than a block takes at once, more rows than a grid has blocks; rows that
+    /// are all zero, overflow, or hold an infinity or a NaN.
+    pub fn cases() -> Vec<Case> {
+        let sizes = [(1, 8), (3, 40), (37, 2040), (2, 2056), (1, 4096), (2, 8192), (1100, 16)];
+        let mut cases = Vec::new();
+        for ((tokens, width), dtype) in sizes.into_iter().flat_map(|s| HALF.map(|d| (s, d))) {
+            cases.extend(NUMBERS.map(|numbers| {
+                let (x, eps) = numbers.to_norm();
+                let name = format!("{} [{tokens}, {width}]", dtype.name());
+                Self::case(numbers, [tokens, width], dtype, (x, eps), name)
+            }));
+        }
+        let odd = |(value, what): (f32, &str), dtype: Dtype| {
+            // The second of three rows is odd, in one place.
+            let x = Content::each(move |i| if i == 30 { value } else { (i % 5) as f32 - 2.0 });
+            let name = format!("{} [3, 24] with {what}", dtype.name());
+            Self::case(Numbers::Real, [3, 24], dtype, (x, 1e-5), name)
+        };
+        let values = [(f32::NAN, "NaN"), (f32::INFINITY, "an infinity"), (3e38, "an overflow")];
+        cases.extend(values.into_iter().flat_map(|value| HALF.map(|dtype| odd(value, dtype))));
+        let zeros = |dtype: Dtype| {
+            let name = format!("{} [2, 24] of zeros", dtype.name());
+            Self::case(Numbers::Whole, [2, 24], dtype, (Content::each(|_| 0.0), 1e-5), name)
+        };
+        cases.extend(HALF.map(zeros));
+        cases
+    }
+
+    fn case(
+        numbers: Numbers,
+        shape: [usize; 2],
+        dtype: Dtype,
+        (x, eps): (Content, f32),
+        name: String,
+    ) -> Case {
+        let mut setup = Setup::new(numbers);
+        let op = Self {
+            x: setup.read("x", &shape, x),
+            weight: setup.weight(dtype, 1, shape[1], numbers.upto(3)),
+            eps,
+            y: setup.written_as("y", (dtype, 2), &shape, numbers.judge(F32_NMSE)),
+        };
+        setup.case(name, op)
     }
 }
 

@@ -1,4 +1,5 @@
 use super::{blocks, launch, size};
+use crate::case::{Case, Content, HALF_NMSE, Judge, NUMBERS, Numbers, Setup};
 use crate::checkpoint::Dtype;
 use crate::for_dtype;
 use crate::kernel::{self, Launch};
@@ -135,6 +136,48 @@ pub(super) fn append(dtype: Dtype, rows: &[f32], cache: &mut [u8], start: usize)
             *stored = E::narrow(*value);
         }
     });
+}
+
+impl RopeAppend {
+    /// `(T, H, G, D, position, S)`: from the first position to the last, more tokens than a grid has
+    /// blocks, ratios of heads that are no powers of two.
+    pub fn cases() -> Vec<Case> {
+        let sizes = [
+            (1, 1, 1, 64, 0, 1),
+            (3, 4, 1, 128, 0, 5),
+            (5, 6, 2, 64, 11, 16),
+            (2, 32, 8, 128, 500, 700),
+            (40, 3, 3, 64, 24, 64),
+            (3, 1, 1, 64, 131_069, 131_072),
+            (1100, 2, 1, 64, 3, 1103),
+        ];
+        let cases = sizes.into_iter().flat_map(|size| NUMBERS.map(|numbers| (size, numbers)));
+        let case =
+            |((tokens, heads, kv_heads, head_dim, first, capacity), numbers): (_, Numbers)| {
+                let mut setup = Setup::new(numbers);
+                let (q, kv) = ([tokens, heads, head_dim], [tokens, kv_heads, head_dim]);
+                let shape = [capacity, kv_heads, head_dim];
+                let (judge, rows) = (numbers.judge(HALF_NMSE), first..first + tokens);
+                let op = Self {
+                    q: setup.read("q", &q, numbers.upto(100)),
+                    k: setup.read("k", &kv, numbers.upto(100)),
+                    // Every third is too large for the cache.
+                    v: setup.read("v", &kv, Content::each(|i| i as f32 * [0.5, -2.0, 1e6][i % 3])),
+                    cursor: setup.cursor(first),
+                    frequencies: setup.given("frequencies", &numbers.frequencies(head_dim)),
+                    queries: setup.written_as("queries", (Dtype::F16, 1), &q, judge),
+                    cache: Cache {
+                        dtype: Dtype::F16,
+                        keys: setup.appended("keys", shape, rows.clone(), judge),
+                        values: setup.appended("values", shape, rows, Judge::Exact),
+                    },
+                    kv_heads,
+                };
+                let heads = format!("{heads}/{kv_heads} heads of {head_dim}");
+                setup.case(format!("{tokens} tokens from {first} on, {heads}"), op)
+            };
+        cases.map(case).collect()
+    }
 }
 
 #[cfg(test)]

@@ -1,9 +1,10 @@
 use super::{blocks, launch, size};
+use crate::case::{Case, Content, Judge, Numbers, Setup};
 use crate::checkpoint::Dtype;
 use crate::kernel::{self, Launch};
 use crate::memory::{Layout, Memory, Slot};
 use crate::op::{Cost, Gpu, Op};
-use crate::sampler::{self, Outcome, SamplingOptions};
+use crate::sampler::{self, IN_PROMPT, Outcome, SamplingOptions};
 
 /// Chooses the next token and moves the cursor to it, as `sampler` specifies it to the bit.
 pub struct Sample {
@@ -183,5 +184,128 @@ impl Sampling {
             logit_bias: biases.take(count[0] as usize).collect(),
             seed: seed[0],
         }
+    }
+}
+
+impl Sample {
+    /// Every option alone and with the others, on vocabularies of any size; ties, zeros of both signs,
+    /// logits that are NaN or infinite or all ruled out.
+    pub fn cases() -> Vec<Case> {
+        type Logit = fn(usize) -> f32;
+        let wave: Logit = |i| 9.0 * (i as f32 * 0.7).sin() + (i % 13) as f32 / 8.0;
+        let ties: Logit = |i| (i * 7 % 5) as f32 - 2.0;
+        let steep: Logit = |i| 400.0 * (i as f32 * 0.3).cos();
+        let odd: [(&str, Logit); 5] = [
+            ("zeros", |i| if i % 2 == 0 { 0.0 } else { -0.0 }),
+            ("one token", |i| if i == 0 { 1.5 } else { f32::NEG_INFINITY }),
+            ("no token", |_| f32::NEG_INFINITY),
+            ("NaN", |i| if i == 2 || i == 90 { f32::NAN } else { 1.0 }),
+            ("an infinity", |i| if i == 70 { f32::INFINITY } else { 1.0 }),
+        ];
+        let (main, others) = (Self::main_options(), Self::other_options());
+        let mut cases = Vec::new();
+        let mut add = |vocab, (what, logit), (how, options): &(&str, _)| {
+            cases.push(Self::case(
+                vocab,
+                logit,
+                &format!("{what}, {vocab} tokens, {how}"),
+                options,
+            ));
+        };
+        for options in &main {
+            for vocab in [7, 101, 1023, 1025, 4103] {
+                add(vocab, ("a wave", wave), options);
+                add(vocab, ("ties", ties), options);
+                add(vocab, ("steep", steep), options);
+            }
+            odd.into_iter().for_each(|odd| add(1100, odd, options));
+            add(128_256, ("a wave", wave), options);
+        }
+        for options in &others {
+            add(1500, ("a wave", wave), options);
+            add(1500, ("ties", ties), options);
+        }
+        cases
+    }
+
+    fn main_options() -> [(&'static str, SamplingOptions); 3] {
+        let drawn = SamplingOptions { seed: 0x1234_5678_9abc_def0, ..Default::default() };
+        let all = SamplingOptions {
+            temperature: 0.7,
+            top_k: 40,
+            top_p: 0.9,
+            min_p: 0.05,
+            repeat_penalty: 1.3,
+            presence_penalty: 0.5,
+            frequency_penalty: -0.25,
+            logit_bias: vec![(0, f32::NEG_INFINITY), (2, 3.5), (5, -1.0)],
+            seed: 3,
+        };
+        let greedy = SamplingOptions { temperature: 0.0, ..drawn.clone() };
+        [("greedy", greedy), ("drawn", drawn), ("all options", all)]
+    }
+
+    fn other_options() -> Vec<(&'static str, SamplingOptions)> {
+        type Change = fn(&mut SamplingOptions);
+        let changes: [(&str, Change); 14] = [
+            ("temperature 1.7", |o| o.temperature = 1.7),
+            ("top-k 1", |o| o.top_k = 1),
+            ("top-k 17", |o| o.top_k = 17),
+            ("top-k of more than there are", |o| o.top_k = 5000),
+            ("top-p 0.3", |o| o.top_p = 0.3),
+            ("top-p 0.999", |o| o.top_p = 0.999),
+            ("min-p 0.2", |o| o.min_p = 0.2),
+            ("min-p 1", |o| o.min_p = 1.0),
+            ("top-k and top-p", |o| (o.top_k, o.top_p) = (300, 0.8)),
+            ("a repeat penalty", |o| o.repeat_penalty = 1.5),
+            ("a presence penalty", |o| o.presence_penalty = 1.5),
+            ("a frequency penalty", |o| o.frequency_penalty = 0.4),
+            ("a bias", |o| o.logit_bias = vec![(3, 8.0), (4, -8.0)]),
+            ("another seed", |o| o.seed = 7),
+        ];
+        let change = |(name, change): (_, Change)| {
+            let mut options = SamplingOptions::default();
+            change(&mut options);
+            (name, options)
+        };
+        changes.into_iter().map(change).collect()
+    }
+
+    fn case(vocab: usize, logit: fn(usize) -> f32, name: &str, options: &SamplingOptions) -> Case {
+        let mut setup = Setup::new(Numbers::Whole);
+        let SamplingOptions { temperature, top_p, min_p, seed, .. } = *options;
+        let SamplingOptions { repeat_penalty, presence_penalty, frequency_penalty, .. } = *options;
+        let numbers =
+            [temperature, top_p, min_p, repeat_penalty, presence_penalty, frequency_penalty];
+        let (ids, biases): (Vec<u32>, Vec<f32>) = options.logit_bias.iter().copied().unzip();
+        let bias_count = ids.len() as u32;
+        let counts: Vec<u32> =
+            (0..vocab).map(|i| [0, 0, 1, 3, IN_PROMPT, IN_PROMPT | 2, 0][i % 7]).collect();
+        let bytes = bytemuck::cast_slice(&counts).to_vec();
+        let (exact, blocks) = (Judge::Exact, vocab.div_ceil(SHARE).min(MOST_BLOCKS));
+        let op = Self {
+            logits: setup.changed("logits", &[1, vocab], Content::each(logit), exact),
+            sampling: Sampling {
+                options: setup.given("options", &numbers),
+                top_k: setup.given("top_k", &[options.top_k as u32]),
+                seed: setup.given("seed", &[seed]),
+                bias_ids: setup.given("bias_ids", &ids),
+                biases: setup.given("biases", &biases),
+                bias_count: setup.given("bias_count", &[bias_count]),
+                counts: setup.changed("counts", &[vocab], Content::Bytes(bytes), exact),
+                best: setup.written("best", &[blocks], Judge::Any),
+                sums: setup.written("sums", &[blocks], Judge::Any),
+                bins: setup.given("bins", &[0u64; 64]),
+                candidates: setup.written("candidates", &[2, vocab], Judge::Any),
+                tickets: setup.given("tickets", &[0u32; 4]),
+            },
+            ring: setup.written("ring", &[RING], exact),
+            token: setup.written("token", &[1], exact),
+            cursor: {
+                let bytes = Content::Bytes(1234u32.to_ne_bytes().to_vec());
+                setup.changed("cursor", &[1], bytes, exact)
+            },
+        };
+        setup.case(name, op)
     }
 }

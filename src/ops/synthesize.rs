@@ -1,4 +1,5 @@
 use super::{blocks, launch, size};
+use crate::case::{Case, HALF, Judge, Numbers, Setup};
 use crate::checkpoint::Dtype;
 use crate::checkpoint::synthetic::{PIECE, Recipe};
 use crate::kernel::{self, Launch};
@@ -49,5 +50,20 @@ impl Op for Synthesize {
             0,
             arguments,
         )
+    }
+}
+
+impl Synthesize {
+    /// A piece, an odd number of them, and more than a grid has threads.
+    pub fn cases() -> Vec<Case> {
+        let sizes = [8, 2056, 300_000].into_iter().flat_map(|len| HALF.map(|dtype| (len, dtype)));
+        let case = |(len, dtype): (usize, Dtype)| {
+            let mut setup = Setup::new(Numbers::Real);
+            let recipe =
+                Recipe { seed: 0x0123_4567_89ab_cdef, tensor: 7, centre: 1.0, scale: 1e-5 };
+            let out = setup.written_as("out", (dtype, 1), &[len], Judge::Exact).bytes;
+            setup.case(format!("{} [{len}]", dtype.name()), Self { recipe, dtype, out })
+        };
+        sizes.map(case).collect()
     }
 }

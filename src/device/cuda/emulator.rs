@@ -1,8 +1,8 @@
 //! The emulated driver (`emulator/`, embedded): built when it is first asked for, then loaded in the
 //! place of the real one.
 
-use std::ffi::{CStr, OsString, c_char};
-use std::fmt::Display;
+use std::ffi::{CStr, CString, OsString, c_char, c_int};
+use std::fmt::{self, Display};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -75,6 +75,53 @@ pub fn failure() -> Option<String> {
     // SAFETY: it returns a string that stays as it is until the next failure.
     let text = unsafe { CStr::from_ptr(failure()) }.to_string_lossy().into_owned();
     (!text.is_empty()).then_some(text)
+}
+
+/// Which warp of a block goes next, and which block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    Ascending,
+    Descending,
+    /// At random, by seed.
+    Shuffled(u64),
+}
+
+impl Display for Order {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ascending => f.write_str("ascending"),
+            Self::Descending => f.write_str("descending"),
+            Self::Shuffled(seed) => write!(f, "shuffled:{seed}"),
+        }
+    }
+}
+
+/// Lets emulated GPUs run their warps in this order from now on; real ones have their own.
+///
+/// # Errors
+/// When the emulated driver does not know how.
+pub fn set_order(order: Order) -> Result<()> {
+    let Some(emulator) = EMULATOR.get() else { return Ok(()) };
+    let failed = |why: &str| Error::failed(format!("cannot set the order of warps: {why}"));
+    let text = CString::new(order.to_string()).map_err(|error| failed(&error.to_string()))?;
+    type SetOrder = unsafe extern "C" fn(*const c_char) -> c_int;
+    // SAFETY: the emulator exports this function with this type, and reads the string before it returns.
+    let understood = unsafe {
+        let set = emulator.driver.get::<SetOrder>(b"chaski_emulator_order\0");
+        set.map_err(|error| failed(&error.to_string()))?(text.as_ptr())
+    };
+    if understood == 0 { Err(failed("not understood")) } else { Ok(()) }
+}
+
+/// Lets nobody touch these bytes of device memory from now on; says whether AddressSanitizer is here to
+/// see to it.
+pub(super) fn forbid(address: u64, bytes: usize) -> bool {
+    type Forbid = unsafe extern "C" fn(u64, usize) -> c_int;
+    let Some(emulator) = EMULATOR.get() else { return false };
+    // SAFETY: the emulator exports this function with this type; it changes none of the bytes.
+    let forbid = unsafe { emulator.driver.get::<Forbid>(b"chaski_emulator_forbid\0") };
+    // SAFETY: as above.
+    forbid.is_ok_and(|forbid| unsafe { forbid(address, bytes) } != 0)
 }
 
 /// What checks the memory accesses of emulated kernels, as `CHASKI_EMULATE_SANITIZE` says.
@@ -173,8 +220,9 @@ fn build_in(folder: &Path, sanitizer: Sanitizer) -> Result<()> {
             .map_err(|error| cannot_write(&path, &error))?;
     }
     let mut command = Command::new("sh");
-    let output = command.arg(folder.join("source/build.sh")).arg(sanitizer.name()).arg(folder);
-    let output = output.output();
+    let command = command.arg(folder.join("source/build.sh")).arg(sanitizer.name()).arg(folder);
+    // A checker's runtime is for this process, not for the compiler.
+    let output = command.env_remove("LD_PRELOAD").output();
     let output = output.map_err(|error| Error::failed(format!("{CANNOT_BUILD}: sh: {error}")))?;
     if output.status.success() {
         return Ok(());

@@ -10,12 +10,15 @@ use super::emulator;
 use super::stream::{Function, Module};
 use crate::error::{Error, Result};
 use crate::kernel::nvrtc::{Nvrtc, Output};
-use crate::kernel::{ARCHS, Export, KERNELS, Kernel, Launch};
+use crate::kernel::{ARCHS, Export, KERNELS, Kernel, Launch, Source};
 
 /// Modules by kernel, functions by export.
+#[derive(Debug)]
 pub struct Kernels {
     context: Arc<Context>,
     capability: (u32, u32),
+    /// What takes the place of built-in sources, by kernel.
+    sources: HashMap<&'static str, Source>,
     functions: HashMap<&'static str, (Function, u32)>,
     modules: HashMap<&'static str, Module>,
     /// What loading them has taken.
@@ -27,10 +30,19 @@ impl Kernels {
         Ok(Self {
             context: context.clone(),
             capability: context.capability()?,
+            sources: HashMap::new(),
             functions: HashMap::new(),
             modules: HashMap::new(),
             loading: Duration::ZERO,
         })
+    }
+
+    /// From now on loads `source` in place of its kernel's own.
+    pub fn replace(&mut self, source: Source) {
+        let kernel = source.kernel;
+        self.functions.retain(|name, _| !kernel.exports.iter().any(|export| export.name == *name));
+        self.modules.remove(kernel.name);
+        self.sources.insert(kernel.name, source);
     }
 
     /// The function that `launch` asks for, allowed its shared memory.
@@ -57,7 +69,10 @@ impl Kernels {
         let kernel = KERNELS.iter().find(has).expect("every export is a kernel's");
         if !self.modules.contains_key(kernel.name) {
             let doing = format!("kernel {} cannot be loaded", kernel.name);
-            let image = image(kernel, self.capability)?;
+            let image = match self.sources.get(kernel.name) {
+                Some(source) => compiled(source, self.capability)?.into(),
+                None => image(kernel, self.capability)?,
+            };
             self.modules.insert(kernel.name, Module::load(&self.context, &image, &doing)?);
         }
         self.modules[kernel.name].function(export.name)
@@ -76,8 +91,8 @@ fn image(kernel: &'static Kernel, (major, minor): (u32, u32)) -> Result<Cow<'sta
             oldest % 10
         )));
     }
-    if let Some(nvrtc) = emulator::nvrtc() {
-        return emulated_image(kernel, nvrtc);
+    if emulator::nvrtc().is_some() {
+        return Ok(compiled(&kernel.into(), (major, minor))?.into());
     }
     if let Some(build) = kernel.build(major, minor) {
         return Ok(build.cubin.into());
@@ -87,21 +102,23 @@ fn image(kernel: &'static Kernel, (major, minor): (u32, u32)) -> Result<Cow<'sta
         Some(ptx) if newest_build.is_some_and(|newest| newest < 10 * major + minor) => {
             Ok([ptx.as_bytes(), &[0]].concat().into())
         }
-        _ => {
-            let known = ARCHS.iter().rev().find(|arch| arch.runs_on(major, minor));
-            let arch = known.map_or(format!("sm_{major}{minor}"), |arch| arch.name.to_owned());
-            Ok(kernel.compile(&arch)?.into())
-        }
+        _ => Ok(compiled(&kernel.into(), (major, minor))?.into()),
     }
 }
 
-/// The kernel compiled for the emulated driver, which keeps its own cache.
-fn emulated_image(kernel: &Kernel, nvrtc: &std::path::Path) -> Result<Cow<'static, [u8]>> {
-    let failed = |error| Error::failed(format!("cannot compile kernel {}: {error}", kernel.name));
+/// What the compiler makes of `source`: NVRTC for a GPU of this capability, or its stand-in, which keeps
+/// a cache of its own, for an emulated one.
+fn compiled(source: &Source, (major, minor): (u32, u32)) -> Result<Vec<u8>> {
+    let Some(nvrtc) = emulator::nvrtc() else {
+        let known = ARCHS.iter().rev().find(|arch| arch.runs_on(major, minor));
+        let arch = known.map_or(format!("sm_{major}{minor}"), |arch| arch.name.to_owned());
+        return source.compile(&arch);
+    };
+    let name = source.kernel.name;
+    let failed = |error| Error::failed(format!("cannot compile kernel {name}: {error}"));
     let nvrtc = Nvrtc::load(nvrtc).map_err(failed)?;
-    let headers: Vec<_> = kernel.headers.iter().map(|header| (header.name, header.text)).collect();
-    let path = format!("kernels/{}.cu", kernel.name);
     let options = ["--std=c++17".to_owned()];
-    let compiled = nvrtc.compile(&path, kernel.source, &headers, &options, Output::Cubin);
-    compiled.map(|(image, _)| image.into()).map_err(failed)
+    let (path, headers) = (&source.path, source.headers());
+    let compiled = nvrtc.compile(path, &source.text, &headers, &options, Output::Cubin);
+    compiled.map(|(image, _)| image).map_err(failed)
 }

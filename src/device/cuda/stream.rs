@@ -268,16 +268,23 @@ impl Drop for Staging {
 }
 
 /// Machine code on the device.
+#[derive(Debug)]
 pub struct Module {
     context: Arc<Context>,
     handle: sys::CUmodule,
 }
+
+// SAFETY: the driver's modules may be used from any thread.
+unsafe impl Send for Module {}
 
 /// A function of a module; it is gone with the module.
 #[derive(Debug, Clone, Copy)]
 pub struct Function {
     handle: sys::CUfunction,
 }
+
+// SAFETY: the driver's functions may be used from any thread.
+unsafe impl Send for Function {}
 
 impl Module {
     /// Loads a cubin, or PTX, which ends in a 0.

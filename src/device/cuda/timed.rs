@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::stream::Event;
-use super::{Cuda, nvtx};
+use super::{Cuda, locked, nvtx};
 use crate::device::Startup;
 use crate::error::Result;
 use crate::op::Program;
@@ -33,6 +33,6 @@ impl Cuda {
 
     /// What getting ready has taken so far.
     pub fn startup(&self) -> Startup {
-        Startup { modules: self.kernels.loading, ..self.startup }
+        Startup { modules: locked(&self.kernels).loading, ..self.startup }
     }
 }

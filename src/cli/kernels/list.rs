@@ -1,10 +1,10 @@
-//! `chaski kernels`
+//! `chaski kernels list`
 
 use std::fmt::Write;
 
 use serde_json::{Value, json};
 
-use super::output::print;
+use crate::cli::output::print;
 use crate::error::{Error, Result};
 use crate::kernel::{Arch, Build, KERNELS, Kernel, Resources};
 

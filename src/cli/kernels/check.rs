@@ -1,0 +1,229 @@
+//! `chaski kernels check`
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::Instant;
+
+use serde_json::json;
+
+use super::worker::{self, Event};
+use crate::cli::args::{CasesArg, CheckArgs, SanitizeArg};
+use crate::cli::output::print;
+use crate::conformance::{Effort, ORDERS, report};
+use crate::device::cuda::Sanitizer;
+use crate::error::{Error, Result};
+use crate::kernel::{KERNELS, Kernel, Source};
+
+/// Checks kernels, each in a process of its own.
+///
+/// # Errors
+/// When any of them is wrong.
+pub fn check(args: &CheckArgs, emulated: Option<u32>) -> Result<()> {
+    let source = args.source.as_deref().map(Source::read).transpose()?;
+    let kernels = chosen(args, source.as_ref())?;
+    let sanitizers = match args.sanitize {
+        SanitizeArg::None => vec![Sanitizer::None],
+        SanitizeArg::Address => vec![Sanitizer::Address],
+        SanitizeArg::Thread => vec![Sanitizer::Thread],
+        SanitizeArg::All => vec![Sanitizer::None, Sanitizer::Address, Sanitizer::Thread],
+    };
+    if emulated.is_none() && sanitizers != [Sanitizer::None] {
+        return Err(Error::usage(
+            "--sanitize watches kernels on emulated GPUs: --emulate 1 is needed, or NVIDIA's \
+             compute-sanitizer, without --sanitize",
+        ));
+    }
+    if args.worker {
+        let effort = effort(args, sanitizers[0]);
+        // ThreadSanitizer finds what is in no order, whatever order it happens in.
+        let orders = match sanitizers[0] {
+            Sanitizer::Thread => &ORDERS[..1],
+            _ => &ORDERS,
+        };
+        return worker::work(kernels[0], source, effort, orders, emulated);
+    }
+    let mut results = Vec::new();
+    for kernel in kernels {
+        for sanitizer in &sanitizers {
+            let source = source.clone().unwrap_or_else(|| kernel.into());
+            let result = watch(&source, args, emulated, *sanitizer)?;
+            if !args.json {
+                print(&result.text())?;
+            }
+            results.push(result);
+        }
+    }
+    if args.json {
+        let list: Vec<_> = results.iter().map(Checked::json).collect();
+        print(&format!("{:#}\n", json!(list)))?;
+    }
+    match results.iter().filter(|result| !result.wrong.is_empty()).count() {
+        0 => Ok(()),
+        wrong => Err(Error::failed(format!("{wrong} of {} checks failed", results.len()))),
+    }
+}
+
+fn chosen(args: &CheckArgs, source: Option<&Source>) -> Result<Vec<&'static Kernel>> {
+    let find = |name: &String| {
+        let all = || KERNELS.iter().map(|kernel| kernel.name).collect::<Vec<_>>().join(", ");
+        let unknown = || Error::usage(format!("there is no kernel {name}: there are {}", all()));
+        Kernel::find(name).ok_or_else(unknown)
+    };
+    let named: Vec<_> = args.names.iter().map(find).collect::<Result<_>>()?;
+    match source {
+        Some(source) if named.iter().any(|kernel| kernel.name != source.kernel.name) => {
+            let Source { path, kernel, .. } = source;
+            Err(Error::usage(format!(
+                "{path} is in place of {}: no other can be named",
+                kernel.name
+            )))
+        }
+        Some(source) => Ok(vec![source.kernel]),
+        None if named.is_empty() => Ok(KERNELS.iter().collect()),
+        None => Ok(named),
+    }
+}
+
+fn effort(args: &CheckArgs, sanitizer: Sanitizer) -> Effort {
+    match args.cases {
+        Some(CasesArg::Quick) => Effort::Quick,
+        Some(CasesArg::Usual) => Effort::Usual,
+        Some(CasesArg::Thorough) => Effort::Thorough,
+        None if sanitizer == Sanitizer::Thread => Effort::Quick,
+        None => Effort::Usual,
+    }
+}
+
+/// What came of one kernel under one checker.
+struct Checked {
+    kernel: &'static Kernel,
+    sanitizer: Sanitizer,
+    cases: usize,
+    seconds: f64,
+    /// Every mistake, in lines that begin with where it is.
+    wrong: Vec<String>,
+}
+
+impl Checked {
+    fn text(&self) -> String {
+        let Self { kernel, sanitizer, cases, seconds, wrong } = self;
+        let checker = match sanitizer {
+            Sanitizer::None => "",
+            Sanitizer::Address => "address",
+            Sanitizer::Thread => "thread",
+        };
+        let verdict = if wrong.is_empty() { "right" } else { "WRONG" };
+        let mut text = format!(
+            "{:<15} {checker:<8} {cases:>4} cases {seconds:>7.1} s  {verdict}\n",
+            kernel.name
+        );
+        wrong
+            .iter()
+            .flat_map(|wrong| wrong.lines())
+            .for_each(|line| text += &format!("    {line}\n"));
+        text
+    }
+
+    fn json(&self) -> serde_json::Value {
+        json!({
+            "kernel": self.kernel.name,
+            "source_hash": self.kernel.source_hash,
+            "sanitizer": self.sanitizer.name(),
+            "cases": self.cases,
+            "seconds": self.seconds,
+            "wrong": self.wrong,
+        })
+    }
+}
+
+/// Runs one kernel's cases in another process and listens to it.
+fn watch(
+    source: &Source,
+    args: &CheckArgs,
+    emulated: Option<u32>,
+    sanitizer: Sanitizer,
+) -> Result<Checked> {
+    let (start, kernel) = (Instant::now(), source.kernel);
+    let mut command = worker(kernel, args, emulated, sanitizer)?;
+    let failed = |error| Error::failed(format!("cannot start the process that checks: {error}"));
+    let mut child =
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(failed)?;
+    let mut errors = child.stderr.take().expect("piped");
+    let errors = thread::spawn(move || {
+        let mut text = Vec::new();
+        // What cannot be read is missing from a message that is incomplete anyway.
+        let _ = errors.read_to_end(&mut text);
+        String::from_utf8_lossy(&text).into_owned()
+    });
+    let (mut cases, mut running, mut wrong) = (0, None, Vec::new());
+    for line in BufReader::new(child.stdout.take().expect("piped")).lines() {
+        match line.ok().and_then(|line| serde_json::from_str(&line).ok()) {
+            Some(Event::Begin { case, .. }) => running = Some(case),
+            Some(Event::End { wrong: what, .. }) => {
+                cases += 1;
+                let case = running.take().unwrap_or_default();
+                wrong.extend(what.map(|what| format!("{case}: {what}")));
+            }
+            None => {}
+        }
+    }
+    let status = child.wait().map_err(failed)?;
+    let errors = errors.join().unwrap_or_default();
+    wrong.extend(last_words(status, running, &errors, source));
+    Ok(Checked { kernel, sanitizer, cases, seconds: start.elapsed().as_secs_f64(), wrong })
+}
+
+/// What the process said that ended in the middle of a case, or that a sanitizer had something to tell.
+fn last_words(
+    status: ExitStatus,
+    case: Option<String>,
+    errors: &str,
+    source: &Source,
+) -> Vec<String> {
+    let of_case = |what: &str| match &case {
+        Some(case) => format!("{}\n  case: {case}", what.trim_end()),
+        None => what.trim_end().to_owned(),
+    };
+    let reports = report::read(errors, source);
+    if !reports.is_empty() {
+        return reports.iter().map(|report| of_case(report)).collect();
+    }
+    if status.success() {
+        return Vec::new();
+    }
+    let line = errors.lines().rev().find(|line| !line.trim().is_empty());
+    let line = line.map(|line| line.strip_prefix("chaski: ").unwrap_or(line));
+    vec![of_case(line.unwrap_or(&format!("the process that checks ended with {status}")))]
+}
+
+/// The process that runs the cases.
+fn worker(
+    kernel: &Kernel,
+    args: &CheckArgs,
+    emulated: Option<u32>,
+    sanitizer: Sanitizer,
+) -> Result<Command> {
+    let this = std::env::current_exe();
+    let this = this.map_err(|error| Error::failed(format!("cannot find myself: {error}")))?;
+    let mut command = Command::new(this);
+    if let Some(devices) = emulated {
+        command.arg("--emulate").arg(devices.to_string());
+    }
+    command.args(["kernels", "check", kernel.name, "--worker", "--sanitize", sanitizer.name()]);
+    if let Some(source) = &args.source {
+        command.arg("--source").arg(source);
+    }
+    command.arg("--cases").arg(match effort(args, sanitizer) {
+        Effort::Quick => "quick",
+        Effort::Usual => "usual",
+        Effort::Thorough => "thorough",
+    });
+    for (name, mut value) in sanitizer.environment()? {
+        if name == "TSAN_OPTIONS" {
+            value.push(" halt_on_error=1"); // one race is enough
+        }
+        command.env(name, value);
+    }
+    Ok(command)
+}

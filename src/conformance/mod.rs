@@ -1,0 +1,122 @@
+//! Holds a kernel to its op's reference: every case of the op, on the CPU executor and, through the
+//! same device code as a model, on a GPU, real or emulated.
+
+mod compare;
+pub mod report;
+
+use std::time::{Duration, Instant};
+
+use crate::case::{Case, Place};
+use crate::checkpoint::Checkpoint;
+use crate::device::cuda::{self, Card, Order};
+use crate::device::{Cpu, Cuda};
+use crate::error::Result;
+use crate::ops;
+
+/// The orders in which an emulated GPU runs a kernel's warps, one after the other; a real GPU runs the
+/// kernel as often. Results are the same to the bit.
+pub const ORDERS: [Order; 3] = [Order::Ascending, Order::Descending, Order::Shuffled(1)];
+
+/// How many of the cases are worth their time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Effort {
+    /// The small ones.
+    Quick,
+    /// Those that an emulated GPU has done in a second.
+    Usual,
+    /// All.
+    Thorough,
+}
+
+impl Effort {
+    /// Operations of a case, roughly.
+    fn limit(self) -> u64 {
+        match self {
+            Self::Quick => 1_000_000,
+            Self::Usual => 60_000_000,
+            Self::Thorough => u64::MAX,
+        }
+    }
+}
+
+/// How a case went.
+#[derive(Debug)]
+pub struct Outcome {
+    /// What is wrong, in a line.
+    pub wrong: Option<String>,
+    pub time: Duration,
+}
+
+/// The cases of an op; none for a name that is no op's.
+pub fn cases(op: &str, effort: Effort) -> Vec<Case> {
+    let all = ops::CASES.iter().find(|(name, _)| *name == op).map_or(Vec::new(), |(_, all)| all());
+    all.into_iter().filter(|case| work(case) <= effort.limit()).collect()
+}
+
+/// Operations of a case, roughly: arithmetic, and for each thread what it costs to have it.
+fn work(case: &Case) -> u64 {
+    case.cost().flops
+}
+
+/// Runs a case on `card`.
+///
+/// # Errors
+/// When the GPU fails, which it then does for good: with the kernel, and where it can be told the line.
+pub fn run(case: &Case, card: &Card, orders: &[Order]) -> Result<Outcome> {
+    let start = Instant::now();
+    let region = case.weight_region();
+    let checkpoint = || Checkpoint::in_memory(case.dtype(), region.clone());
+    let before = case.state();
+    let before: &[u8] = &bytemuck::cast_slice(&before)[..case.layout.bytes()];
+
+    let mut cpu = Cpu::new(checkpoint(), &case.layout)?;
+    cpu.write(case.layout.whole(), before);
+    cpu.run(&case.program);
+    let expected = cpu.read(case.layout.whole());
+    if let Some(wrong) = compare::wrong(case, before, expected, expected) {
+        panic!("{}: {}: the reference is wrong: {wrong}", case.op().name(), case.name);
+    }
+
+    let mut gpu = Cuda::new(card, &checkpoint(), &case.weights, &case.layout, &|_| ())?;
+    gpu.write(case.layout.whole(), before)?;
+    let forbidden = case.gaps().map(|gap| gpu.forbid(gap));
+    let forbidden = forbidden.chain(case.weight_gaps().map(|gap| gpu.forbid_weight(gap)));
+    let watched = forbidden.fold(false, |watched, gap| watched | gap);
+    let mut first: Option<Vec<u8>> = None;
+    for order in orders {
+        cuda::set_order(*order)?;
+        if first.is_some() {
+            restore(case, &mut gpu, before)?;
+        }
+        gpu.run(&case.program)?;
+        let found = match watched {
+            true => used(case, &mut gpu, before)?,
+            false => gpu.read(case.layout.whole())?.to_vec(),
+        };
+        let wrong = match &first {
+            None => compare::wrong(case, before, expected, &found),
+            Some(first) => compare::different(case, first, &found),
+        };
+        if let Some(wrong) = wrong {
+            let wrong = Some(format!("{wrong}, with the warps {order}"));
+            return Ok(Outcome { wrong, time: start.elapsed() });
+        }
+        first.get_or_insert(found);
+    }
+    Ok(Outcome { wrong: None, time: start.elapsed() })
+}
+
+/// Puts everything back that the op may have changed.
+fn restore(case: &Case, gpu: &mut Cuda, before: &[u8]) -> Result<()> {
+    let mut used = case.places.iter().map(Place::used);
+    used.try_for_each(|used| gpu.write(used, &before[used.offset()..][..used.len()]))
+}
+
+/// The state region, read without what nobody may touch.
+fn used(case: &Case, gpu: &mut Cuda, before: &[u8]) -> Result<Vec<u8>> {
+    let mut found = before.to_vec();
+    for used in case.places.iter().map(Place::used) {
+        found[used.offset()..][..used.len()].copy_from_slice(gpu.read(used)?);
+    }
+    Ok(found)
+}

@@ -1,0 +1,156 @@
+//! A kernel's source as the compiler takes it: the built-in one, or another in its place.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use super::compile::{Cache, Program};
+use super::nvrtc::{self, Nvrtc};
+use super::signature::{Field, Kind};
+use super::{KERNELS, Kernel, user_cache};
+use crate::error::{Error, Result};
+
+/// A kernel's source with the headers that it includes.
+#[derive(Debug, Clone)]
+pub struct Source {
+    pub kernel: &'static Kernel,
+    /// For messages.
+    pub path: String,
+    pub text: Cow<'static, str>,
+    /// By the names that they are included with.
+    pub headers: BTreeMap<Cow<'static, str>, Cow<'static, str>>,
+}
+
+impl From<&'static Kernel> for Source {
+    fn from(kernel: &'static Kernel) -> Self {
+        let path = format!("kernels/{}.cu", kernel.name);
+        let headers = kernel.headers.iter().map(|h| (h.name.into(), h.text.into())).collect();
+        Self { kernel, path, text: kernel.source.into(), headers }
+    }
+}
+
+impl Source {
+    /// Reads a source that is to take the place of the kernel which its first line names. The headers
+    /// are those in `lib` beside it, or else the built-in ones.
+    ///
+    /// # Errors
+    /// A file that cannot be read; what is wrong with it, and where; arguments or exports other than
+    /// the kernel's.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = read(path)?;
+        let first = text.lines().next().unwrap_or_default();
+        let name = first.strip_prefix("//! ").and_then(|rest| rest.split(':').next());
+        let Some(kernel) = name.and_then(Kernel::find) else {
+            let names: Vec<_> = KERNELS.iter().map(|kernel| kernel.name).collect();
+            return Err(Error::failed(format!(
+                "{}:1: the first line is to name the kernel whose place this takes, as in `//! embed: \
+                 what it does`; there are {}",
+                path.display(),
+                names.join(", ")
+            )));
+        };
+        let mut headers: BTreeMap<Cow<'static, str>, Cow<'static, str>> = BTreeMap::new();
+        for header in KERNELS.iter().flat_map(|kernel| kernel.headers) {
+            headers.insert(header.name.into(), header.text.into());
+        }
+        let beside = path.parent().unwrap_or(Path::new("")).join("lib");
+        for file in fs::read_dir(beside).into_iter().flatten().flatten() {
+            let file = file.path();
+            if file.extension().is_some_and(|extension| extension == "cuh") {
+                let name = file.file_name().unwrap_or_default().to_string_lossy();
+                headers.insert(format!("lib/{name}").into(), read(&file)?.into());
+            }
+        }
+        let path = path.display().to_string();
+        let source = Self { kernel, path, text: text.into(), headers };
+        source.check()?;
+        Ok(source)
+    }
+
+    /// That it can be launched in place of the kernel.
+    fn check(&self) -> Result<()> {
+        let program = self.program().map_err(Error::failed)?;
+        let Self { kernel, path, .. } = self;
+        let ours = kernel.fields.iter().map(|field| format!("{} {}", field.c_type, field.name));
+        let theirs = program.signature.fields.iter().map(declaration);
+        if let Some((ours, theirs)) = first_difference(ours, theirs) {
+            return Err(Error::failed(format!(
+                "{path}: struct {} has {theirs} where the built-in kernel has {ours}: the host fills \
+                 the same arguments for both",
+                kernel.arguments
+            )));
+        }
+        let export = |name: &str, threads: u32| format!("{name} with blocks of {threads} threads");
+        let ours = kernel.exports.iter().map(|each| export(each.name, each.threads));
+        let theirs = program.signature.exports.iter().map(|each| export(&each.name, each.threads));
+        if let Some((ours, theirs)) = first_difference(ours, theirs) {
+            return Err(Error::failed(format!(
+                "{path}: it exports {theirs} where the built-in kernel exports {ours}"
+            )));
+        }
+        Ok(())
+    }
+
+    fn program(&self) -> std::result::Result<Program<'_>, String> {
+        let library = self.headers.iter().map(|(name, text)| (&**name, &**text)).collect();
+        Program::new(self.kernel.name, &self.path, &self.text, &library)
+    }
+
+    /// Name and text of the headers.
+    pub fn headers(&self) -> Vec<(&str, &str)> {
+        self.headers.iter().map(|(name, text)| (&**name, &**text)).collect()
+    }
+
+    /// Compiles the source for `arch` (`sm_90a`) now, and keeps the code in the user's cache.
+    ///
+    /// # Errors
+    /// When there is no NVRTC here, it does not know the architecture, or has something against the
+    /// source.
+    pub fn compile(&self, arch: &str) -> Result<Vec<u8>> {
+        let doing = format!("cannot compile kernel {} for {arch}", self.kernel.name);
+        let executable = std::env::current_exe().unwrap_or_default();
+        let wheels = nvrtc::target_folder(&executable).map(|target| target.join("nvrtc"));
+        let nvrtc = match Nvrtc::find(wheels.as_deref()) {
+            Ok(Some(nvrtc)) => nvrtc,
+            Ok(None) => {
+                return Err(Error::failed(format!(
+                    "{doing}: no NVRTC here; `pip install nvidia-cuda-nvrtc`, or point CHASKI_NVRTC \
+                     to libnvrtc.so"
+                )));
+            }
+            Err(error) => return Err(Error::failed(format!("{doing}: {error}"))),
+        };
+        self.program()
+            .and_then(|program| program.cubin(&nvrtc, arch, &Cache { folder: user_cache() }))
+            .and_then(|image| {
+                fs::read(&image.file)
+                    .map_err(|error| format!("cannot read {}: {error}", image.file.display()))
+            })
+            .map_err(|error| Error::failed(format!("{doing}: {error}")))
+    }
+}
+
+fn read(path: &Path) -> Result<String> {
+    let failed = |error| Error::failed(format!("cannot read {}: {error}", path.display()));
+    fs::read_to_string(path).map_err(failed)
+}
+
+fn declaration(field: &Field) -> String {
+    let Field { name, kind, .. } = field;
+    let kind: &Kind = kind;
+    format!("{} {name}", kind.c_type())
+}
+
+/// The first place where two lists differ, in words.
+fn first_difference(
+    ours: impl Iterator<Item = String>,
+    theirs: impl Iterator<Item = String>,
+) -> Option<(String, String)> {
+    let ends = std::iter::repeat(None);
+    let ours = ours.map(Some).chain(ends.clone());
+    let mut pairs = ours.zip(theirs.map(Some).chain(ends)).take_while(|pair| *pair != (None, None));
+    let (ours, theirs) = pairs.find(|(ours, theirs)| ours != theirs)?;
+    let name = |item: Option<String>| item.map_or("nothing".to_owned(), |item| format!("`{item}`"));
+    Some((name(ours), name(theirs)))
+}
