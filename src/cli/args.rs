@@ -1,6 +1,7 @@
 //! The command line, as clap, the shell completions and the man pages know it.
 
 mod bench;
+mod kernels;
 mod synthetic;
 
 use std::path::PathBuf;
@@ -11,6 +12,7 @@ use clap_complete::Shell;
 use crate::checkpoint::Dtype;
 use crate::model::DEFAULT_CHUNK;
 pub use bench::{BenchArgs, DepthFill, OutputFormat};
+pub use kernels::{CasesArg, CheckArgs, DiffArgs, KernelsCommand, SanitizeArg};
 pub use synthetic::{SynthesizeArgs, SyntheticArgs, WeightType};
 
 /// Llama 3 from its own checkpoint, for one user, as fast as memory allows
@@ -63,72 +65,6 @@ pub enum Command {
     Man { directory: PathBuf },
 }
 
-#[derive(Debug, Subcommand)]
-pub enum KernelsCommand {
-    /// List every kernel: what it computes and takes, and what its machine code needs
-    List {
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
-    /// Hold kernels to their ops' references, on a GPU or, with --emulate 1, without one
-    ///
-    /// Every case of the kernel's op runs on the CPU and on the GPU, and all that the kernel leaves in
-    /// memory is compared. An emulated GPU runs the warps in several orders, and can have sanitizers
-    /// watch the kernel. Exit status 1 if anything is wrong.
-    Check(CheckArgs),
-}
-
-#[derive(Debug, Args)]
-pub struct CheckArgs {
-    /// Kernels to check [default: all, or the one that --source names]
-    #[arg(value_name = "NAME")]
-    pub names: Vec<String>,
-
-    /// A kernel to run in place of the built-in one that its first line names; headers in lib/ beside
-    /// it take the place of built-in ones
-    #[arg(long, value_name = "FILE.cu")]
-    pub source: Option<PathBuf>,
-
-    /// What watches over the kernel on an emulated GPU
-    #[arg(long, value_name = "CHECKER", default_value = "none")]
-    pub sanitize: SanitizeArg,
-
-    /// Which of the cases to run [default: usual; quick with the sanitizer thread]
-    #[arg(long, value_name = "WHICH")]
-    pub cases: Option<CasesArg>,
-
-    /// Print a summary as JSON
-    #[arg(long)]
-    pub json: bool,
-
-    /// Runs the cases of one kernel in this process, and reports in lines of JSON
-    #[arg(long, hide = true)]
-    pub worker: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum SanitizeArg {
-    /// Results alone
-    None,
-    /// AddressSanitizer and UndefinedBehaviorSanitizer: out of bounds, misaligned
-    Address,
-    /// ThreadSanitizer: races
-    Thread,
-    /// All three, one after the other
-    All,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum CasesArg {
-    /// The small ones
-    Quick,
-    /// What an emulated GPU does in reasonable time
-    Usual,
-    /// All
-    Thorough,
-}
-
 /// Which model, and how it is laid out in memory.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Model")]
@@ -157,6 +93,10 @@ pub struct ModelArgs {
     #[arg(long, value_name = "DEVICE", default_value = "auto", value_parser = device)]
     pub device: Device,
 
+    /// Run this source in place of a built-in kernel; may be repeated
+    #[arg(long, value_name = "NAME=FILE.cu", value_parser = kernel)]
+    pub kernel: Vec<KernelFile>,
+
     /// CPU threads [default: one for each core]
     #[arg(short, long, value_parser = positive)]
     pub threads: Option<usize>,
@@ -169,6 +109,13 @@ pub enum Device {
     Cpu,
     /// The GPU of this number
     Cuda(u32),
+}
+
+/// A kernel's name, and the source to take its place.
+#[derive(Debug, Clone)]
+pub struct KernelFile {
+    pub name: String,
+    pub file: PathBuf,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -353,29 +300,6 @@ pub struct LogitsArgs {
     pub model: ModelArgs,
 }
 
-/// What takes part in a comparison.
-#[derive(Debug, Args)]
-#[command(mut_arg("device", |device| device.hide(true)))]
-pub struct DiffArgs {
-    #[command(flatten)]
-    pub prompt: PromptArgs,
-
-    /// What runs first, and is believed: cpu, cuda or cuda:N
-    #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = device)]
-    pub a: Device,
-
-    /// What is compared with it
-    #[arg(long, value_name = "DEVICE", default_value = "cuda", value_parser = device)]
-    pub b: Device,
-
-    /// Print a JSON object a line
-    #[arg(long)]
-    pub json: bool,
-
-    #[command(flatten)]
-    pub model: ModelArgs,
-}
-
 #[derive(Debug, Args)]
 pub struct PerplexityArgs {
     /// The text; - is standard input
@@ -474,6 +398,12 @@ fn device(text: &str) -> Result<Device, String> {
             _ => Err("a device is auto, cpu, cuda or cuda:N".to_owned()),
         },
     }
+}
+
+fn kernel(text: &str) -> Result<KernelFile, String> {
+    let parts = text.split_once('=').map(|(name, file)| (name.to_owned(), file.into()));
+    let (name, file) = parts.ok_or("NAME=FILE.cu is needed, as in rms_norm=mine.cu")?;
+    Ok(KernelFile { name, file })
 }
 
 fn positive(text: &str) -> Result<usize, String> {

@@ -25,12 +25,12 @@ pub fn run(args: &DiffArgs) -> Result<()> {
             "the prompt is to be of ids below {vocab}, at least one"
         )));
     }
-    let on = |device| ModelArgs { device, ..args.model.clone() };
-    let side = |device| -> Result<(Hardware, Checkpoint)> {
+    let side = |device, kernel| -> Result<(Hardware, Checkpoint)> {
         let checkpoint = Checkpoint::open(&source)?;
-        Ok((hardware(&on(device), &dims, checkpoint.dtype())?, checkpoint))
+        let on = ModelArgs { device, kernel, ..args.model.clone() };
+        Ok((hardware(&on, &dims, checkpoint.dtype())?, checkpoint))
     };
-    let sides = [side(args.a)?, side(args.b)?];
+    let sides = [side(args.a, Vec::new())?, side(args.b, args.model.kernel.clone())?];
     // A GPU can do with less: the CPU does as it does.
     let leading = sides.iter().find(|(hardware, _)| matches!(hardware, Hardware::Gpu(_)));
     let (hardware, checkpoint) = leading.unwrap_or(&sides[0]);

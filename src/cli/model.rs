@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 
 use super::args::{
-    Device, KvType, ModelArgs, PromptArgs, SamplingArgs, StopArgs, StyleArg, StyleArgs,
+    Device, KernelFile, KvType, ModelArgs, PromptArgs, SamplingArgs, StopArgs, StyleArg, StyleArgs,
     SyntheticArgs, WeightType,
 };
 use super::output::{note, progress};
@@ -22,6 +22,7 @@ use crate::config::{Config, Dims, SamplingDefaults};
 use crate::device::Hardware;
 use crate::device::cuda::{self, Card};
 use crate::error::{Error, Result};
+use crate::kernel;
 use crate::model::{Limit, Plan, Request, Room, Weights, binary};
 use crate::random::random_ids;
 use crate::rank::Rank;
@@ -172,21 +173,39 @@ impl Opened {
 
 /// What the arguments ask to run a model of these sizes on.
 pub fn hardware(args: &ModelArgs, dims: &Dims, weights: Dtype) -> Result<Hardware> {
-    match args.device {
-        Device::Cpu => Ok(Hardware::Cpu),
-        Device::Cuda(ordinal) => {
-            Card::suits(dims, weights)?;
-            Ok(Hardware::Gpu(Card::open(ordinal)?))
+    let ordinal = match args.device {
+        Device::Cpu => None,
+        Device::Cuda(ordinal) => Some(ordinal),
+        Device::Auto => matches!(cuda::device_count(), Ok(1..)).then_some(0),
+    };
+    let Some(ordinal) = ordinal else {
+        return match args.kernel.first() {
+            Some(KernelFile { name, .. }) => Err(Error::usage(format!(
+                "--kernel {name}=...: kernels run on a GPU; --emulate 1 stands in for one"
+            ))),
+            None => Ok(Hardware::Cpu),
+        };
+    };
+    match Card::suits(dims, weights) {
+        Err(error) if args.device == Device::Auto && args.kernel.is_empty() => {
+            note(format_args!("on the CPU, not the GPU: {error}"));
+            return Ok(Hardware::Cpu);
         }
-        Device::Auto if !matches!(cuda::device_count(), Ok(1..)) => Ok(Hardware::Cpu),
-        Device::Auto => match Card::suits(dims, weights) {
-            Ok(()) => Ok(Hardware::Gpu(Card::open(0)?)),
-            Err(error) => {
-                note(format_args!("on the CPU, not the GPU: {error}"));
-                Ok(Hardware::Cpu)
-            }
-        },
+        suits => suits?,
     }
+    let card = Card::open(ordinal)?;
+    for KernelFile { name, file } in &args.kernel {
+        let source = kernel::Source::read(file)?;
+        if source.kernel.name != name {
+            return Err(Error::usage(format!(
+                "--kernel {name}={}: its first line says that it is in place of {}",
+                file.display(),
+                source.kernel.name
+            )));
+        }
+        card.replace_kernel(source);
+    }
+    Ok(Hardware::Gpu(card))
 }
 
 /// The memory plan for these arguments on this machine. `context` overrides the arguments'.

@@ -77,11 +77,6 @@ impl Pair {
         })
     }
 
-    /// The second executor, to be told of other kernels.
-    pub fn second_mut(&mut self) -> &mut Device {
-        &mut self.devices[1]
-    }
-
     /// Runs the prompt `ids`, all but its last token as prefill and that as a decode step. `told` hears of
     /// every result of every op.
     ///

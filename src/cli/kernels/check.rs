@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use serde_json::json;
 
+use super::find;
 use super::worker::{self, Event};
 use crate::cli::args::{CasesArg, CheckArgs, SanitizeArg};
 use crate::cli::output::print;
@@ -65,12 +66,7 @@ pub fn check(args: &CheckArgs, emulated: Option<u32>) -> Result<()> {
 }
 
 fn chosen(args: &CheckArgs, source: Option<&Source>) -> Result<Vec<&'static Kernel>> {
-    let find = |name: &String| {
-        let all = || KERNELS.iter().map(|kernel| kernel.name).collect::<Vec<_>>().join(", ");
-        let unknown = || Error::usage(format!("there is no kernel {name}: there are {}", all()));
-        Kernel::find(name).ok_or_else(unknown)
-    };
-    let named: Vec<_> = args.names.iter().map(find).collect::<Result<_>>()?;
+    let named: Vec<_> = args.names.iter().map(|name| find(name)).collect::<Result<_>>()?;
     match source {
         Some(source) if named.iter().any(|kernel| kernel.name != source.kernel.name) => {
             let Source { path, kernel, .. } = source;

@@ -5,13 +5,24 @@ mod list;
 mod worker;
 
 use super::args::KernelsCommand;
-use crate::error::Result;
+use crate::cli::output::print;
+use crate::error::{Error, Result};
+use crate::kernel::{KERNELS, Kernel};
 
 pub use check::check;
 
 pub fn run(command: &KernelsCommand) -> Result<()> {
     match command {
         KernelsCommand::List { json } => list::list(*json),
+        KernelsCommand::Source { name } => print(find(name)?.source),
         KernelsCommand::Check(args) => check(args, None),
     }
+}
+
+/// The kernel that a user names.
+fn find(name: &str) -> Result<&'static Kernel> {
+    Kernel::find(name).ok_or_else(|| {
+        let names: Vec<_> = KERNELS.iter().map(|kernel| kernel.name).collect();
+        Error::usage(format!("there is no kernel {name}: there are {}", names.join(", ")))
+    })
 }
