@@ -1,6 +1,11 @@
-//! Every kernel against its op's reference, as `chaski kernels check` does it, on emulated GPUs.
+//! Every kernel against its op's reference, as `chaski kernels check` does it, on emulated GPUs; and that
+//! it notices what is wrong.
 
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use tempfile::TempDir;
 
 /// Exit status, standard output and standard error of `chaski --emulate 1 kernels check`.
 fn check(args: &[&str]) -> (Option<i32>, String, String) {
@@ -19,4 +24,128 @@ fn assert_right(args: &[&str]) {
 #[test]
 fn every_kernel_is_right_whatever_the_order_of_its_warps() {
     assert_right(&[]);
+}
+
+#[test]
+fn no_kernel_leaves_its_bounds() {
+    assert_right(&["--sanitize", "address", "--cases", "quick"]);
+}
+
+#[test]
+fn no_kernel_has_a_race() {
+    assert_right(&["--sanitize", "thread", "--cases", "few"]);
+}
+
+/// A copy of the kernels, and in it the path of `kernel`, in which `file` had `old` replaced by `new`.
+fn changed(kernel: &str, file: &str, old: &str, new: &str) -> (TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let kernels = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels");
+    fs::create_dir(folder.path().join("lib")).unwrap();
+    for below in ["", "lib"] {
+        for entry in fs::read_dir(kernels.join(below)).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_file() {
+                let copy = folder.path().join(below).join(path.file_name().unwrap());
+                fs::copy(&path, copy).unwrap();
+            }
+        }
+    }
+    let path = folder.path().join(file);
+    let text = fs::read_to_string(&path).unwrap();
+    assert!(text.contains(old), "{file} has no {old:?}");
+    fs::write(&path, text.replacen(old, new, 1)).unwrap();
+    let kernel = folder.path().join(format!("{kernel}.cu"));
+    (folder, kernel)
+}
+
+/// The line of `kernels/FILE` that begins with `text`.
+fn line(file: &str, text: &str) -> usize {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels").join(file);
+    let file = fs::read_to_string(path).unwrap();
+    1 + file.lines().position(|line| line.trim_start().starts_with(text)).unwrap()
+}
+
+/// What the check of a changed kernel says; it must fail.
+fn told(change: (&str, &str, &str, &str), args: &[&str]) -> String {
+    let (_folder, source) = changed(change.0, change.1, change.2, change.3);
+    let source = source.to_str().unwrap();
+    let (status, said, errors) = check(&[&["--source", source], args].concat());
+    assert_eq!(status, Some(1), "{change:?}\n{said}{errors}");
+    said + &errors
+}
+
+const NO_BARRIER: (&str, &str, &str, &str) =
+    ("rms_norm", "lib/reduce.cuh", "= v;\n    __syncthreads();", "= v;\n");
+
+#[test]
+fn a_missing_barrier_is_noticed_by_its_results() {
+    let said = told(NO_BARRIER, &[]);
+    assert!(said.contains("y[0, 0, 0] is NaN where"), "{said}");
+    assert!(said.contains("1 of 1 checks failed"), "{said}");
+}
+
+#[test]
+fn a_missing_barrier_is_a_race_with_two_lines() {
+    let said = told(NO_BARRIER, &["--sanitize", "thread", "--cases", "few"]);
+    let written = line("lib/reduce.cuh", "if (lane_id() == 0) sums[");
+    assert!(said.contains(&format!("lib/reduce.cuh:{written}: ")), "{said}");
+    assert!(said.contains("data race: "), "{said}");
+    assert!(said.contains("total += sums[warp]"), "{said}");
+}
+
+#[test]
+fn an_access_past_the_end_of_a_slot_has_its_line() {
+    let change = ("rms_norm", "rms_norm.cu", "load4(x + i + 4);", "load4(x + i + 8);");
+    let said = told(change, &["--sanitize", "address", "--cases", "few"]);
+    let read = line("rms_norm.cu", "const float4 a = load4(x + i)");
+    assert!(said.contains(&format!("rms_norm.cu:{read}: out of bounds: read here")), "{said}");
+    assert!(said.contains("case: BF16"), "{said}");
+}
+
+#[test]
+fn a_write_between_slots_is_noticed_without_a_sanitizer() {
+    let change = ("embed", "embed.cu", "store4(", "args.x[args.tokens * args.width] = 0, store4(");
+    let said = told(change, &[]);
+    assert!(said.contains("memory 0 bytes past the end of x was written to"), "{said}");
+}
+
+#[test]
+fn what_cannot_take_a_kernels_place_is_refused() {
+    let said = told(("embed", "embed.cu", "uint32_t tokens;", "uint32_t count;"), &[]);
+    assert!(said.contains("struct Embed has `uint32_t count` where"), "{said}");
+    assert!(said.contains("`uint32_t tokens`"), "{said}");
+    let said = told(("embed", "embed.cu", "__launch_bounds__(256)", "__launch_bounds__(128)"), &[]);
+    assert!(said.contains("`embed_bf16 with blocks of 128 threads` where"), "{said}");
+    let said =
+        told(("embed", "embed.cu", "grid_dependency_wait();", "grid_dependency_wait()"), &[]);
+    let at = line("embed.cu", "grid_dependency_wait();");
+    assert!(
+        said.contains(&format!("embed.cu:{at}:")) && said.contains("error: expected"),
+        "{said}"
+    );
+    let said = told(("embed", "embed.cu", "//! embed:", "//! imbed:"), &[]);
+    assert!(said.contains("embed.cu:1: the first line is to name the kernel"), "{said}");
+}
+
+#[test]
+fn arguments_that_make_no_sense_are_refused() {
+    let (status, _, errors) = check(&["imbed"]);
+    assert_eq!((status, errors.contains("there is no kernel imbed")), (Some(2), true), "{errors}");
+    let (status, _, errors) = check(&["--source", "/no/such.cu"]);
+    assert_eq!((status, errors.contains("cannot read /no/such.cu")), (Some(1), true), "{errors}");
+    let chaski = env!("CARGO_BIN_EXE_chaski");
+    let args = ["kernels", "check", "embed", "--sanitize", "thread"];
+    let output = Command::new(chaski).args(args).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+}
+
+#[test]
+fn a_summary_is_json() {
+    let (status, said, errors) = check(&["embed", "rms_norm", "--cases", "few", "--json"]);
+    assert_eq!(status, Some(0), "{errors}");
+    let list: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(list[0]["kernel"], "embed");
+    assert_eq!(list[1]["kernel"], "rms_norm");
+    assert!(list[1]["cases"].as_u64() > Some(3), "{said}");
+    assert_eq!(list[1]["wrong"], serde_json::json!([]));
 }

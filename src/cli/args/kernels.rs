@@ -39,7 +39,7 @@ pub struct CheckArgs {
     #[arg(long, value_name = "CHECKER", default_value = "none")]
     pub sanitize: SanitizeArg,
 
-    /// Which of the cases to run [default: usual; quick with the sanitizer thread]
+    /// Which of the cases to run [default: usual; few with the sanitizer thread]
     #[arg(long, value_name = "WHICH")]
     pub cases: Option<CasesArg>,
 
@@ -66,7 +66,9 @@ pub enum SanitizeArg {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum CasesArg {
-    /// The small ones
+    /// Some of the small ones
+    Few,
+    /// All small ones
     Quick,
     /// What an emulated GPU does in reasonable time
     Usual,

@@ -83,10 +83,11 @@ fn chosen(args: &CheckArgs, source: Option<&Source>) -> Result<Vec<&'static Kern
 
 fn effort(args: &CheckArgs, sanitizer: Sanitizer) -> Effort {
     match args.cases {
+        Some(CasesArg::Few) => Effort::Few,
         Some(CasesArg::Quick) => Effort::Quick,
         Some(CasesArg::Usual) => Effort::Usual,
         Some(CasesArg::Thorough) => Effort::Thorough,
-        None if sanitizer == Sanitizer::Thread => Effort::Quick,
+        None if sanitizer == Sanitizer::Thread => Effort::Few,
         None => Effort::Usual,
     }
 }
@@ -211,6 +212,7 @@ fn worker(
         command.arg("--source").arg(source);
     }
     command.arg("--cases").arg(match effort(args, sanitizer) {
+        Effort::Few => "few",
         Effort::Quick => "quick",
         Effort::Usual => "usual",
         Effort::Thorough => "thorough",
