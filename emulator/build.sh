@@ -1,6 +1,6 @@
 #!/bin/sh
-# Builds the stand-ins for the CUDA driver and for NVRTC: emulator/build.sh none|address|thread OUT
-# makes OUT/libcuda.so.1 and OUT/libnvrtc.so.13 with their headers in OUT/include.
+# Builds the stand-ins for the CUDA driver, NVRTC and NCCL: emulator/build.sh none|address|thread OUT
+# makes OUT/libcuda.so.1, OUT/libnvrtc.so.13 and OUT/libnccl.so.2, and OUT/include for kernels.
 set -eu
 mode=${1:?usage: emulator/build.sh none|address|thread OUT}
 out=${2:?usage: emulator/build.sh none|address|thread OUT}
@@ -21,8 +21,10 @@ trap 'rm -rf "$work"' EXIT
 for source in "$here"/src/*.cpp; do
     printf '%s\0-o\0%s\0' "$source" "$work/$(basename "$source" .cpp).o"
 done | xargs -0 -P "$(nproc)" -n 3 "$cxx" $flags -c
-cuda=$(ls "$work"/*.o | grep -v /nvrtc.o)
+o() { for name; do echo "$work/$name.o"; done; }
+cuda=$(ls "$work"/*.o | grep -v '/\(nvrtc\|nccl\|collective\|world\).o')
 "$cxx" -shared $link -Wl,-soname,libcuda.so $cuda -o "$out/libcuda.so.1" -ldl -lpthread
-"$cxx" -shared -Wl,-soname,libnvrtc.so "$work/nvrtc.o" "$work/shell.o" -o "$out/libnvrtc.so.13" -ldl
+"$cxx" -shared -Wl,-soname,libnvrtc.so $(o nvrtc shell) -o "$out/libnvrtc.so.13" -ldl
+"$cxx" -shared $link -Wl,-soname,libnccl.so $(o nccl collective world modes) -o "$out/libnccl.so.2"
 rm -rf "$out/include"
 cp -r "$here/include" "$out/include"

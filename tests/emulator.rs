@@ -33,12 +33,12 @@ fn client() -> &'static Path {
     })
 }
 
-/// Runs `cases` in one process on two emulated devices; what it says, and whether all were right.
+/// Runs `cases` in one process on four emulated devices; what it says, and whether all were right.
 fn run(sanitizer: Sanitizer, cases: &[&str], variables: Variables) -> (bool, String) {
     let mut command = Command::new("timeout");
     command.arg("120").arg(client()).arg(emulator::build(sanitizer).unwrap());
     command.arg(format!("{FOLDER}/kernels")).arg(KERNELS).args(cases);
-    command.envs([("CHASKI_EMULATE", "2"), ("CHASKI_EMULATE_PATIENCE_MS", "2000")]);
+    command.envs([("CHASKI_EMULATE", "4"), ("CHASKI_EMULATE_PATIENCE_MS", "2000")]);
     command.envs(sanitizer.environment().unwrap()).envs(variables.iter().copied());
     let output = command.output().unwrap();
     let said = [output.stdout, output.stderr].concat();
@@ -171,6 +171,44 @@ fn the_driver_refuses_what_a_driver_refuses() {
     for case in ["capture_refuses", "memory", "launches", "freed_argument", "compile_error"] {
         expect_right(Sanitizer::None, &[case], &[]);
     }
+}
+
+const COLLECTIVES: [&str; 5] =
+    ["all_reduce", "sixteen_bits", "all_reduce_in_a_graph", "all_collectives", "one_thread"];
+
+#[test]
+fn collectives_join_threads_and_processes() {
+    expect_right(Sanitizer::None, &COLLECTIVES, &[]);
+    expect_right(Sanitizer::None, &COLLECTIVES, &[DESCENDING, LAZY]);
+    expect_right(Sanitizer::Thread, &COLLECTIVES, &[]);
+    expect_right(Sanitizer::None, &["refusals", "mismatch", "absent"], &[]);
+    for case in ["all_reduce_of_processes", "all_collectives_of_processes"] {
+        expect_right(Sanitizer::None, &[case], &[]);
+        expect_right(Sanitizer::None, &[case], &[LAZY]);
+    }
+}
+
+/// Whatever a rank does to the others, they learn of it or can give up.
+#[test]
+fn a_faulty_rank_lets_the_others_end() {
+    let told = |case, variable, value, words: &[&str]| {
+        let (right, said) = run(Sanitizer::None, &[case], &[(variable, value)]);
+        assert!(right && words.iter().all(|word| said.contains(word)), "{case} {value}: {said}");
+    };
+    for case in ["faulty_threads", "faulty_processes"] {
+        let fault = "CHASKI_EMULATE_RANK_FAULT";
+        told(case, fault, "1:dies:2", &["rank 0: round 2 fails, error 6"]);
+        told(case, fault, "1:stalls:2", &["rank 0: round 2 fails", "rank 1: round 2 fails"]);
+        told(case, fault, "0:slow:200", &["rank 0: all rounds", "rank 1: all rounds"]);
+    }
+    let words = ["refused", "round 1 fails"];
+    told("faulty_threads", "CHASKI_EMULATE_FAULT", "ncclAllReduce:2:2", &words);
+}
+
+#[test]
+fn peer_access_can_be_refused() {
+    let off = ("CHASKI_EMULATE_PEERS", "off");
+    expect_caught(Sanitizer::None, "two_devices", &[off], &["peer access is possible"]);
 }
 
 #[test]

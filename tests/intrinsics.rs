@@ -1,88 +1,18 @@
 //! What every lane gets from every function of `kernels/lib/ptx.cuh`, against tables made from the
 //! formulas of the PTX ISA: on an emulated GPU, and with `CHASKI_TEST_GPU=1` on the first real one.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, OnceLock};
+use std::collections::BTreeSet;
 
-use chaski::device::cuda::{self, Card, emulator};
-use chaski::kernel::nvrtc::{Nvrtc, Output};
-use chaski::kernel::{ARCHS, KERNELS};
-use cudarc::driver::{
-    CudaContext, CudaFunction, CudaModule, CudaStream, LaunchConfig, PushKernelArg,
-};
+use chaski::device::cuda::Card;
+use chaski::kernel::ARCHS;
+use chaski::kernel::nvrtc::{Nvrtc, target_folder};
 use cudarc::driver::{DevicePtr, sys};
-use cudarc::nvrtc::Ptx;
 use half::{bf16, f16};
 
-const SOURCE: &str = include_str!("kernels/intrinsics.cu");
+use gpu::{SOURCE, compile, each, function, headers, run, run_on};
 
-struct Gpu {
-    context: Arc<CudaContext>,
-    module: Arc<CudaModule>,
-}
-
-fn headers() -> Vec<(&'static str, &'static str)> {
-    let all = KERNELS.iter().flat_map(|kernel| kernel.headers);
-    all.map(|header| (header.name, header.text)).collect::<BTreeMap<_, _>>().into_iter().collect()
-}
-
-fn compile(nvrtc: &Nvrtc, arch: &str) -> Vec<u8> {
-    let options = [format!("--gpu-architecture={arch}"), "--std=c++17".to_owned()];
-    nvrtc.compile("intrinsics.cu", SOURCE, &headers(), &options, Output::Cubin).unwrap().0
-}
-
-/// The GPU with the kernels of intrinsics.cu.
-fn gpu() -> &'static Gpu {
-    static GPU: OnceLock<Gpu> = OnceLock::new();
-    GPU.get_or_init(|| {
-        let is_real = std::env::var_os("CHASKI_TEST_GPU").is_some();
-        if !is_real {
-            cuda::emulate(1).unwrap();
-        }
-        let (major, minor) = Card::open(0).unwrap().capability;
-        let arch = ARCHS.iter().rev().find(|arch| arch.runs_on(major, minor)).unwrap();
-        let nvrtc = match emulator::nvrtc() {
-            Some(stand_in) => Nvrtc::load(stand_in).unwrap(),
-            None => Nvrtc::find(None).unwrap().expect("NVRTC, to compile intrinsics.cu"),
-        };
-        let context = CudaContext::new(0).unwrap();
-        let image = Ptx::from_binary(compile(&nvrtc, arch.name));
-        Gpu { module: context.load_module(image).unwrap(), context }
-    })
-}
-
-fn function(name: &str) -> (Arc<CudaStream>, CudaFunction) {
-    let stream = gpu().context.new_stream().unwrap();
-    (stream, gpu().module.load_function(name).unwrap())
-}
-
-/// Runs a kernel and returns the first `words` of what it wrote; memory is 0 before.
-fn run_on(name: &str, blocks: u32, threads: u32, input: &[u32], words: usize) -> Vec<u32> {
-    let (stream, function) = function(name);
-    let input = stream.clone_htod(input).unwrap();
-    let mut output = stream.alloc_zeros::<u32>(words).unwrap();
-    let launch =
-        LaunchConfig { grid_dim: (blocks, 1, 1), block_dim: (threads, 1, 1), shared_mem_bytes: 0 };
-    let mut builder = stream.launch_builder(&function);
-    builder.arg(&input).arg(&mut output);
-    // SAFETY: the kernel takes two pointers, and reads and writes as many words as intrinsics.cu says,
-    // which are those that the tests give it.
-    unsafe { builder.launch(launch) }.unwrap();
-    stream.clone_dtoh(&output).unwrap()
-}
-
-/// On one warp.
-fn run(name: &str, input: &[u32], words: usize) -> Vec<u32> {
-    run_on(name, 1, 32, input, words)
-}
-
-/// A word a thread, of as many words as there are.
-fn each(name: &str, input: &[u32], words_of_a_thread: usize) -> Vec<u32> {
-    let count = input.len() / words_of_a_thread;
-    let threads = count.min(128);
-    assert_eq!(count % threads, 0);
-    run_on(name, (count / threads) as u32, threads as u32, input, count)
-}
+#[path = "intrinsics/gpu.rs"]
+mod gpu;
 
 fn lanes(value: impl Fn(u32) -> u32) -> Vec<u32> {
     (0..32).map(value).collect()
@@ -113,7 +43,7 @@ fn no_function_is_left_out() {
 #[test]
 fn the_real_compiler_takes_them_for_every_architecture() {
     let folder = std::path::Path::new(env!("OUT_DIR"));
-    let wheels = chaski::kernel::nvrtc::target_folder(folder).unwrap_or(folder).join("nvrtc");
+    let wheels = target_folder(folder).unwrap_or(folder).join("nvrtc");
     if let Some(nvrtc) = Nvrtc::find(Some(&wheels)).unwrap() {
         for arch in ARCHS.iter().filter(|arch| nvrtc.archs.contains(&arch.number())) {
             assert_eq!(compile(&nvrtc, arch.name)[..4], *b"\x7fELF");

@@ -2,6 +2,7 @@
 #include "entry.h"
 
 #include "fault.h"
+#include "hooks.h"
 
 #include <dlfcn.h>
 #include <algorithm>
@@ -164,6 +165,10 @@ extern "C" __attribute__((visibility("default"))) const char* chaski_emulator_fa
     return last_failure().c_str();
 }
 
+int chaski_emulator_device() { return current_device ? current_device->ordinal : -1; }
+
+void chaski_emulator_lose(int device) { poison(machine().devices[device], kDeviceLost); }
+
 ENTRY cuInit(unsigned) {
     return enter("cuInit", Needs::Nothing, [](Lock&) {
         if (ready_to_use) return;
@@ -295,12 +300,16 @@ ENTRY cuCtxGetStreamPriorityRange(int* least, int* greatest) {
 
 ENTRY cuDeviceCanAccessPeer(int* can, int device, int peer) {
     return enter("cuDeviceCanAccessPeer", Needs::Devices,
-                 [&](Lock&) { *can = device_at(device).ordinal != device_at(peer).ordinal; });
+                 [&](Lock&) {
+                     const bool other = device_at(device).ordinal != device_at(peer).ordinal;
+                     *can = other && modes().peers;
+                 });
 }
 
 ENTRY cuCtxEnablePeerAccess(Device* peer, unsigned) {
     return enter("cuCtxEnablePeerAccess", Needs::Context, [&](Lock&) {
         if (!peer || peer == current_device) throw Failure{kInvalidDevice};
+        if (!modes().peers) throw Failure{kPeerAccessUnsupported};
         if (!current_device->peers.insert(peer->ordinal).second)
             throw Failure{kPeerAccessAlreadyEnabled};
     });

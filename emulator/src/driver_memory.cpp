@@ -1,6 +1,8 @@
 // Allocation, copies and fills.
 #include "entry.h"
 
+#include "hooks.h"
+
 #include <cstdio>
 #include <cstring>
 
@@ -108,6 +110,11 @@ extern "C" __attribute__((visibility("default"))) int chaski_emulator_forbid(uin
 #else
     return (void)address, (void)bytes, 0;
 #endif
+}
+
+bool chaski_emulator_usable(const void* address, unsigned long bytes, int device) {
+    auto at = reinterpret_cast<uintptr_t>(address);
+    return live(at, bytes) && (find(at)->device == device || find(at)->device == kHost);
 }
 
 ENTRY cuMemGetInfo_v2(size_t* free, size_t* total) {

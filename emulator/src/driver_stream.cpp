@@ -1,6 +1,8 @@
 // Streams, events, capture and graphs.
 #include "entry.h"
 
+#include "hooks.h"
+
 #include <algorithm>
 
 namespace emulator {
@@ -210,3 +212,16 @@ ENTRY cuGraphExecDestroy(GraphHandle* executable) {
 ENTRY cuGraphDestroy(GraphHandle* graph) {
     return enter("cuGraphDestroy", Needs::Context, [&](Lock&) { delete graph; });
 }
+
+int chaski_emulator_submit(void* stream, void* what, void* (*begin)(void*), bool (*step)(void*)) {
+    return enter("chaski_emulator_submit", Needs::Context, [&](Lock&) {
+        Operation operation;
+        operation.begin = [=]() -> Steps {
+            void* state = begin(what);
+            return [=] { return step(state); };
+        };
+        submit(stream_of(static_cast<Stream*>(stream)), std::move(operation));
+    });
+}
+
+void chaski_emulator_notify() { machine().submitted.notify_all(); }

@@ -113,7 +113,17 @@ Step step(Stream& stream, int depth = 0) {
         sanitizer::acquire(&head.token);
         for (const Dependency& dependency : head.operation.after)
             sanitizer::acquire(&dependency.stream->token);
-        head.operation.run();
+        if (head.operation.begin) {
+            if (!head.steps) {
+                const auto begin = head.operation.begin;
+                Steps steps = begin();
+                if (stream.queue.empty()) return Step::Went;  // it has lost its device
+                head.steps = steps;
+            }
+            if (!head.steps()) return Step::Spinning;
+        } else {
+            head.operation.run();
+        }
     }
     stream.queue.pop_front();
     stream.ended++;
@@ -188,9 +198,21 @@ void submit(Stream& stream, Operation operation) {
     submit_all(stream, one);
 }
 
+// Whether some stream waits for what other processes do: that is no deadlock, however long it takes.
+static bool waits_for_others() {
+    for (Device& device : machine().devices)
+        for (Stream& stream : device.streams)
+            if (!stream.queue.empty() && stream.queue.front().steps) return true;
+    return false;
+}
+
 void force(Dependency until, std::unique_lock<std::mutex>& lock) {
     while (!run_until(until)) {
         uint64_t seen = machine().submissions;
+        if (waits_for_others()) {
+            machine().submitted.wait_for(lock, std::chrono::microseconds(200));
+            continue;
+        }
         bool more =
             machine().submitted.wait_for(lock, std::chrono::milliseconds(modes().patience_ms),
                                          [&] { return machine().submissions != seen; });

@@ -26,9 +26,13 @@ struct Dependency {
     uint64_t count;  // that many of its operations have ended
 };
 
+// Work that may have to wait for something outside the machine: called until it returns true.
+using Steps = std::function<bool()>;
+
 struct Operation {
     std::function<void()> run;             // a copy, a fill, a host function ...
-    std::shared_ptr<const Launch> launch;  // ... or a kernel
+    std::shared_ptr<const Launch> launch;  // ... or a kernel ...
+    std::function<Steps()> begin;          // ... or something with others' part in it
     std::vector<Dependency> after;
 };
 
@@ -44,6 +48,7 @@ struct Graph {
 struct Queued {
     Operation operation;
     std::unique_ptr<Grid> grid;  // once begun
+    Steps steps;                 // likewise
     char token = 0;              // what the host did before
 };
 

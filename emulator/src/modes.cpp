@@ -91,6 +91,26 @@ void read_faults(Modes& modes) {
     }
 }
 
+void read_rank_fault(Modes& modes) {
+    const char* variable = "CHASKI_EMULATE_RANK_FAULT";
+    std::string text = value_of(variable);
+    if (text.empty()) return;
+    size_t first = text.find(':'), second = text.find(':', first + 1);
+    if (first == std::string::npos) refuse(variable, text);
+    modes.faulty_rank = int(number(variable, text.substr(0, first)));
+    std::string what = text.substr(first + 1, second - first - 1);
+    modes.rank_fault = what == "absent"   ? RankFault::Absent
+                       : what == "dies"   ? RankFault::Dies
+                       : what == "stalls" ? RankFault::Stalls
+                       : what == "slow"   ? RankFault::Slow
+                                          : RankFault::None;
+    if (modes.rank_fault == RankFault::None ||
+        (second == std::string::npos) != (modes.rank_fault == RankFault::Absent))
+        refuse(variable, text);
+    if (second != std::string::npos)
+        modes.rank_fault_at = unsigned(number(variable, text.substr(second + 1)));
+}
+
 Modes read() {
     Modes modes;
     read_number("CHASKI_EMULATE", modes.devices);
@@ -100,8 +120,10 @@ Modes read() {
     read_switch("CHASKI_EMULATE_STREAMS", "lazy", "eager", modes.lazy);
     read_switch("CHASKI_EMULATE_PDL", "early", "late", modes.early_dependents);
     read_switch("CHASKI_EMULATE_FILL", "on", "off", modes.fill);
+    read_switch("CHASKI_EMULATE_PEERS", "on", "off", modes.peers);
     read_order(modes);
     read_faults(modes);
+    read_rank_fault(modes);
     std::string capability = value_of("CHASKI_EMULATE_CAPABILITY");
     if (!capability.empty() && std::sscanf(capability.c_str(), "%d.%d", &modes.capability_major,
                                            &modes.capability_minor) != 2)

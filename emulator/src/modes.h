@@ -20,11 +20,17 @@
 //   CHASKI_EMULATE_PATIENCE_MS=N    how long a spinning kernel waits for another host thread to
 //   queue what it waits
 //                                   for before that is a deadlock (default 10000)
+//   CHASKI_EMULATE_PEERS=on | off   whether a device can access another's memory
 //   CHASKI_EMULATE_FAULT=FUNCTION:N:RESULT[,...]
 //                                   the N-th call (from 1) of driver function FUNCTION returns the
 //                                   CUresult RESULT. A launch that is to fail while it runs is
 //                                   `kernel:N:RESULT`. RESULT `lost`: that call's device
 //                                   disappears. Sticky results stay, as in the real driver
+//   CHASKI_EMULATE_RANK_FAULT=RANK:absent | RANK:dies:N | RANK:stalls:N | RANK:slow:MS
+//                                   what a rank of a NCCL communicator does to the others: it never
+//                                   comes; at its N-th operation (from 1) its process ends (its
+//                                   device, where the ranks share a process) or does not go on; it
+//                                   takes that long for each
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -42,6 +48,8 @@ struct PlannedFault {
     unsigned seen;
 };
 
+enum class RankFault { None, Absent, Dies, Stalls, Slow };
+
 struct Modes {
     unsigned devices = 1;
     size_t memory_bytes = size_t(8) << 30;
@@ -53,6 +61,10 @@ struct Modes {
     bool fill = true;
     unsigned patience_ms = 10000;
     std::vector<PlannedFault> faults;
+    RankFault rank_fault = RankFault::None;
+    int faulty_rank = 0;
+    unsigned rank_fault_at = 0;  // operation, or milliseconds
+    bool peers = true;
 
     // Of a multiprocessor; 1 KiB of it is the system's, for each block.
     size_t shared_bytes() const;

@@ -12,10 +12,13 @@ struct Case {
 const Case* good_cases();
 const Case* driver_cases();
 const Case* bug_cases();
+const Case* nccl_cases();
 
 struct Pair {  // the arguments of most kernels
     Pointer x, y;
     uint32_t count;
 };
+
+void require(bool condition, const char* what);  // ends the test unless
 
 }  // namespace test

@@ -27,7 +27,10 @@ inline void* symbol(const char* library, const char* name) {
 // Calls a function by its name; returns its result.
 template <class... A>
 int try_call(const char* name, A... arguments) {
-    const char* library = name[0] == 'n' ? "libnvrtc.so.13" : "libcuda.so.1";
+    const std::string text = name;
+    const char* library = text.rfind("nvrtc", 0) == 0  ? "libnvrtc.so.13"
+                          : text.rfind("nccl", 0) == 0 ? "libnccl.so.2"
+                                                       : "libcuda.so.1";
     return reinterpret_cast<int (*)(A...)>(symbol(library, name))(arguments...);
 }
 

@@ -5,17 +5,18 @@
 #include <thread>
 
 namespace test {
-namespace {
-
-constexpr unsigned N = 256;
-using Values = std::vector<float>;
 
 void require(bool condition, const char* what) {
     if (condition) return;
     std::printf("wrong: %s\n", what);
     std::fflush(stdout);
-    std::exit(1);
+    std::_Exit(1);
 }
+
+namespace {
+
+constexpr unsigned N = 256;
+using Values = std::vector<float>;
 
 // A graph of two kernels and a copy, replayed; y doubles what is added each time.
 void graph(const char*) {

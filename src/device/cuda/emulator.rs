@@ -18,6 +18,7 @@ use crate::kernel::compile::hash;
 struct Emulator {
     nvrtc: PathBuf,
     driver: Library,
+    _nccl: Library,
 }
 
 static EMULATOR: OnceLock<Emulator> = OnceLock::new();
@@ -47,14 +48,16 @@ pub fn emulate(devices: u32) -> Result<()> {
     // SAFETY: called at the start of the process, before there are threads that read the environment;
     // the emulator reads it when CUDA starts.
     unsafe { env::set_var("CHASKI_EMULATE", devices.to_string()) };
-    let path = folder.join("libcuda.so.1");
-    // SAFETY: the library was built from this repository's sources; its initialisers ask nothing of us.
-    let driver =
-        unsafe { Library::open(Some(&path), RTLD_NOW | RTLD_GLOBAL) }.map_err(|error| {
-            Error::failed(format!("cannot load the emulated driver {}: {error}", path.display()))
-        })?;
+    let load = |name: &str| {
+        let path = folder.join(name);
+        // SAFETY: the library was built from this repository's sources; its initialisers ask nothing of us.
+        let library = unsafe { Library::open(Some(&path), RTLD_NOW | RTLD_GLOBAL) };
+        library.map_err(|error| Error::failed(format!("cannot load {}: {error}", path.display())))
+    };
+    // Whoever asks for these libraries by their names gets what is there already.
+    let (driver, _nccl) = (load("libcuda.so.1")?, load("libnccl.so.2")?);
     let nvrtc = folder.join("libnvrtc.so.13");
-    EMULATOR.get_or_init(|| Emulator { nvrtc, driver });
+    EMULATOR.get_or_init(|| Emulator { nvrtc, driver, _nccl });
     Ok(())
 }
 

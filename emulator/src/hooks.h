@@ -1,0 +1,23 @@
+// What the stand-in for NCCL, a library of its own, asks of the stand-in for the driver.
+#pragma once
+
+#pragma GCC visibility push(default)
+extern "C" {
+
+// Queues work on a stream, or captures it. Each time that it is to run, `begin(what)` makes a new
+// state, and `step(state)` is called until it returns true; it may not block. Returns a CUresult.
+int chaski_emulator_submit(void* stream, void* what, void* (*begin)(void*), bool (*step)(void*));
+
+// The device of the calling thread's context; -1: none.
+int chaski_emulator_device();
+
+// Whether all these bytes are in memory that the device may use.
+bool chaski_emulator_usable(const void* address, unsigned long bytes, int device);
+
+// Ends a device for good, as if it had been unplugged.
+void chaski_emulator_lose(int device);
+
+// Somebody's wait may have ended.
+void chaski_emulator_notify();
+}
+#pragma GCC visibility pop

@@ -1,0 +1,295 @@
+// The stand-in for NCCL: collectives between emulated devices, of one process or of several on this
+// machine. Sums are in order of ranks, in float for 16-bit types, so that all ranks get the same
+// bits. What real NCCL answers with a hang - ranks that do not mean the same operation - is an
+// error here.
+#include "collective.h"
+#include "hooks.h"
+#include "modes.h"
+#include "sanitizer.h"
+
+#include <unistd.h>
+#include <chrono>
+#include <cstdio>
+#include <cstring>
+#include <memory>
+#include <random>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#define ENTRY extern "C" __attribute__((visibility("default"))) int
+
+namespace {
+
+using namespace emulator;
+using Clock = std::chrono::steady_clock;
+
+bool misbehaves(const Communicator& communicator, RankFault fault) {
+    return modes().rank_fault == fault && modes().faulty_rank == communicator.rank;
+}
+
+char order;  // ThreadSanitizer's name for what ranks of one process know of each other
+
+// What one or several calls put on a stream, while it runs.
+struct Running {
+    std::vector<Member> members;
+    Clock::time_point from = Clock::now();
+    bool stalls = false;
+
+    bool step() {
+        sanitizer::release(&order);
+        Communicator& first = *members.front().communicator;
+        if (misbehaves(first, RankFault::Slow) &&
+            Clock::now() - from < std::chrono::milliseconds(modes().rank_fault_at))
+            return first.aborted;
+        if (stalls) return first.aborted;
+        std::vector<Communicator*> busy;  // collectives of one communicator come one after another
+        bool all = true;
+        for (Member& member : members) {
+            bool waits = false;
+            if (member.is_collective() && !member.ended)
+                for (Communicator* each : busy) waits |= each == member.communicator;
+            if (!waits && member.step()) continue;
+            all = false;
+            if (member.is_collective()) busy.push_back(member.communicator);
+        }
+        if (all) sanitizer::acquire(&order);
+        return all;
+    }
+};
+
+using Call = std::vector<Member>;
+
+void* begin(void* what) {
+    auto* running = new Running{*static_cast<Call*>(what)};
+    for (Member& member : running->members) {
+        Communicator& communicator = *member.communicator;
+        const bool now = ++communicator.operations == modes().rank_fault_at;
+        if (now && misbehaves(communicator, RankFault::Stalls)) running->stalls = true;
+        if (!now || !misbehaves(communicator, RankFault::Dies)) continue;
+        bool alone = true;
+        for (int rank = 0; rank < communicator.world->ranks(); rank++)
+            alone &=
+                rank == communicator.rank || communicator.world->state(rank).process != getpid();
+        if (alone) _exit(137);
+        running->stalls = true;
+        communicator.world->leave();
+        chaski_emulator_lose(communicator.device);
+    }
+    return running;
+}
+
+bool step(void* state) {
+    auto* running = static_cast<Running*>(state);
+    if (!running->step()) return false;
+    delete running;
+    return true;
+}
+
+thread_local int group_depth;
+thread_local std::vector<std::pair<void*, Member>> group;  // stream and call
+thread_local std::vector<Communicator*> joining;           // communicators begun in the group
+
+int submit(void* stream, Call call) {
+    // Graphs keep it, and run it again and again: it is never freed.
+    return chaski_emulator_submit(stream, new Call(std::move(call)), begin, step)
+               ? refuse(kUnhandledCudaError, "the stream does not take it")
+               : kSuccess;
+}
+
+int planned(const char* function) {
+    for (PlannedFault& fault : modes().faults)
+        if (fault.function == function && ++fault.seen == fault.call) return fault.result;
+    return kSuccess;
+}
+
+int enqueue(Communicator* communicator, void* stream, Kind kind, const void* from, void* to,
+            size_t count, int type, int reduction, int peer) {
+    const char* name = kNames[kind];
+    if (int result = planned(name)) return refuse(result, std::string(name) + ": planned fault");
+    if (!communicator || communicator->aborted) return refuse(kInvalidArgument, "no communicator");
+    if (communicator->error) return communicator->error;
+    const int ranks = communicator->world->ranks(), device = communicator->device;
+    if (type < 0 || type > Bfloat16 || reduction > Average || peer < 0 || peer >= ranks)
+        return refuse(kInvalidArgument, std::string(name) + ": type, operation or rank");
+    if (chaski_emulator_device() != device)
+        return refuse(kInvalidUsage,
+                      std::string(name) + " on another device than its communicator's");
+    const size_t bytes = count * kTypeBytes[type], whole = bytes * size_t(ranks);
+    const bool reads = kind != Recv && (kind != Broadcast || communicator->rank == peer);
+    const bool writes = kind != Send && (kind != Reduce || communicator->rank == peer);
+    if (count &&
+        ((reads && !chaski_emulator_usable(from, kind == ReduceScatter ? whole : bytes, device)) ||
+         (writes && !chaski_emulator_usable(to, kind == AllGather ? whole : bytes, device))))
+        return refuse(kInvalidArgument, std::string(name) + ": not memory of device " +
+                                            std::to_string(device) + ", or not all of it");
+    Member member = {
+        communicator, kind, static_cast<const char*>(from), static_cast<char*>(to), count, type,
+        reduction,    peer};
+    if (group_depth == 0) return submit(stream, {member});
+    group.emplace_back(stream, member);
+    return kSuccess;
+}
+
+struct UniqueId {
+    char text[128];
+};
+
+// Returns when everybody has come.
+void wait_for_all(const Communicator& communicator) {
+    while (!communicator.world->complete() && !communicator.aborted)
+        std::this_thread::sleep_for(std::chrono::microseconds(200));
+}
+
+int join(Communicator** result, int ranks, const UniqueId& id, int rank, bool blocking) {
+    if (int planned_result = planned("ncclCommInitRank"))
+        return refuse(planned_result, "ncclCommInitRank: planned fault");
+    const int device = chaski_emulator_device();
+    if (device < 0) return refuse(kInvalidUsage, "ncclCommInitRank without a device");
+    const std::string name(id.text, strnlen(id.text, sizeof id.text));
+    if (name.empty() || name.find('/') != std::string::npos)
+        return refuse(kInvalidArgument, "that is no id of ncclGetUniqueId");
+    auto* communicator = new Communicator;
+    communicator->rank = rank;
+    communicator->device = device;
+    while (misbehaves(*communicator, RankFault::Absent)) pause();
+    std::string reason;
+    communicator->world = World::join(name, ranks, rank, reason);
+    if (!communicator->world) {
+        delete communicator;
+        return refuse(kInvalidUsage, reason);
+    }
+    *result = communicator;
+    if (!blocking) return kInProgress;
+    if (group_depth > 0)
+        joining.push_back(communicator);
+    else
+        wait_for_all(*communicator);
+    return kSuccess;
+}
+
+}  // namespace
+
+ENTRY ncclGetVersion(int* version) { return *version = 22703, kSuccess; }
+
+extern "C" __attribute__((visibility("default"))) const char* ncclGetErrorString(int result) {
+    constexpr const char* kTexts[] = {"no error",
+                                      "unhandled cuda error",
+                                      "unhandled system error",
+                                      "internal error",
+                                      "invalid argument",
+                                      "invalid usage",
+                                      "remote process exited or there was a network error",
+                                      "NCCL operation in progress"};
+    return result >= 0 && result <= kInProgress ? kTexts[result] : "unknown result code";
+}
+
+extern "C" __attribute__((visibility("default"))) const char* ncclGetLastError(Communicator*) {
+    return last_refusal();
+}
+
+ENTRY ncclGetUniqueId(UniqueId* id) {
+    if (int result = planned("ncclGetUniqueId")) return result;
+    std::random_device random;
+    std::memset(id, 0, sizeof *id);
+    std::snprintf(id->text, sizeof id->text, "%08x%08x%08x%08x", random(), random(), random(),
+                  random());
+    return kSuccess;
+}
+
+ENTRY ncclCommInitRank(Communicator** result, int ranks, UniqueId id, int rank) {
+    return join(result, ranks, id, rank, true);
+}
+
+// Of the configuration only `blocking` means something here.
+ENTRY ncclCommInitRankConfig(Communicator** result, int ranks, UniqueId id, int rank,
+                             const char* config) {
+    int blocking = 1;
+    if (config) std::memcpy(&blocking, config + 16, sizeof blocking);
+    return join(result, ranks, id, rank, blocking != 0);
+}
+
+ENTRY ncclCommCount(const Communicator* communicator, int* count) {
+    return *count = communicator->world->ranks(), kSuccess;
+}
+ENTRY ncclCommUserRank(const Communicator* communicator, int* rank) {
+    return *rank = communicator->rank, kSuccess;
+}
+ENTRY ncclCommCuDevice(const Communicator* communicator, int* device) {
+    return *device = communicator->device, kSuccess;
+}
+
+ENTRY ncclCommGetAsyncError(Communicator* communicator, int* result) {
+    if (!communicator->error && communicator->world->broken()) communicator->error = kRemoteError;
+    *result = communicator->error;
+    if (!*result && !communicator->world->complete()) *result = kInProgress;
+    return kSuccess;
+}
+
+ENTRY ncclCommFinalize(Communicator*) { return kSuccess; }
+
+// The others go on for as long as they need nothing from this rank: its memory stays mapped.
+ENTRY ncclCommDestroy(Communicator*) { return kSuccess; }
+
+ENTRY ncclCommAbort(Communicator* communicator) {
+    communicator->aborted = true;
+    communicator->world->leave();
+    chaski_emulator_notify();
+    return kSuccess;
+}
+
+ENTRY ncclAllReduce(const void* from, void* to, size_t count, int type, int reduction,
+                    Communicator* communicator, void* stream) {
+    return enqueue(communicator, stream, AllReduce, from, to, count, type, reduction, 0);
+}
+ENTRY ncclReduce(const void* from, void* to, size_t count, int type, int reduction, int root,
+                 Communicator* communicator, void* stream) {
+    return enqueue(communicator, stream, Reduce, from, to, count, type, reduction, root);
+}
+ENTRY ncclBroadcast(const void* from, void* to, size_t count, int type, int root,
+                    Communicator* communicator, void* stream) {
+    return enqueue(communicator, stream, Broadcast, from, to, count, type, Sum, root);
+}
+ENTRY ncclBcast(void* memory, size_t count, int type, int root, Communicator* communicator,
+                void* stream) {
+    return enqueue(communicator, stream, Broadcast, memory, memory, count, type, Sum, root);
+}
+ENTRY ncclAllGather(const void* from, void* to, size_t count, int type, Communicator* communicator,
+                    void* stream) {
+    return enqueue(communicator, stream, AllGather, from, to, count, type, Sum, 0);
+}
+ENTRY ncclReduceScatter(const void* from, void* to, size_t count, int type, int reduction,
+                        Communicator* communicator, void* stream) {
+    return enqueue(communicator, stream, ReduceScatter, from, to, count, type, reduction, 0);
+}
+ENTRY ncclSend(const void* from, size_t count, int type, int peer, Communicator* communicator,
+               void* stream) {
+    return enqueue(communicator, stream, Send, from, nullptr, count, type, Sum, peer);
+}
+ENTRY ncclRecv(void* to, size_t count, int type, int peer, Communicator* communicator,
+               void* stream) {
+    return enqueue(communicator, stream, Recv, nullptr, to, count, type, Sum, peer);
+}
+
+ENTRY ncclGroupStart() { return group_depth++, kSuccess; }
+
+ENTRY ncclGroupEnd() {
+    if (group_depth == 0) return refuse(kInvalidUsage, "ncclGroupEnd without ncclGroupStart");
+    if (--group_depth > 0) return kSuccess;
+    for (Communicator* communicator : std::exchange(joining, {})) wait_for_all(*communicator);
+    auto calls = std::exchange(group, {});
+    int result = kSuccess;
+    while (!calls.empty()) {  // what is for the same stream goes together
+        void* stream = calls.front().first;
+        Call together;
+        std::vector<std::pair<void*, Member>> rest;
+        for (auto& [to, member] : calls)
+            if (to == stream)
+                together.push_back(member);
+            else
+                rest.emplace_back(to, member);
+        calls = std::move(rest);
+        if (int refused = submit(stream, std::move(together))) result = refused;
+    }
+    return result;
+}
