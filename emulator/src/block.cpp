@@ -24,7 +24,7 @@ Fiber scheduler;  // whoever called Block::run
 std::deque<Warp*> idle_warps;
 std::deque<Block*> idle_blocks;
 constexpr size_t kIdleBlocks = 8;
-constexpr size_t kRotations = sanitizer::thread ? 4 : 1;
+constexpr size_t kRotations = sanitizer::thread ? 2 : 1;
 
 void thread_main() {
     enter_fiber();
@@ -127,6 +127,7 @@ Block* Block::begin(Grid& grid, Index index) {
     block->index = index;
     block->size = launch.block.x * launch.block.y * launch.block.z;
     block->arrived = block->finished = block->phase = 0;
+    block->waited = false;
     block->shared.begin(launch.shared_bytes);
     size_t needed = (block->size + kLanes - 1) / kLanes;
     for (size_t w = 0; w < needed; w++) {

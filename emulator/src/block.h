@@ -99,6 +99,7 @@ struct Block {
     unsigned arrived = 0;   // at the barrier
     unsigned finished = 0;  // returned
     unsigned phase = 0;     // barriers passed
+    bool waited = false;    // some thread has come to grid_dependency_wait
     char token[2];          // ThreadSanitizer's names of the barrier
 
     static Block* begin(Grid& grid, Index index);

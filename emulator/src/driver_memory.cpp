@@ -117,6 +117,11 @@ extern "C" __attribute__((visibility("default"))) int chaski_emulator_forbid(uin
 #endif
 }
 
+bool chaski_emulator_usable(const void* address, unsigned long bytes, int device) {
+    auto at = reinterpret_cast<uintptr_t>(address);
+    return live(at, bytes) && (find(at)->device == device || find(at)->device == kHost);
+}
+
 ENTRY cuMemGetInfo_v2(size_t* free, size_t* total) {
     return enter("cuMemGetInfo_v2", Needs::Context, [&](Lock&) {
         *total = modes().memory_bytes;

@@ -134,6 +134,13 @@ Progress Grid::advance() {
         block->run();
         if (failed()) return Progress::Failed;
         if (block->done()) {
+            // The kernel after this one counts on all that came before having ended.
+            if (launch_.programmatic && !block->waited) {
+                fail(719, std::string("kernel ") + launch_.kernel->name + ", block " +
+                              std::to_string(block->index.x) +
+                              ": returns without grid_dependency_wait");
+                return Progress::Failed;
+            }
             resident_.erase(std::find(resident_.begin(), resident_.end(), block));
             turn_ = 0;
             block->end();

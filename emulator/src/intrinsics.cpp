@@ -259,7 +259,9 @@ void fence() {
 }
 
 void dependency_wait() {
-    Grid& grid = *current().team->block->grid;
+    Block& block = *current().team->block;
+    Grid& grid = *block.grid;
+    block.waited = true;
     if (!grid.dependency_has_ended()) wait(State::AtDependency, "grid_dependency_wait", {"", 0});
     sanitizer::acquire(grid.dependency_token());
 }
