@@ -252,21 +252,3 @@ fn the_next_kernel_begins_when_memory_is_free_for_it() {
         assert!(launch < wait, "{at}");
     });
 }
-
-/// A block of one of them and a block of the kernel before or after fit an SM together.
-#[test]
-fn two_kernels_fit_a_multiprocessor() {
-    const REGISTERS: u32 = 65536;
-    let most = |name: &str, arch: &str| {
-        let kernel = Kernel::find(name).unwrap();
-        let build = kernel.builds.iter().find(|build| build.arch.name == arch)?;
-        let resources = build.resources.iter();
-        resources.map(|needs| needs.registers.next_multiple_of(8) * needs.max_threads).max()
-    };
-    for arch in DISASSEMBLED {
-        for name in GEMV.into_iter().chain(["attend_decode", "sample"]) {
-            let Some(registers) = most(name, arch) else { return };
-            assert!(registers <= REGISTERS / 2, "{name} on {arch}: {registers} a block");
-        }
-    }
-}

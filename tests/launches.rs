@@ -1,0 +1,90 @@
+//! What a token of the real models costs in launches on an H100. Nothing runs: programs are data.
+
+use chaski::checkpoint::{Checkpoint, Dtype};
+use chaski::config::{Config, Dims};
+use chaski::kernel::{Kernel, Launch};
+use chaski::memory::Layout;
+use chaski::model::{Llama, Sizes, State, Weights, choose, decode};
+use chaski::op::{Gpu, Op};
+use chaski::source::Source;
+
+const H100: Gpu = Gpu { multiprocessors: 132 };
+/// What a multiprocessor of it has for blocks.
+const REGISTERS: u32 = 65536;
+const SHARED_BYTES: u32 = 227 << 10;
+
+/// Every op from one token to the next, and the number of layers.
+fn token(model: &str) -> (Vec<Box<dyn Op>>, usize) {
+    let source = Source::find(model).unwrap();
+    let config = Config::load(&source).unwrap();
+    let dims = Dims::new(&config, 1).unwrap();
+    let checkpoint = Checkpoint::open(&source).unwrap();
+    let sizes = Sizes {
+        context: 8192,
+        chunk: 512,
+        logits: 1,
+        cache: Dtype::F16,
+        activations: checkpoint.dtype(),
+        attention_blocks: H100.multiprocessors as usize,
+    };
+    let weights = Weights::locate(&checkpoint, &dims).unwrap();
+    let state = State::plan(&dims, sizes, &mut Layout::default());
+    let model = Llama { dims, norm_eps: config.norm_eps, weights, state };
+    let mut ops = decode(&model).ops;
+    ops.push(Box::new(choose(&model)));
+    (ops, dims.layers)
+}
+
+const MODELS: [&str; 4] = [
+    "synthetic:llama3.2-1b",
+    "synthetic:llama3.2-3b",
+    "synthetic:llama3-8b",
+    "synthetic:llama3-70b",
+];
+
+#[test]
+fn a_token_is_five_kernels_a_layer_and_three() {
+    for model in MODELS {
+        let (ops, layers) = token(model);
+        assert_eq!(ops.len(), 5 * layers + 3, "{model}");
+    }
+}
+
+/// Blocks that wait for each other, and those that leave room for the next kernel's, are at most one a
+/// multiprocessor; and of 132 few are idle.
+#[test]
+fn decoding_kernels_have_a_block_a_multiprocessor() {
+    for model in MODELS {
+        for op in token(model).0 {
+            let Launch { grid: [x, y, z], .. } = op.launch(&H100);
+            let blocks = x * y * z;
+            let least = if op.name() == "embed" { 1 } else { 124 };
+            assert!((least..=132).contains(&blocks), "{model}: {}: {blocks} blocks", op.name());
+        }
+    }
+}
+
+/// A block of one kernel and a block of the next fit a multiprocessor together, so that the next can
+/// ask for its weights before this one has ended.
+#[test]
+fn each_kernel_finds_room_beside_the_one_before() {
+    for model in MODELS {
+        let (ops, _) = token(model);
+        let needs: Vec<_> = ops.iter().map(|op| (op.name(), block_needs(op.as_ref()))).collect();
+        for pair in needs.windows(2) {
+            let [(before, Some(b)), (after, Some(a))] = pair else { return };
+            let fits = b.0 + a.0 <= REGISTERS && b.1 + a.1 <= SHARED_BYTES;
+            assert!(fits, "{model}: {before} {b:?} and {after} {a:?}");
+        }
+    }
+}
+
+/// Registers and shared memory of a block; none where the build had no NVRTC.
+fn block_needs(op: &dyn Op) -> Option<(u32, u32)> {
+    let launch = op.launch(&H100);
+    let build = Kernel::find(op.name())?.build(9, 0)?;
+    let needs = build.resources.iter().find(|needs| needs.export == launch.export.name)?;
+    // A warp gets registers in pieces of 256; a block's shared memory takes 1 KiB more.
+    let registers = needs.registers.next_multiple_of(8) * launch.block;
+    Some((registers, needs.shared_bytes + launch.shared_bytes + 1024))
+}
