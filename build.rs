@@ -37,7 +37,9 @@ type Images = Vec<(&'static Arch, Image)>;
 fn main() -> ExitCode {
     tell_version();
     println!("cargo::rerun-if-changed=kernels");
-    println!("cargo::rerun-if-changed=emulator");
+    for part in ["build.sh", "include", "src"] {
+        println!("cargo::rerun-if-changed=emulator/{part}");
+    }
     for name in ["CHASKI_NVRTC", "CHASKI_NO_FETCH", "CHASKI_CUDA_ARCHS", "CUDA_HOME", "CUDA_PATH"] {
         println!("cargo::rerun-if-env-changed={name}");
     }
