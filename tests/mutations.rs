@@ -109,7 +109,8 @@ impl Mutant {
         let output = command.output().unwrap();
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
         let errors = String::from_utf8_lossy(&output.stderr);
-        assert!(!said.contains("error:") && !errors.contains("error:"), "{said}{errors}");
+        // That it was checked, and no more than that: it has compiled, and ran.
+        assert!(said.contains("cases") && !said.contains("error:"), "{said}{errors}");
         assert!(matches!(output.status.code(), Some(0 | 1)), "{said}{errors}");
         let first = said.lines().nth(1).unwrap_or_default().trim().to_owned();
         (output.status.code() == Some(1)).then_some(first)

@@ -100,11 +100,6 @@ void fill_now(const char* function, uintptr_t to, T value, size_t count, Lock& l
 
 using namespace emulator;
 
-bool chaski_emulator_usable(const void* address, unsigned long bytes, int device) {
-    auto at = reinterpret_cast<uintptr_t>(address);
-    return live(at, bytes) && (find(at)->device == device || find(at)->device == kHost);
-}
-
 // The emulator's own: nobody may touch these bytes from now on. Says whether AddressSanitizer is here
 // to see to it.
 extern "C" __attribute__((visibility("default"))) int chaski_emulator_forbid(uintptr_t address,
