@@ -189,9 +189,11 @@ fn last_words(
     if status.success() {
         return Vec::new();
     }
-    let line = errors.lines().rev().find(|line| !line.trim().is_empty());
-    let line = line.map(|line| line.strip_prefix("chaski: ").unwrap_or(line));
-    vec![of_case(line.unwrap_or(&format!("the process that checks ended with {status}")))]
+    // Its own message, or the last line of what ended it.
+    let own = errors.rsplit_once("chaski: ").map(|(_, message)| message);
+    let last = || errors.lines().rev().find(|line| !line.trim().is_empty());
+    let reason = format!("the process that checks ended with {status}");
+    vec![of_case(own.or_else(last).unwrap_or(&reason))]
 }
 
 /// The process that runs the cases.
