@@ -27,13 +27,16 @@ pub struct Ceilings {
 const MOST_CPU_BYTES: usize = 1 << 30;
 const MOST_GPU_BYTES: usize = 4 << 30;
 
-/// A measurement counts the fastest of so many...
-const RUNS: usize = 5;
-/// ...each at least this long, so that starting it is no part worth mentioning.
-const RUN_TIME: Duration = Duration::from_millis(10);
+/// A measurement counts the fastest of so many runs, since what disturbs them only slows them down...
+const RUNS: usize = 25;
+/// ...each at least this long, so that starting it is no part worth mentioning; found with a few.
+const RUN_TIME: Duration = Duration::from_millis(5);
+const TRIES: usize = 3;
 
 /// Rounds after which the sums of [`MmaPeak`] would no longer be exact.
 const MOST_ROUNDS: u32 = 1 << 16;
+/// Multiply-adds of a round on the CPU, one after the other.
+const CPU_ROUND: usize = 1 << 10;
 
 impl Ceilings {
     /// Measures both. A model of `weight_bytes` that fits a cache is compared with reads from there.
@@ -50,7 +53,7 @@ impl Ceilings {
             read_bytes_per_s: read_rate(hardware, read_bytes)?,
             read_bytes,
             flops_per_s: match hardware {
-                Hardware::Cpu => cpu_rate(),
+                Hardware::Cpu => cpu_rate()?,
                 Hardware::Gpu(card) => tensor_core_rate(hardware, card.multiprocessors)?,
             },
         })
@@ -71,7 +74,7 @@ fn read_rate(hardware: &Hardware, bytes: usize) -> Result<f64> {
     let mut fill = Program::default();
     fill.push(Synthesize { recipe: Recipe::standard(0, 0), dtype: Dtype::Bf16, out: memory });
     device.run(&fill)?;
-    fastest(&mut device, bytes as f64, |rounds| {
+    program_rate(&mut device, bytes as f64, |rounds| {
         let mut program = Program::default();
         (0..rounds).for_each(|_| program.push(ReadAll { words, sums }));
         program
@@ -82,55 +85,54 @@ fn tensor_core_rate(hardware: &Hardware, multiprocessors: u32) -> Result<f64> {
     let mut layout = Layout::default();
     let y = layout.slot::<f32>(&[2 * multiprocessors as usize, 256]);
     let mut device = Device::new(hardware, Checkpoint::empty(), &[], &layout, &|_| ())?;
-    let flops = |rounds| {
+    let products = |rounds| {
         let mut program = Program::default();
         program.push(MmaPeak { rounds, y });
         program
     };
-    fastest(&mut device, flops(1).cost(0).flops as f64, flops)
+    program_rate(&mut device, products(1).cost(0).flops as f64, products)
 }
 
-/// Units of work a second of the program for so many rounds, each of `work` units: of as many rounds as
-/// take long enough, the fastest run.
-fn fastest(device: &mut Device, work: f64, program: impl Fn(u32) -> Program) -> Result<f64> {
-    let mut time = |rounds: u32, runs: usize| -> Result<Duration> {
+/// Units of work a second where a round is `work` of them: of as many rounds as take long enough, the
+/// fastest run. `fastest`: the time of the fastest of so many runs of so many rounds
+fn rate(work: f64, mut fastest: impl FnMut(u32, usize) -> Result<Duration>) -> Result<f64> {
+    let mut rounds = 1;
+    while rounds < MOST_ROUNDS && fastest(rounds, TRIES)? < RUN_TIME {
+        rounds *= 2;
+    }
+    let time = fastest(rounds, RUNS)?;
+    Ok(work * f64::from(rounds) / time.as_secs_f64().max(1e-9))
+}
+
+/// The rate of the program for so many rounds.
+fn program_rate(device: &mut Device, work: f64, program: impl Fn(u32) -> Program) -> Result<f64> {
+    rate(work, |rounds, runs| {
         let mut recording = Recording::new(program(rounds));
-        let mut best = Duration::MAX;
-        // The first loads the kernel, the second is the graph's first.
-        for run in 0..runs + 2 {
+        let mut run = || {
             let start = Instant::now();
             let step = device.step(&mut recording)?;
             device.wait(step)?;
-            if run >= 2 || runs == 1 {
-                best = best.min(start.elapsed());
-            }
-        }
-        Ok(best)
-    };
-    let mut rounds = 1;
-    while time(rounds, 1)? < RUN_TIME && rounds < MOST_ROUNDS {
-        rounds *= 2;
-    }
-    let best = time(rounds, RUNS)?;
-    Ok(work * f64::from(rounds) / best.as_secs_f64().max(1e-9))
+            Ok(start.elapsed())
+        };
+        // The first loads the kernel, the second is the graph's first.
+        run()?;
+        run()?;
+        (0..runs).try_fold(Duration::MAX, |best, _| Ok(best.min(run()?)))
+    })
 }
 
 /// Floating point operations a second of all threads together.
-fn cpu_rate() -> f64 {
-    let time = |rounds: usize| {
-        let start = Instant::now();
-        let flops: usize = rayon::broadcast(|_| simd(MultiplyAdds { rounds })).into_iter().sum();
-        (start.elapsed(), flops)
-    };
-    let mut rounds = 1 << 10;
-    while time(rounds).0 < RUN_TIME {
-        rounds *= 2;
-    }
-    let rates = (0..RUNS).map(|_| {
-        let (time, flops) = time(rounds);
-        flops as f64 / time.as_secs_f64()
-    });
-    rates.fold(0.0, f64::max)
+fn cpu_rate() -> Result<f64> {
+    let run = |rounds: usize| rayon::broadcast(|_| simd(MultiplyAdds { rounds }));
+    let flops: usize = run(CPU_ROUND).into_iter().sum();
+    rate(flops as f64, |rounds, runs| {
+        let time = |_| {
+            let start = Instant::now();
+            run(rounds as usize * CPU_ROUND);
+            start.elapsed()
+        };
+        Ok((0..runs).map(time).min().unwrap_or(Duration::MAX))
+    })
 }
 
 /// Multiply-adds that wait for none but themselves; returns the operations.
