@@ -2,7 +2,7 @@
 //!
 //! A thread copies 16 bytes of a row, whatever the grid. Nothing is worth prefetching: which rows
 //! are wanted is known only when the kernel before has ended. The kernel after this one may begin
-//! at once: it has weights to fetch while the token is still being chosen.
+//! at once: it has weights to fetch.
 #include "lib/convert.cuh"
 
 // x[t] = table[ids[t]]

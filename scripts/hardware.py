@@ -132,8 +132,8 @@ def identity(session):
         for repetition in range(runs):
             for sampling in (["--temp", "0"], ["--temp", "0.8", "--seed", "7"]):
                 output = session.run_chaski(
-                    "generate", "-m", model, "--ids", "1,2,3,4,5", "-n", tokens, *sampling,
-                    environment=environment, name=f"{way}, {sampling[1]}, run {repetition}",
+                    "generate", "-m", model, "--ids", "1,2,3,4,5", "--print-ids", "-n", tokens,
+                    *sampling, environment=environment, name=f"{way}, {sampling[1]}, run {repetition}",
                 )
                 if output is None:
                     return False
@@ -180,7 +180,8 @@ def profile(session):
         metrics += ["dram__throughput.avg.pct_of_peak_sustained_elapsed"]
         watched = [program, "--csv", "--launch-count", "60", "--graph-profiling", "node"]
         watched += ["--metrics", ",".join(metrics)]
-        asked = ["generate", "-m", "synthetic:llama3-8b", "--layers", "4", "--ids", "1,2,3", "-n", "4"]
+        asked = ["generate", "-m", "synthetic:llama3-8b", "--layers", "4", "--ids", "1,2,3", "--print-ids"]
+        asked += ["-n", "4"]
         session.run(watched + [session.chaski, *asked], timeout=200, name="ncu")  # may be forbidden
     return well
 
