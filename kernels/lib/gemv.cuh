@@ -157,7 +157,7 @@ __device__ inline void gemv(uint32_t pairs, uint32_t width, uint32_t parts, Rows
     uint32_t pair = blockIdx.x + gridDim.x * (warp_id() / parts);
     // A pair's first step, or one without columns.
     const auto enter = [&](uint32_t pair) -> Step<W> {
-        if (pair >= pairs) return {};
+        if (pair >= pairs) return {rows(0), 0}; // an offset from no address is undefined
         const RowPair<W> row = rows(pair);
         const uint32_t lane = begin + lane_id() * 8;
         return {{row.a + lane, row.b + lane}, columns};

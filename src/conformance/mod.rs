@@ -37,7 +37,7 @@ impl Effort {
     /// Operations of a case, roughly.
     fn limit(self) -> u64 {
         match self {
-            Self::Few | Self::Quick => 1_000_000,
+            Self::Few | Self::Quick => 6_000_000,
             Self::Usual => 60_000_000,
             Self::Thorough => u64::MAX,
         }

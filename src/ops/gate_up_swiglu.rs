@@ -91,10 +91,13 @@ pub(super) fn swiglu(gate: &mut [f32], up: &[f32]) {
 
 impl GateUpSwiglu {
     /// Below, at and past the tiles of every shape (of 32, 64, 128 columns, half of them gates) and the
-    /// slices of K.
+    /// slices of K, of which there are more than stages.
     pub fn cases() -> Vec<Case> {
         let sizes = [
             (1, 8, 8),
+            (2, 8, 1032),
+            (33, 40, 328),
+            (130, 72, 136),
             (3, 24, 40),
             (31, 72, 136),
             (33, 136, 200),

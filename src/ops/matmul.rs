@@ -85,11 +85,14 @@ pub(super) fn matmul_cost(weight: Weight, tokens: usize) -> Cost {
 }
 
 impl Matmul {
-    /// Below, at and past the tiles of every shape (32, 64, 128) and the slices of K (32, 64, 128), and
-    /// the rows of real models.
+    /// Below, at and past the tiles of every shape (32, 64, 128) and the slices of K (32, 64, 128), of
+    /// which there are more than stages; the rows of real models.
     pub fn cases() -> Vec<Case> {
         let sizes = [
             (1, 1, 8),
+            (2, 9, 1032),
+            (33, 66, 328),
+            (130, 130, 136),
             (3, 33, 40),
             (31, 65, 136),
             (33, 131, 200),

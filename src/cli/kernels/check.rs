@@ -36,7 +36,7 @@ pub fn check(args: &CheckArgs, emulated: Option<u32>) -> Result<()> {
         ));
     }
     if args.worker {
-        let effort = effort(args, sanitizers[0]);
+        let effort = effort(args, emulated, sanitizers[0]);
         // ThreadSanitizer finds what is in no order, whatever order it happens in.
         let orders = match sanitizers[0] {
             Sanitizer::Thread => &ORDERS[..1],
@@ -81,12 +81,13 @@ fn chosen(args: &CheckArgs, source: Option<&Source>) -> Result<Vec<&'static Kern
     }
 }
 
-fn effort(args: &CheckArgs, sanitizer: Sanitizer) -> Effort {
+fn effort(args: &CheckArgs, emulated: Option<u32>, sanitizer: Sanitizer) -> Effort {
     match args.cases {
         Some(CasesArg::Few) => Effort::Few,
         Some(CasesArg::Quick) => Effort::Quick,
         Some(CasesArg::Usual) => Effort::Usual,
         Some(CasesArg::Thorough) => Effort::Thorough,
+        None if emulated.is_none() => Effort::Thorough,
         None if sanitizer == Sanitizer::Thread => Effort::Few,
         None => Effort::Usual,
     }
@@ -213,7 +214,7 @@ fn worker(
     if let Some(source) = &args.source {
         command.arg("--source").arg(source);
     }
-    command.arg("--cases").arg(match effort(args, sanitizer) {
+    command.arg("--cases").arg(match effort(args, emulated, sanitizer) {
         Effort::Few => "few",
         Effort::Quick => "quick",
         Effort::Usual => "usual",
