@@ -2,8 +2,8 @@
 //! order between blocks weakened: `chaski kernels check` must notice each.
 //!
 //! `cargo test` takes those of [`QUICK`]; `CHASKI_MUTATIONS=all` all, `CHASKI_MUTATIONS=sample` those of
-//! one kernel, which takes many minutes. Each is tried as [`TRIES`] says until something is noticed; a header's,
-//! in the kernels that have it until one notices.
+//! one kernel, which takes many minutes. Each is tried as [`TRIES`] says until something is noticed; a
+//! header's, in the kernels that have it until one notices.
 
 use std::collections::BTreeMap;
 use std::fs;
