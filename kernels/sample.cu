@@ -20,8 +20,8 @@
 //! The next token, its position and its count stay on the device. The host learns of it from a
 //! ring.
 //!
-//! Blocks wait for each other, so all must be on the GPU at once, which one a multiprocessor are.
-//! The next kernels may begin at once: they have weights to fetch.
+//! Blocks wait for each other, so all must run at once: no more than one a multiprocessor. The next
+//! kernels begin when all do: they have weights to fetch.
 //!
 //! Grid: ceil(V / 1024), but at most one block an SM and 512. V is at most 2^18.
 #include "lib/math.cuh"
