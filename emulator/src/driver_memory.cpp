@@ -26,7 +26,10 @@ void free_now(uintptr_t address) {
     release(address);
 }
 
-bool pageable(const void* address) { return !find(reinterpret_cast<uintptr_t>(address)); }
+bool pageable(const void* address) {
+    const Allocation* found = find(reinterpret_cast<uintptr_t>(address));
+    return !found || found->freed;
+}
 
 void check_device(const char* function, uintptr_t address, size_t bytes) {
     if (live(address, bytes)) return;

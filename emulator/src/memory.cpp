@@ -15,7 +15,17 @@ namespace {
 constexpr size_t kPage = 4096;
 constexpr size_t kAlignment = 256;  // what cuMemAlloc promises
 
-std::map<uintptr_t, Allocation> allocations;  // by address
+std::map<uintptr_t, Allocation> allocations;  // by address; what is freed stays, for messages
+
+// Forgets what is freed where a new allocation lies: AddressSanitizer's memory is used again.
+void forget_below(uintptr_t address, size_t bytes) {
+    auto at = allocations.lower_bound(address + bytes);
+    while (at != allocations.begin()) {
+        auto before = std::prev(at);
+        if (before->first + before->second.bytes <= address) break;
+        at = allocations.erase(before);
+    }
+}
 
 size_t round_up(size_t bytes, size_t to) { return (bytes + to - 1) / to * to; }
 
@@ -49,7 +59,9 @@ void* allocate(size_t bytes, int device) {
         memory = map(bytes);
     }
     auto address = reinterpret_cast<uintptr_t>(memory);
-    if (memory) allocations[address] = {address, bytes, device, false};
+    if (!memory) return nullptr;
+    forget_below(address, bytes);
+    allocations[address] = {address, bytes, device, false};
     return memory;
 }
 

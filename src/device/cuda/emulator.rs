@@ -163,7 +163,8 @@ impl Sanitizer {
             Self::Address => ("libasan.so", ("ASAN_OPTIONS", "detect_leaks=0")),
             Self::Thread => ("libtsan.so", ("TSAN_OPTIONS", "ignore_noninstrumented_modules=1")),
         };
-        let path = ask_compiler(&format!("-print-file-name={library}"))?;
+        let path_of = |library| ask_compiler(&format!("-print-file-name={library}"));
+        let path = path_of(library)?;
         if !Path::new(&path).is_absolute() {
             return Err(Error::failed(format!(
                 "{} has no {library}, which --sanitize {} needs: install it, or name a g++ that has \
@@ -172,8 +173,10 @@ impl Sanitizer {
                 self.name()
             )));
         }
+        // The checkers look for what C++ throws with when they start, before the emulator brings it.
+        let preload = format!("{path}:{}", path_of("libstdc++.so.6")?);
         let options = (options.0, OsString::from(options.1));
-        Ok(vec![(SANITIZE, self.name().into()), ("LD_PRELOAD", path.into()), options])
+        Ok(vec![(SANITIZE, self.name().into()), ("LD_PRELOAD", preload.into()), options])
     }
 }
 
