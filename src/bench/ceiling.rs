@@ -27,11 +27,12 @@ pub struct Ceilings {
 const MOST_CPU_BYTES: usize = 1 << 30;
 const MOST_GPU_BYTES: usize = 4 << 30;
 
-/// A measurement counts the fastest of so many runs, since what disturbs them only slows them down...
-const RUNS: usize = 25;
-/// ...each at least this long, so that starting it is no part worth mentioning; found with a few.
+/// A measurement counts the fastest of many runs, since what disturbs them only slows them down: each
+/// at least this long, so that starting it is no part worth mentioning...
 const RUN_TIME: Duration = Duration::from_millis(5);
-const TRIES: usize = 3;
+/// ...and as many as fit into this, but a few in any case.
+const ALL_TIME: Duration = Duration::from_millis(150);
+const TRIES: usize = 2;
 
 /// Rounds after which the sums of [`MmaPeak`] would no longer be exact.
 const MOST_ROUNDS: u32 = 1 << 16;
@@ -96,11 +97,13 @@ fn tensor_core_rate(hardware: &Hardware, multiprocessors: u32) -> Result<f64> {
 /// Units of work a second where a round is `work` of them: of as many rounds as take long enough, the
 /// fastest run. `fastest`: the time of the fastest of so many runs of so many rounds
 fn rate(work: f64, mut fastest: impl FnMut(u32, usize) -> Result<Duration>) -> Result<f64> {
-    let mut rounds = 1;
-    while rounds < MOST_ROUNDS && fastest(rounds, TRIES)? < RUN_TIME {
+    let (mut rounds, mut time) = (1, fastest(1, TRIES)?);
+    while rounds < MOST_ROUNDS && time < RUN_TIME {
         rounds *= 2;
+        time = fastest(rounds, TRIES)?;
     }
-    let time = fastest(rounds, RUNS)?;
+    let runs = (ALL_TIME.as_secs_f64() / time.as_secs_f64().max(1e-6)) as usize;
+    let time = time.min(fastest(rounds, runs.max(TRIES))?);
     Ok(work * f64::from(rounds) / time.as_secs_f64().max(1e-9))
 }
 

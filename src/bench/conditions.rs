@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use crate::device::cuda::{Nvml, Reading, THROTTLE_REASONS};
 
-/// Time between two looks at the GPU.
-const PERIOD: Duration = Duration::from_millis(20);
+/// Time between two looks at the GPU: NVML itself averages over as much, and asking disturbs.
+const PERIOD: Duration = Duration::from_millis(100);
 
 /// What was seen over a stretch of time; `None` where nothing tells.
 #[derive(Debug, Clone, Default, PartialEq)]
