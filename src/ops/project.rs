@@ -64,6 +64,7 @@ impl Project {
             (2, 2056),
             (3, 4096),
             (2, 8192),
+            (37, 8192), // an emulated GPU cuts these into parts and goes three rounds
             (1, 14336),
             (3, 28672),
             (8200, 2048),
