@@ -302,7 +302,7 @@ fn an_interrupted_run_prints_what_it_has() {
 /// The ops behind the ceilings and the synthetic weights do on a GPU what they mean.
 #[test]
 fn ceilings_and_weights_are_computed_as_on_the_cpu() {
-    cuda::emulate(1).unwrap();
+    cuda::emulate(1, &|_| ()).unwrap();
     let mut layout = Layout::default();
     let memory = layout.slot::<u8>(&[16 * 4099]);
     let sums = layout.slot::<u32>(&[3]);

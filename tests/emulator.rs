@@ -36,7 +36,7 @@ fn client() -> &'static Path {
 /// Runs `cases` in one process on four emulated devices; what it says, and whether all were right.
 fn run(sanitizer: Sanitizer, cases: &[&str], variables: Variables) -> (bool, String) {
     let mut command = Command::new("timeout");
-    command.arg("120").arg(client()).arg(emulator::build(sanitizer).unwrap());
+    command.arg("120").arg(client()).arg(emulator::build(sanitizer, &|_| ()).unwrap());
     command.arg(format!("{FOLDER}/kernels")).arg(KERNELS).args(cases);
     command.envs([("CHASKI_EMULATE", "4"), ("CHASKI_EMULATE_PATIENCE_MS", "2000")]);
     command.envs(sanitizer.environment().unwrap()).envs(variables.iter().copied());

@@ -101,9 +101,12 @@ fn disassemble(nvdisasm: &Path, cubin: &[u8]) -> BTreeMap<String, Function> {
     functions
 }
 
-/// Every kernel's functions, as (kernel, architecture, functions), disassembled once.
-fn code() -> &'static [(&'static Kernel, &'static str, BTreeMap<String, Function>)] {
-    static CODE: OnceLock<Vec<(&Kernel, &str, BTreeMap<String, Function>)>> = OnceLock::new();
+/// A kernel's functions for an architecture, by name.
+type Code = (&'static Kernel, &'static str, BTreeMap<String, Function>);
+
+/// Every kernel's functions, disassembled once.
+fn code() -> &'static [Code] {
+    static CODE: OnceLock<Vec<Code>> = OnceLock::new();
     CODE.get_or_init(|| {
         let Some(nvdisasm) = disassembler() else { return Vec::new() };
         let builds = KERNELS.iter().flat_map(|kernel| {

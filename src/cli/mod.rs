@@ -39,7 +39,7 @@ pub fn run() -> Result<()> {
         return kernels::check(args, emulated); // in processes of its own
     }
     if let Some(devices) = emulated {
-        cuda::emulate(devices)?;
+        cuda::emulate(devices, &|what| output::note(what))?;
     }
     match arguments.command {
         Command::Generate(args) => generate::run(&args),

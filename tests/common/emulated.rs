@@ -14,7 +14,7 @@ use chaski::source::Source;
 /// `source` on one emulated GPU. Of `request` only what is not the GPU's own matter counts.
 pub fn rank(source: &Source, request: Request) -> Result<Rank> {
     static ONCE: Once = Once::new();
-    ONCE.call_once(|| cuda::emulate(1).unwrap());
+    ONCE.call_once(|| cuda::emulate(1, &|_| ()).unwrap());
     let config = Config::load(source)?;
     let dims = Dims::new(&config, 1)?;
     let checkpoint = Checkpoint::open(source)?;

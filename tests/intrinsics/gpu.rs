@@ -34,7 +34,7 @@ fn gpu() -> &'static Gpu {
     GPU.get_or_init(|| {
         let is_real = std::env::var_os("CHASKI_TEST_GPU").is_some();
         if !is_real {
-            cuda::emulate(1).unwrap();
+            cuda::emulate(1, &|_| ()).unwrap();
         }
         let (major, minor) = Card::open(0).unwrap().capability;
         let arch = ARCHS.iter().rev().find(|arch| arch.runs_on(major, minor)).unwrap();

@@ -44,7 +44,7 @@ pub fn work(
     emulated: Option<u32>,
 ) -> Result<()> {
     if let Some(devices) = emulated {
-        cuda::emulate(devices)?;
+        cuda::emulate(devices, &|_| ())?;
     }
     let card = Card::open(0)?;
     if let Some(source) = source {

@@ -24,11 +24,12 @@ struct Emulator {
 static EMULATOR: OnceLock<Emulator> = OnceLock::new();
 
 /// Lets all CUDA calls of this process, of which there must have been none yet, go to `devices`
-/// emulated GPUs. With a sanitizer the process starts anew if it must.
+/// emulated GPUs. With a sanitizer the process starts anew if it must. `told` hears of what takes its
+/// time.
 ///
 /// # Errors
 /// When the emulator cannot be built, for which it needs a C++ compiler, or not be loaded.
-pub fn emulate(devices: u32) -> Result<()> {
+pub fn emulate(devices: u32, told: &dyn Fn(&str)) -> Result<()> {
     if EMULATOR.get().is_some() {
         return Ok(());
     }
@@ -44,7 +45,7 @@ pub fn emulate(devices: u32) -> Result<()> {
         let mut again = Command::new(env::current_exe().map_err(failed)?);
         return Err(failed(again.args(env::args_os().skip(1)).envs(variables).exec()));
     }
-    let folder = build(sanitizer)?;
+    let folder = build(sanitizer, told)?;
     // SAFETY: called at the start of the process, before there are threads that read the environment;
     // the emulator reads it when CUDA starts.
     unsafe { env::set_var("CHASKI_EMULATE", devices.to_string()) };
@@ -187,11 +188,12 @@ const SOURCES: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/emulator.rs
 
 const CANNOT_BUILD: &str = "cannot build the emulated driver";
 
-/// Builds the emulator, unless that has been done, and returns the folder it is in.
+/// Builds the emulator, unless that has been done, and returns the folder it is in. `told` hears when it
+/// begins.
 ///
 /// # Errors
 /// When there is no C++ compiler, or it fails.
-pub fn build(sanitizer: Sanitizer) -> Result<PathBuf> {
+pub fn build(sanitizer: Sanitizer, told: &dyn Fn(&str)) -> Result<PathBuf> {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let version = ask_compiler("--version")?;
@@ -201,6 +203,7 @@ pub fn build(sanitizer: Sanitizer) -> Result<PathBuf> {
     if folder.is_dir() {
         return Ok(folder);
     }
+    told("building the emulated driver, which is kept for the next time");
     // Made under a name of its own: another process may be at it, too. Who is second finds the place
     // taken, by the same thing.
     let unfinished = folder.with_extension(std::process::id().to_string());
