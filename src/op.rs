@@ -36,6 +36,8 @@ pub struct Cost {
     pub cache_bytes: u64,
     /// Floating point operations; a multiply-add is two.
     pub flops: u64,
+    /// Bytes that the rank must send to others.
+    pub link_bytes: u64,
 }
 
 impl std::ops::Add for Cost {
@@ -46,6 +48,7 @@ impl std::ops::Add for Cost {
             weight_bytes: self.weight_bytes + other.weight_bytes,
             cache_bytes: self.cache_bytes + other.cache_bytes,
             flops: self.flops + other.flops,
+            link_bytes: self.link_bytes + other.link_bytes,
         }
     }
 }

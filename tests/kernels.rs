@@ -138,7 +138,7 @@ fn arguments_are_the_bytes_of_the_struct_and_places_for_addresses() {
     let mut layout = Layout::default();
     let skipped = layout.slot::<u8>(&[3]);
     let (ids, x) = (layout.slot::<u32>(&[4]), layout.slot::<f32>(&[4, 16]));
-    let table = Weight { dtype: Dtype::Bf16, offset: 4096, rows: 100, cols: 16 };
+    let table = Weight::whole(Dtype::Bf16, 4096, 100, 16);
     let embed = chaski::kernel::Embed { ids, table, x: x.part(16, 16), tokens: 3, width: 16 };
     let arguments = embed.arguments();
     let places: Vec<_> =

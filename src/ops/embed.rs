@@ -6,12 +6,14 @@ use crate::memory::{Memory, Slot, Weight};
 use crate::op::{Cost, Gpu, Op};
 use crate::vector::Element;
 
-/// `x[t] = table[ids[t]]`
+/// `x[t] = table[ids[t] - first_id]`; zeros for tokens that are not in the table
 pub struct Embed {
     /// The tokens of the step. `[T]`
     pub ids: Slot<u32>,
-    /// `[V, C]`
+    /// A rank's rows of the whole table. `[V, C]`
     pub table: Weight,
+    /// The token that its first row is of.
+    pub first_id: u32,
     /// Out: the residual stream. `[T, C]`
     pub x: Slot<f32>,
 }
@@ -32,8 +34,13 @@ impl Op for Embed {
             let table = memory.weight::<W>(self.table);
             let (ids, x) = memory.slots((self.ids, self.x));
             for (id, x) in ids.iter().zip(x.chunks_exact_mut(width)) {
-                for (x, w) in x.iter_mut().zip(&table[*id as usize * width..]) {
-                    *x = w.widen();
+                match id.checked_sub(self.first_id).map(|row| row as usize) {
+                    Some(row) if row < self.table.rows => {
+                        for (x, w) in x.iter_mut().zip(&table[row * width..]) {
+                            *x = w.widen();
+                        }
+                    }
+                    _ => x.fill(0.0),
                 }
             }
         });
@@ -41,6 +48,7 @@ impl Op for Embed {
 
     fn launch(&self, gpu: &Gpu) -> Launch {
         let width = self.table.cols;
+        assert_eq!(self.first_id, 0, "the kernel takes the whole table");
         assert!(width.is_multiple_of(8), "rows of {width} are not of whole 16-byte pieces");
         let pieces = self.ids.len() * width / 8;
         let arguments = kernel::Embed {
@@ -72,6 +80,7 @@ impl Embed {
             let op = Embed {
                 ids: setup.given("ids", &ids),
                 table: setup.weight(dtype, vocab as usize, width, Content::Real(1.0)),
+                first_id: 0,
                 x: setup.written("x", &[ids.len(), width], Judge::Exact),
             };
             setup.case(format!("{} table [{vocab}, {width}], {tokens} ids", dtype.name()), op)

@@ -2,6 +2,7 @@
 //!
 //! Simple ops come first. A fused op's reference is the chain of simple ops that it replaces.
 
+mod all_reduce;
 mod attend_prefill;
 mod embed;
 mod gate_up_swiglu;
@@ -25,6 +26,7 @@ use crate::case::Case;
 use crate::checkpoint::Dtype;
 use crate::kernel::{Arguments, Kernel, Launch};
 
+pub use all_reduce::AllReduce;
 pub use attend_decode::{AttendDecode, AttendScratch};
 pub use attend_prefill::AttendPrefill;
 pub use embed::Embed;

@@ -1,0 +1,51 @@
+//! From arguments to what each rank of a model runs on.
+
+use super::args::{Device, ModelArgs};
+use super::model::hardware;
+use crate::checkpoint::Dtype;
+use crate::config::{Config, Dims};
+use crate::device::Hardware;
+use crate::error::{Error, Result};
+
+/// The number of ranks that the arguments ask for.
+///
+/// # Errors
+/// Not as many ranks as devices.
+pub fn world(args: &ModelArgs) -> Result<usize> {
+    match (args.split.tensor_parallel, args.split.devices.len()) {
+        (Some(world), 0) => Ok(world),
+        (None, devices) => Ok(devices.max(1)),
+        (Some(world), devices) if world == devices => Ok(world),
+        (Some(world), devices) => Err(Error::usage(format!(
+            "--tensor-parallel {world} needs as many --devices, and {devices} are given; one may stand \
+             there several times"
+        ))),
+    }
+}
+
+/// The largest share of the model that a rank has.
+///
+/// # Errors
+/// A split that the model does not allow.
+pub fn largest_share(config: &Config, world: usize) -> Result<Dims> {
+    Ok(Dims::new(config, world)?.of_rank(world - 1))
+}
+
+/// What each rank runs on; `dims` are those of one.
+///
+/// # Errors
+/// A device that is not there, or does not suit the model.
+pub fn team_hardware(args: &ModelArgs, dims: &Dims, weights: Dtype) -> Result<Vec<Hardware>> {
+    let on = |device| hardware(&ModelArgs { device, ..args.clone() }, dims, weights);
+    let world = dims.share.parts;
+    match &args.split.devices[..] {
+        [ordinal] => Ok(vec![on(Device::Cuda(*ordinal))?]),
+        [] if world == 1 => Ok(vec![on(args.device)?]),
+        [] if args.device == Device::Cpu || matches!(on(args.device)?, Hardware::Cpu) => {
+            Ok(vec![Hardware::Cpu; world])
+        }
+        _ => Err(Error::failed(
+            "the GPU kernels take whole models only: --device cpu splits one over ranks",
+        )),
+    }
+}
