@@ -1,7 +1,7 @@
 //! What a model's program is made of.
 
 use crate::kernel::Launch;
-use crate::memory::Memory;
+use crate::memory::{Memory, Slot};
 
 /// One step of a model: what it means, and what it must move and compute.
 ///
@@ -16,6 +16,17 @@ pub trait Op: Send + Sync {
 
     /// Computes the op in host memory, in f32. This is the meaning that every kernel is held to.
     fn reference(&self, memory: &mut Memory<'_>);
+
+    /// What is replaced by its sum over all ranks before the op's kernel begins, if it is of several ranks'.
+    fn exchange(&self) -> Option<Slot<f32>> {
+        None
+    }
+
+    /// All that the op reads and writes, if several ranks do it together in ways that no kernel knows: their
+    /// hosts do it for them.
+    fn together(&self) -> Option<Vec<Slot<u8>>> {
+        None
+    }
 
     /// The launch that computes the op on a GPU.
     fn launch(&self, gpu: &Gpu) -> Launch;

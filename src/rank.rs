@@ -312,6 +312,12 @@ impl Rank {
     /// A device or a rank that fails.
     pub fn next_choice(&mut self) -> Result<Outcome> {
         assert!(self.position < self.sizes.context, "the context is full");
+        if matches!(&self.device, Device::Cuda(cuda) if cuda.has_peers()) {
+            // The choice is not in the graph.
+            self.device.step(&mut self.decode)?;
+            self.position += 1;
+            return self.choice();
+        }
         let step = match self.ahead.take() {
             Some(step) => step,
             None => self.device.step(&mut self.step)?,

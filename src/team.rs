@@ -107,6 +107,8 @@ impl Team {
                 (Arc::new(room.place(rank)), &hardware[rank]);
             let loaded = Rank::of_several(config, dims, checkpoint, plan, hardware, comm, loaded);
             loaded.map_err(|error| {
+                // Others may be waiting for it.
+                room.fail(rank, &error.to_string());
                 Error::failed(format!("rank {rank} on {} cannot start: {error}", hardware.name()))
             })
         };

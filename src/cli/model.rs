@@ -16,7 +16,7 @@ use super::args::{
     SyntheticArgs, WeightType,
 };
 use super::output::{note, progress};
-use super::split::{largest_share, team_hardware, world};
+use super::split::{largest_share, place, team_hardware, world};
 use crate::chat::{Chat, ChatStyle, Message};
 use crate::checkpoint::{Checkpoint, Dtype};
 use crate::config::{Config, Dims, SamplingDefaults};
@@ -31,7 +31,6 @@ use crate::sampler::SamplingOptions;
 use crate::source::Source;
 use crate::team::{self, Team};
 use crate::tokenizer::Tokenizer;
-use crate::vector;
 
 /// A model in memory.
 pub struct Loaded {
@@ -136,6 +135,14 @@ impl Opened {
         all_logits: bool,
         context: Option<usize>,
     ) -> Result<(Config, Team)> {
+        let on_gpus = matches!(&self.hardware[..], [Hardware::Gpu(_), _, ..]);
+        if on_gpus && self.checkpoint.is_synthetic() {
+            return Err(Error::failed(format!(
+                "{}: synthetic weights are made whole on a GPU: split a checkpoint, which chaski \
+                 synthesize writes",
+                self.source
+            )));
+        }
         let plan = self.ready(args, all_logits, context)?;
         let Self { config, checkpoint, hardware, .. } = self;
         let bar = progress((plan.weight_bytes * hardware.len()) as u64, "weights");
@@ -194,22 +201,6 @@ impl Opened {
             },
             binary(plan.cache_bytes * hardware.len()),
         ));
-    }
-}
-
-/// What the ranks run on, for people.
-fn place(hardware: &[Hardware]) -> String {
-    match hardware {
-        [Hardware::Gpu(card)] => format!("cuda:{} ({})", card.ordinal, card.name),
-        [Hardware::Cpu, others @ ..] => {
-            let ranks = match others.len() {
-                0 => String::new(),
-                others => format!(", {} ranks", others + 1),
-            };
-            let threads = rayon::current_num_threads();
-            format!("the CPU ({}, {threads} threads{ranks})", vector::instruction_set())
-        }
-        several => several.iter().map(Hardware::name).collect::<Vec<_>>().join(", "),
     }
 }
 
@@ -280,7 +271,8 @@ pub fn plan(
             request.activations = checkpoint.dtype();
             request.attention_blocks = card.attention_blocks();
             let weights: Vec<_> = Weights::locate(checkpoint, dims)?.iter().collect();
-            (cuda::region_bytes(&weights), Room::Gpu(card.memory()?.0))
+            let ranks = args.split.devices.iter().filter(|other| **other == card.ordinal).count();
+            (cuda::region_bytes(&weights), Room::Gpu(card.memory()?.0 / ranks.max(1)))
         }
     };
     Plan::new(config, dims, weight_bytes, request, room)

@@ -5,7 +5,9 @@ use super::model::hardware;
 use crate::checkpoint::Dtype;
 use crate::config::{Config, Dims};
 use crate::device::Hardware;
+use crate::device::cuda::{Card, device_count};
 use crate::error::{Error, Result};
+use crate::vector;
 
 /// The number of ranks that the arguments ask for.
 ///
@@ -41,11 +43,40 @@ pub fn team_hardware(args: &ModelArgs, dims: &Dims, weights: Dtype) -> Result<Ve
     match &args.split.devices[..] {
         [ordinal] => Ok(vec![on(Device::Cuda(*ordinal))?]),
         [] if world == 1 => Ok(vec![on(args.device)?]),
-        [] if args.device == Device::Cpu || matches!(on(args.device)?, Hardware::Cpu) => {
-            Ok(vec![Hardware::Cpu; world])
+        [] if matches!(on(args.device)?, Hardware::Cpu) => Ok(vec![Hardware::Cpu; world]),
+        [] => {
+            let all: Vec<u32> = (0..world as u32).collect();
+            cards(&all, dims, weights)
         }
-        _ => Err(Error::failed(
-            "the GPU kernels take whole models only: --device cpu splits one over ranks",
-        )),
+        several => cards(several, dims, weights),
+    }
+}
+
+/// One rank on each of these GPUs.
+fn cards(ordinals: &[u32], dims: &Dims, weights: Dtype) -> Result<Vec<Hardware>> {
+    Card::suits(dims, weights)?;
+    let count = device_count()?;
+    if let Some(missing) = ordinals.iter().find(|ordinal| **ordinal >= count) {
+        return Err(Error::failed(format!(
+            "there is no GPU cuda:{missing} for a rank: there are {count}; --devices 0,0 puts two ranks on \
+             one, --device cpu does without"
+        )));
+    }
+    ordinals.iter().map(|ordinal| Ok(Hardware::Gpu(Card::open(*ordinal)?))).collect()
+}
+
+/// What the ranks run on, for people.
+pub fn place(hardware: &[Hardware]) -> String {
+    match hardware {
+        [Hardware::Gpu(card)] => format!("cuda:{} ({})", card.ordinal, card.name),
+        [Hardware::Cpu, others @ ..] => {
+            let ranks = match others.len() {
+                0 => String::new(),
+                others => format!(", {} ranks", others + 1),
+            };
+            let threads = rayon::current_num_threads();
+            format!("the CPU ({}, {threads} threads{ranks})", vector::instruction_set())
+        }
+        several => several.iter().map(Hardware::name).collect::<Vec<_>>().join(", "),
     }
 }

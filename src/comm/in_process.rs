@@ -17,6 +17,8 @@ pub struct Room {
     round: Mutex<Round>,
     /// All have come, or the run has ended.
     changed: Condvar,
+    /// What is to be done then.
+    on_failure: Mutex<Vec<Box<dyn Fn() + Send>>>,
     doing: Vec<Mutex<Doing>>,
     /// What ranks have given, in even and in odd rounds. A rank that is a round ahead of another does not
     /// touch what that one may still be reading: it gets two ahead only when that one has come on.
@@ -89,6 +91,7 @@ impl Room {
             fault,
             round: Mutex::new(Round { number: 0, has_come: vec![false; world], failure: None }),
             changed: Condvar::new(),
+            on_failure: Mutex::default(),
             doing: (0..world).map(|_| Mutex::new(doing)).collect(),
             given: [given(), given()],
         })
@@ -108,6 +111,8 @@ impl Room {
             Error::failed(format!("rank {rank} on {device} failed in {op}: {reason}"))
         });
         self.changed.notify_all();
+        drop(round);
+        std::mem::take(&mut *lock(&self.on_failure)).iter().for_each(|act| act());
     }
 
     /// What ended the run.
@@ -233,6 +238,10 @@ impl Communicator for InProcess {
             self.suffer(kind);
         }
         self.room.failure().map_or(Ok(()), Err)
+    }
+
+    fn on_failure(&self, act: Box<dyn Fn() + Send>) {
+        lock(&self.room.on_failure).push(act);
     }
 
     fn leave(&self) -> Result<()> {

@@ -35,6 +35,9 @@ pub trait Communicator: Send + Sync {
     /// What has ended the run.
     fn enter(&self, op: &'static str) -> Result<()>;
 
+    /// Has `act` called once when the run has ended by a failure.
+    fn on_failure(&self, _act: Box<dyn Fn() + Send>) {}
+
     /// Tells that this rank has done what it was to do.
     ///
     /// # Errors

@@ -108,7 +108,8 @@ impl Device {
                 Self::Cpu(Box::new(cpu))
             }
             Hardware::Gpu(card) => {
-                Self::Cuda(Box::new(Cuda::new(card, &checkpoint, weights, layout, loaded)?))
+                let cuda = Cuda::of_rank(card, &checkpoint, weights, layout, comm, loaded)?;
+                Self::Cuda(Box::new(cuda))
             }
         })
     }
@@ -187,7 +188,7 @@ impl Device {
 
     /// Whether steps are under way while the host does something else.
     pub fn runs_beside(&self) -> bool {
-        matches!(self, Self::Cuda(_))
+        matches!(self, Self::Cuda(cuda) if !cuda.has_peers())
     }
 
     /// Replaces the first elements of `slot`.

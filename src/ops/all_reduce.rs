@@ -1,4 +1,7 @@
-use crate::kernel::Launch;
+use super::{blocks, launch, size};
+use crate::case::{Case, Content, Judge, Numbers, Setup};
+use crate::checkpoint::Dtype;
+use crate::kernel::{self, Launch};
 use crate::memory::{Memory, Slot};
 use crate::op::{Cost, Gpu, Op};
 
@@ -40,7 +43,38 @@ impl Op for AllReduce {
         partial.fill(0.0);
     }
 
-    fn launch(&self, _gpu: &Gpu) -> Launch {
-        unreachable!("a model is split over ranks on the CPU only")
+    fn exchange(&self) -> Option<Slot<f32>> {
+        Some(self.partial)
+    }
+
+    fn launch(&self, gpu: &Gpu) -> Launch {
+        let count = self.x.len();
+        let arguments = kernel::AllReduce {
+            partial: self.partial,
+            x: self.x,
+            count: size(count),
+            residual: self.residual.into(),
+        }
+        .arguments();
+        let grid = [blocks(count.div_ceil(256), 8 * gpu.multiprocessors), 1];
+        launch(kernel::AllReduce::KERNEL, (Dtype::F32, 0), grid, 0, arguments)
+    }
+}
+
+impl AllReduce {
+    /// What a rank does with a sum; one of a single rank is its own part.
+    pub fn cases() -> Vec<Case> {
+        let cases = [1, 255, 4096, 100_003].into_iter().flat_map(|n| [false, true].map(|r| (n, r)));
+        let case = |(count, residual)| {
+            let mut setup = Setup::new(Numbers::Real);
+            let op = Self {
+                partial: setup.changed("partial", &[count], Content::Real(3.0), Judge::Exact),
+                residual,
+                x: setup.changed("x", &[count], Content::Real(1.0), Judge::Exact),
+                world: 1,
+            };
+            setup.case(format!("{count} sums, residual {residual}"), op)
+        };
+        cases.map(case).collect()
     }
 }

@@ -48,7 +48,6 @@ impl Op for Embed {
 
     fn launch(&self, gpu: &Gpu) -> Launch {
         let width = self.table.cols;
-        assert_eq!(self.first_id, 0, "the kernel takes the whole table");
         assert!(width.is_multiple_of(8), "rows of {width} are not of whole 16-byte pieces");
         let pieces = self.ids.len() * width / 8;
         let arguments = kernel::Embed {
@@ -57,6 +56,8 @@ impl Op for Embed {
             x: self.x,
             tokens: size(self.ids.len()),
             width: size(width),
+            rows: size(self.table.rows),
+            first_id: self.first_id,
         }
         .arguments();
         launch(
@@ -74,17 +75,18 @@ impl Embed {
     pub fn cases() -> Vec<Case> {
         let sizes = [(1u32, 1, 8), (3, 5, 40), (7, 300, 264), (11, 1, 8192), (130, 600, 4096)];
         let cases = sizes.into_iter().flat_map(|size| HALF.map(|dtype| (size, dtype)));
-        let case = |((vocab, tokens, width), dtype)| {
+        let firsts = [0, 0, 1, 2, 100]; // a part of the table
+        let case = |(((vocab, tokens, width), dtype), first_id): (((u32, u32, usize), _), u32)| {
             let mut setup = Setup::new(Numbers::Real);
             let ids: Vec<u32> = (0..tokens).map(|t| (t * t + 1) % vocab).rev().collect();
             let op = Embed {
                 ids: setup.given("ids", &ids),
                 table: setup.weight(dtype, vocab as usize, width, Content::Real(1.0)),
-                first_id: 0,
+                first_id,
                 x: setup.written("x", &[ids.len(), width], Judge::Exact),
             };
             setup.case(format!("{} table [{vocab}, {width}], {tokens} ids", dtype.name()), op)
         };
-        cases.map(case).collect()
+        cases.zip(firsts.into_iter().flat_map(|first| [first; 2])).map(case).collect()
     }
 }

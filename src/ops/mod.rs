@@ -47,7 +47,8 @@ pub use synthesize::Synthesize;
 pub type MakeCases = fn() -> Vec<Case>;
 
 /// Every op and the cases that it is tested and measured with.
-pub const CASES: [(&str, MakeCases); 15] = [
+pub const CASES: [(&str, MakeCases); 16] = [
+    ("all_reduce", AllReduce::cases),
     ("attend_decode", AttendDecode::cases),
     ("attend_prefill", AttendPrefill::cases),
     ("embed", Embed::cases),

@@ -138,9 +138,16 @@ impl Op for Sample {
         ring[position as usize % RING] = entry(position, outcome);
     }
 
+    fn together(&self) -> Option<Vec<Slot<u8>>> {
+        let Sampling { options, top_k, seed, bias_ids, biases, bias_count, counts, .. } =
+            self.sampling;
+        let floats = [self.logits, options, biases].map(Slot::cast);
+        let whole = [top_k, bias_ids, bias_count, counts, self.token, self.cursor].map(Slot::cast);
+        Some([&floats[..], &whole, &[seed, self.ring].map(Slot::cast)].concat())
+    }
+
     fn launch(&self, gpu: &Gpu) -> Launch {
         let vocab = self.logits.len();
-        assert_eq!(self.first_id, 0, "the kernel takes all logits");
         assert!(vocab <= MOST_TOKENS, "a choice between {vocab} tokens");
         let Sampling { options, top_k, seed, bias_ids, biases, bias_count, .. } = self.sampling;
         let Sampling { counts, best, sums, bins, candidates, tickets, .. } = self.sampling;

@@ -33,6 +33,16 @@ impl Stream {
         Ok(Self { context: context.clone(), handle })
     }
 
+    /// Makes its context that of the calling thread.
+    pub fn bind(&self) -> Result<()> {
+        self.context.bind()
+    }
+
+    /// As other libraries take it.
+    pub fn raw(&self) -> sys::CUstream {
+        self.handle
+    }
+
     /// Waits until all is done.
     ///
     /// # Errors
