@@ -57,7 +57,7 @@ fn ops(criterion: &mut Criterion) {
                 bytes => Throughput::Bytes(bytes),
             };
             let id = BenchmarkId::from_parameter(id);
-            measure(&mut group, id, throughput, || cpu.run(&program));
+            measure(&mut group, id, throughput, || cpu.run(&program).unwrap());
         }
     }
 }

@@ -5,13 +5,15 @@
 //! at once: it has weights to fetch.
 #include "lib/convert.cuh"
 
-// x[t] = table[ids[t]]
+// x[t] = table[ids[t] - first_id], or zeros where the table has no such row
 template <class W> struct Embed {
     const uint32_t* ids; // [T]
     const W* table; // [V, C]
     float* x; // [T, C] the residual stream
     uint32_t tokens; // T
     uint32_t width; // C
+    uint32_t rows; // V
+    uint32_t first_id; // the token that the table's first row is of
 };
 
 template <class W> __device__ void embed(const Embed<W>& args) {
@@ -21,8 +23,10 @@ template <class W> __device__ void embed(const Embed<W>& args) {
     for (uint64_t i = uint64_t(blockIdx.x) * blockDim.x + threadIdx.x;
          i < uint64_t(args.tokens) * pieces; i += uint64_t(gridDim.x) * blockDim.x) {
         const uint64_t token = i / pieces, k = i % pieces * 8;
-        float v[8];
-        unpack8<W>(load_stream(args.table + uint64_t(args.ids[token]) * args.width + k, true), v);
+        const uint32_t row = args.ids[token] - args.first_id; // of tokens before it, a large number
+        float v[8] = {};
+        if (row < args.rows)
+            unpack8<W>(load_stream(args.table + uint64_t(row) * args.width + k, true), v);
         float* x = args.x + token * args.width + k;
         store4(x, {v[0], v[1], v[2], v[3]});
         store4(x + 4, {v[4], v[5], v[6], v[7]});

@@ -267,13 +267,13 @@ impl Setup {
 
     /// A weight `[rows, cols]`; a vector has one row.
     pub fn weight(&mut self, dtype: Dtype, rows: usize, cols: usize, content: Content) -> Weight {
-        let guard = |offset| Weight { dtype, offset, rows: 1, cols: GUARD_BYTES / dtype.bytes() };
+        let guard = |offset| Weight::whole(dtype, offset, 1, GUARD_BYTES / dtype.bytes());
         if self.weights.is_empty() {
             self.weights.push(guard(0));
         }
         let after = |last: &Weight| (last.offset + last.bytes()).next_multiple_of(GUARD_BYTES);
         let offset = self.weights.last().map_or(0, after);
-        let weight = Weight { dtype, offset, rows, cols };
+        let weight = Weight::whole(dtype, offset, rows, cols);
         self.weights.extend([weight, guard(after(&weight))]);
         self.contents.push((weight, content));
         weight

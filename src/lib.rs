@@ -5,6 +5,7 @@ pub mod case;
 pub mod chat;
 pub mod checkpoint;
 pub mod cli;
+pub mod comm;
 pub mod config;
 pub mod conformance;
 pub mod device;
@@ -21,6 +22,7 @@ pub mod rank;
 pub mod sampler;
 pub mod session;
 pub mod source;
+pub mod team;
 pub mod tokenizer;
 pub mod vector;
 

@@ -10,6 +10,7 @@ use std::ops::Range;
 use bytemuck::{Pod, Zeroable};
 
 use crate::checkpoint::{Checkpoint, Dtype};
+use crate::comm::Communicator;
 use crate::error::{Error, Result};
 
 /// Slots start at multiples of this many bytes: four 64-byte cache lines, two 128-byte GPU sectors.
@@ -146,7 +147,8 @@ impl Layout {
     }
 }
 
-/// A weight tensor `[rows, cols]` in the weight region; a vector has one row.
+/// A weight tensor `[rows, cols]` in the weight region; a vector has one row. It may be a part of the
+/// tensor in the checkpoint: some of its rows, or some columns of each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Weight {
     pub dtype: Dtype,
@@ -154,25 +156,43 @@ pub struct Weight {
     pub offset: usize,
     pub rows: usize,
     pub cols: usize,
+    /// Elements from the start of a row to that of the next: `cols`, or more where others lie between.
+    pub stride: usize,
 }
 
 impl Weight {
+    /// A tensor whose rows follow each other.
+    pub fn whole(dtype: Dtype, offset: usize, rows: usize, cols: usize) -> Self {
+        Self { dtype, offset, rows, cols, stride: cols }
+    }
+
+    /// Bytes of its elements.
     pub fn bytes(self) -> usize {
         self.rows * self.cols * self.dtype.bytes()
     }
+
+    /// Bytes from its first element to its last, with what lies between its rows.
+    pub fn span_bytes(self) -> usize {
+        match self.rows {
+            0 => 0,
+            rows => ((rows - 1) * self.stride + self.cols) * self.dtype.bytes(),
+        }
+    }
 }
 
-/// The two regions as an op's reference sees them.
+/// The two regions as an op's reference sees them, and the way to other ranks'.
 pub struct Memory<'a> {
     pub weights: &'a Checkpoint,
     pub state: &'a mut StateRegion,
+    pub comm: &'a dyn Communicator,
 }
 
 impl<'a> Memory<'a> {
-    /// The elements of `weight`, where they lie in the mapped file.
+    /// The elements of `weight`, where they lie in the mapped file, from the first to the last: its rows
+    /// are `weight.stride` apart.
     pub fn weight<W: Pod>(&self, weight: Weight) -> &'a [W] {
         assert_eq!(weight.dtype.bytes(), size_of::<W>());
-        bytemuck::cast_slice(self.weights.bytes(weight.offset, weight.bytes()))
+        bytemuck::cast_slice(self.weights.bytes(weight.offset, weight.span_bytes()))
     }
 
     /// The views of several slots at once, each as a mutable slice.

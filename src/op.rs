@@ -1,7 +1,7 @@
 //! What a model's program is made of.
 
 use crate::kernel::Launch;
-use crate::memory::Memory;
+use crate::memory::{Memory, Slot};
 
 /// One step of a model: what it means, and what it must move and compute.
 ///
@@ -16,6 +16,17 @@ pub trait Op: Send + Sync {
 
     /// Computes the op in host memory, in f32. This is the meaning that every kernel is held to.
     fn reference(&self, memory: &mut Memory<'_>);
+
+    /// What is replaced by its sum over all ranks before the op's kernel begins, if it is of several ranks'.
+    fn exchange(&self) -> Option<Slot<f32>> {
+        None
+    }
+
+    /// All that the op reads and writes, if several ranks do it together in ways that no kernel knows: their
+    /// hosts do it for them.
+    fn together(&self) -> Option<Vec<Slot<u8>>> {
+        None
+    }
 
     /// The launch that computes the op on a GPU.
     fn launch(&self, gpu: &Gpu) -> Launch;
@@ -36,6 +47,8 @@ pub struct Cost {
     pub cache_bytes: u64,
     /// Floating point operations; a multiply-add is two.
     pub flops: u64,
+    /// Bytes that the rank must send to others.
+    pub link_bytes: u64,
 }
 
 impl std::ops::Add for Cost {
@@ -46,6 +59,7 @@ impl std::ops::Add for Cost {
             weight_bytes: self.weight_bytes + other.weight_bytes,
             cache_bytes: self.cache_bytes + other.cache_bytes,
             flops: self.flops + other.flops,
+            link_bytes: self.link_bytes + other.link_bytes,
         }
     }
 }

@@ -1,10 +1,12 @@
 //! A rank: one share of a model, its memory, and what runs it.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::synthetic::Recipe;
+use crate::comm::{Alone, Communicator};
 use crate::config::{Config, Dims};
 use crate::device::{Device, Hardware, Recording};
 use crate::error::{Error, Result};
@@ -12,7 +14,7 @@ use crate::memory::Layout;
 use crate::model::{self, Llama, Logits, Plan, Sizes, State, Weights};
 use crate::op::{Cost, Program};
 use crate::ops::{self, Synthesize};
-use crate::sampler::{IN_PROMPT, SamplingOptions};
+use crate::sampler::{IN_PROMPT, Outcome, SamplingOptions};
 
 /// A model that can take the next token, and choose it.
 pub struct Rank {
@@ -34,8 +36,7 @@ pub struct Rank {
 }
 
 impl Rank {
-    /// Lays out the state that `plan` describes, allocates it on `hardware` and brings the weights there;
-    /// `loaded` is told of bytes of them that have been copied.
+    /// The one rank of a model that is not split: see [`Self::of_several`].
     ///
     /// # Errors
     /// Tensors that do not suit the config; memory that the system refuses.
@@ -47,16 +48,38 @@ impl Rank {
         hardware: &Hardware,
         loaded: &(dyn Fn(u64) + Sync),
     ) -> Result<Self> {
+        Self::of_several(config, dims, checkpoint, plan, hardware, Arc::new(Alone), loaded)
+    }
+
+    /// Lays out the state that `plan` describes, allocates it on `hardware` and brings the weights there;
+    /// `loaded` is told of bytes of them that have been copied. `comm` leads to the other ranks, which
+    /// must be told to do the same things.
+    ///
+    /// # Errors
+    /// Tensors that do not suit the config; memory that the system refuses.
+    pub fn of_several(
+        config: &Config,
+        dims: Dims,
+        checkpoint: Checkpoint,
+        plan: &Plan,
+        hardware: &Hardware,
+        comm: Arc<dyn Communicator>,
+        loaded: &(dyn Fn(u64) + Sync),
+    ) -> Result<Self> {
+        assert_eq!((dims.share.part, dims.share.parts), (comm.rank(), comm.world()));
         let weights = Weights::locate(&checkpoint, &dims)?;
         let mut layout = Layout::default();
         let state = State::plan(&dims, plan.sizes, &mut layout);
         let all: Vec<_> = weights.iter().collect();
-        let mut device = Device::new(hardware, checkpoint, &all, &layout, loaded)?;
+        let mut device = Device::of_rank(hardware, checkpoint, &all, &layout, comm, loaded)?;
         device.write(state.frequencies, &config.rope.frequencies(config.head_dim))?;
         // All else is written before it is read.
         device.write(state.decode.scratch.tickets, &vec![0; dims.heads])?;
         device.write(state.sampling.tickets, &[0; 4])?;
         device.write(state.sampling.bins, &[0; 64])?;
+        if dims.share.parts > 1 {
+            device.write(state.partial, &vec![0.0; state.partial.len()])?;
+        }
         let model = Llama { dims, norm_eps: config.norm_eps, weights, state };
         let mut choose = Program::default();
         choose.push(model::choose(&model));
@@ -90,8 +113,15 @@ impl Rank {
         self.sizes.chunk
     }
 
+    /// V, the whole model's.
     pub fn vocab(&self) -> usize {
-        self.model.dims.vocab
+        let Dims { whole_vocab, .. } = self.model.dims;
+        whole_vocab
+    }
+
+    /// The model's share: where everything lies.
+    pub fn model(&self) -> &Llama {
+        &self.model
     }
 
     /// What runs the model.
@@ -189,7 +219,7 @@ impl Rank {
         Ok(())
     }
 
-    /// As [`Self::take`]. Returns the logits asked for, `[_, V]`.
+    /// As [`Self::take`]. Returns the logits asked for of this rank's tokens, `[_, V]`.
     ///
     /// # Errors
     /// As [`Self::take`].
@@ -218,15 +248,20 @@ impl Rank {
     /// Options without meaning; a device that fails.
     pub fn begin(&mut self, options: &SamplingOptions, prompt: &[u32]) -> Result<()> {
         options.validate(self.vocab())?;
-        let sampling = self.model.state.sampling;
-        let mut counts = vec![0; self.vocab()];
-        prompt.iter().for_each(|id| counts[*id as usize] |= IN_PROMPT);
+        let (dims, sampling) = (&self.model.dims, self.model.state.sampling);
+        let own = |id: u32| {
+            let row = (id as usize).checked_sub(dims.first_id());
+            row.filter(|row| *row < dims.vocab)
+        };
+        let mut counts = vec![0; dims.vocab];
+        prompt.iter().filter_map(|id| own(*id)).for_each(|row| counts[row] |= IN_PROMPT);
         // The device adds to each logit at most once.
         let mut bias: Vec<(u32, f32)> = Vec::new();
         for (id, more) in &options.logit_bias {
-            match bias.iter_mut().find(|(known, _)| known == id) {
+            let Some(row) = own(*id).map(|row| row as u32) else { continue };
+            match bias.iter_mut().find(|(known, _)| *known == row) {
                 Some((_, bias)) => *bias += more,
-                None => bias.push((*id, *more)),
+                None => bias.push((row, *more)),
             }
         }
         let (bias_ids, biases): (Vec<u32>, Vec<f32>) = bias.into_iter().unzip();
@@ -249,10 +284,7 @@ impl Rank {
     /// # Errors
     /// Logits that are no numbers, or leave no choice; a device that fails.
     pub fn choose(&mut self) -> Result<u32> {
-        self.ahead = None;
-        self.device.write(self.model.state.cursor, &[self.position as u32 - 1])?;
-        self.device.run(&self.choose)?;
-        self.chosen(None)
+        self.choice()?.token()
     }
 
     /// Takes the token that was chosen last, and chooses the next.
@@ -260,7 +292,32 @@ impl Rank {
     /// # Errors
     /// As [`Self::choose`].
     pub fn advance(&mut self) -> Result<u32> {
+        self.next_choice()?.token()
+    }
+
+    /// As [`Self::choose`], whether there is such a token or not.
+    ///
+    /// # Errors
+    /// A device or a rank that fails.
+    pub fn choice(&mut self) -> Result<Outcome> {
+        self.ahead = None;
+        self.device.write(self.model.state.cursor, &[self.position as u32 - 1])?;
+        self.device.run(&self.choose)?;
+        self.chosen(None)
+    }
+
+    /// As [`Self::advance`], whether there is a next token or not.
+    ///
+    /// # Errors
+    /// A device or a rank that fails.
+    pub fn next_choice(&mut self) -> Result<Outcome> {
         assert!(self.position < self.sizes.context, "the context is full");
+        if matches!(&self.device, Device::Cuda(cuda) if cuda.has_peers()) {
+            // The choice is not in the graph.
+            self.device.step(&mut self.decode)?;
+            self.position += 1;
+            return self.choice();
+        }
         let step = match self.ahead.take() {
             Some(step) => step,
             None => self.device.step(&mut self.step)?,
@@ -273,8 +330,8 @@ impl Rank {
         self.chosen(Some(step))
     }
 
-    /// The token that was chosen for `self.position`, once the step is done; all steps, if none is given.
-    fn chosen(&mut self, step: Option<usize>) -> Result<u32> {
+    /// What was chosen for `self.position`, once the step is done; all steps, if none is given.
+    fn chosen(&mut self, step: Option<usize>) -> Result<Outcome> {
         let step = match step {
             Some(step) => step,
             None => self.device.end_step()?,
@@ -282,19 +339,14 @@ impl Rank {
         self.device.wait(step)?;
         let entry = self.model.state.ring.part(self.position % ops::RING, 1);
         match ops::outcome(self.device.read_shared(entry), self.position) {
-            Some(outcome) => outcome.token(),
+            Some(outcome) => Ok(outcome),
             None => Err(Error::failed("the device has chosen no token: a kernel did not run")),
         }
     }
 
     /// Checks the step's tokens and puts them where the programs read them.
     fn start(&mut self, ids: &[u32]) -> Result<()> {
-        let vocab = self.model.dims.vocab;
-        if let Some(id) = ids.iter().find(|id| **id as usize >= vocab) {
-            return Err(Error::failed(format!(
-                "token id {id} is outside the model's vocabulary of {vocab}"
-            )));
-        }
+        check(ids, self.vocab())?;
         self.check_room(self.position + ids.len())?;
         self.ahead = None;
         self.device.write(self.model.state.ids, ids)?;
@@ -302,13 +354,7 @@ impl Rank {
     }
 
     fn check_room(&self, tokens: usize) -> Result<()> {
-        let context = self.sizes.context;
-        if tokens <= context {
-            return Ok(());
-        }
-        Err(Error::failed(format!(
-            "{tokens} tokens do not fit the context of {context}; shorten the prompt or raise --context"
-        )))
+        check_room(tokens, self.sizes.context)
     }
 }
 
@@ -318,4 +364,30 @@ pub struct OpTime {
     pub op: &'static str,
     pub cost: Cost,
     pub time: Duration,
+}
+
+/// That the model knows these tokens.
+///
+/// # Errors
+/// Ids outside the vocabulary.
+pub fn check(ids: &[u32], vocab: usize) -> Result<()> {
+    match ids.iter().find(|id| **id as usize >= vocab) {
+        None => Ok(()),
+        Some(id) => Err(Error::failed(format!(
+            "token id {id} is outside the model's vocabulary of {vocab}"
+        ))),
+    }
+}
+
+/// That the cache holds so many tokens.
+///
+/// # Errors
+/// Tokens past the context.
+pub fn check_room(tokens: usize, context: usize) -> Result<()> {
+    if tokens <= context {
+        return Ok(());
+    }
+    Err(Error::failed(format!(
+        "{tokens} tokens do not fit the context of {context}; shorten the prompt or raise --context"
+    )))
 }

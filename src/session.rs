@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 use crate::model::Logits;
-use crate::rank::Rank;
 use crate::sampler::SamplingOptions;
+use crate::team::Team;
 
 /// A model with the tokens it has taken.
 pub struct Session {
-    rank: Rank,
+    team: Team,
     /// The tokens in the KV cache.
     cached: Vec<u32>,
 }
@@ -68,8 +68,8 @@ pub struct Timing {
 }
 
 impl Session {
-    pub fn new(rank: Rank) -> Self {
-        Self { rank, cached: Vec::new() }
+    pub fn new(team: impl Into<Team>) -> Self {
+        Self { team: team.into(), cached: Vec::new() }
     }
 
     /// The tokens in the KV cache.
@@ -79,7 +79,7 @@ impl Session {
 
     /// S: tokens the KV cache can hold.
     pub fn context(&self) -> usize {
-        self.rank.context()
+        self.team.context()
     }
 
     /// Continues `prompt`, of which only what is not in the cache is computed, and gives each
@@ -97,7 +97,7 @@ impl Session {
     ) -> Result<Answer> {
         let start = Instant::now();
         self.check(prompt)?;
-        self.rank.begin(sampling, prompt)?;
+        self.team.begin(sampling, prompt)?;
         let mut timing = Timing::default();
         let mut answer = Vec::new();
         let interrupted = || limits.interrupt.load(Ordering::Relaxed);
@@ -113,10 +113,10 @@ impl Session {
                     Some(id) => id,
                     None => break Finish::Interrupted,
                 },
-                Some(_) if self.rank.position() == self.rank.context() => break Finish::Context,
+                Some(_) if self.team.position() == self.team.context() => break Finish::Context,
                 Some(last) => {
                     self.cached.push(*last);
-                    self.rank.advance()?
+                    self.team.advance()?
                 }
             };
             answer.push(id);
@@ -139,7 +139,7 @@ impl Session {
 
     /// That `prompt` can be taken at all.
     fn check(&self, prompt: &[u32]) -> Result<()> {
-        let (context, vocab) = (self.rank.context(), self.rank.vocab());
+        let (context, vocab) = (self.team.context(), self.team.vocab());
         if prompt.is_empty() {
             return Err(Error::failed("the prompt is empty: there is nothing to continue"));
         }
@@ -169,21 +169,21 @@ impl Session {
         // The last token is always computed anew, for its logits.
         let known = self.cached.iter().zip(&prompt[..prompt.len() - 1]);
         let mut done = known.take_while(|(cached, prompt)| cached == prompt).count();
-        self.rank.rewind(done);
+        self.team.rewind(done)?;
         self.cached.truncate(done);
         timing.prefill_tokens = prompt.len() - done;
-        while prompt.len() - done > self.rank.chunk() {
+        while prompt.len() - done > self.team.chunk() {
             if interrupt.load(Ordering::Relaxed) {
                 return Ok(None);
             }
-            let chunk = &prompt[done..done + self.rank.chunk()];
-            self.rank.take(chunk, Logits::None)?;
+            let chunk = &prompt[done..done + self.team.chunk()];
+            self.team.take(chunk, Logits::None)?;
             self.cached.extend(chunk);
             done += chunk.len();
         }
         self.cached.extend(&prompt[done..]);
-        self.rank.take(&prompt[done..], Logits::Last)?;
-        let id = self.rank.choose()?;
+        self.team.take(&prompt[done..], Logits::Last)?;
+        let id = self.team.choose()?;
         timing.prefill = start.elapsed();
         Ok(Some(id))
     }

@@ -263,21 +263,35 @@ pub fn matmul<W: Element>(
     y: &mut [f32],
     store: impl Fn(&mut f32, f32) + Sync,
 ) {
-    let (n, tokens) = (w.len() / width, x.len() / width);
-    assert_eq!((w.len(), x.len(), y.len()), (n * width, tokens * width, tokens * n));
+    matmul_strided(w, width, x, width, y, store);
+}
+
+/// [`matmul`] where the rows of `w` are `stride` elements apart; after the last there need be no gap.
+pub fn matmul_strided<W: Element>(
+    w: &[W],
+    stride: usize,
+    x: &[f32],
+    width: usize,
+    y: &mut [f32],
+    store: impl Fn(&mut f32, f32) + Sync,
+) {
+    let (n, tokens) = (w.len().div_ceil(stride), x.len() / width);
+    assert!(w.len() >= (n - 1) * stride + width, "{} elements of {n} rows", w.len());
+    assert_eq!((x.len(), y.len()), (tokens * width, tokens * n));
     let rows = (WEIGHTS_PER_TASK / width).next_multiple_of(4).max(4);
     let mut columns: Vec<_> = y.chunks_mut(n).map(|row| row.chunks_mut(rows)).collect();
     let tasks: Vec<(&[W], Vec<&mut [f32]>)> = w
-        .chunks(rows * width)
+        .chunks(rows * stride)
         .map(|rows| (rows, columns.iter_mut().filter_map(Iterator::next).collect()))
         .collect();
-    tasks.into_par_iter().for_each(|(w, y)| simd(Block { w, x, width, y, store: &store }));
+    tasks.into_par_iter().for_each(|(w, y)| simd(Block { w, stride, x, width, y, store: &store }));
 }
 
 /// One task of [`matmul`].
 struct Block<'a, 'y, W, Store> {
-    /// `[rows, width]`
+    /// `[rows, width]`, the rows `stride` apart
     w: &'a [W],
+    stride: usize,
     /// `[T, width]`
     x: &'a [f32],
     width: usize,
@@ -306,8 +320,8 @@ impl<W: Element, Store: Fn(&mut f32, f32)> Block<'_, '_, W, Store> {
     /// read; several rows at a time halve it (EPYC 9004, 2026-11).
     #[inline(always)]
     fn matvec<S: Simd>(&mut self, simd: S) {
-        for (y, w) in self.y[0].iter_mut().zip(self.w.chunks_exact(self.width)) {
-            (self.store)(y, dots::<S, W, 1, 1>(simd, [w], [self.x])[0][0]);
+        for (y, w) in self.y[0].iter_mut().zip(self.w.chunks(self.stride)) {
+            (self.store)(y, dots::<S, W, 1, 1>(simd, [&w[..self.width]], [self.x])[0][0]);
         }
     }
 
@@ -319,11 +333,13 @@ impl<W: Element, Store: Fn(&mut f32, f32)> Block<'_, '_, W, Store> {
         let mut wide = vec![0f32; R * width];
         let blocks = self.x.chunks(block_tokens * width).zip(self.y.chunks_mut(block_tokens));
         for (x, y) in blocks {
-            for (tile, w) in self.w.chunks(R * width).enumerate() {
-                let rows = w.len() / width;
-                let wide = &mut wide[..w.len()];
-                for (wide, stored) in wide.iter_mut().zip(w) {
-                    *wide = stored.widen();
+            for (tile, w) in self.w.chunks(R * self.stride).enumerate() {
+                let rows = w.len().div_ceil(self.stride);
+                let wide = &mut wide[..rows * width];
+                for (wide, w) in wide.chunks_exact_mut(width).zip(w.chunks(self.stride)) {
+                    for (wide, stored) in wide.iter_mut().zip(w) {
+                        *wide = stored.widen();
+                    }
                 }
                 for (x, y) in x.chunks(T * width).zip(y.chunks_mut(T)) {
                     let sums = dots::<S, f32, R, T>(simd, lines(wide, width), lines(x, width));
@@ -387,9 +403,17 @@ mod tests {
             [(1, 1, 1), (3, 5, 2), (65, 40, 7), (130, 16, 33), (7, 333, 5), (66, 2048, 19)]
         {
             let w: Vec<bf16> = values(n * width, 1).into_iter().map(bf16::from_f32).collect();
+            let stride = width + 13;
+            let mut apart = vec![bf16::NAN; (n - 1) * stride + width];
+            for (apart, w) in apart.chunks_mut(stride).zip(w.chunks(width)) {
+                apart[..width].copy_from_slice(w);
+            }
             let x = values(tokens * width, 2);
             let mut y = vec![0.25; tokens * n];
             matmul(&w, &x, width, &mut y, |y, sum| *y += sum);
+            let mut strided = vec![0.25; tokens * n];
+            matmul_strided(&apart, stride, &x, width, &mut strided, |y, sum| *y += sum);
+            assert_eq!(y, strided);
             for t in 0..tokens {
                 let x = &x[t * width..][..width];
                 let mut alone = vec![0.25; n];

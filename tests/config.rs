@@ -294,6 +294,28 @@ fn ranks_share_evenly_or_not_at_all() {
     }
 }
 
+/// More ranks than KV heads share them; a vocabulary is split as evenly as it can be.
+#[test]
+fn ranks_past_the_kv_heads_hold_the_same_ones() {
+    let mut config = parse(&LLAMA_3_8B.spellings()[0], None).expect("Llama 3 8B");
+    config.vocab = 128_257;
+    let dims = Dims::new(&config, 32).expect("32 ranks");
+    assert_eq!([dims.heads, dims.kv_heads, dims.ffn], [1, 1, 448]);
+    let ranks: Vec<Dims> = (0..32).map(|rank| dims.of_rank(rank)).collect();
+    let kv_heads: Vec<_> = ranks.iter().map(|dims| dims.kv_share.of(8).start).collect();
+    assert_eq!(kv_heads, (0..32).map(|rank| rank / 4).collect::<Vec<_>>());
+    let mut next = 0;
+    for dims in &ranks {
+        assert_eq!(dims.first_id(), next);
+        assert!([4008, 4009].contains(&dims.vocab), "{dims:?}");
+        next += dims.vocab;
+    }
+    assert_eq!((next, ranks[31].vocab), (128_257, 4009));
+    config.vocab = 7;
+    let error = Dims::new(&config, 8).expect_err("a rank without a token").to_string();
+    assert!(error.contains("vocab_size is 7"), "{error}");
+}
+
 /// The largest sizes that load: whatever is derived from them must fit.
 #[test]
 fn the_largest_sizes_do_not_overflow() {

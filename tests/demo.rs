@@ -12,6 +12,7 @@ use chaski::rank::Rank;
 use chaski::sampler::SamplingOptions;
 use chaski::session::{Limits, Next, Session};
 use chaski::source::Source;
+use chaski::team::{Options, Team};
 use chaski::tokenizer::Tokenizer;
 use serde::Deserialize;
 
@@ -53,12 +54,23 @@ impl Demo {
         Self::on(emulated::rank(&Source::Demo, Request::default()).unwrap())
     }
 
-    fn on(rank: Rank) -> Self {
+    /// Split over two ranks.
+    fn on_a_team() -> Self {
+        let source = Source::Demo;
+        let (config, checkpoint) =
+            (Config::load(&source).unwrap(), Checkpoint::open(&source).unwrap());
+        let dims = Dims::new(&config, 2).unwrap();
+        let plan = Plan::new(&config, &dims, 0, Request::default(), Room::Host(1 << 30)).unwrap();
+        let (hardware, options) = ([Hardware::Cpu, Hardware::Cpu], Options::default());
+        Self::on(Team::new(&config, checkpoint, &plan, &hardware, options, &|_| ()).unwrap())
+    }
+
+    fn on(team: impl Into<Team>) -> Self {
         let source = Source::Demo;
         let config = Config::load(&source).unwrap();
         let tokenizer = Tokenizer::load(&source).unwrap();
         let chat = Chat::load(&source, &tokenizer, ChatStyle::Native).unwrap();
-        Self { session: Session::new(rank), tokenizer, chat, config }
+        Self { session: Session::new(team), tokenizer, chat, config }
     }
 
     fn answer(&mut self, messages: &[Message]) -> String {
@@ -89,6 +101,15 @@ fn at_least_95_percent_of_200_held_out_questions_are_answered_right() {
         }
     }
     assert!(wrong.len() <= 10, "{} of 200 wrong:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+#[test]
+fn two_ranks_answer_as_one() {
+    let (mut one, mut two) = (Demo::on_the_cpu(), Demo::on_a_team());
+    for Question { messages, .. } in questions().into_iter().step_by(5) {
+        let asked = &messages[messages.len() - 1].content;
+        assert_eq!(two.answer(&messages), one.answer(&messages), "{asked}");
+    }
 }
 
 fn assert_an_emulated_gpu_agrees(every: usize) {

@@ -138,8 +138,16 @@ fn arguments_are_the_bytes_of_the_struct_and_places_for_addresses() {
     let mut layout = Layout::default();
     let skipped = layout.slot::<u8>(&[3]);
     let (ids, x) = (layout.slot::<u32>(&[4]), layout.slot::<f32>(&[4, 16]));
-    let table = Weight { dtype: Dtype::Bf16, offset: 4096, rows: 100, cols: 16 };
-    let embed = chaski::kernel::Embed { ids, table, x: x.part(16, 16), tokens: 3, width: 16 };
+    let table = Weight::whole(Dtype::Bf16, 4096, 100, 16);
+    let embed = chaski::kernel::Embed {
+        ids,
+        table,
+        x: x.part(16, 16),
+        tokens: 3,
+        width: 16,
+        rows: 100,
+        first_id: 5,
+    };
     let arguments = embed.arguments();
     let places: Vec<_> =
         arguments.places().iter().map(|p| (p.offset, p.region, p.region_offset)).collect();
@@ -151,14 +159,15 @@ fn arguments_are_the_bytes_of_the_struct_and_places_for_addresses() {
     let words = |bytes: &[u8]| -> Vec<u64> {
         bytes.chunks(8).map(|word| u64::from_ne_bytes(word.try_into().unwrap())).collect()
     };
-    let numbers = u64::from_ne_bytes(bytemuck::cast([3u32, 16]));
-    assert_eq!(words(arguments.bytes()), [0, 0, 0, numbers]);
+    let [numbers, more] =
+        [[3u32, 16], [100, 5]].map(|pair| u64::from_ne_bytes(bytemuck::cast(pair)));
+    assert_eq!(words(arguments.bytes()), [0, 0, 0, numbers, more]);
     let resolved = arguments.resolve(|region| match region {
         Region::Weights => 1 << 40,
         Region::State => 1 << 41,
     });
     let state = |at: usize| (1 << 41) + at as u64;
-    let expected = [state(ids_at), (1 << 40) + 4096, state(x_at), numbers];
+    let expected = [state(ids_at), (1 << 40) + 4096, state(x_at), numbers, more];
     assert_eq!(words(resolved.bytes()), expected);
 }
 

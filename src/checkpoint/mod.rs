@@ -68,8 +68,8 @@ pub struct Tensor {
     pub bytes: usize,
 }
 
-/// The weights of a model: mapped files and the tensors in them.
-#[derive(Debug)]
+/// The weights of a model: mapped files and the tensors in them. A clone shares the files.
+#[derive(Debug, Clone)]
 pub struct Checkpoint {
     shards: Vec<Shard>,
     /// In the order of the weight region.
@@ -82,7 +82,7 @@ pub struct Checkpoint {
 }
 
 /// One file of the checkpoint.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Shard {
     /// For messages.
     path: String,
@@ -156,13 +156,13 @@ impl Checkpoint {
         self.recipes.get(&offset)
     }
 
-    /// Makes a synthetic model's weights in this machine's memory; all others are there. `made` is told
+    /// Makes a synthetic model's weights in this machine's memory, once; all others are there. `made` is told
     /// of bytes.
     ///
     /// # Errors
     /// When the system refuses the memory.
     pub fn make(&mut self, made: &(dyn Fn(u64) + Sync)) -> Result<()> {
-        if self.is_synthetic() {
+        if self.is_synthetic() && self.shards[0].bytes.is_empty() {
             let tensors = self.tensors.iter().map(|(_, tensor)| tensor);
             let fill = |tensor: &Tensor, bytes: &mut [u8]| {
                 self.recipes[&tensor.offset].fill(tensor.dtype, 0, bytes);

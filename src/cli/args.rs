@@ -2,6 +2,7 @@
 
 mod bench;
 mod kernels;
+mod split;
 mod synthetic;
 
 use std::path::PathBuf;
@@ -13,6 +14,7 @@ use crate::checkpoint::Dtype;
 use crate::model::DEFAULT_CHUNK;
 pub use bench::{BenchArgs, DepthFill, OutputFormat};
 pub use kernels::{CasesArg, CheckArgs, DiffArgs, KernelsCommand, SanitizeArg};
+pub use split::SplitArgs;
 pub use synthetic::{SynthesizeArgs, SyntheticArgs, WeightType};
 
 /// Llama 3 from its own checkpoint, for one user, as fast as memory allows
@@ -100,6 +102,9 @@ pub struct ModelArgs {
     /// CPU threads [default: one for each core]
     #[arg(short, long, value_parser = positive)]
     pub threads: Option<usize>,
+
+    #[command(flatten)]
+    pub split: SplitArgs,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -383,6 +388,10 @@ pub struct InspectArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+
+    /// Predict how the model would do split over GPUs with so much memory each, as in 80G
+    #[arg(long, value_name = "BYTES", value_parser = split::bytes)]
+    pub memory: Option<usize>,
 
     #[command(flatten)]
     pub model: ModelArgs,

@@ -84,13 +84,13 @@ impl<'a> Subject<'a> {
             opened.config.max_context = context;
         }
         let weights = opened.checkpoint.tensors().map(|(_, tensor)| tensor.bytes).sum();
-        let ceilings = Ceilings::measure(&opened.hardware, weights)?;
+        let ceilings = Ceilings::measure(&opened.hardware[0], weights)?;
         note(format_args!(
             "this device reads {:.1} GB/s and multiplies at {:.3} TFLOP/s at best, measured now",
             ceilings.read_bytes_per_s / 1e9,
             ceilings.flops_per_s / 1e12
         ));
-        let nvml = match &opened.hardware {
+        let nvml = match &opened.hardware[0] {
             Hardware::Cpu => None,
             Hardware::Gpu(card) => card.nvml(),
         };
@@ -116,7 +116,7 @@ fn common_fields(opened: &Opened, nvml: Option<&Nvml>) -> Result<Row> {
     let weight_bytes: usize = tensors().map(|tensor| tensor.bytes).sum();
     let frequency = CpuRefreshKind::nothing().with_frequency();
     let system = system(RefreshKind::nothing().with_cpu(frequency))?;
-    let (device, threads) = match hardware {
+    let (device, threads) = match &hardware[0] {
         Hardware::Cpu => {
             let name = system.cpus().first().map_or("", |cpu| cpu.brand().trim());
             let device = format!("{name}, {}", vector::instruction_set());
@@ -271,7 +271,7 @@ fn startup(args: &ModelArgs, table: &mut Table) -> Result<()> {
     let dims = Dims::new(&config, 1)?;
     let checkpoint = Checkpoint::open(&source)?;
     let map = lap();
-    let hardware = hardware(args, &dims, checkpoint.dtype())?;
+    let hardware = vec![hardware(args, &dims, checkpoint.dtype())?];
     let driver = lap();
     let opened = Opened { source, config, dims, checkpoint, hardware };
     opened.plan(args, false, None)?;

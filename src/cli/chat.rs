@@ -28,14 +28,14 @@ const HELP: &str = "\
 A line that ends in \\ goes on in the next one. Ctrl-C stops an answer.";
 
 pub fn run(args: &ChatArgs) -> Result<()> {
-    let Loaded { source, config, rank, tokenizer, load } = load(&args.model, false, None)?;
+    let Loaded { source, config, team, tokenizer, load } = load(&args.model, false, None)?;
     let tokenizer = needed(&tokenizer)?;
     let chat = chat_format(&args.style, &source, tokenizer)?;
     let stop_ids = stop_ids(&args.stop, &config, chat.stop_ids());
     let mut conversation = Conversation {
         tokenizer,
         chat: &chat,
-        session: Session::new(rank),
+        session: Session::new(team),
         sampling: sampling(&args.sampling, &config)?,
         stop: &args.stop,
         stop_ids,

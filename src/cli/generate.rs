@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::session::{Finish, Limits, Next, Session};
 
 pub fn run(args: &GenerateArgs) -> Result<()> {
-    let Loaded { config, rank, tokenizer, load, .. } = load(&args.model, false, None)?;
+    let Loaded { config, team, tokenizer, load, .. } = load(&args.model, false, None)?;
     let prompt = prompt_ids(&args.prompt, &tokenizer, config.vocab)?;
     let sampling = sampling(&args.sampling, &config)?;
     sampling.validate(config.vocab)?;
@@ -25,7 +25,7 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
             Some(Printer::new(tokenizer, &args.stop.stop, !args.print_ids))
         }
     };
-    let mut session = Session::new(rank);
+    let mut session = Session::new(team);
     let mut first = true;
     let answer = session.generate(&prompt, &sampling, limits, |id| {
         if args.print_ids {

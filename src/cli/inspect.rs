@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::args::InspectArgs;
+use super::forecast::Outlook;
 use super::model::{available_memory_bytes, hardware, plan, source};
 use super::output::print;
 use crate::checkpoint::Checkpoint;
@@ -29,6 +30,7 @@ struct Report {
     available_bytes: usize,
     /// Of one token with the context empty, and full.
     decode: [Cost; 2],
+    outlook: Option<Outlook>,
 }
 
 /// Parameters by part of the model.
@@ -95,6 +97,7 @@ impl Report {
             cache_bytes_per_token: cache_bytes_per_token(&dims, plan.sizes.cache),
             plan,
             available_bytes: available_memory_bytes()?,
+            outlook: Outlook::new(args, &config, &checkpoint)?,
             decode: [0, plan.sizes.context - 1].map(|position| decode.cost(position)),
             config,
             checkpoint,
@@ -158,6 +161,7 @@ impl Report {
                 "activation_bytes": plan.activation_bytes,
                 "available_bytes": self.available_bytes,
             },
+            "prediction": self.outlook.as_ref().map(Outlook::json),
             "tensors": self.checkpoint.tensors().map(|(name, tensor)| json!({
                 "name": name,
                 "dtype": tensor.dtype.name(),
@@ -222,6 +226,7 @@ impl Report {
         for (name, bytes) in per_token {
             lines.push(format!("  {name:<36}{:>14}", binary(bytes)));
         }
+        lines.extend(self.outlook.iter().flat_map(Outlook::lines));
         lines.push(String::new());
         lines.push(format!("{} tensors", self.checkpoint.tensors().len()));
         for (name, tensor) in self.checkpoint.tensors() {

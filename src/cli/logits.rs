@@ -10,7 +10,7 @@ use super::model::{Loaded, interrupt, load, prompt_ids};
 use super::output::{note, progress};
 use crate::error::{Error, Result};
 use crate::model::Logits;
-use crate::rank::Rank;
+use crate::team::Team;
 
 /// Tokens of a step: the logits of all of them are kept, half a megabyte each for Llama 3.
 const CHUNK: usize = 64;
@@ -18,40 +18,40 @@ const CHUNK: usize = 64;
 pub fn run(args: &LogitsArgs) -> Result<()> {
     let mut model = args.model.clone();
     model.prefill_chunk = model.prefill_chunk.min(CHUNK);
-    let Loaded { mut rank, tokenizer, .. } = load(&model, true, None)?;
-    let ids = prompt_ids(&args.prompt, &tokenizer, rank.vocab())?;
-    if ids.is_empty() || ids.len() > rank.context() {
+    let Loaded { mut team, tokenizer, .. } = load(&model, true, None)?;
+    let ids = prompt_ids(&args.prompt, &tokenizer, team.vocab())?;
+    if ids.is_empty() || ids.len() > team.context() {
         return Err(Error::failed(format!(
             "the prompt has {} tokens: between 1 and {} are needed",
             ids.len(),
-            rank.context()
+            team.context()
         )));
     }
     // The file gets its name when it is whole.
     let mut partial = args.out.clone().into_os_string();
     partial.push(".partial");
     let partial = Path::new(&partial);
-    let written = write_logits(&mut rank, &ids, partial, &args.out);
+    let written = write_logits(&mut team, &ids, partial, &args.out);
     if written.is_err() {
         let _ = fs::remove_file(partial);
     }
     written?;
-    note(format_args!("{}: logits f32 [{}, {}]", args.out.display(), ids.len(), rank.vocab()));
+    note(format_args!("{}: logits f32 [{}, {}]", args.out.display(), ids.len(), team.vocab()));
     Ok(())
 }
 
-fn write_logits(rank: &mut Rank, ids: &[u32], partial: &Path, out: &Path) -> Result<()> {
+fn write_logits(team: &mut Team, ids: &[u32], partial: &Path, out: &Path) -> Result<()> {
     let failed = |error| Error::failed(format!("cannot write {}: {error}", out.display()));
     let interrupt = interrupt()?;
-    let bytes = ids.len() * rank.vocab() * size_of::<f32>();
+    let bytes = ids.len() * team.vocab() * size_of::<f32>();
     let mut file = BufWriter::new(File::create(partial).map_err(failed)?);
-    file.write_all(&header(&[ids.len(), rank.vocab()], bytes)).map_err(failed)?;
+    file.write_all(&header(&[ids.len(), team.vocab()], bytes)).map_err(failed)?;
     let bar = progress(ids.len() as u64, "logits");
-    for chunk in ids.chunks(rank.chunk()) {
+    for chunk in ids.chunks(team.chunk()) {
         if interrupt.load(Ordering::Relaxed) {
             return Err(Error::Interrupted);
         }
-        let logits = rank.prefill(chunk, Logits::All)?;
+        let logits = team.prefill(chunk, Logits::All)?;
         for logit in logits {
             file.write_all(&logit.to_le_bytes()).map_err(failed)?;
         }

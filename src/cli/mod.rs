@@ -5,6 +5,7 @@ mod bench;
 mod chat;
 mod devices;
 mod diff;
+mod forecast;
 mod generate;
 mod inspect;
 mod kernels;
@@ -13,6 +14,7 @@ mod model;
 mod output;
 mod pages;
 mod perplexity;
+mod split;
 mod synthesize;
 mod tokenize;
 

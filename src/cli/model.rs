@@ -16,6 +16,7 @@ use super::args::{
     SyntheticArgs, WeightType,
 };
 use super::output::{note, progress};
+use super::split::{largest_share, place, team_hardware, world};
 use crate::chat::{Chat, ChatStyle, Message};
 use crate::checkpoint::{Checkpoint, Dtype};
 use crate::config::{Config, Dims, SamplingDefaults};
@@ -28,14 +29,14 @@ use crate::random::random_ids;
 use crate::rank::Rank;
 use crate::sampler::SamplingOptions;
 use crate::source::Source;
+use crate::team::{self, Team};
 use crate::tokenizer::Tokenizer;
-use crate::vector;
 
 /// A model in memory.
 pub struct Loaded {
     pub source: Source,
     pub config: Config,
-    pub rank: Rank,
+    pub team: Team,
     /// An error that matters only to commands that need text.
     pub tokenizer: Result<Tokenizer>,
     /// From the first look at the files to readiness.
@@ -80,20 +81,22 @@ pub fn load(args: &ModelArgs, all_logits: bool, context: Option<usize>) -> Resul
     let (ready, tokenizer) = std::thread::scope(|scope| {
         let tokenizer = scope.spawn(|| Tokenizer::load(&source));
         let ready = open_source(args, source.clone())
-            .and_then(|opened| opened.rank(args, all_logits, context));
+            .and_then(|opened| opened.team(args, all_logits, context));
         (ready, tokenizer.join().expect("loading a tokenizer does not panic"))
     });
-    let (config, rank, _) = ready?;
-    Ok(Loaded { source, config, rank, tokenizer, load: start.elapsed() })
+    let (config, team) = ready?;
+    Ok(Loaded { source, config, team, tokenizer, load: start.elapsed() })
 }
 
 /// A model whose files have been looked at, and what it will run on.
 pub struct Opened {
     pub source: Source,
     pub config: Config,
+    /// The largest rank's.
     pub dims: Dims,
     pub checkpoint: Checkpoint,
-    pub hardware: Hardware,
+    /// By rank.
+    pub hardware: Vec<Hardware>,
 }
 
 /// Finds the model and maps its weights, reading none of them.
@@ -106,43 +109,80 @@ pub fn open(args: &ModelArgs) -> Result<Opened> {
 
 fn open_source(args: &ModelArgs, source: Source) -> Result<Opened> {
     let config = Config::load(&source)?;
-    let dims = Dims::new(&config, 1)?;
+    let dims = largest_share(&config, world(args)?)?;
     let checkpoint = Checkpoint::open(&source)?;
-    let hardware = hardware(args, &dims, checkpoint.dtype())?;
+    let hardware = team_hardware(args, &dims, checkpoint.dtype())?;
     Ok(Opened { source, config, dims, checkpoint, hardware })
 }
 
 impl Opened {
-    /// The memory plan for these arguments. `context` overrides theirs.
+    /// The memory plan of a rank for these arguments. `context` overrides theirs.
     ///
     /// # Errors
     /// What does not fit.
     pub fn plan(&self, args: &ModelArgs, all_logits: bool, context: Option<usize>) -> Result<Plan> {
         let Self { config, dims, checkpoint, hardware, .. } = self;
-        plan(args, hardware, config, dims, checkpoint, all_logits, context)
+        plan(args, &hardware[0], config, dims, checkpoint, all_logits, context)
     }
 
     /// Lays out and allocates the state, and brings the weights to where they are read.
     ///
     /// # Errors
     /// What does not fit, or cannot be loaded.
+    pub fn team(
+        self,
+        args: &ModelArgs,
+        all_logits: bool,
+        context: Option<usize>,
+    ) -> Result<(Config, Team)> {
+        let on_gpus = matches!(&self.hardware[..], [Hardware::Gpu(_), _, ..]);
+        if on_gpus && self.checkpoint.is_synthetic() {
+            return Err(Error::failed(format!(
+                "{}: synthetic weights are made whole on a GPU: split a checkpoint, which chaski \
+                 synthesize writes",
+                self.source
+            )));
+        }
+        let plan = self.ready(args, all_logits, context)?;
+        let Self { config, checkpoint, hardware, .. } = self;
+        let bar = progress((plan.weight_bytes * hardware.len()) as u64, "weights");
+        let options = team::Options { timeout: args.split.timeout(), fault: None };
+        let loaded = |bytes| bar.inc(bytes);
+        let team = Team::new(&config, checkpoint, &plan, &hardware, options, &loaded);
+        bar.finish_and_clear();
+        Ok((config, team?))
+    }
+
+    /// As [`Self::team`], of a model that is not split.
+    ///
+    /// # Errors
+    /// As [`Self::team`], and a split that was asked for.
     pub fn rank(
         self,
         args: &ModelArgs,
         all_logits: bool,
         context: Option<usize>,
     ) -> Result<(Config, Rank, Plan)> {
+        let [hardware] = &self.hardware[..] else {
+            return Err(Error::usage("this takes one rank only: leave --tensor-parallel out"));
+        };
+        let plan = self.ready(args, all_logits, context)?;
+        let bar = progress(plan.weight_bytes as u64, "weights");
+        let Self { ref config, dims, checkpoint, .. } = self;
+        let rank = Rank::new(config, dims, checkpoint, &plan, hardware, &|bytes| bar.inc(bytes));
+        bar.finish_and_clear();
+        Ok((self.config, rank?, plan))
+    }
+
+    /// Says what is about to be loaded, and has it read ahead.
+    fn ready(&self, args: &ModelArgs, all_logits: bool, context: Option<usize>) -> Result<Plan> {
         let plan = self.plan(args, all_logits, context)?;
         self.describe(&plan);
-        let Self { config, dims, checkpoint, hardware, .. } = self;
-        if checkpoint.is_synthetic() && matches!(hardware, Hardware::Cpu) {
-            check_room(&plan)?;
+        if self.checkpoint.is_synthetic() && matches!(self.hardware[0], Hardware::Cpu) {
+            check_room(&plan, self.hardware.len())?;
         }
-        checkpoint.read_ahead();
-        let bar = progress(plan.weight_bytes as u64, "weights");
-        let rank = Rank::new(&config, dims, checkpoint, &plan, &hardware, &|bytes| bar.inc(bytes));
-        bar.finish_and_clear();
-        Ok((config, rank?, plan))
+        self.checkpoint.read_ahead();
+        Ok(plan)
     }
 
     fn describe(&self, plan: &Plan) {
@@ -150,23 +190,16 @@ impl Opened {
         note(format_args!(
             "{source}: {} layers, {} {}, on {}; context {} ({}), KV cache {}",
             config.layers,
-            binary(plan.weight_bytes),
+            binary(plan.weight_bytes * hardware.len()),
             checkpoint.dtype().name(),
-            match hardware {
-                Hardware::Cpu => format!(
-                    "the CPU ({}, {} threads)",
-                    vector::instruction_set(),
-                    rayon::current_num_threads()
-                ),
-                Hardware::Gpu(card) => format!("cuda:{} ({})", card.ordinal, card.name),
-            },
+            place(hardware),
             plan.sizes.context,
             match plan.limit {
                 Limit::Request => "as asked",
                 Limit::Model => "the model's limit",
                 Limit::Memory => "what fits the memory",
             },
-            binary(plan.cache_bytes),
+            binary(plan.cache_bytes * hardware.len()),
         ));
     }
 }
@@ -208,7 +241,7 @@ pub fn hardware(args: &ModelArgs, dims: &Dims, weights: Dtype) -> Result<Hardwar
     Ok(Hardware::Gpu(card))
 }
 
-/// The memory plan for these arguments on this machine. `context` overrides the arguments'.
+/// The memory plan of a rank for these arguments on this machine. `context` overrides the arguments'.
 pub fn plan(
     args: &ModelArgs,
     hardware: &Hardware,
@@ -227,7 +260,8 @@ pub fn plan(
     let (weight_bytes, room) = match hardware {
         Hardware::Cpu => {
             request.cache = args.kv_type.map_or(request.cache, Dtype::from);
-            (checkpoint.total_bytes(), Room::Host(available_memory_bytes()?))
+            let world = dims.share.parts;
+            (checkpoint.total_bytes() / world, Room::Host(available_memory_bytes()? / world))
         }
         Hardware::Gpu(card) => {
             if !matches!(args.kv_type, None | Some(KvType::F16)) {
@@ -237,24 +271,26 @@ pub fn plan(
             request.activations = checkpoint.dtype();
             request.attention_blocks = card.attention_blocks();
             let weights: Vec<_> = Weights::locate(checkpoint, dims)?.iter().collect();
-            (cuda::region_bytes(&weights), Room::Gpu(card.memory()?.0))
+            let ranks = args.split.devices.iter().filter(|other| **other == card.ordinal).count();
+            (cuda::region_bytes(&weights), Room::Gpu(card.memory()?.0 / ranks.max(1)))
         }
     };
     Plan::new(config, dims, weight_bytes, request, room)
 }
 
 /// That weights which are in no file fit the memory beside the state: they cannot give way.
-fn check_room(plan: &Plan) -> Result<()> {
+fn check_room(plan: &Plan, world: usize) -> Result<()> {
     let available_bytes = available_memory_bytes()?;
-    let needed_bytes = plan.weight_bytes + plan.cache_bytes + plan.activation_bytes;
-    if needed_bytes <= available_bytes {
+    let weight_bytes = plan.weight_bytes * world;
+    let state_bytes = (plan.cache_bytes + plan.activation_bytes) * world;
+    if weight_bytes + state_bytes <= available_bytes {
         return Ok(());
     }
     Err(Error::failed(format!(
         "{} of synthetic weights and {} of state do not fit the {} of memory available: cut the \
          model with --layers, or lower --context",
-        binary(plan.weight_bytes),
-        binary(needed_bytes - plan.weight_bytes),
+        binary(weight_bytes),
+        binary(state_bytes),
         binary(available_bytes)
     )))
 }

@@ -7,7 +7,7 @@ use super::model::{Loaded, interrupt, load, needed, read_text};
 use super::output::{note, print, progress};
 use crate::error::{Error, Result};
 use crate::model::Logits;
-use crate::rank::Rank;
+use crate::team::Team;
 
 /// llama.cpp's window unless `--context` says otherwise.
 const DEFAULT_WINDOW: usize = 512;
@@ -21,7 +21,7 @@ pub fn run(args: &PerplexityArgs) -> Result<()> {
     model.prefill_chunk = model.prefill_chunk.min(CHUNK);
     // llama.cpp lengthens the window by half a stride.
     let length = args.stride.map_or(window, |stride| window + stride / 2);
-    let Loaded { mut rank, tokenizer, .. } = load(&model, true, Some(length))?;
+    let Loaded { mut team, tokenizer, .. } = load(&model, true, Some(length))?;
     let tokenizer = needed(&tokenizer)?;
     let mut ids = tokenizer.encode(&read_text(&args.file)?)?;
     if tokenizer.bos().is_some() {
@@ -38,7 +38,7 @@ pub fn run(args: &PerplexityArgs) -> Result<()> {
         if let Some(bos) = tokenizer.bos() {
             window_ids[0] = bos;
         }
-        score(&mut rank, &window_ids, window.first, &mut total, || {
+        score(&mut team, &window_ids, window.first, &mut total, || {
             interrupt.load(Ordering::Relaxed)
         })?;
         bar.inc(1);
@@ -108,21 +108,21 @@ impl Total {
 
 /// Scores how each position from `first` on predicts the next token of the window.
 fn score(
-    rank: &mut Rank,
+    team: &mut Team,
     ids: &[u32],
     first: usize,
     total: &mut Total,
     interrupted: impl Fn() -> bool,
 ) -> Result<()> {
-    rank.rewind(0);
-    let vocab = rank.vocab();
-    for start in (0..ids.len()).step_by(rank.chunk()) {
+    team.rewind(0)?;
+    let vocab = team.vocab();
+    for start in (0..ids.len()).step_by(team.chunk()) {
         if interrupted() {
             return Err(Error::Interrupted);
         }
-        let chunk = &ids[start..ids.len().min(start + rank.chunk())];
+        let chunk = &ids[start..ids.len().min(start + team.chunk())];
         let wanted = if start + chunk.len() > first { Logits::All } else { Logits::None };
-        for (i, logits) in rank.prefill(chunk, wanted)?.chunks(vocab).enumerate() {
+        for (i, logits) in team.prefill(chunk, wanted)?.chunks(vocab).enumerate() {
             if let Some(next) = ids.get(start + i + 1).filter(|_| start + i >= first) {
                 total.add(negative_log_likelihood(logits, *next));
             }

@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::json::{self, show};
 use crate::source::Source;
 
-pub use dims::Dims;
+pub use dims::{Dims, Share};
 use fields::Fields;
 pub use rope::{Rope, RopeScaling};
 

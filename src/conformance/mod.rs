@@ -77,7 +77,7 @@ pub fn run(case: &Case, card: &Card, orders: &[Order]) -> Result<Outcome> {
 
     let mut cpu = Cpu::new(checkpoint(), &case.layout)?;
     cpu.write(case.layout.whole(), before);
-    cpu.run(&case.program);
+    cpu.run(&case.program)?;
     let expected = cpu.read(case.layout.whole());
     if let Some(wrong) = compare::wrong(case, before, expected, expected) {
         panic!("{}: {}: the reference is wrong: {wrong}", case.op().name(), case.name);

@@ -1,12 +1,15 @@
 //! The CPU executor: every op's reference, over the mapped checkpoint.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytemuck::Pod;
+use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::Startup;
 use crate::checkpoint::Checkpoint;
-use crate::error::Result;
+use crate::comm::{Alone, Communicator};
+use crate::error::{Error, Result};
 use crate::memory::{Layout, Memory, Slot, StateRegion};
 use crate::op::Program;
 
@@ -14,6 +17,10 @@ use crate::op::Program;
 pub struct Cpu {
     weights: Checkpoint,
     state: StateRegion,
+    comm: Arc<dyn Communicator>,
+    /// The threads of one of several ranks. They wait for other ranks inside of ops, so none of them may
+    /// be waited for by two.
+    threads: Option<ThreadPool>,
     pub startup: Startup,
 }
 
@@ -23,20 +30,56 @@ impl Cpu {
     /// # Errors
     /// When the system refuses the memory.
     pub fn new(weights: Checkpoint, layout: &Layout) -> Result<Self> {
+        Self::of_rank(weights, layout, Arc::new(Alone))
+    }
+
+    /// As [`Self::new`], for a rank that has its share of the machine's threads.
+    ///
+    /// # Errors
+    /// When the system refuses the memory, or threads.
+    pub fn of_rank(
+        weights: Checkpoint,
+        layout: &Layout,
+        comm: Arc<dyn Communicator>,
+    ) -> Result<Self> {
         let state = StateRegion::allocate(layout)?;
-        Ok(Self { weights, state, startup: Startup::default() })
+        let threads = match comm.world() {
+            1 => None,
+            world => {
+                let threads = (rayon::current_num_threads() / world).max(1);
+                let pool = ThreadPoolBuilder::new().num_threads(threads).build();
+                Some(pool.map_err(|error| Error::failed(format!("cannot start threads: {error}")))?)
+            }
+        };
+        Ok(Self { weights, state, comm, threads, startup: Startup::default() })
     }
 
     /// Runs every op in order; each is parallel in itself. All of it runs inside the thread pool:
     /// an op that had to wake the pool up would cost tens of microseconds.
-    pub fn run(&mut self, program: &Program) {
-        let mut memory = Memory { weights: &self.weights, state: &mut self.state };
-        rayon::scope(|_| program.ops.iter().for_each(|op| op.reference(&mut memory)));
+    ///
+    /// # Errors
+    /// When another rank has failed.
+    pub fn run(&mut self, program: &Program) -> Result<()> {
+        let Self { weights, state, comm, threads, .. } = self;
+        let mut memory = Memory { weights, state, comm: &**comm };
+        let mut run = || {
+            program.ops.iter().try_for_each(|op| {
+                memory.comm.enter(op.name())?;
+                op.reference(&mut memory);
+                Ok(())
+            })
+        };
+        match threads {
+            None => rayon::scope(|_| run()),
+            Some(threads) => threads.install(run),
+        }?;
+        comm.leave()
     }
 
     /// As [`Self::run`], and returns how long each op took.
     pub fn run_timed(&mut self, program: &Program) -> Vec<Duration> {
-        let mut memory = Memory { weights: &self.weights, state: &mut self.state };
+        let Self { weights, state, comm, .. } = self;
+        let mut memory = Memory { weights, state, comm: &**comm };
         let mut times = Vec::with_capacity(program.ops.len());
         rayon::scope(|_| {
             for op in &program.ops {

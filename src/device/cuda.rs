@@ -3,6 +3,8 @@
 mod driver;
 pub mod emulator;
 mod kernels;
+mod launches;
+mod nccl;
 mod nvml;
 pub mod nvtx;
 mod stream;
@@ -21,16 +23,19 @@ pub use nvml::{Nvml, Reading, THROTTLE_REASONS};
 pub use weights::region_bytes;
 
 use crate::checkpoint::{Checkpoint, Dtype};
+use crate::comm::{Alone, Communicator};
 use crate::config::Dims;
 use crate::device::Startup;
 use crate::error::{Error, Result};
 use crate::kernel::{Arguments, Region as Which, Source};
-use crate::memory::{Layout, Slot, Weight};
+use crate::memory::{Layout, Slot, StateRegion, Weight};
 use crate::op::{Gpu, Program};
 use crate::ops::MOST_TOKENS;
 use driver::{Context, Pinned, Region};
 use kernels::Kernels;
-use stream::{Event, Function, Graph, Stream, launched};
+use launches::{Resolved, names};
+use nccl::Nccl;
+use stream::{Event, Graph, Stream};
 use weights::WeightRegion;
 
 /// Steps that may be on their way at once.
@@ -135,6 +140,11 @@ impl Options {
 /// A rank's memory on a GPU, and what runs programs in it.
 pub struct Cuda {
     context: Arc<Context>,
+    comm: Arc<dyn Communicator>,
+    /// Where there are several ranks.
+    nccl: Option<Arc<Nccl>>,
+    /// What the host does for several ranks, it does in this image of the state.
+    mirror: Option<StateRegion>,
     gpu: Gpu,
     options: Options,
     weights: WeightRegion,
@@ -164,17 +174,6 @@ pub struct Recorded {
     doing: String,
 }
 
-/// A launch with addresses.
-struct Resolved {
-    function: Function,
-    name: &'static str,
-    grid: [u32; 3],
-    block: u32,
-    shared_bytes: u32,
-    /// The argument struct.
-    words: Vec<u64>,
-}
-
 impl Cuda {
     /// Allocates the two regions and copies the weights, or makes them there. `loaded` is told of bytes
     /// that have been sent.
@@ -188,6 +187,25 @@ impl Cuda {
         layout: &Layout,
         loaded: &(dyn Fn(u64) + Sync),
     ) -> Result<Self> {
+        Self::of_rank(card, checkpoint, weights, layout, Arc::new(Alone), loaded)
+    }
+
+    /// As [`Self::new`], for a rank that `comm` leads to others, all of them on GPUs.
+    ///
+    /// # Errors
+    /// When the GPU has not that much memory, or fails; when the ranks cannot be joined.
+    pub fn of_rank(
+        card: &Card,
+        checkpoint: &Checkpoint,
+        weights: &[Weight],
+        layout: &Layout,
+        comm: Arc<dyn Communicator>,
+        loaded: &(dyn Fn(u64) + Sync),
+    ) -> Result<Self> {
+        let nccl = match comm.world() {
+            1 => None,
+            _ => Some(Nccl::join(&card.context, &*comm)?),
+        };
         let (context, own_bytes) = (&card.context, layout.own_bytes());
         let mut options = Options::from_environment();
         options.programmatic &= card.capability.0 >= 9;
@@ -209,6 +227,12 @@ impl Cuda {
         let stream = Stream::new(context)?;
         Ok(Self {
             context: context.clone(),
+            mirror: match nccl {
+                None => None,
+                Some(_) => Some(StateRegion::allocate(layout)?),
+            },
+            comm,
+            nccl,
             gpu,
             options,
             weights: region,
@@ -237,18 +261,25 @@ impl Cuda {
     /// # Errors
     /// What cannot be loaded or launched, or has failed.
     pub fn run(&mut self, program: &Program) -> Result<()> {
+        if let [op] = &program.ops[..]
+            && self.nccl.is_some()
+            && let Some(slots) = op.together()
+        {
+            return self.run_on_host(&**op, &slots);
+        }
         self.guard(|cuda| {
             let launches = cuda.resolve(program)?;
             cuda.doing = names(&launches);
-            for launch in &launches {
-                launch.queue(&cuda.stream, cuda.options.programmatic)?;
+            for (launch, op) in launches.iter().zip(&program.ops) {
+                cuda.comm.enter(op.name())?;
+                launch.queue(cuda, cuda.options.programmatic)?;
                 // The first launch of every function is waited for: what is wrong with it shows then,
                 // and has a name.
                 if cuda.proven.insert(launch.name) || cuda.options.synchronous {
                     cuda.stream.synchronize(&format!("kernel {} failed", launch.name))?;
                 }
             }
-            Ok(())
+            cuda.comm.leave()
         })
     }
 
@@ -263,11 +294,8 @@ impl Cuda {
         self.guard(|cuda| {
             let start = Instant::now();
             let launches = cuda.resolve(program)?;
-            let graph = cuda.stream.capture(|| {
-                let queue =
-                    |launch: &Resolved| launch.queue(&cuda.stream, cuda.options.programmatic);
-                launches.iter().try_for_each(queue)
-            })?;
+            let queue = |launch: &Resolved| launch.queue(cuda, cuda.options.programmatic);
+            let graph = cuda.stream.capture(|| launches.iter().try_for_each(queue))?;
             cuda.startup.graphs += start.elapsed();
             Ok(Some(Recorded { graph, doing: names(&launches) }))
         })
@@ -381,6 +409,9 @@ impl Cuda {
                 block: launch.block,
                 shared_bytes: launch.shared_bytes,
                 words: self.addresses(&launch.arguments)?,
+                exchange: op.exchange().map(|slot| {
+                    (self.state.address(slot.offset()..slot.offset() + slot.bytes()), slot.len())
+                }),
             });
         }
         Ok(resolved)
@@ -410,32 +441,7 @@ impl Drop for Cuda {
     }
 }
 
-impl Resolved {
-    fn queue(&self, stream: &Stream, programmatic: bool) -> Result<()> {
-        let arguments = bytemuck::cast_slice(&self.words);
-        let Self { function, grid, block, shared_bytes, .. } = self;
-        // SAFETY: the struct is the one that the kernel's source declares (`kernel` generates it from
-        // there), its addresses are of the slots and weights that the op names, inside the regions that
-        // `Cuda` owns and frees only after its stream has ended.
-        let result = unsafe {
-            stream.launch(function, *grid, *block, *shared_bytes, arguments, programmatic)
-        };
-        launched(result, self.name)
-    }
-}
-
 /// A panic elsewhere leaves modules that can still be used.
 fn locked(kernels: &Mutex<Kernels>) -> MutexGuard<'_, Kernels> {
     kernels.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// The kernels of these launches, each once, in order.
-fn names(launches: &[Resolved]) -> String {
-    let mut names: Vec<&str> = Vec::new();
-    for launch in launches {
-        if !names.contains(&launch.name) {
-            names.push(launch.name);
-        }
-    }
-    names.join(", ")
 }

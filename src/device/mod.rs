@@ -3,11 +3,13 @@
 mod cpu;
 pub mod cuda;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytemuck::Pod;
 
 use crate::checkpoint::Checkpoint;
+use crate::comm::{Alone, Communicator};
 use crate::error::Result;
 use crate::memory::{Layout, Slot, Weight};
 use crate::op::Program;
@@ -19,6 +21,16 @@ pub use cuda::Cuda;
 pub enum Hardware {
     Cpu,
     Gpu(cuda::Card),
+}
+
+impl Hardware {
+    /// As `--device` knows it.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Cpu => "cpu".to_owned(),
+            Self::Gpu(card) => format!("cuda:{}", card.ordinal),
+        }
+    }
 }
 
 /// A rank's memory, and what runs programs in it.
@@ -65,9 +77,24 @@ impl Device {
     /// When the system or the GPU refuses the memory.
     pub fn new(
         hardware: &Hardware,
+        checkpoint: Checkpoint,
+        weights: &[Weight],
+        layout: &Layout,
+        loaded: &(dyn Fn(u64) + Sync),
+    ) -> Result<Self> {
+        Self::of_rank(hardware, checkpoint, weights, layout, Arc::new(Alone), loaded)
+    }
+
+    /// As [`Self::new`], for a rank that `comm` leads to others.
+    ///
+    /// # Errors
+    /// When the system or the GPU refuses the memory.
+    pub fn of_rank(
+        hardware: &Hardware,
         mut checkpoint: Checkpoint,
         weights: &[Weight],
         layout: &Layout,
+        comm: Arc<dyn Communicator>,
         loaded: &(dyn Fn(u64) + Sync),
     ) -> Result<Self> {
         Ok(match hardware {
@@ -75,13 +102,14 @@ impl Device {
                 let start = Instant::now();
                 checkpoint.make(loaded)?;
                 let weights = start.elapsed();
-                let mut cpu = Cpu::new(checkpoint, layout)?;
+                let mut cpu = Cpu::of_rank(checkpoint, layout, comm)?;
                 let allocate = start.elapsed() - weights;
                 cpu.startup = Startup { allocate, weights, ..Startup::default() };
                 Self::Cpu(Box::new(cpu))
             }
             Hardware::Gpu(card) => {
-                Self::Cuda(Box::new(Cuda::new(card, &checkpoint, weights, layout, loaded)?))
+                let cuda = Cuda::of_rank(card, &checkpoint, weights, layout, comm, loaded)?;
+                Self::Cuda(Box::new(cuda))
             }
         })
     }
@@ -89,13 +117,10 @@ impl Device {
     /// Runs `program`; on a GPU, it is under way when this returns.
     ///
     /// # Errors
-    /// When the GPU fails.
+    /// When the GPU or another rank fails.
     pub fn run(&mut self, program: &Program) -> Result<()> {
         match self {
-            Self::Cpu(cpu) => {
-                cpu.run(program);
-                Ok(())
-            }
+            Self::Cpu(cpu) => cpu.run(program),
             Self::Cuda(cuda) => cuda.run(program),
         }
     }
@@ -163,7 +188,7 @@ impl Device {
 
     /// Whether steps are under way while the host does something else.
     pub fn runs_beside(&self) -> bool {
-        matches!(self, Self::Cuda(_))
+        matches!(self, Self::Cuda(cuda) if !cuda.has_peers())
     }
 
     /// Replaces the first elements of `slot`.

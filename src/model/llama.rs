@@ -5,8 +5,8 @@ use crate::config::Dims;
 use crate::memory::Slot;
 use crate::op::Program;
 use crate::ops::{
-    AttendDecode, AttendPrefill, Embed, GateUpSwiglu, Matmul, NormGateUp, NormHead, NormQkv,
-    Project, RmsNorm, RopeAppend, Sample,
+    AllReduce, AttendDecode, AttendPrefill, Embed, GateUpSwiglu, Matmul, NormGateUp, NormHead,
+    NormQkv, Project, RmsNorm, RopeAppend, Sample,
 };
 
 /// A Llama as one rank sees it.
@@ -30,12 +30,22 @@ fn rows<T: bytemuck::Pod>(slot: Slot<T>, tokens: usize, width: usize) -> Slot<T>
     slot.part(0, tokens * width)
 }
 
+/// Puts together what the ranks have found, if there are several.
+fn all_reduce(p: &mut Program, model: &Llama, tokens: usize, residual: bool) {
+    let (world, width) = (model.dims.share.parts, model.dims.width);
+    if world > 1 {
+        let [partial, x] = [model.state.partial, model.state.x].map(|s| rows(s, tokens, width));
+        p.push(AllReduce { partial, residual, x, world });
+    }
+}
+
 /// `tokens` tokens at once.
 pub fn prefill(model: &Llama, tokens: usize, logits: Logits) -> Program {
     let Llama { dims, norm_eps: eps, weights, state } = model;
     let (q_width, kv_width) = (dims.heads * dims.head_dim, dims.kv_heads * dims.head_dim);
     let ids = rows(state.ids, tokens, 1);
     let x = rows(state.x, tokens, dims.width);
+    let partial = rows(state.partial, tokens, dims.width);
     let q = rows(state.q, tokens, q_width);
     let k = rows(state.k, tokens, kv_width);
     let v = rows(state.v, tokens, kv_width);
@@ -50,7 +60,8 @@ pub fn prefill(model: &Llama, tokens: usize, logits: Logits) -> Program {
     let norm = |p: &mut Program, x, weight, y| p.push(RmsNorm { x, weight, eps: *eps, y });
     let matmul = |p: &mut Program, x, weight, y| p.push(Matmul { x, weight, residual: false, y });
     let p = &mut program;
-    p.push(Embed { ids, table: weights.embedding, x });
+    p.push(Embed { ids, table: weights.embedding, first_id: dims.first_id() as u32, x: partial });
+    all_reduce(p, model, tokens, false);
     for (layer, &cache) in weights.layers.iter().zip(&state.caches) {
         norm(p, x, layer.attention_norm, normed);
         // Attention's scores are exponentiated: errors in them grow, so these three read both terms.
@@ -59,7 +70,8 @@ pub fn prefill(model: &Llama, tokens: usize, logits: Logits) -> Program {
         matmul(p, normed, layer.wv, v);
         p.push(RopeAppend { q, k, v, cursor, frequencies, queries, cache, kv_heads });
         p.push(AttendPrefill { queries, cache, cursor, heads, kv_heads, head_dim, y: attended });
-        p.push(Matmul { x: attended, weight: layer.wo, residual: true, y: x });
+        p.push(Matmul { x: attended, weight: layer.wo, residual: true, y: partial });
+        all_reduce(p, model, tokens, true);
         norm(p, x, layer.ffn_norm, normed);
         p.push(GateUpSwiglu {
             x: normed.rounded(),
@@ -67,7 +79,8 @@ pub fn prefill(model: &Llama, tokens: usize, logits: Logits) -> Program {
             w_up: layer.w_up,
             hidden,
         });
-        p.push(Matmul { x: hidden, weight: layer.w_down, residual: true, y: x });
+        p.push(Matmul { x: hidden, weight: layer.w_down, residual: true, y: partial });
+        all_reduce(p, model, tokens, true);
     }
     let scored = match logits {
         Logits::None => 0,
@@ -90,21 +103,26 @@ pub fn decode(model: &Llama) -> Program {
     let (q_width, cursor, frequencies) =
         (dims.heads * dims.head_dim, state.cursor, state.frequencies);
     let x = rows(state.x, 1, dims.width);
+    let partial = rows(state.partial, 1, dims.width);
     let q = rows(state.q, 1, q_width);
     let DecodeState { attended, hidden, scratch } = state.decode;
     let logits = rows(state.logits, 1, dims.vocab);
     let Dims { kv_heads, head_dim, .. } = *dims;
 
     let mut p = Program::default();
-    p.push(Embed { ids: rows(state.ids, 1, 1), table: weights.embedding, x });
+    let (ids, first_id) = (rows(state.ids, 1, 1), dims.first_id() as u32);
+    p.push(Embed { ids, table: weights.embedding, first_id, x: partial });
+    all_reduce(&mut p, model, 1, false);
     for (layer, &cache) in weights.layers.iter().zip(&state.caches) {
         let (norm, wq, wk, wv) = (layer.attention_norm, layer.wq, layer.wk, layer.wv);
         p.push(NormQkv { x, norm, eps, wq, wk, wv, cursor, frequencies, q, cache });
         p.push(AttendDecode { q, cache, cursor, kv_heads, head_dim, y: attended, scratch });
-        p.push(Project { x: attended, weight: layer.wo, y: x });
+        p.push(Project { x: attended, weight: layer.wo, y: partial });
+        all_reduce(&mut p, model, 1, true);
         let (norm, w_gate, w_up) = (layer.ffn_norm, layer.w_gate, layer.w_up);
         p.push(NormGateUp { x, norm, eps, w_gate, w_up, hidden });
-        p.push(Project { x: hidden, weight: layer.w_down, y: x });
+        p.push(Project { x: hidden, weight: layer.w_down, y: partial });
+        all_reduce(&mut p, model, 1, true);
     }
     p.push(NormHead { x, norm: weights.norm, eps, head: weights.head, logits });
     p
@@ -115,5 +133,6 @@ pub fn decode(model: &Llama) -> Program {
 pub fn choose(model: &Llama) -> Sample {
     let State { sampling, ring, cursor, .. } = model.state;
     let logits = rows(model.state.logits, 1, model.dims.vocab);
-    Sample { logits, sampling, ring, token: rows(model.state.ids, 1, 1), cursor }
+    let first_id = model.dims.first_id() as u32;
+    Sample { logits, first_id, sampling, ring, token: rows(model.state.ids, 1, 1), cursor }
 }

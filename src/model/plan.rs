@@ -156,7 +156,7 @@ pub fn binary(bytes: usize) -> String {
     BinaryBytes(bytes as u64).to_string()
 }
 
-fn sizes(context: usize, request: Request) -> Sizes {
+pub(super) fn sizes(context: usize, request: Request) -> Sizes {
     let chunk = request.chunk.min(context).max(1);
     Sizes {
         context,

@@ -31,6 +31,9 @@ pub struct State {
     pub frequencies: Slot<f32>,
     /// The residual stream. `[T, C]`
     pub x: Slot<f32>,
+    /// This rank's part of what is added to it; where there is one rank, the stream itself. Zeros between
+    /// all-reduces. `[T, C]`
+    pub partial: Slot<f32>,
     /// `[T, H, D]`
     pub q: Slot<f32>,
     /// `[T, G, D]`
@@ -109,12 +112,14 @@ impl State {
         // The cache's type has the longest mantissa of the 16-bit ones.
         let queries = if activations == Dtype::F32 { Dtype::F32 } else { sizes.cache };
         let terms = if activations == Dtype::F32 { 1 } else { 2 };
+        let x = layout.slot(&[t, dims.width]);
         let splits = AttendDecode::splits(h, g, sizes.context, sizes.attention_blocks);
         Self {
             ids: layout.slot(&[t]),
             cursor: layout.slot(&[1]),
             frequencies: layout.slot(&[d / 2]),
-            x: layout.slot(&[t, dims.width]),
+            x,
+            partial: if dims.share.parts > 1 { layout.slot(&[t, dims.width]) } else { x },
             q: layout.slot(&[t, h, d]),
             k: layout.slot(&[t, g, d]),
             v: layout.slot(&[t, g, d]),

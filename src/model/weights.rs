@@ -1,7 +1,7 @@
 use std::collections::HashSet;
 
 use crate::checkpoint::{Checkpoint, Dtype};
-use crate::config::Dims;
+use crate::config::{Dims, Share};
 use crate::error::{Error, Result};
 use crate::memory::Weight;
 
@@ -41,35 +41,41 @@ pub struct Layer {
 }
 
 impl Weights {
-    /// Finds every weight by its Hugging Face name and checks its shape, reading none of it.
+    /// Finds a rank's part of every weight by its Hugging Face name and checks its shape, reading none
+    /// of it. A rank has rows of what makes heads, hidden units and logits, and the columns of what
+    /// takes them up again; so only two products a layer, and the embedding, yield sums in parts.
     ///
     /// # Errors
     /// A tensor that is missing, has another shape, or has no place in a Llama.
     pub fn locate(checkpoint: &Checkpoint, dims: &Dims) -> Result<Self> {
         let mut table = Table { checkpoint, seen: HashSet::new() };
-        let (c, f, v) = (dims.width, dims.ffn, dims.vocab);
-        let (q_rows, kv_rows) = (dims.heads * dims.head_dim, dims.kv_heads * dims.head_dim);
+        let (rows, kv_rows) = (Split::Rows(dims.share), Split::Rows(dims.kv_share));
+        let columns = Split::Columns(dims.share);
+        let whole = |part: usize, share: Share| part * share.parts;
+        let (c, f, v) = (dims.width, whole(dims.ffn, dims.share), dims.whole_vocab);
+        let q = whole(dims.heads, dims.share) * dims.head_dim;
+        let kv = whole(dims.kv_heads, dims.kv_share) * dims.head_dim;
 
-        let embedding = table.matrix("model.embed_tokens", v, c)?;
+        let embedding = table.matrix("model.embed_tokens", [v, c], rows)?;
         let layers = (0..dims.layers).map(|l| {
             let name = |part: &str| format!("model.layers.{l}.{part}");
             Ok(Layer {
                 attention_norm: table.vector(&name("input_layernorm"), c)?,
-                wq: table.matrix(&name("self_attn.q_proj"), q_rows, c)?,
-                wk: table.matrix(&name("self_attn.k_proj"), kv_rows, c)?,
-                wv: table.matrix(&name("self_attn.v_proj"), kv_rows, c)?,
-                wo: table.matrix(&name("self_attn.o_proj"), c, q_rows)?,
+                wq: table.matrix(&name("self_attn.q_proj"), [q, c], rows)?,
+                wk: table.matrix(&name("self_attn.k_proj"), [kv, c], kv_rows)?,
+                wv: table.matrix(&name("self_attn.v_proj"), [kv, c], kv_rows)?,
+                wo: table.matrix(&name("self_attn.o_proj"), [c, q], columns)?,
                 ffn_norm: table.vector(&name("post_attention_layernorm"), c)?,
-                w_gate: table.matrix(&name("mlp.gate_proj"), f, c)?,
-                w_up: table.matrix(&name("mlp.up_proj"), f, c)?,
-                w_down: table.matrix(&name("mlp.down_proj"), c, f)?,
+                w_gate: table.matrix(&name("mlp.gate_proj"), [f, c], rows)?,
+                w_up: table.matrix(&name("mlp.up_proj"), [f, c], rows)?,
+                w_down: table.matrix(&name("mlp.down_proj"), [c, f], columns)?,
             })
         });
         let layers = layers.collect::<Result<_>>()?;
         let norm = table.vector("model.norm", c)?;
         // Tied embeddings are told by the tensor's absence: the config's flag is often wrong.
         let head = match checkpoint.tensor("lm_head.weight") {
-            Some(_) => table.matrix("lm_head", v, c)?,
+            Some(_) => table.matrix("lm_head", [v, c], rows)?,
             None => embedding,
         };
         table.refuse_the_rest()?;
@@ -101,6 +107,13 @@ impl Layer {
     }
 }
 
+/// Which part of a matrix a rank has.
+#[derive(Debug, Clone, Copy)]
+enum Split {
+    Rows(Share),
+    Columns(Share),
+}
+
 /// The checkpoint's tensors, and which of them have found their place.
 struct Table<'a> {
     checkpoint: &'a Checkpoint,
@@ -108,19 +121,31 @@ struct Table<'a> {
 }
 
 impl Table<'_> {
+    /// A vector, which every rank has whole.
     fn vector(&mut self, module: &str, len: usize) -> Result<Weight> {
-        self.weight(module, &[len]).map(|offset_and_type| Weight {
-            rows: 1,
-            cols: len,
-            ..offset_and_type
-        })
+        let (dtype, offset) = self.find(module, &[len])?;
+        Ok(Weight::whole(dtype, offset, 1, len))
     }
 
-    fn matrix(&mut self, module: &str, rows: usize, cols: usize) -> Result<Weight> {
-        self.weight(module, &[rows, cols]).map(|found| Weight { rows, cols, ..found })
+    /// A rank's part of a matrix that has `[rows, cols]` in the checkpoint.
+    fn matrix(&mut self, module: &str, [rows, cols]: [usize; 2], split: Split) -> Result<Weight> {
+        let (dtype, offset) = self.find(module, &[rows, cols])?;
+        let whole = Weight::whole(dtype, offset, rows, cols);
+        let (first, part) = match split {
+            Split::Rows(share) => {
+                let part = share.of(rows);
+                (part.start * cols, Weight { rows: part.len(), ..whole })
+            }
+            Split::Columns(share) => {
+                let part = share.of(cols);
+                (part.start, Weight { cols: part.len(), ..whole })
+            }
+        };
+        Ok(Weight { offset: offset + first * dtype.bytes(), ..part })
     }
 
-    fn weight(&mut self, module: &str, shape: &[usize]) -> Result<Weight> {
+    /// Type and place of a tensor, which must have this shape.
+    fn find(&mut self, module: &str, shape: &[usize]) -> Result<(Dtype, usize)> {
         let name = format!("{module}.weight");
         let Some(tensor) = self.checkpoint.tensor(&name) else {
             let path = self.checkpoint.path_of(&name);
@@ -133,9 +158,9 @@ impl Table<'_> {
                 tensor.shape
             )));
         }
-        let weight = Weight { dtype: tensor.dtype, offset: tensor.offset, rows: 0, cols: 0 };
+        let found = (tensor.dtype, tensor.offset);
         self.seen.insert(name);
-        Ok(weight)
+        Ok(found)
     }
 
     /// A tensor that nothing reads belongs to a model that is computed in another way.

@@ -6,12 +6,14 @@ use crate::memory::{Memory, Slot, Weight};
 use crate::op::{Cost, Gpu, Op};
 use crate::vector::Element;
 
-/// `x[t] = table[ids[t]]`
+/// `x[t] = table[ids[t] - first_id]`; zeros for tokens that are not in the table
 pub struct Embed {
     /// The tokens of the step. `[T]`
     pub ids: Slot<u32>,
-    /// `[V, C]`
+    /// A rank's rows of the whole table. `[V, C]`
     pub table: Weight,
+    /// The token that its first row is of.
+    pub first_id: u32,
     /// Out: the residual stream. `[T, C]`
     pub x: Slot<f32>,
 }
@@ -32,8 +34,13 @@ impl Op for Embed {
             let table = memory.weight::<W>(self.table);
             let (ids, x) = memory.slots((self.ids, self.x));
             for (id, x) in ids.iter().zip(x.chunks_exact_mut(width)) {
-                for (x, w) in x.iter_mut().zip(&table[*id as usize * width..]) {
-                    *x = w.widen();
+                match id.checked_sub(self.first_id).map(|row| row as usize) {
+                    Some(row) if row < self.table.rows => {
+                        for (x, w) in x.iter_mut().zip(&table[row * width..]) {
+                            *x = w.widen();
+                        }
+                    }
+                    _ => x.fill(0.0),
                 }
             }
         });
@@ -49,6 +56,8 @@ impl Op for Embed {
             x: self.x,
             tokens: size(self.ids.len()),
             width: size(width),
+            rows: size(self.table.rows),
+            first_id: self.first_id,
         }
         .arguments();
         launch(
@@ -66,16 +75,18 @@ impl Embed {
     pub fn cases() -> Vec<Case> {
         let sizes = [(1u32, 1, 8), (3, 5, 40), (7, 300, 264), (11, 1, 8192), (130, 600, 4096)];
         let cases = sizes.into_iter().flat_map(|size| HALF.map(|dtype| (size, dtype)));
-        let case = |((vocab, tokens, width), dtype)| {
+        let firsts = [0, 0, 1, 2, 100]; // a part of the table
+        let case = |(((vocab, tokens, width), dtype), first_id): (((u32, u32, usize), _), u32)| {
             let mut setup = Setup::new(Numbers::Real);
             let ids: Vec<u32> = (0..tokens).map(|t| (t * t + 1) % vocab).rev().collect();
             let op = Embed {
                 ids: setup.given("ids", &ids),
                 table: setup.weight(dtype, vocab as usize, width, Content::Real(1.0)),
+                first_id,
                 x: setup.written("x", &[ids.len(), width], Judge::Exact),
             };
             setup.case(format!("{} table [{vocab}, {width}], {tokens} ids", dtype.name()), op)
         };
-        cases.map(case).collect()
+        cases.zip(firsts.into_iter().flat_map(|first| [first; 2])).map(case).collect()
     }
 }

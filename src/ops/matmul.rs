@@ -5,7 +5,7 @@ use crate::for_dtype;
 use crate::kernel::{self, Launch};
 use crate::memory::{Activation, Memory, Slot, Weight};
 use crate::op::{Cost, Gpu, Op};
-use crate::vector::{matmul, widened};
+use crate::vector::{matmul_strided, widened};
 
 /// `y[t] = weight x[t]`, or `y[t] += weight x[t]` onto the residual stream
 pub struct Matmul {
@@ -34,10 +34,11 @@ impl Op for Matmul {
             let weight = memory.weight::<W>(self.weight);
             let (x, y) = memory.slots((self.x.bytes, self.y));
             let x = &widened(self.x, x);
+            let Weight { stride, cols, .. } = self.weight;
             if self.residual {
-                matmul(weight, x, self.weight.cols, y, |y, sum| *y += sum);
+                matmul_strided(weight, stride, x, cols, y, |y, sum| *y += sum);
             } else {
-                matmul(weight, x, self.weight.cols, y, |y, sum| *y = sum);
+                matmul_strided(weight, stride, x, cols, y, |y, sum| *y = sum);
             }
         });
     }

@@ -2,6 +2,7 @@
 //!
 //! Simple ops come first. A fused op's reference is the chain of simple ops that it replaces.
 
+mod all_reduce;
 mod attend_prefill;
 mod embed;
 mod gate_up_swiglu;
@@ -25,6 +26,7 @@ use crate::case::Case;
 use crate::checkpoint::Dtype;
 use crate::kernel::{Arguments, Kernel, Launch};
 
+pub use all_reduce::AllReduce;
 pub use attend_decode::{AttendDecode, AttendScratch};
 pub use attend_prefill::AttendPrefill;
 pub use embed::Embed;
@@ -45,7 +47,8 @@ pub use synthesize::Synthesize;
 pub type MakeCases = fn() -> Vec<Case>;
 
 /// Every op and the cases that it is tested and measured with.
-pub const CASES: [(&str, MakeCases); 15] = [
+pub const CASES: [(&str, MakeCases); 16] = [
+    ("all_reduce", AllReduce::cases),
     ("attend_decode", AttendDecode::cases),
     ("attend_prefill", AttendPrefill::cases),
     ("embed", Embed::cases),

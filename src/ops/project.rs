@@ -6,7 +6,7 @@ use crate::for_dtype;
 use crate::kernel::{self, Launch};
 use crate::memory::{Memory, Slot, Weight};
 use crate::op::{Cost, Gpu, Op};
-use crate::vector::matmul;
+use crate::vector::matmul_strided;
 
 /// One token's activations onto the residual stream: `y += weight x`
 pub struct Project {
@@ -31,7 +31,8 @@ impl Op for Project {
         for_dtype!(self.weight.dtype, W => {
             let weight = memory.weight::<W>(self.weight);
             let (x, y) = memory.slots((self.x, self.y));
-            matmul(weight, x, self.weight.cols, y, |y, sum| *y += sum);
+            let Weight { stride, cols, .. } = self.weight;
+            matmul_strided(weight, stride, x, cols, y, |y, sum| *y += sum);
         });
     }
 

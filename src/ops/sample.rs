@@ -10,6 +10,8 @@ use crate::sampler::{self, IN_PROMPT, Outcome, SamplingOptions};
 pub struct Sample {
     /// In and out: bias and penalties are applied. `[1, V]`
     pub logits: Slot<f32>,
+    /// The token that the first of them is of: other ranks have the others.
+    pub first_id: u32,
     pub sampling: Sampling,
     /// Out, at `position % RING`: the outcome, see [`outcome`]. Shared. `[RING]`
     pub ring: Slot<u64>,
@@ -113,18 +115,35 @@ impl Op for Sample {
     }
 
     fn reference(&self, memory: &mut Memory<'_>) {
-        let options = self.sampling.read(memory);
+        let (options, comm) = (self.sampling.read(memory), memory.comm);
         let (logits, counts, token, cursor, ring) =
             memory.slots((self.logits, self.sampling.counts, self.token, self.cursor, self.ring));
         let position = cursor[0] + 1;
-        let outcome = sampler::choose(&options, counts, logits, position.into());
+        let outcome = match comm.world() {
+            1 => sampler::choose(&options, counts, logits, position.into()),
+            _ => {
+                let first = self.first_id;
+                sampler::choose_among_ranks(&options, counts, logits, first, position.into(), comm)
+            }
+        };
         token[0] = match outcome {
             Outcome::Token(id) => id,
             Outcome::Broken(_) | Outcome::Empty => 0,
         };
-        counts[token[0] as usize] += 1;
+        let row = token[0].checked_sub(self.first_id).map(|row| row as usize);
+        if let Some(count) = row.and_then(|row| counts.get_mut(row)) {
+            *count += 1;
+        }
         cursor[0] = position;
         ring[position as usize % RING] = entry(position, outcome);
+    }
+
+    fn together(&self) -> Option<Vec<Slot<u8>>> {
+        let Sampling { options, top_k, seed, bias_ids, biases, bias_count, counts, .. } =
+            self.sampling;
+        let floats = [self.logits, options, biases].map(Slot::cast);
+        let whole = [top_k, bias_ids, bias_count, counts, self.token, self.cursor].map(Slot::cast);
+        Some([&floats[..], &whole, &[seed, self.ring].map(Slot::cast)].concat())
     }
 
     fn launch(&self, gpu: &Gpu) -> Launch {
@@ -285,6 +304,7 @@ impl Sample {
         let (exact, blocks) = (Judge::Exact, vocab.div_ceil(SHARE).min(MOST_BLOCKS));
         let op = Self {
             logits: setup.changed("logits", &[1, vocab], Content::each(logit), exact),
+            first_id: 0,
             sampling: Sampling {
                 options: setup.given("options", &numbers),
                 top_k: setup.given("top_k", &[options.top_k as u32]),

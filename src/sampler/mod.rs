@@ -11,10 +11,12 @@
 //! token in the order of ids at which the running sum of the kept weights exceeds
 //! floor(r * their total / 2^64).
 
+mod distributed;
 mod options;
 
 use crate::error::{Error, Result};
 use crate::random::random;
+pub use distributed::choose_among_ranks;
 pub use options::SamplingOptions;
 
 /// The weight of the most probable token. The sum of 2^23 of them fits 64 bits.
@@ -111,10 +113,15 @@ fn kept(options: &SamplingOptions, weights: &Weights) -> Vec<u64> {
     keep_top_k(&mut keys, options.top_k);
     keep_top_p(&mut keys, options.top_p, weights);
     if options.min_p > 0.0 {
-        let least = (f64::from(options.min_p) * ONE as f64).ceil() as u64;
+        let least = least_weight(options.min_p);
         keys.retain(|key| weights.of(*key) >= least);
     }
     keys
+}
+
+/// The smallest weight that min-p keeps.
+fn least_weight(min_p: f32) -> u64 {
+    (f64::from(min_p) * ONE as f64).ceil() as u64
 }
 
 fn adjust(options: &SamplingOptions, counts: &[u32], logits: &mut [f32]) {
@@ -193,7 +200,7 @@ fn keep_top_p(keys: &mut Vec<u64>, share: f32, weights: &Weights) {
         return;
     }
     let total: u64 = weights.sum(keys);
-    let limit = (f64::from(share) * total as f64) as u64;
+    let limit = share_of(total, share);
     let mut before = 0;
     let mut sorted = 0;
     while sorted < keys.len() {
@@ -212,6 +219,10 @@ fn keep_top_p(keys: &mut Vec<u64>, share: f32, weights: &Weights) {
         }
         sorted += part;
     }
+}
+
+fn share_of(total: u64, share: f32) -> u64 {
+    (f64::from(share) * total as f64) as u64
 }
 
 /// Draws one of the kept tokens in proportion to their weights.

@@ -9,7 +9,8 @@ use crate::error::{Error, Result};
 use crate::kernel::{Arch, Build, KERNELS, Kernel, Resources};
 
 /// The ops whose chain a kernel computes, by names of `src/ops`.
-const OPS: [(&str, &[&str]); 15] = [
+const OPS: [(&str, &[&str]); 16] = [
+    ("all_reduce", &["all_reduce"]),
     ("attend_decode", &["attend_decode"]),
     ("attend_prefill", &["attend_prefill"]),
     ("embed", &["embed"]),

@@ -33,6 +33,16 @@ impl Stream {
         Ok(Self { context: context.clone(), handle })
     }
 
+    /// Makes its context that of the calling thread.
+    pub fn bind(&self) -> Result<()> {
+        self.context.bind()
+    }
+
+    /// As other libraries take it.
+    pub fn raw(&self) -> sys::CUstream {
+        self.handle
+    }
+
     /// Waits until all is done.
     ///
     /// # Errors
@@ -157,6 +167,9 @@ pub struct Graph {
     handle: sys::CUgraphExec,
 }
 
+// SAFETY: the driver's graphs may be launched from any thread, by one at a time.
+unsafe impl Send for Graph {}
+
 impl Drop for Graph {
     fn drop(&mut self) {
         // SAFETY: instantiated in `capture`, destroyed once.
@@ -238,22 +251,27 @@ impl Staging {
         Ok(Self { memory: Pinned::allocate(context, bytes)?, sent: Event::new(context)? })
     }
 
-    /// Copies `bytes` here once the last copy has left, and queues their way to `at` of the region.
-    pub fn send(
+    /// Copies `rows` here, one after the other, once the last copy has left, and queues their way to `at`
+    /// of the region.
+    pub fn send<'a>(
         &mut self,
         stream: &Stream,
-        bytes: &[u8],
+        rows: impl Iterator<Item = &'a [u8]>,
         region: &Region,
         at: usize,
     ) -> Result<()> {
         let doing = "cannot copy the weights to the GPU";
         self.sent.wait(doing)?;
-        self.memory.write(0, bytes);
-        let to = region.address(at..at + bytes.len());
+        let mut bytes = 0;
+        for row in rows {
+            self.memory.write(bytes, row);
+            bytes += row.len();
+        }
+        let to = region.address(at..at + bytes);
         // SAFETY: the destination is inside the region; the source is page-locked and is not written, or
         // freed, before the event that follows has come.
         let result = unsafe {
-            sys::cuMemcpyHtoDAsync_v2(to, self.memory.start.cast(), bytes.len(), stream.handle)
+            sys::cuMemcpyHtoDAsync_v2(to, self.memory.start.cast(), bytes, stream.handle)
         };
         check(doing, result)?;
         self.sent.record(stream)

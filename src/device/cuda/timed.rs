@@ -23,7 +23,7 @@ impl Cuda {
             events[0].record(&cuda.stream)?;
             for (launch, event) in launches.iter().zip(&events[1..]) {
                 let _range = nvtx::range(launch.name);
-                launch.queue(&cuda.stream, false)?;
+                launch.queue(cuda, false)?;
                 event.record(&cuda.stream)?;
             }
             cuda.stream.synchronize(&cuda.failure())?;

@@ -48,6 +48,39 @@ pub fn region_bytes(weights: &[Weight]) -> usize {
     Places::plan(weights).bytes
 }
 
+/// What a thread copies at once: rows of a weight, which follow each other on the GPU, or a part of one
+/// whose rows do so in the file.
+struct Piece<'a> {
+    /// From the first byte to the last, with what lies between the rows.
+    span: &'a [u8],
+    row_bytes: usize,
+    stride_bytes: usize,
+    /// Where it goes in the region.
+    at: usize,
+}
+
+impl<'a> Piece<'a> {
+    /// All of `weight`, whose span in the file is `span`, on its way to `at`.
+    fn all(weight: Weight, span: &'a [u8], at: usize) -> impl Iterator<Item = Self> {
+        let [row, stride] = [weight.cols, weight.stride].map(|n| n * weight.dtype.bytes());
+        let (rows, row_bytes, stride_bytes) = match row == stride {
+            true => (1, PIECE_BYTES, PIECE_BYTES),
+            false => ((PIECE_BYTES / row).max(1), row, stride),
+        };
+        let spans = span.chunks(rows * stride_bytes).zip((at..).step_by(rows * row_bytes));
+        spans.map(move |(span, at)| Self { span, row_bytes, stride_bytes, at })
+    }
+
+    fn rows(&self) -> impl Iterator<Item = &'a [u8]> {
+        let row_bytes = self.row_bytes;
+        self.span.chunks(self.stride_bytes).map(move |row| &row[..row_bytes.min(row.len())])
+    }
+
+    fn bytes(&self) -> usize {
+        self.rows().map(<[u8]>::len).sum()
+    }
+}
+
 impl WeightRegion {
     /// A region for these weights, without them.
     pub fn allocate(context: &Arc<Context>, weights: &[Weight]) -> Result<Self> {
@@ -64,28 +97,26 @@ impl WeightRegion {
         loaded: &(dyn Fn(u64) + Sync),
     ) -> Result<()> {
         let Self { region, places } = self;
-        let pieces: Vec<(&[u8], usize)> = weights
+        let pieces: Vec<Piece<'_>> = weights
             .iter()
             .flat_map(|weight| {
-                let bytes = checkpoint.bytes(weight.offset, weight.bytes());
-                let at = places.slots[&weight.offset].offset();
-                let starts = (at..).step_by(PIECE_BYTES);
-                bytes.chunks(PIECE_BYTES).zip(starts)
+                let span = checkpoint.bytes(weight.offset, weight.span_bytes());
+                Piece::all(*weight, span, places.slots[&weight.offset].offset())
             })
             .collect();
-        let largest = pieces.iter().map(|(bytes, _)| bytes.len()).max().unwrap_or(0);
+        let largest = pieces.iter().map(Piece::bytes).max().unwrap_or(0);
         let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
         let copy = || {
             let stream = Stream::new(context)?;
             let mut staging =
                 [Staging::allocate(context, largest)?, Staging::allocate(context, largest)?];
             let mut turn = 0;
-            while let Some((bytes, at)) = pieces.get(next.fetch_add(1, Ordering::Relaxed))
+            while let Some(piece) = pieces.get(next.fetch_add(1, Ordering::Relaxed))
                 && !failed.load(Ordering::Relaxed)
             {
-                staging[turn].send(&stream, bytes, region, *at)?;
+                staging[turn].send(&stream, piece.rows(), region, piece.at)?;
                 turn = 1 - turn;
-                loaded(bytes.len() as u64);
+                loaded(piece.bytes() as u64);
             }
             stream.synchronize("cannot copy the weights to the GPU")
         };
@@ -131,5 +162,31 @@ impl WeightRegion {
     pub fn address(&self, offset: usize) -> u64 {
         let at = self.places.slots[&offset].offset();
         self.region.address(at..at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::Dtype;
+
+    /// Rows and columns of any size, also past what is copied at once.
+    #[test]
+    fn pieces_are_the_rows_of_a_weight_and_follow_each_other() {
+        for (rows, cols, stride) in [(1, 5, 5), (3, 4, 4), (3, 4, 7), (5000, 900, 2000), (1, 3, 9)]
+        {
+            let weight = Weight { dtype: Dtype::F16, offset: 0, rows, cols, stride };
+            let span: Vec<u8> = (0..weight.span_bytes()).map(|i| (i * 31 / 8) as u8).collect();
+            let mut packed: Vec<u8> = Vec::new();
+            for piece in Piece::all(weight, &span, 64) {
+                assert_eq!(piece.at, 64 + packed.len());
+                assert!(piece.bytes() <= PIECE_BYTES);
+                packed.extend(piece.rows().flatten());
+            }
+            let expected: Vec<u8> =
+                span.chunks(2 * stride).flat_map(|row| &row[..2 * cols]).copied().collect();
+            assert!(packed == expected, "{rows} rows of {cols}, {stride} apart");
+            assert_eq!(packed.len(), weight.bytes());
+        }
     }
 }

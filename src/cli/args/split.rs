@@ -1,0 +1,49 @@
+//! Over how many ranks a model is split, and where they run.
+
+use std::time::Duration;
+
+use clap::Args;
+
+use crate::comm::DEFAULT_TIMEOUT;
+
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Several ranks")]
+pub struct SplitArgs {
+    /// Split every matrix of the model over N ranks [default: as many as --devices, or 1]
+    #[arg(long, value_name = "N", value_parser = super::positive)]
+    pub tensor_parallel: Option<usize>,
+
+    /// The GPUs that the ranks run on, as in 0,1; one may stand there several times
+    #[arg(long, value_name = "N,N..", value_delimiter = ',', conflicts_with = "device")]
+    pub devices: Vec<u32>,
+
+    /// Seconds that ranks wait for one that gets no further, before the run ends
+    #[arg(long, value_name = "SECONDS", default_value_t = DEFAULT_TIMEOUT.as_secs_f64())]
+    #[arg(value_parser = seconds)]
+    pub timeout: f64,
+}
+
+impl SplitArgs {
+    pub fn timeout(&self) -> Duration {
+        Duration::from_secs_f64(self.timeout)
+    }
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(seconds) if seconds > 0.0 && seconds <= 1e6 => Ok(seconds),
+        _ => Err("a number of seconds is needed, up to a million".to_owned()),
+    }
+}
+
+/// `80G`, `512M` or a number of bytes.
+pub(super) fn bytes(text: &str) -> Result<usize, String> {
+    let (digits, shift) = match text.strip_suffix(['K', 'M', 'G', 'T']) {
+        None => (text, 0),
+        Some(digits) => (digits, 10 * (1 + "KMGT".find(&text[digits.len()..]).unwrap_or(0))),
+    };
+    let number = digits.parse::<usize>().ok().filter(|number| *number > 0);
+    number
+        .and_then(|number| number.checked_mul(1 << shift))
+        .ok_or_else(|| "bytes are needed, as in 80G: K, M, G and T are powers of 1024".to_owned())
+}

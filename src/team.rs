@@ -1,0 +1,340 @@
+//! A team: all ranks of a model, each on a thread of its own, as one model that takes tokens.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crate::checkpoint::Checkpoint;
+use crate::comm::{Communicator, DEFAULT_TIMEOUT, Fault, Room};
+use crate::config::{Config, Dims};
+use crate::device::Hardware;
+use crate::error::{Error, Result};
+use crate::model::{Logits, Plan};
+use crate::rank::{self, Rank};
+use crate::sampler::SamplingOptions;
+
+/// A model that can take the next token, and choose it.
+pub struct Team {
+    ranks: Ranks,
+    sizes: Sizes,
+    /// Tokens in the KV cache: the next one's position.
+    position: usize,
+    /// What the ranks have last said of the logits. `[_, V]`
+    logits: Vec<f32>,
+}
+
+#[derive(Clone, Copy)]
+struct Sizes {
+    context: usize,
+    chunk: usize,
+    vocab: usize,
+}
+
+enum Ranks {
+    /// On the thread of whoever asks.
+    One(Box<Rank>),
+    Several {
+        members: Vec<Member>,
+        room: Arc<Room>,
+    },
+}
+
+/// A rank on its thread.
+struct Member {
+    jobs: Sender<Job>,
+    thread: JoinHandle<()>,
+}
+
+type Job = Box<dyn FnOnce(&mut Rank) + Send>;
+
+/// How the ranks get along.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// How long ranks wait for one that gets no further.
+    pub timeout: Duration,
+    /// Something to go wrong, for tests.
+    pub fault: Option<Fault>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { timeout: DEFAULT_TIMEOUT, fault: None }
+    }
+}
+
+impl From<Rank> for Team {
+    /// A model that is not split.
+    fn from(rank: Rank) -> Self {
+        let (context, chunk, vocab) = (rank.context(), rank.chunk(), rank.vocab());
+        Self {
+            position: rank.position(),
+            ranks: Ranks::One(Box::new(rank)),
+            sizes: Sizes { context, chunk, vocab },
+            logits: Vec::new(),
+        }
+    }
+}
+
+impl Team {
+    /// Loads a rank on each of `hardware`. `plan` is for the largest of them, and `loaded` is told of bytes
+    /// of weights that have been copied.
+    ///
+    /// # Errors
+    /// A split that the model does not allow, and what keeps a rank from being loaded.
+    pub fn new(
+        config: &Config,
+        mut checkpoint: Checkpoint,
+        plan: &Plan,
+        hardware: &[Hardware],
+        options: Options,
+        loaded: &(dyn Fn(u64) + Sync),
+    ) -> Result<Self> {
+        let dims = Dims::new(config, hardware.len())?;
+        if let [hardware] = hardware {
+            return Rank::new(config, dims, checkpoint, plan, hardware, loaded).map(Self::from);
+        }
+        if hardware.iter().any(|hardware| matches!(hardware, Hardware::Cpu)) {
+            checkpoint.make(loaded)?; // once for all
+        }
+        let names = hardware.iter().map(Hardware::name).collect();
+        let room = Room::new(names, options.timeout, options.fault);
+        let load = |rank: usize| {
+            let (dims, checkpoint) = (dims.of_rank(rank), checkpoint.clone());
+            let (comm, hardware): (Arc<dyn Communicator>, _) =
+                (Arc::new(room.place(rank)), &hardware[rank]);
+            let loaded = Rank::of_several(config, dims, checkpoint, plan, hardware, comm, loaded);
+            loaded.map_err(|error| {
+                // Others may be waiting for it.
+                room.fail(rank, &error.to_string());
+                Error::failed(format!("rank {rank} on {} cannot start: {error}", hardware.name()))
+            })
+        };
+        let ranks: Vec<Result<Rank>> = thread::scope(|scope| {
+            let load = &load;
+            let threads: Vec<_> =
+                (0..hardware.len()).map(|rank| scope.spawn(move || load(rank))).collect();
+            threads.into_iter().map(|thread| thread.join().expect("no panics in it")).collect()
+        });
+        let ranks = ranks.into_iter().collect::<Result<Vec<_>>>()?;
+        let (context, chunk, vocab) = (ranks[0].context(), ranks[0].chunk(), ranks[0].vocab());
+        let members = ranks.into_iter().enumerate().map(|(number, rank)| Member::new(number, rank));
+        Ok(Self {
+            ranks: Ranks::Several { members: members.collect::<Result<_>>()?, room },
+            sizes: Sizes { context, chunk, vocab },
+            position: 0,
+            logits: Vec::new(),
+        })
+    }
+
+    /// Number of ranks.
+    pub fn world(&self) -> usize {
+        match &self.ranks {
+            Ranks::One(_) => 1,
+            Ranks::Several { members, .. } => members.len(),
+        }
+    }
+
+    /// Tokens in the KV cache.
+    pub fn position(&self) -> usize {
+        self.position
+    }
+
+    /// S: tokens the KV cache can hold.
+    pub fn context(&self) -> usize {
+        self.sizes.context
+    }
+
+    /// Tokens that one [`Self::prefill`] takes at most.
+    pub fn chunk(&self) -> usize {
+        self.sizes.chunk
+    }
+
+    /// V
+    pub fn vocab(&self) -> usize {
+        self.sizes.vocab
+    }
+
+    /// Forgets all tokens from `position` on.
+    ///
+    /// # Errors
+    /// When the run has ended.
+    pub fn rewind(&mut self, position: usize) -> Result<()> {
+        self.position = position;
+        self.each(move |rank| {
+            rank.rewind(position);
+            Ok(())
+        })?;
+        Ok(())
+    }
+
+    /// Takes up to [`Self::chunk`] tokens at once.
+    ///
+    /// # Errors
+    /// Ids outside the vocabulary; tokens past the context; a rank that fails.
+    pub fn take(&mut self, ids: &[u32], logits: Logits) -> Result<()> {
+        self.check(ids)?;
+        let taken: Arc<[u32]> = ids.into();
+        self.each(move |rank| rank.take(&taken, logits))?;
+        self.position += ids.len();
+        Ok(())
+    }
+
+    /// As [`Self::take`]. Returns the logits asked for, those of the ranks side by side, `[_, V]`.
+    ///
+    /// # Errors
+    /// As [`Self::take`].
+    pub fn prefill(&mut self, ids: &[u32], logits: Logits) -> Result<&[f32]> {
+        self.check(ids)?;
+        self.position += ids.len();
+        if matches!(self.ranks, Ranks::Several { .. }) {
+            let taken: Arc<[u32]> = ids.into();
+            let parts = self.each(move |rank| rank.prefill(&taken, logits).map(<[f32]>::to_vec))?;
+            self.logits = side_by_side(&parts, self.vocab());
+            return Ok(&self.logits);
+        }
+        match &mut self.ranks {
+            Ranks::One(rank) => rank.prefill(ids, logits),
+            Ranks::Several { .. } => Ok(&self.logits),
+        }
+    }
+
+    /// Takes one token and returns the logits of the next, `[V]`.
+    ///
+    /// # Errors
+    /// As [`Self::take`].
+    pub fn decode(&mut self, id: u32) -> Result<&[f32]> {
+        self.prefill(&[id], Logits::Last)
+    }
+
+    /// Sets how tokens are chosen from now on, and what has been said so far.
+    ///
+    /// # Errors
+    /// Options without meaning; a rank that fails.
+    pub fn begin(&mut self, options: &SamplingOptions, prompt: &[u32]) -> Result<()> {
+        options.validate(self.vocab())?;
+        let (options, prompt): (Arc<_>, Arc<[u32]>) = (Arc::new(options.clone()), prompt.into());
+        self.each(move |rank| rank.begin(&options, &prompt))?;
+        Ok(())
+    }
+
+    /// Chooses the token that follows those taken, of the last of which the logits were asked for.
+    ///
+    /// # Errors
+    /// Logits that are no numbers, or leave no choice; a rank that fails.
+    pub fn choose(&mut self) -> Result<u32> {
+        self.each(Rank::choice)?[0].token()
+    }
+
+    /// Takes the token that was chosen last, and chooses the next.
+    ///
+    /// # Errors
+    /// As [`Self::choose`].
+    pub fn advance(&mut self) -> Result<u32> {
+        self.position += 1;
+        self.each(Rank::next_choice)?[0].token()
+    }
+
+    fn check(&self, ids: &[u32]) -> Result<()> {
+        rank::check(ids, self.vocab())?;
+        rank::check_room(self.position + ids.len(), self.context())
+    }
+
+    /// What `work` comes to on every rank, by rank.
+    ///
+    /// # Errors
+    /// The first rank's error, or what else has ended the run.
+    pub fn each<R: Send + 'static>(
+        &mut self,
+        work: impl Fn(&mut Rank) -> Result<R> + Clone + Send + 'static,
+    ) -> Result<Vec<R>> {
+        let (members, room) = match &mut self.ranks {
+            Ranks::One(rank) => return work(rank).map(|result| vec![result]),
+            Ranks::Several { members, room } => (members, room),
+        };
+        let (results, done) = channel();
+        for (number, member) in members.iter().enumerate() {
+            let (work, results, its_room) = (work.clone(), results.clone(), room.clone());
+            let job = move |rank: &mut Rank| {
+                let result = match catch_unwind(AssertUnwindSafe(|| work(rank))) {
+                    Ok(result) => result.map_err(|error| error.to_string()),
+                    Err(panic) => Err(format!("it panicked: {}", said(&*panic))),
+                };
+                let result = result.map_err(|reason| its_room.fail(number, &reason)).ok();
+                // Nobody listens any more where another rank has failed before.
+                let _ = results.send((number, result));
+            };
+            if member.jobs.send(Box::new(job)).is_err() {
+                room.fail(number, "its thread has ended");
+            }
+        }
+        drop(results);
+        gather(&done, members.len(), room)
+    }
+}
+
+/// What the ranks come to, by rank, unless one fails or gets no further.
+fn gather<R>(done: &Receiver<(usize, Option<R>)>, world: usize, room: &Room) -> Result<Vec<R>> {
+    let since = Instant::now();
+    let mut results: Vec<Option<R>> = (0..world).map(|_| None).collect();
+    while results.iter().any(Option::is_none) {
+        let has_come: Vec<bool> = results.iter().map(Option::is_some).collect();
+        let patience = room.patience(since, &has_come);
+        if let Some(failure) = room.failure() {
+            return Err(failure);
+        }
+        match done.recv_timeout(patience) {
+            Ok((rank, result)) => results[rank] = result, // none if it has failed
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => {
+                return Err(room.failure().unwrap_or_else(|| Error::failed("a rank has gone")));
+            }
+        }
+    }
+    Ok(results.into_iter().flatten().collect())
+}
+
+/// The rows of all parts, `[_, V of a rank]` each, put together: `[_, V]`.
+fn side_by_side(parts: &[Vec<f32>], vocab: usize) -> Vec<f32> {
+    let rows = parts.iter().map(Vec::len).sum::<usize>() / vocab;
+    let row = |row: usize| {
+        parts.iter().flat_map(move |part| {
+            let width = part.len() / rows;
+            &part[row * width..][..width]
+        })
+    };
+    (0..rows).flat_map(row).copied().collect()
+}
+
+/// A panic's message.
+fn said(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it does not say why")
+}
+
+impl Member {
+    fn new(number: usize, mut rank: Rank) -> Result<Self> {
+        let (jobs, todo) = channel::<Job>();
+        let work = move || todo.iter().for_each(|job| job(&mut rank));
+        let thread = thread::Builder::new().name(format!("rank {number}")).spawn(work);
+        let thread =
+            thread.map_err(|error| Error::failed(format!("cannot start a thread: {error}")))?;
+        Ok(Self { jobs, thread })
+    }
+}
+
+impl Drop for Team {
+    /// Waits until the ranks have given back what they hold, unless one of them may never come to that.
+    fn drop(&mut self) {
+        if let Ranks::Several { members, room } = &mut self.ranks
+            && room.failure().is_none()
+        {
+            for Member { jobs, thread } in members.drain(..) {
+                drop(jobs);
+                let _ = thread.join();
+            }
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! A model split over emulated GPUs, through the emulated NCCL.
+
+#[path = "common/golden.rs"]
+mod golden;
+#[path = "common/process.rs"]
+mod process;
+
+use std::path::PathBuf;
+use std::sync::Once;
+use std::time::{Duration, Instant};
+
+use chaski::checkpoint::{Checkpoint, Dtype};
+use chaski::config::{Config, Dims};
+use chaski::device::Hardware;
+use chaski::device::cuda::{self, Card};
+use chaski::model::{Logits, Plan, Request, Room, Weights};
+use chaski::sampler::SamplingOptions;
+use chaski::team::{Options, Team};
+use golden::{Expected, argmax, cases, expected, relative_error, source, worst};
+use process::chaski;
+
+/// The relative L2 of all logits of a prefill in f16, and of decoding: as for one GPU.
+const PREFILL: f64 = 2e-3;
+const DECODE: f64 = 1e-3;
+
+/// Kernels that are new to the emulator are compiled at their first launch.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// The checkpoint whose halves suit the kernels.
+fn case() -> PathBuf {
+    cases().into_iter().find(|case| case.ends_with("gqa8-hd64-f16")).unwrap()
+}
+
+/// Ranks on these GPUs.
+fn team(ordinals: &[u32], chunk: usize) -> Team {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| cuda::emulate(2).unwrap());
+    let source = source(&case());
+    let (config, checkpoint) = (Config::load(&source).unwrap(), Checkpoint::open(&source).unwrap());
+    let dims = Dims::new(&config, ordinals.len()).unwrap().of_rank(ordinals.len() - 1);
+    Card::suits(&dims, checkpoint.dtype()).unwrap();
+    let cards: Vec<Card> = ordinals.iter().map(|ordinal| Card::open(*ordinal).unwrap()).collect();
+    let request = Request {
+        context: Some(128),
+        chunk,
+        all_logits: true,
+        cache: Dtype::F16,
+        activations: checkpoint.dtype(),
+        attention_blocks: cards[0].attention_blocks(),
+    };
+    let weights: Vec<_> = Weights::locate(&checkpoint, &dims).unwrap().iter().collect();
+    let room = Room::Gpu(1 << 30);
+    let plan = Plan::new(&config, &dims, cuda::region_bytes(&weights), request, room).unwrap();
+    let hardware: Vec<_> = cards.into_iter().map(Hardware::Gpu).collect();
+    let options = Options { timeout: PATIENCE, ..Options::default() };
+    Team::new(&config, checkpoint, &plan, &hardware, options, &|_| ()).unwrap()
+}
+
+fn prefill(team: &mut Team, ids: &[u32], chunk: usize) -> Vec<f32> {
+    team.rewind(0).unwrap();
+    ids.chunks(chunk).flat_map(|ids| team.prefill(ids, Logits::All).unwrap().to_vec()).collect()
+}
+
+#[test]
+fn logits_of_two_gpus_and_of_two_ranks_on_one_are_right_and_the_same() {
+    let Expected { ids, logits, .. } = expected(&case());
+    let mut results = Vec::new();
+    for ordinals in [[0, 1], [0, 0]] {
+        let mut team = team(&ordinals, ids.len());
+        for (chunk, bound) in [(ids.len(), PREFILL), (1, DECODE)] {
+            let ours = prefill(&mut team, &ids, chunk);
+            let (whole, (at, position)) =
+                (relative_error(&ours, &logits), worst(&ours, &logits, ids.len()));
+            assert!(whole <= bound && at <= 3.0 * bound, "{whole:.2e}, {at:.2e} at {position}");
+            assert!(ours == prefill(&mut team, &ids, chunk), "other bits in the next run");
+            results.push(ours);
+        }
+        let residual = team.each(|rank| {
+            let x = rank.model().state.x;
+            Ok(rank.device_mut().read(x)?.to_vec())
+        });
+        let residual = residual.unwrap();
+        assert!(residual[0] == residual[1] && residual[0].iter().any(|x| *x != 0.0));
+    }
+    assert!(results[..2] == results[2..]);
+}
+
+#[test]
+fn tokens_are_chosen_by_both() {
+    let Expected { ids, greedy: theirs, .. } = expected(&case());
+    let mut team = team(&[0, 1], ids.len());
+    let greedy = SamplingOptions { temperature: 0.0, ..Default::default() };
+    team.begin(&greedy, &ids).unwrap();
+    team.take(&ids, Logits::Last).unwrap();
+    let mut chosen = vec![team.choose().unwrap()];
+    while chosen.len() < 12 {
+        chosen.push(team.advance().unwrap());
+    }
+    assert_eq!(chosen[0], theirs[0]);
+    team.rewind(0).unwrap();
+    let mut last = argmax(team.prefill(&ids, Logits::Last).unwrap());
+    for token in chosen {
+        assert_eq!(token, last);
+        last = argmax(team.decode(last).unwrap());
+    }
+}
+
+fn ask(more: &[&str], environment: &[(&str, &str)]) -> (Option<i32>, String, String) {
+    let case = case();
+    let ask =
+        ["generate", "-m", case.to_str().unwrap(), "--ids", "1,2,3", "--print-ids", "-n", "6"];
+    let how = ["--temp", "0", "--ignore-eos", "--context", "64", "--prefill-chunk", "8"];
+    chaski(&[&ask[..], &how, more].concat(), environment)
+}
+
+#[test]
+fn the_command_line_splits_over_gpus() {
+    let (status, one, errors) = ask(&["--emulate", "2"], &[]);
+    assert_eq!(status, Some(0), "{errors}");
+    for split in [&["--tensor-parallel", "2"][..], &["--devices", "1,0"], &["--devices", "0,0"]] {
+        let patient = ["--emulate", "2", "--timeout", "600"];
+        let (status, two, errors) = ask(&[&patient[..], split].concat(), &[]);
+        assert_eq!(status, Some(0), "{errors}");
+        assert_eq!(two, one, "{split:?}");
+    }
+    let (status, _, errors) = ask(&["--emulate", "1", "--tensor-parallel", "2"], &[]);
+    assert_eq!(status, Some(1));
+    assert!(errors.contains("there is no GPU cuda:1 for a rank: there are 1"), "{errors}");
+}
+
+#[test]
+fn gpus_that_fail_or_stall_end_the_run_in_time() {
+    for (variable, value) in [
+        ("CHASKI_EMULATE_RANK_FAULT", "1:stalls:7"),
+        ("CHASKI_EMULATE_RANK_FAULT", "0:dies:9"),
+        ("CHASKI_EMULATE_FAULT", "cuMemAlloc_v2:3:2"),
+        ("CHASKI_EMULATE_FAULT", "kernel:40:700"),
+        ("CHASKI_EMULATE_FAULT", "ncclCommInitRank:2:3"),
+        ("CHASKI_EMULATE_FAULT", "ncclAllReduce:5:3"),
+    ] {
+        let start = Instant::now();
+        let split = ["--emulate", "2", "--tensor-parallel", "2", "--timeout", "20"];
+        let (status, _, errors) = ask(&split, &[(variable, value)]);
+        assert_eq!(status, Some(1), "{value}: {errors}");
+        let ours: Vec<_> = errors.lines().filter(|line| line.starts_with("chaski: ")).collect();
+        assert!(ours.len() == 1 && ours[0].contains("rank "), "{value}: {errors}");
+        assert!(start.elapsed() < Duration::from_secs(100), "{value}: {:?}", start.elapsed());
+    }
+}
