@@ -34,7 +34,7 @@ fn case() -> PathBuf {
 /// Ranks on these GPUs.
 fn team(ordinals: &[u32], chunk: usize) -> Team {
     static ONCE: Once = Once::new();
-    ONCE.call_once(|| cuda::emulate(2).unwrap());
+    ONCE.call_once(|| cuda::emulate(2, &|_| ()).unwrap());
     let source = source(&case());
     let (config, checkpoint) = (Config::load(&source).unwrap(), Checkpoint::open(&source).unwrap());
     let dims = Dims::new(&config, ordinals.len()).unwrap().of_rank(ordinals.len() - 1);

@@ -44,7 +44,7 @@ fn assert_same(case: &Case, chain: &Program, outputs: &[Slot<u8>]) {
         let mut cpu = Cpu::new(weights, &case.layout).unwrap();
         let state = case.state();
         cpu.write(case.layout.whole().cast(), &state);
-        cpu.run(program);
+        cpu.run(program).unwrap();
         outputs.iter().flat_map(|slot| cpu.read(*slot).to_vec()).collect::<Vec<u8>>()
     };
     let before = {

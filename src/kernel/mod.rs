@@ -7,14 +7,14 @@
 //! use chaski::kernel::Embed;
 //! # use chaski::memory::{Slot, Weight};
 //! fn arguments(ids: Slot<u32>, table: Weight, x: Slot<f32>) -> Embed {
-//!     Embed { ids, table, x, tokens: 1, width: table.cols as u32 }
+//!     Embed { ids, table, x, tokens: 1, width: table.cols as u32, first_id: 0, rows: 9 }
 //! }
 //! ```
 //! ```compile_fail,E0063
 //! use chaski::kernel::Embed;
 //! # use chaski::memory::{Slot, Weight};
 //! fn arguments(ids: Slot<u32>, table: Weight, x: Slot<f32>) -> Embed {
-//!     Embed { ids, table, x, tokens: 1 } // missing field `width`
+//!     Embed { ids, table, x, tokens: 1, first_id: 0, rows: 9 } // missing field `width`
 //! }
 //! ```
 //!
