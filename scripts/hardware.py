@@ -186,16 +186,6 @@ def profile(session):
     return well
 
 
-def kernels(session):
-    """Each kernel alone at the real shapes, cold, against cuBLASLt where it can be."""
-    model = models(session)[0]
-    well = session.run_chaski("kernels", "bench", "-m", model, "-o", "json") is not None
-    if not session.quick:
-        against = ["kernels", "bench", "matmul", "-m", model, "--against", "cublaslt", "-o", "json"]
-        session.run_chaski(*against)  # where there is cuBLASLt
-    return well
-
-
 def peers(session):
     """The same weights in transformers: logits compared, speed side by side."""
     model = models(session)[-1]
@@ -215,7 +205,7 @@ def peers(session):
         return session.run_chaski("bench", "-m", checkpoint, *sizes) is not None and well
 
 
-PARTS = {part.__name__: part for part in [check, sanitize, identity, bench, profile, kernels, peers]}
+PARTS = {part.__name__: part for part in [check, sanitize, identity, bench, profile, peers]}
 
 
 def conditions():
