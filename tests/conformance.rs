@@ -36,6 +36,13 @@ fn no_kernel_has_a_race() {
     assert_right(&["--sanitize", "thread", "--cases", "few"]);
 }
 
+#[test]
+#[ignore = "takes many minutes"]
+fn no_kernel_leaves_its_bounds_or_has_a_race_in_any_case() {
+    assert_right(&["--sanitize", "address", "--cases", "usual"]);
+    assert_right(&["--sanitize", "thread", "--cases", "quick"]);
+}
+
 /// A copy of the kernels, and in it the path of `kernel`, in which `file` had `old` replaced by `new`.
 fn changed(kernel: &str, file: &str, old: &str, new: &str) -> (TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
