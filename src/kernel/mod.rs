@@ -130,9 +130,9 @@ impl Kernel {
     }
 }
 
-/// `$XDG_CACHE_HOME/chaski/kernels`, where the standard says it is.
-fn user_cache() -> PathBuf {
+/// `$XDG_CACHE_HOME/chaski`, where the standard says it is: what is compiled at run time is kept there.
+pub(crate) fn user_cache() -> PathBuf {
     let path = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let cache = path("XDG_CACHE_HOME").or_else(|| path("HOME").map(|home| home.join(".cache")));
-    cache.unwrap_or_else(std::env::temp_dir).join("chaski/kernels")
+    cache.unwrap_or_else(std::env::temp_dir).join("chaski")
 }

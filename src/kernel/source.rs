@@ -122,7 +122,9 @@ impl Source {
             Err(error) => return Err(Error::failed(format!("{doing}: {error}"))),
         };
         self.program()
-            .and_then(|program| program.cubin(&nvrtc, arch, &Cache { folder: user_cache() }))
+            .and_then(|program| {
+                program.cubin(&nvrtc, arch, &Cache { folder: user_cache().join("kernels") })
+            })
             .and_then(|image| {
                 fs::read(&image.file)
                     .map_err(|error| format!("cannot read {}: {error}", image.file.display()))

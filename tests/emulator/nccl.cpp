@@ -274,10 +274,13 @@ void until_it_fails(const Rank& self) {
             return;
         }
         int error = 0, state;
-        const auto deadline = Clock::now() + std::chrono::seconds(1);
-        while ((state = try_call("cuStreamQuery", self.stream)) == 600 && !error &&
-               Clock::now() < deadline)
+        auto deadline = Clock::now() + std::chrono::seconds(1);
+        // A rank may be gone that has given its part already: what is to come after that comes soon.
+        while ((state = try_call("cuStreamQuery", self.stream)) == 600 && Clock::now() < deadline) {
+            if (error) continue;
             call("ncclCommGetAsyncError", self.communicator, &error);
+            if (error) deadline = Clock::now() + std::chrono::milliseconds(500);
+        }
         if (state == 0) continue;
         std::thread watch([&] {
             std::this_thread::sleep_for(std::chrono::milliseconds(50));

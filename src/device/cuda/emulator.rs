@@ -13,6 +13,7 @@ use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 
 use crate::error::{Error, Result};
 use crate::kernel::compile::hash;
+use crate::kernel::user_cache;
 
 /// What was loaded.
 struct Emulator {
@@ -199,7 +200,7 @@ pub fn build(sanitizer: Sanitizer, told: &dyn Fn(&str)) -> Result<PathBuf> {
     let version = ask_compiler("--version")?;
     let parts = SOURCES.iter().flat_map(|(name, text)| [*name, *text]);
     let name = format!("{}-{}", hash(parts.chain([version.as_str()])), sanitizer.name());
-    let folder = cache_folder().join("emulator").join(name);
+    let folder = user_cache().join("emulator").join(name);
     if folder.is_dir() {
         return Ok(folder);
     }
@@ -261,11 +262,4 @@ fn ask_compiler(argument: &str) -> Result<String> {
         return Err(failed(&output.status));
     }
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
-}
-
-/// `$XDG_CACHE_HOME/chaski`, where the standard says it is.
-fn cache_folder() -> PathBuf {
-    let path = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let cache = path("XDG_CACHE_HOME").or_else(|| path("HOME").map(|home| home.join(".cache")));
-    cache.unwrap_or_else(std::env::temp_dir).join("chaski")
 }
