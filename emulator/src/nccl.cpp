@@ -220,8 +220,9 @@ ENTRY ncclCommCuDevice(const Communicator* communicator, int* device) {
 }
 
 ENTRY ncclCommGetAsyncError(Communicator* communicator, int* result) {
-    if (!communicator->error && communicator->world->broken()) communicator->error = kRemoteError;
     *result = communicator->error;
+    // Not kept: what a rank gave before it went still reaches the others.
+    if (!*result && communicator->world->broken()) *result = kRemoteError;
     if (!*result && !communicator->world->complete()) *result = kInProgress;
     return kSuccess;
 }
