@@ -403,5 +403,7 @@ fn pages_and_completions_come_from_the_same_definitions() {
     for shell in ["bash", "zsh", "fish"] {
         assert!(answer(&["completions", shell]).contains("perplexity"), "{shell}");
     }
-    assert_eq!(answer(&["--list-devices"]), answer(&["devices"]));
+    // The memory there is may change in between.
+    let devices = |command| answer(&[command]).split(" threads").next().unwrap().to_owned();
+    assert_eq!(devices("--list-devices"), devices("devices"));
 }

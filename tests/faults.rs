@@ -105,6 +105,14 @@ fn gpus_that_are_not_there_or_too_old_are_told() {
     assert!(errors.contains("there is no GPU cuda:7: there is one, cuda:0"), "{errors}");
     let told = failure("CHASKI_EMULATE_CAPABILITY", "7.5");
     assert!(told.contains("compute capability 7.5 is too old: 8.0 is needed"), "{told}");
+    let told = failure("CHASKI_EMULATE_DRIVER", "12040");
+    assert!(told.contains("of CUDA 12.4, and 12.8 is needed"), "{told}");
+    let old = [("CHASKI_EMULATE", "1"), ("CHASKI_EMULATE_DRIVER", "12040")];
+    let (status, _, errors) = chaski(&ASK, &old);
+    assert!(
+        status == Some(0) && errors.contains("on the CPU: the GPU's driver is too old"),
+        "{errors}"
+    );
 }
 
 /// On machines that have none.

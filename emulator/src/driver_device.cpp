@@ -191,7 +191,7 @@ ENTRY cuInit(unsigned) {
 }
 
 ENTRY cuDriverGetVersion(int* version) {
-    *version = 13000;
+    *version = modes().driver_version;
     return kSuccess;
 }
 

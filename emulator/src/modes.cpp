@@ -117,6 +117,7 @@ Modes read() {
     read_number("CHASKI_EMULATE_MEMORY", modes.memory_bytes);
     read_number("CHASKI_EMULATE_BLOCKS", modes.resident_blocks);
     read_number("CHASKI_EMULATE_PATIENCE_MS", modes.patience_ms);
+    read_number("CHASKI_EMULATE_DRIVER", modes.driver_version);
     read_switch("CHASKI_EMULATE_STREAMS", "lazy", "eager", modes.lazy);
     read_switch("CHASKI_EMULATE_PDL", "early", "late", modes.early_dependents);
     read_switch("CHASKI_EMULATE_FILL", "on", "off", modes.fill);

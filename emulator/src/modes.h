@@ -3,6 +3,7 @@
 //   CHASKI_EMULATE=N                number of devices (default 1)
 //   CHASKI_EMULATE_MEMORY=BYTES     memory of each device (default 8 GiB); suffixes K, M, G
 //   CHASKI_EMULATE_CAPABILITY=9.0   compute capability, and the shared memory that goes with it
+//   CHASKI_EMULATE_DRIVER=13000     version of CUDA that the driver is of
 //   CHASKI_EMULATE_ORDER=ascending | descending | shuffled:SEED
 //                                   which warp of a block (and which block) goes next. A warp
 //                                   always runs as far as it can: the least fair schedule finds
@@ -54,6 +55,7 @@ struct Modes {
     unsigned devices = 1;
     size_t memory_bytes = size_t(8) << 30;
     int capability_major = 9, capability_minor = 0;
+    int driver_version = 13000;
     Order order = Order::Ascending;
     unsigned resident_blocks = 1;
     bool lazy = false;

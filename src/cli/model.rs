@@ -209,7 +209,15 @@ pub fn hardware(args: &ModelArgs, dims: &Dims, weights: Dtype) -> Result<Hardwar
     let ordinal = match args.device {
         Device::Cpu => None,
         Device::Cuda(ordinal) => Some(ordinal),
-        Device::Auto => matches!(cuda::device_count(), Ok(1..)).then_some(0),
+        Device::Auto => match cuda::device_count() {
+            Ok(count) => (count > 0).then_some(0),
+            Err(error) => {
+                if cuda::has_driver() {
+                    note(format_args!("on the CPU: {error}"));
+                }
+                None
+            }
+        },
     };
     let Some(ordinal) = ordinal else {
         return match args.kernel.first() {

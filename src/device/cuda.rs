@@ -17,7 +17,7 @@ use std::time::Instant;
 
 use bytemuck::Pod;
 
-pub use driver::device_count;
+pub use driver::{device_count, has_driver};
 pub use emulator::{Order, Sanitizer, emulate, set_order};
 pub use nvml::{Nvml, Reading, THROTTLE_REASONS};
 pub use weights::region_bytes;

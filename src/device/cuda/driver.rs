@@ -26,22 +26,44 @@ pub(super) fn check(doing: &str, result: CUresult) -> Result<()> {
     Err(Error::failed(format!("{doing}: {text} ({result:?})")))
 }
 
+/// The CUDA whose functions are called: all of them are there since then.
+const LEAST_DRIVER: i32 = 12080;
+
+/// Whether there is a driver, working or not.
+pub fn has_driver() -> bool {
+    // SAFETY: loading the driver's library runs its initialisers, which ask nothing of us.
+    unsafe { sys::is_culib_present() }
+}
+
 /// Loads the driver and starts it, once.
 ///
 /// # Errors
-/// Where there is no driver, or it does not work.
+/// Where there is no driver, or it does not work, or is too old.
 pub fn start() -> Result<()> {
     static STARTED: OnceLock<Result<()>> = OnceLock::new();
     let start = || {
-        // SAFETY: loading the driver's library runs its initialisers, which ask nothing of us.
-        if !unsafe { sys::is_culib_present() } {
+        if !has_driver() {
             return Err(Error::failed(
                 "there is no CUDA driver (libcuda.so) on this machine: --device cpu does without, \
                  --emulate 1 stands in for one",
             ));
         }
         // SAFETY: cuInit may be called at any time; the library is there.
-        check("cannot start the CUDA driver", unsafe { sys::cuInit(0) })
+        check("cannot start the CUDA driver", unsafe { sys::cuInit(0) })?;
+        let mut version = 0;
+        // SAFETY: the driver is started and writes one integer.
+        let result = unsafe { sys::cuDriverGetVersion(&mut version) };
+        check("cannot ask the CUDA driver for its version", result)?;
+        if version < LEAST_DRIVER {
+            let cuda = |version: i32| format!("{}.{}", version / 1000, version % 1000 / 10);
+            return Err(Error::failed(format!(
+                "the GPU's driver is too old: it is of CUDA {}, and {} is needed (NVIDIA's 570 or a \
+                 newer one); --device cpu does without",
+                cuda(version),
+                cuda(LEAST_DRIVER)
+            )));
+        }
+        Ok(())
     };
     STARTED.get_or_init(start).clone()
 }

@@ -309,8 +309,11 @@ impl Module {
     pub fn load(context: &Arc<Context>, image: &[u8], doing: &str) -> Result<Self> {
         context.bind()?;
         let mut handle = ptr::null_mut();
+        // What is embedded in the program lies at any address; the driver may read whole words.
+        let mut words = vec![0u64; image.len().div_ceil(8)];
+        bytemuck::cast_slice_mut(&mut words)[..image.len()].copy_from_slice(image);
         // SAFETY: an image says itself where it ends; the driver copies it and writes one handle.
-        check(doing, unsafe { sys::cuModuleLoadData(&mut handle, image.as_ptr().cast()) })?;
+        check(doing, unsafe { sys::cuModuleLoadData(&mut handle, words.as_ptr().cast()) })?;
         Ok(Self { context: context.clone(), handle })
     }
 
