@@ -135,6 +135,21 @@ fn what_cannot_take_a_kernels_place_is_refused() {
     assert!(said.contains("embed.cu:1: the first line is to name the kernel"), "{said}");
 }
 
+/// A loop that the compiler must keep, and in which nothing tells that it waits.
+const ENDLESS: (&str, &str, &str, &str) = (
+    "rms_norm",
+    "rms_norm.cu",
+    "grid_dependency_wait();",
+    "for (volatile uint32_t spin = 1; spin > 0;) {}",
+);
+
+#[test]
+fn a_kernel_without_end_is_ended() {
+    let said = told(ENDLESS, &["--cases", "few", "--time-limit", "5"]);
+    assert!(said.contains("kernel rms_norm: no end of it in 5 s\n"), "{said}");
+    assert!(said.contains("1 of 1 checks failed"), "{said}");
+}
+
 #[test]
 fn arguments_that_make_no_sense_are_refused() {
     let (status, _, errors) = check(&["imbed"]);

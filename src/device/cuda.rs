@@ -80,6 +80,14 @@ impl Card {
         self.context.memory()
     }
 
+    /// Bytes of its L2 cache.
+    ///
+    /// # Errors
+    /// When the driver does not say.
+    pub fn cache_bytes(&self) -> Result<usize> {
+        self.context.cache_bytes()
+    }
+
     /// What tells of its clocks, power and energy, where that is installed.
     pub fn nvml(&self) -> Option<Nvml> {
         Nvml::open(self.context.bus().ok()?)

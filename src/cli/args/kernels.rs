@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
+use super::split::seconds;
 use super::{Device, ModelArgs, PromptArgs, device};
 
 #[derive(Debug, Subcommand)]
@@ -47,6 +48,10 @@ pub struct CheckArgs {
     /// Print a summary as JSON
     #[arg(long)]
     pub json: bool,
+
+    /// End a kernel that takes longer over a case [default: 60; 600 where GPUs are emulated]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub time_limit: Option<f64>,
 
     /// Runs the cases of one kernel in this process, and reports in lines of JSON
     #[arg(long, hide = true)]

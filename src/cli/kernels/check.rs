@@ -1,9 +1,10 @@
 //! `chaski kernels check`
 
 use std::io::{BufRead, BufReader, Read};
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
@@ -135,7 +136,8 @@ impl Checked {
     }
 }
 
-/// Runs one kernel's cases in another process and listens to it.
+/// Runs one kernel's cases in another process and listens to it, for as long as it has something new to
+/// tell from time to time.
 fn watch(
     source: &Source,
     args: &CheckArgs,
@@ -143,33 +145,79 @@ fn watch(
     sanitizer: Sanitizer,
 ) -> Result<Checked> {
     let (start, kernel) = (Instant::now(), source.kernel);
+    let limit = time_limit(args.time_limit, emulated);
     let mut command = worker(kernel, args, emulated, sanitizer)?;
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let failed = |error| Error::failed(format!("cannot start the process that checks: {error}"));
-    let mut child =
-        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(failed)?;
-    let mut errors = child.stderr.take().expect("piped");
-    let errors = thread::spawn(move || {
-        let mut text = Vec::new();
-        // What cannot be read is missing from a message that is incomplete anyway.
-        let _ = errors.read_to_end(&mut text);
-        String::from_utf8_lossy(&text).into_owned()
-    });
+    let mut child = command.spawn().map_err(failed)?;
+    let _until_here = child.stdin.take();
+    let errors = errors_of(&mut child);
+    let events = events_of(&mut child);
     let (mut cases, mut running, mut wrong) = (0, None, Vec::new());
-    for line in BufReader::new(child.stdout.take().expect("piped")).lines() {
-        match line.ok().and_then(|line| serde_json::from_str(&line).ok()) {
-            Some(Event::Begin { case, .. }) => running = Some(case),
-            Some(Event::End { wrong: what, .. }) => {
+    let in_time = loop {
+        match events.recv_timeout(limit) {
+            Ok(Event::Begin { case, .. }) => running = Some(case),
+            Ok(Event::End { wrong: what, .. }) => {
                 cases += 1;
                 let case = running.take().unwrap_or_default();
                 wrong.extend(what.map(|what| format!("{case}: {what}")));
             }
-            None => {}
+            Err(RecvTimeoutError::Disconnected) => break true,
+            Err(RecvTimeoutError::Timeout) => break false,
         }
+    };
+    if !in_time {
+        child.kill().map_err(failed)?;
     }
     let status = child.wait().map_err(failed)?;
     let errors = errors.join().unwrap_or_default();
-    wrong.extend(last_words(status, running, &errors, source));
+    match in_time {
+        true => wrong.extend(last_words(status, running, &errors, source)),
+        false => wrong.push(of_case(&endless(kernel, limit), running.as_deref())),
+    }
     Ok(Checked { kernel, sanitizer, cases, seconds: start.elapsed().as_secs_f64(), wrong })
+}
+
+/// How long a kernel may take over what is done in well under a second.
+pub fn time_limit(given: Option<f64>, emulated: Option<u32>) -> Duration {
+    let usual = if emulated.is_some() { 600.0 } else { 60.0 };
+    Duration::from_secs_f64(given.unwrap_or(usual))
+}
+
+/// What is said of a kernel that was ended.
+pub fn endless(kernel: &Kernel, limit: Duration) -> String {
+    format!("kernel {}: no end of it in {} s", kernel.name, limit.as_secs_f64())
+}
+
+/// All that the process writes on standard error.
+fn errors_of(child: &mut Child) -> thread::JoinHandle<String> {
+    let mut errors = child.stderr.take().expect("piped");
+    thread::spawn(move || {
+        let mut text = Vec::new();
+        // What cannot be read is missing from a message that is incomplete anyway.
+        let _ = errors.read_to_end(&mut text);
+        String::from_utf8_lossy(&text).into_owned()
+    })
+}
+
+/// What the process tells, as it comes.
+fn events_of(child: &mut Child) -> Receiver<Event> {
+    let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+    let (told, events) = mpsc::channel();
+    thread::spawn(move || {
+        let events = lines.map_while(|line| line.ok());
+        let mut events = events.filter_map(|line| serde_json::from_str(&line).ok());
+        // An error means that nobody listens any more.
+        events.try_for_each(|event| told.send(event))
+    });
+    events
+}
+
+fn of_case(what: &str, case: Option<&str>) -> String {
+    match case {
+        Some(case) => format!("{}\n  case: {case}", what.trim_end()),
+        None => what.trim_end().to_owned(),
+    }
 }
 
 /// What the process said that ended in the middle of a case, or that a sanitizer had something to tell.
@@ -179,10 +227,7 @@ fn last_words(
     errors: &str,
     source: &Source,
 ) -> Vec<String> {
-    let of_case = |what: &str| match &case {
-        Some(case) => format!("{}\n  case: {case}", what.trim_end()),
-        None => what.trim_end().to_owned(),
-    };
+    let of_case = |what: &str| of_case(what, case.as_deref());
     let reports = report::read(errors, source);
     if !reports.is_empty() {
         return reports.iter().map(|report| of_case(report)).collect();

@@ -1,6 +1,8 @@
 //! The process that runs one kernel's cases under one checker: whatever a broken kernel does to it, the
 //! one that started it goes on. It reports on standard output, in lines of JSON.
 
+use std::io::{self, Read};
+use std::thread;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -46,6 +48,7 @@ pub fn work(
     if let Some(devices) = emulated {
         cuda::emulate(devices, &|_| ())?;
     }
+    thread::spawn(end_with_the_other);
     let card = Card::open(0)?;
     if let Some(source) = source {
         card.replace_kernel(source);
@@ -63,4 +66,12 @@ pub fn work(
         }
     }
     Ok(())
+}
+
+/// Ends this process, whatever its kernel does, when the one that started it has gone: standard input
+/// is open as long as that is there.
+fn end_with_the_other() {
+    let mut byte = [0];
+    while matches!(io::stdin().read(&mut byte), Ok(1)) {}
+    std::process::abort();
 }

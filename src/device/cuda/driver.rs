@@ -147,6 +147,12 @@ impl Context {
         self.attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)
     }
 
+    /// Bytes of the L2 cache.
+    pub fn cache_bytes(&self) -> Result<usize> {
+        let which = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE;
+        Ok(self.attribute(which)? as usize)
+    }
+
     /// Where it is on the bus: domain, bus, device.
     pub fn bus(&self) -> Result<[u32; 3]> {
         use sys::CUdevice_attribute as attribute;

@@ -21,6 +21,8 @@ pub struct Kernels {
     sources: HashMap<&'static str, Source>,
     functions: HashMap<&'static str, (Function, u32)>,
     modules: HashMap<&'static str, Module>,
+    /// Those that have been replaced: graphs still have their functions.
+    retired: Vec<Module>,
     /// What loading them has taken.
     pub loading: Duration,
 }
@@ -33,6 +35,7 @@ impl Kernels {
             sources: HashMap::new(),
             functions: HashMap::new(),
             modules: HashMap::new(),
+            retired: Vec::new(),
             loading: Duration::ZERO,
         })
     }
@@ -41,7 +44,7 @@ impl Kernels {
     pub fn replace(&mut self, source: Source) {
         let kernel = source.kernel;
         self.functions.retain(|name, _| !kernel.exports.iter().any(|export| export.name == *name));
-        self.modules.remove(kernel.name);
+        self.retired.extend(self.modules.remove(kernel.name));
         self.sources.insert(kernel.name, source);
     }
 
