@@ -17,6 +17,6 @@ pub use format::{Column, Format, Row, Table};
 pub use measure::{Bench, Fill, Sample};
 pub use profile::{OpGroup, PROFILE_COLUMNS, Profile};
 pub use roofline::roofline;
-pub use row::{COLUMNS, STARTUP_COLUMNS, row};
+pub use row::{COLUMNS, STARTUP_COLUMNS, number, percent, percentile, row, text};
 pub use test::{Grid, Kind, Test};
 pub use trace::trace;

@@ -91,15 +91,18 @@ pub const STARTUP_COLUMNS: &[Column] = &[
     ("ms", |row| number(row, "ms", 3)),
 ];
 
-pub(super) fn text(row: &Row, field: &str) -> String {
+/// A field of a row, or `-`.
+pub fn text(row: &Row, field: &str) -> String {
     row[field].as_str().unwrap_or("-").to_owned()
 }
 
-pub(super) fn number(row: &Row, field: &str, digits: usize) -> String {
+/// As [`text`], of a number.
+pub fn number(row: &Row, field: &str, digits: usize) -> String {
     row[field].as_f64().map_or("-".to_owned(), |number| format!("{number:.digits$}"))
 }
 
-pub(super) fn percent(row: &Row, field: &str) -> String {
+/// As [`number`], in hundredths.
+pub fn percent(row: &Row, field: &str) -> String {
     row[field].as_f64().map_or("-".to_owned(), |part| format!("{:.1}%", 100.0 * part))
 }
 
@@ -115,7 +118,7 @@ fn deviation(values: &[f64]) -> f64 {
 }
 
 /// The least value that at least this part of all do not exceed.
-pub(super) fn percentile(values: &[f64], part: f64) -> Option<f64> {
+pub fn percentile(values: &[f64], part: f64) -> Option<f64> {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     let rank = (part * sorted.len() as f64).ceil() as usize;

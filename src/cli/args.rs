@@ -13,7 +13,7 @@ use clap_complete::Shell;
 use crate::checkpoint::Dtype;
 use crate::model::DEFAULT_CHUNK;
 pub use bench::{BenchArgs, DepthFill, OutputFormat};
-pub use kernels::{CasesArg, CheckArgs, DiffArgs, KernelsCommand, SanitizeArg};
+pub use kernels::{CasesArg, CheckArgs, DiffArgs, KernelBenchArgs, KernelsCommand, SanitizeArg};
 pub use split::SplitArgs;
 pub use synthetic::{SynthesizeArgs, SyntheticArgs, WeightType};
 

@@ -9,12 +9,12 @@ use indicatif::ProgressBar;
 use serde_json::{Value, json};
 use sysinfo::{CpuRefreshKind, RefreshKind};
 
-use super::args::{BenchArgs, DepthFill, ModelArgs, OutputFormat};
+use super::args::{BenchArgs, DepthFill, ModelArgs};
 use super::model::{Opened, hardware, interrupt, open, set_threads, source, system};
 use super::output::{note, print, progress};
 use crate::bench::{
-    Bench, COLUMNS, Ceilings, Fill, Format, Grid, PROFILE_COLUMNS, Profile, Row, STARTUP_COLUMNS,
-    Sample, Table, Test, roofline, row, trace, watched,
+    Bench, COLUMNS, Ceilings, Fill, Grid, PROFILE_COLUMNS, Profile, Row, STARTUP_COLUMNS, Sample,
+    Table, Test, roofline, row, trace, watched,
 };
 use crate::checkpoint::Checkpoint;
 use crate::config::{Config, Dims};
@@ -29,19 +29,12 @@ use crate::vector;
 pub fn run(args: &BenchArgs) -> Result<()> {
     let interrupt = interrupt()?;
     set_threads(args.model.threads)?;
-    let format = match args.output {
-        OutputFormat::Md => Format::Markdown,
-        OutputFormat::Csv => Format::Csv,
-        OutputFormat::Json => Format::Json,
-        OutputFormat::Jsonl => Format::Jsonl,
-        OutputFormat::Sql => Format::Sql,
-    };
     let (name, columns) = match (args.startup, args.profile) {
         (true, _) => ("startup", STARTUP_COLUMNS),
         (_, true) => ("profile", PROFILE_COLUMNS),
         _ => ("bench", COLUMNS),
     };
-    let mut table = Table::new(format, name, columns);
+    let mut table = Table::new(args.output.into(), name, columns);
     let mut each = args.model.model.split(',').map(|name| {
         let model = ModelArgs { model: name.to_owned(), ..args.model.clone() };
         match (args.startup, args.profile) {
@@ -109,7 +102,7 @@ impl<'a> Subject<'a> {
 }
 
 /// What rows say of the model, the machine and this program.
-fn common_fields(opened: &Opened, nvml: Option<&Nvml>) -> Result<Row> {
+pub(super) fn common_fields(opened: &Opened, nvml: Option<&Nvml>) -> Result<Row> {
     let Opened { source, checkpoint, hardware, .. } = opened;
     let tensors = || checkpoint.tensors().map(|(_, tensor)| tensor);
     let parameters: usize = tensors().map(|tensor| tensor.bytes / tensor.dtype.bytes()).sum();
@@ -248,7 +241,7 @@ fn note_difference(profile: &Profile) {
 }
 
 /// The whole file or none.
-fn write_file(path: &Path, text: &str) -> Result<()> {
+pub(super) fn write_file(path: &Path, text: &str) -> Result<()> {
     let mut partial = path.to_owned().into_os_string();
     partial.push(".partial");
     let partial = Path::new(&partial);

@@ -54,7 +54,7 @@ pub fn run() -> Result<()> {
         Command::Diff(args) => diff::run(&args),
         Command::Synthesize(args) => synthesize::run(&args),
         Command::Inspect(args) => inspect::run(&args),
-        Command::Kernels { command } => kernels::run(&command),
+        Command::Kernels { command } => kernels::run(&command, emulated),
         Command::Devices => devices::run(),
         Command::Completions { shell } => pages::completions(shell),
         Command::Man { directory } => pages::man(&directory),

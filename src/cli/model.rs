@@ -175,7 +175,15 @@ impl Opened {
     }
 
     /// Says what is about to be loaded, and has it read ahead.
-    fn ready(&self, args: &ModelArgs, all_logits: bool, context: Option<usize>) -> Result<Plan> {
+    ///
+    /// # Errors
+    /// What does not fit.
+    pub fn ready(
+        &self,
+        args: &ModelArgs,
+        all_logits: bool,
+        context: Option<usize>,
+    ) -> Result<Plan> {
         let plan = self.plan(args, all_logits, context)?;
         self.describe(&plan);
         if self.checkpoint.is_synthetic() && matches!(self.hardware[0], Hardware::Cpu) {

@@ -7,6 +7,7 @@ mod launches;
 mod nccl;
 mod nvml;
 pub mod nvtx;
+mod options;
 mod stream;
 mod timed;
 mod weights;
@@ -20,6 +21,7 @@ use bytemuck::Pod;
 pub use driver::{device_count, has_driver};
 pub use emulator::{Order, Sanitizer, emulate, set_order};
 pub use nvml::{Nvml, Reading, THROTTLE_REASONS};
+pub use options::Options;
 pub use weights::region_bytes;
 
 use crate::checkpoint::{Checkpoint, Dtype};
@@ -27,7 +29,7 @@ use crate::comm::{Alone, Communicator};
 use crate::config::Dims;
 use crate::device::Startup;
 use crate::error::{Error, Result};
-use crate::kernel::{Arguments, Region as Which, Source};
+use crate::kernel::{Arguments, Kernel, Region as Which, Source};
 use crate::memory::{Layout, Slot, StateRegion, Weight};
 use crate::op::{Gpu, Program};
 use crate::ops::MOST_TOKENS;
@@ -69,7 +71,12 @@ impl Card {
 
     /// From now on runs `source` in place of its kernel's own.
     pub fn replace_kernel(&self, source: Source) {
-        locked(&self.kernels).replace(source);
+        locked(&self.kernels).replace(source.kernel, Some(source));
+    }
+
+    /// From now on runs the kernel's own source again.
+    pub fn restore_kernel(&self, kernel: &Kernel) {
+        locked(&self.kernels).replace(kernel, None);
     }
 
     /// Free and total bytes of its memory.
@@ -119,29 +126,6 @@ impl Card {
             _ => return Ok(()),
         };
         Err(Error::failed(format!("there are no CUDA kernels for {trouble}; use --device cpu")))
-    }
-}
-
-/// How work is given to the GPU; none of it changes a bit of the results.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Options {
-    /// Recorded programs are replayed as CUDA graphs.
-    pub graphs: bool,
-    /// Kernels may begin before the one before has ended, where the GPU can do that.
-    pub programmatic: bool,
-    /// Every kernel is waited for, so that an error names the right one.
-    pub synchronous: bool,
-}
-
-impl Options {
-    /// As the environment says: `CHASKI_GRAPHS=off`, `CHASKI_PDL=off`, `CHASKI_SYNC=on`.
-    pub fn from_environment() -> Self {
-        let is = |name, value| std::env::var(name).is_ok_and(|given| given == value);
-        Self {
-            graphs: !is("CHASKI_GRAPHS", "off"),
-            programmatic: !is("CHASKI_PDL", "off"),
-            synchronous: is("CHASKI_SYNC", "on"),
-        }
     }
 }
 

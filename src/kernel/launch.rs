@@ -2,7 +2,7 @@
 
 use bytemuck::Pod;
 
-use super::Export;
+use super::{Export, Field, KERNELS, Kernel};
 use crate::memory::{Slot, Weight};
 
 /// One launch of a kernel.
@@ -16,6 +16,34 @@ pub struct Launch {
     /// Dynamic shared memory of a block.
     pub shared_bytes: u32,
     pub arguments: Arguments,
+}
+
+impl Launch {
+    /// The kernel whose function it is of.
+    pub fn kernel(&self) -> &'static Kernel {
+        let has =
+            |kernel: &&Kernel| kernel.exports.iter().any(|export| export.name == self.export.name);
+        KERNELS.iter().find(has).expect("every export is a kernel's")
+    }
+
+    /// The whole numbers among the arguments, with their names.
+    pub fn numbers(&self) -> impl Iterator<Item = (&'static str, u32)> + '_ {
+        let fields = self.kernel().fields.iter().filter(|field| field.c_type == "uint32_t");
+        fields.map(|field| {
+            let bytes = &self.arguments.bytes()[field.offset..][..size_of::<u32>()];
+            (field.name, bytemuck::pod_read_unaligned(bytes))
+        })
+    }
+
+    /// Replaces the whole number of this name.
+    ///
+    /// # Panics
+    /// When the kernel takes none of that name.
+    pub fn set_number(&mut self, name: &str, value: u32) {
+        let is_meant = |field: &&Field| field.name == name && field.c_type == "uint32_t";
+        let field = self.kernel().fields.iter().find(is_meant).expect("the kernel takes it");
+        self.arguments.scalar(field.offset, value);
+    }
 }
 
 /// The bytes of a kernel's argument struct as C lays it out, but for the pointers, which are zeros

@@ -18,7 +18,7 @@ pub struct Weights {
 }
 
 /// The weights of one transformer layer.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct Layer {
     /// `[C]`
     pub attention_norm: Weight,

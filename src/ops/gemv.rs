@@ -1,12 +1,27 @@
 //! How the kernels that multiply one token's activations are launched (`kernels/lib/gemv.cuh`).
 
 use super::size;
+use super::tuned::TUNED;
 use crate::op::Gpu;
 
 /// Warps of a block.
 const WARPS: usize = 8;
+/// Parts that a pair of rows can be cut into.
+pub const PARTS: [u32; 4] = [1, 2, 4, 8];
 /// Columns of a pair of rows that a warp takes at a time.
 const STEP: usize = 2048;
+
+/// A choice that was measured to be best.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Tuned {
+    pub op: &'static str,
+    /// Of the GPU.
+    pub multiprocessors: u32,
+    pub pairs: usize,
+    pub width: usize,
+    /// One of [`PARTS`].
+    pub parts: u32,
+}
 
 /// Pairs of rows, times one vector.
 #[derive(Debug, Clone, Copy)]
@@ -32,10 +47,16 @@ impl Gemv {
         size(self.width.next_multiple_of(STEP) * size_of::<f32>())
     }
 
-    /// Parts that a pair is cut into along its columns, each for a warp: the fewest that leave the
-    /// busiest warp within a tenth of the least work that any number of parts gives it.
-    pub fn parts(&self, gpu: &Gpu) -> u32 {
-        let counts = [1, 2, 4, 8];
+    /// Parts that a pair is cut into along its columns, each for a warp: what was measured to be best for
+    /// `op` on such a GPU, else what should be.
+    pub fn parts(&self, op: &str, gpu: &Gpu) -> u32 {
+        tuned_parts(TUNED, op, self, gpu).unwrap_or_else(|| self.even_parts(gpu))
+    }
+
+    /// The fewest parts that leave the busiest warp within a tenth of the least work that any number of
+    /// parts gives it.
+    fn even_parts(&self, gpu: &Gpu) -> u32 {
+        let counts = PARTS.map(|parts| parts as usize);
         let least = counts.map(|parts| self.turns(parts, gpu)).into_iter().min().unwrap_or(0);
         let good = |parts: &usize| 10 * self.turns(*parts, gpu) <= 11 * least;
         size(counts.into_iter().find(good).unwrap_or(1))
@@ -46,6 +67,16 @@ impl Gemv {
         let pairs = self.pairs.div_ceil(gpu.multiprocessors as usize); // of the busiest block
         pairs.div_ceil(WARPS / parts) * self.width.div_ceil(STEP).div_ceil(parts)
     }
+}
+
+/// What `table` says of these rows.
+fn tuned_parts(table: &[Tuned], op: &str, gemv: &Gemv, gpu: &Gpu) -> Option<u32> {
+    let Gemv { pairs, width } = *gemv;
+    let is_meant = |row: &&Tuned| {
+        (row.op, row.multiprocessors, row.pairs, row.width)
+            == (op, gpu.multiprocessors, pairs, width)
+    };
+    table.iter().find(is_meant).map(|row| row.parts)
 }
 
 #[cfg(test)]
@@ -101,7 +132,7 @@ mod tests {
         for (name, rows, width) in SHAPES {
             let gemv = Gemv::of_rows(rows, width);
             for multiprocessors in GPUS {
-                let parts = gemv.parts(&Gpu { multiprocessors }) as usize;
+                let parts = gemv.even_parts(&Gpu { multiprocessors }) as usize;
                 let warps = steps(gemv, parts, multiprocessors as usize);
                 let mut taken: Vec<_> = warps.into_iter().flatten().collect();
                 taken.sort_unstable();
@@ -119,7 +150,7 @@ mod tests {
     fn nothing_waits_for_a_tail() {
         for (name, rows, width) in SHAPES {
             let gemv = Gemv::of_rows(rows, width);
-            let parts = gemv.parts(&H100) as usize;
+            let parts = gemv.even_parts(&H100) as usize;
             let blocks = H100.multiprocessors as usize;
             let busiest = gemv.pairs.div_ceil(blocks);
             let used = gemv.pairs as f64 / (busiest * blocks) as f64;
@@ -136,9 +167,22 @@ mod tests {
 
     #[test]
     fn rows_are_cut_only_where_it_pays() {
-        let parts = |rows, width| Gemv::of_rows(rows, width).parts(&H100);
+        let parts = |rows, width| Gemv::of_rows(rows, width).even_parts(&H100);
         assert_eq!([parts(6144, 4096), parts(4096, 4096), parts(4096, 14336)], [1, 1, 1]);
         assert_eq!([parts(1280, 8192), parts(3072, 8192), parts(2, 8192)], [4, 2, 4]);
         assert_eq!(parts(0, 0), 1);
+    }
+
+    #[test]
+    fn what_was_measured_goes_first() {
+        let row = |op, parts| Tuned { op, multiprocessors: 132, pairs: 2048, width: 4096, parts };
+        let table = [row("norm_qkv", 4), row("project", 2)];
+        let found = |op, rows, gpu| tuned_parts(&table, op, &Gemv::of_rows(rows, 4096), gpu);
+        assert_eq!(found("project", 4096, &H100), Some(2));
+        assert_eq!(found("norm_head", 4096, &H100), None);
+        assert_eq!(found("project", 4098, &H100), None);
+        assert_eq!(found("project", 4096, &Gpu { multiprocessors: 131 }), None);
+        let sizes = TUNED.iter().map(|row| row.parts).all(|parts| PARTS.contains(&parts));
+        assert!(sizes && TUNED.is_sorted(), "{TUNED:?}");
     }
 }

@@ -17,6 +17,7 @@ mod norm_head;
 mod norm_qkv;
 mod project;
 mod sample;
+mod tuned;
 // Not of the model: random weights, and what the machine can do at best.
 mod mma_peak;
 mod read_all;
@@ -31,6 +32,7 @@ pub use attend_decode::{AttendDecode, AttendScratch};
 pub use attend_prefill::AttendPrefill;
 pub use embed::Embed;
 pub use gate_up_swiglu::GateUpSwiglu;
+pub use gemv::{PARTS, Tuned};
 pub use matmul::Matmul;
 pub use mma_peak::MmaPeak;
 pub use norm_gate_up::NormGateUp;
@@ -42,6 +44,7 @@ pub use rms_norm::RmsNorm;
 pub use rope_append::{Cache, RopeAppend};
 pub use sample::{MOST_TOKENS, RING, Sample, Sampling, outcome};
 pub use synthesize::Synthesize;
+pub use tuned::TUNED;
 
 /// Lists the cases of an op.
 pub type MakeCases = fn() -> Vec<Case>;

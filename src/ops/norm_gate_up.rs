@@ -61,7 +61,7 @@ impl Op for NormGateUp {
             hidden: self.hidden,
             width: size(width),
             ffn: size(self.w_gate.rows),
-            parts: gemv.parts(gpu),
+            parts: gemv.parts(self.name(), gpu),
             eps: self.eps,
         }
         .arguments();

@@ -52,7 +52,7 @@ impl Op for NormHead {
             logits: self.logits,
             width: size(width),
             vocab: size(self.head.rows),
-            parts: gemv.parts(gpu),
+            parts: gemv.parts(self.name(), gpu),
             eps: self.eps,
         }
         .arguments();

@@ -90,7 +90,7 @@ impl Op for NormQkv {
             width: size(width),
             heads: size(self.wq.rows / head_dim),
             kv_heads: size(self.wk.rows / head_dim),
-            parts: gemv.parts(gpu),
+            parts: gemv.parts(self.name(), gpu),
             eps: self.eps,
         }
         .arguments();

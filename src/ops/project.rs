@@ -45,7 +45,7 @@ impl Op for Project {
             y: self.y,
             width: size(cols),
             rows: size(rows),
-            parts: gemv.parts(gpu),
+            parts: gemv.parts(self.name(), gpu),
         }
         .arguments();
         launch(kernel::Project::KERNEL, (dtype, 0), Gemv::grid(gpu), gemv.shared_bytes(), arguments)

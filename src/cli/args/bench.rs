@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use super::{ModelArgs, positive};
+use crate::bench::Format;
 
 #[derive(Debug, Args)]
 pub struct BenchArgs {
@@ -77,6 +78,18 @@ pub enum OutputFormat {
     Json,
     Jsonl,
     Sql,
+}
+
+impl From<OutputFormat> for Format {
+    fn from(output: OutputFormat) -> Self {
+        match output {
+            OutputFormat::Md => Self::Markdown,
+            OutputFormat::Csv => Self::Csv,
+            OutputFormat::Json => Self::Json,
+            OutputFormat::Jsonl => Self::Jsonl,
+            OutputFormat::Sql => Self::Sql,
+        }
+    }
 }
 
 fn pair(text: &str) -> Result<(usize, usize), String> {

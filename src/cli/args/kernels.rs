@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::split::seconds;
-use super::{Device, ModelArgs, PromptArgs, device};
+use super::{Device, ModelArgs, OutputFormat, PromptArgs, device, positive};
 
 #[derive(Debug, Subcommand)]
 pub enum KernelsCommand {
@@ -23,6 +23,59 @@ pub enum KernelsCommand {
     /// memory is compared. An emulated GPU runs the warps in several orders, and can have sanitizers
     /// watch the kernel. Exit status 1 if anything is wrong.
     Check(CheckArgs),
+    /// Time kernels at the sizes of a model, each alone, beside what this device does at best
+    ///
+    /// The ops of a layer take turns, so that weights and keys come from memory, not from a cache; where a
+    /// model has too little for that, the row says so. Times are of launches that follow each other as in
+    /// a graph. A bandwidth counts only what must be read: weights and keys and values.
+    Bench(Box<KernelBenchArgs>),
+}
+
+#[derive(Debug, Args)]
+#[command(mut_arg("model", |model| model.default_value("synthetic:llama3-8b")))]
+#[command(mut_arg("kernel", |kernel| kernel.hide(true)))]
+pub struct KernelBenchArgs {
+    /// Kernels to time [default: all that a decode step and a prefill have, or the one that --source
+    /// names]
+    #[arg(value_name = "NAME")]
+    pub names: Vec<String>,
+
+    /// Tokens of the prefill; 0 is none
+    #[arg(short = 'p', long, value_name = "N", default_value_t = 512)]
+    pub n_prompt: usize,
+
+    /// Tokens in the KV cache before the decode step
+    #[arg(short = 'd', long, value_name = "N", default_value_t = 2048)]
+    pub n_depth: usize,
+
+    /// A kernel to time in place of the built-in one that its first line names, if it passes `kernels
+    /// check`
+    #[arg(long, value_name = "FILE.cu")]
+    pub source: Option<PathBuf>,
+
+    /// What takes turns with it: a source, or built-in
+    #[arg(long, value_name = "FILE.cu|built-in")]
+    pub against: Option<PathBuf>,
+
+    /// Time the choices that launches have, and write those that are best on this GPU for this model into
+    /// the table that Chaski is built with
+    #[arg(long, value_name = "src/ops/tuned.rs", conflicts_with_all = ["source", "against"])]
+    pub tune: Option<PathBuf>,
+
+    /// Time each N times, and less often what takes long
+    #[arg(short = 'r', long, value_name = "N", default_value_t = 30, value_parser = positive)]
+    pub repetitions: usize,
+
+    /// How rows are written
+    #[arg(short = 'o', long, value_name = "FORMAT", default_value = "md")]
+    pub output: OutputFormat,
+
+    /// Give up a kernel that takes longer [default: 60; 600 where GPUs are emulated]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub time_limit: Option<f64>,
+
+    #[command(flatten)]
+    pub model: ModelArgs,
 }
 
 #[derive(Debug, Args)]

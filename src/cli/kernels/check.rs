@@ -178,6 +178,29 @@ fn watch(
     Ok(Checked { kernel, sanitizer, cases, seconds: start.elapsed().as_secs_f64(), wrong })
 }
 
+/// That a source computes what its kernel does, by the quick cases.
+///
+/// # Errors
+/// What is wrong with it, in a line.
+pub fn passed(source: &Source, emulated: Option<u32>, time_limit: Option<f64>) -> Result<()> {
+    let args = CheckArgs {
+        names: Vec::new(),
+        source: Some(source.path.clone().into()),
+        sanitize: SanitizeArg::None,
+        cases: Some(CasesArg::Quick),
+        json: false,
+        time_limit,
+        worker: false,
+    };
+    match watch(source, &args, emulated, Sanitizer::None)?.wrong.first() {
+        None => Ok(()),
+        Some(wrong) => {
+            let wrong = wrong.lines().next().unwrap_or_default();
+            Err(Error::failed(format!("{} does not pass kernels check: {wrong}", source.path)))
+        }
+    }
+}
+
 /// How long a kernel may take over what is done in well under a second.
 pub fn time_limit(given: Option<f64>, emulated: Option<u32>) -> Duration {
     let usual = if emulated.is_some() { 600.0 } else { 60.0 };

@@ -1,5 +1,6 @@
 //! `chaski kernels`
 
+mod bench;
 mod check;
 mod list;
 mod worker;
@@ -11,11 +12,12 @@ use crate::kernel::{KERNELS, Kernel};
 
 pub use check::check;
 
-pub fn run(command: &KernelsCommand) -> Result<()> {
+pub fn run(command: &KernelsCommand, emulated: Option<u32>) -> Result<()> {
     match command {
         KernelsCommand::List { json } => list::list(*json),
         KernelsCommand::Source { name } => print(find(name)?.source),
-        KernelsCommand::Check(args) => check(args, None),
+        KernelsCommand::Check(args) => check(args, emulated),
+        KernelsCommand::Bench(args) => bench::bench(args, emulated),
     }
 }
 

@@ -40,12 +40,12 @@ impl Kernels {
         })
     }
 
-    /// From now on loads `source` in place of its kernel's own.
-    pub fn replace(&mut self, source: Source) {
-        let kernel = source.kernel;
+    /// From now on loads `source` in place of the kernel's own, or that again.
+    pub fn replace(&mut self, kernel: &Kernel, source: Option<Source>) {
         self.functions.retain(|name, _| !kernel.exports.iter().any(|export| export.name == *name));
         self.retired.extend(self.modules.remove(kernel.name));
-        self.sources.insert(kernel.name, source);
+        self.sources.remove(kernel.name);
+        self.sources.extend(source.map(|source| (kernel.name, source)));
     }
 
     /// The function that `launch` asks for, allowed its shared memory.

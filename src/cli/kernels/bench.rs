@@ -1,0 +1,302 @@
+//! `chaski kernels bench`
+
+use std::fs;
+use std::path::Path;
+use std::process;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::thread;
+use std::time::Duration;
+
+use super::check::{endless, passed, time_limit};
+use super::find;
+use crate::bench::{Ceilings, Conditions, Row, Table, watched};
+use crate::cli::args::{KernelBenchArgs, ModelArgs};
+use crate::cli::bench::{common_fields, write_file};
+use crate::cli::model::{Opened, interrupt, open, set_threads};
+use crate::cli::output::{note, print, progress};
+use crate::config::Dims;
+use crate::device::Hardware;
+use crate::device::cuda::Nvml;
+use crate::error::{Error, Result};
+use crate::kernel::{Kernel, Source};
+use crate::lab::{
+    Bed, Contestant, Group, KERNEL_COLUMNS, Phase, ROTATION, Times, Tuning, check_turns,
+    kernel_row, measure, table,
+};
+use crate::ops::Tuned;
+use crate::source::Source as ModelSource;
+
+/// A CPU's last-level cache, where the system does not say.
+const USUAL_CPU_CACHE: usize = 32 << 20;
+
+/// Times kernels, and prints a row for each size that the model has of them.
+///
+/// # Errors
+/// A kernel that does not compute what it should, or fails; a model that does not fit.
+pub fn bench(args: &KernelBenchArgs, emulated: Option<u32>) -> Result<()> {
+    let interrupt = interrupt()?;
+    set_threads(args.model.threads)?;
+    let contestants = contestants(args)?;
+    let wanted = wanted(args, &contestants)?;
+    let (model, opened) = fitted(args)?;
+    let [hardware] = &opened.hardware[..] else {
+        return Err(Error::usage("kernels are timed on one rank: leave --tensor-parallel out"));
+    };
+    for source in contestants.iter().filter_map(Contestant::source) {
+        if matches!(hardware, Hardware::Cpu) {
+            return Err(Error::usage(format!(
+                "{}: kernels run on a GPU; --emulate 1 stands in for one",
+                source.path
+            )));
+        }
+        passed(source, emulated, args.time_limit)?;
+    }
+    let nvml = match hardware {
+        Hardware::Cpu => None,
+        Hardware::Gpu(card) => card.nvml(),
+    };
+    let subject = common_fields(&opened, nvml.as_ref())?;
+    let weights = opened.checkpoint.tensors().map(|(_, tensor)| tensor.bytes).sum();
+    let ceilings = Ceilings::measure(hardware, weights)?;
+    let (bed, groups) = prepared(args, &model, opened, &wanted)?;
+    let mut session = Session {
+        watchdog: Watchdog::new(time_limit(args.time_limit, emulated)),
+        table: Table::new(args.output.into(), "kernels", KERNEL_COLUMNS),
+        bed,
+        contestants,
+        ceilings,
+        nvml,
+        subject,
+    };
+    let result = match &args.tune {
+        None => session.run(&groups, args.repetitions, interrupt),
+        Some(file) => session
+            .tune(&groups, args.repetitions, interrupt)
+            .and_then(|found| write_file(file, &table(&found))),
+    };
+    // Whatever ends it, what was measured is a whole table.
+    print(session.table.end())?;
+    result
+}
+
+/// All that rows come from.
+struct Session {
+    watchdog: Watchdog,
+    table: Table,
+    bed: Bed,
+    contestants: Vec<Contestant>,
+    ceilings: Ceilings,
+    nvml: Option<Nvml>,
+    subject: Row,
+}
+
+impl Session {
+    /// A row for each group.
+    fn run(&mut self, groups: &[Group], repetitions: usize, interrupt: &AtomicBool) -> Result<()> {
+        let bar = progress(groups.len() as u64, "kernels");
+        let contestants = self.contestants.clone();
+        for group in groups {
+            bar.set_message(group.kernel);
+            let (times, conditions) = self.measure(group, &contestants, repetitions, interrupt)?;
+            let row = self.row(group, (&contestants, &times), &conditions);
+            bar.suspend(|| print(&self.table.row(&row)))?;
+            bar.inc(1);
+        }
+        bar.finish_and_clear();
+        Ok(())
+    }
+
+    /// A row for each choice that a group has, and the best of them.
+    fn tune(
+        &mut self,
+        groups: &[Group],
+        repetitions: usize,
+        interrupt: &AtomicBool,
+    ) -> Result<Vec<Tuned>> {
+        let bar = progress(groups.len() as u64, "kernels");
+        let mut found = Vec::new();
+        for group in groups {
+            bar.set_message(group.kernel);
+            if let Some(tuning) = Tuning::of(&self.bed, group) {
+                let all = tuning.contestants();
+                let (times, conditions) = self.measure(group, &all, repetitions, interrupt)?;
+                for (own, time) in all.iter().zip(&times) {
+                    let pair = ([own.clone(), all[0].clone()], [time.clone(), times[0].clone()]);
+                    let row = self.row(group, (&pair.0, &pair.1), &conditions);
+                    bar.suspend(|| print(&self.table.row(&row)))?;
+                }
+                found.push(tuning.best(group, &all, &times));
+            }
+            bar.inc(1);
+        }
+        bar.finish_and_clear();
+        match found.is_empty() {
+            true => Err(Error::usage("--tune: none of these kernels has a choice on this device")),
+            false => Ok(found),
+        }
+    }
+
+    /// Times, and the state of the machine meanwhile.
+    fn measure(
+        &mut self,
+        group: &Group,
+        contestants: &[Contestant],
+        repetitions: usize,
+        interrupt: &AtomicBool,
+    ) -> Result<(Vec<Times>, Conditions)> {
+        let Self { watchdog, bed, nvml, .. } = self;
+        let begins = || match interrupt.load(Ordering::Relaxed) {
+            true => Err(Error::Interrupted),
+            false => {
+                watchdog.watch(group.kernel);
+                Ok(())
+            }
+        };
+        let measured = || measure(bed, group, contestants, repetitions, &begins);
+        let (times, conditions) = watched(nvml.as_ref(), measured);
+        Ok((times?, conditions))
+    }
+
+    fn row(
+        &self,
+        group: &Group,
+        measured: (&[Contestant], &[Times]),
+        conditions: &Conditions,
+    ) -> Row {
+        let Self { bed, ceilings, subject, .. } = self;
+        kernel_row(bed, group, measured, ceilings, conditions, subject)
+    }
+}
+
+/// What is timed, and what it is compared with.
+fn contestants(args: &KernelBenchArgs) -> Result<Vec<Contestant>> {
+    let contestant = |path: &Path| match path.to_str() {
+        Some("built-in") => Ok(Contestant::BuiltIn),
+        _ => Source::read(path).map(Contestant::Source),
+    };
+    let own = args.source.as_deref().map_or(Ok(Contestant::BuiltIn), contestant)?;
+    let Some(against) = args.against.as_deref() else { return Ok(vec![own]) };
+    check_turns()?;
+    let against = contestant(against)?;
+    match (own.source(), against.source()) {
+        (Some(own), Some(against)) if own.kernel.name != against.kernel.name => {
+            Err(Error::usage(format!(
+                "{} is in place of {}, and {} of {}: nothing to compare",
+                own.path, own.kernel.name, against.path, against.kernel.name
+            )))
+        }
+        _ => Ok(vec![own, against]),
+    }
+}
+
+/// The kernels to time; none: all.
+fn wanted(args: &KernelBenchArgs, contestants: &[Contestant]) -> Result<Vec<&'static Kernel>> {
+    let named: Vec<_> = args.names.iter().map(|name| find(name)).collect::<Result<_>>()?;
+    let Some(source) = contestants.iter().find_map(Contestant::source) else { return Ok(named) };
+    match named.iter().find(|kernel| kernel.name != source.kernel.name) {
+        None => Ok(vec![source.kernel]),
+        Some(other) => Err(Error::usage(format!(
+            "{} is in place of {}: {} cannot be timed with it",
+            source.path, source.kernel.name, other.name
+        ))),
+    }
+}
+
+/// The model, with room for the steps asked for. Of a synthetic one only so many layers as take turns,
+/// unless it is said how many.
+fn fitted(args: &KernelBenchArgs) -> Result<(ModelArgs, Opened)> {
+    let mut model = args.model.clone();
+    model.prefill_chunk = args.n_prompt.max(1);
+    let opened = open(&model)?;
+    if model.synthetic.layers.is_some() || !matches!(opened.source, ModelSource::Synthetic(_)) {
+        return Ok((model, opened));
+    }
+    let Dims { width, kv_heads, head_dim, layers, .. } = opened.dims;
+    // The smallest matrices of a layer are those of keys and values.
+    let smallest = 2 * kv_heads * head_dim * width * opened.checkpoint.dtype().bytes();
+    let enough = (ROTATION * cache_bytes(&opened.hardware[0])?).div_ceil(smallest);
+    model.synthetic.layers = Some(enough.clamp(1, layers));
+    let opened = open(&model)?;
+    Ok((model, opened))
+}
+
+/// The model in memory, and the ops to time.
+fn prepared(
+    args: &KernelBenchArgs,
+    model: &ModelArgs,
+    mut opened: Opened,
+    wanted: &[&Kernel],
+) -> Result<(Bed, Vec<Group>)> {
+    let decode = Phase::Decode { depth: args.n_depth };
+    let prefill = (args.n_prompt > 0).then_some(Phase::Prefill { tokens: args.n_prompt });
+    let phases: Vec<Phase> = [decode].into_iter().chain(prefill).collect();
+    let longest = phases.iter().map(|phase| phase.end()).max().unwrap_or(1);
+    let context = longest.max(model.context.unwrap_or(0));
+    opened.config.max_context = opened.config.max_context.max(context);
+    let plan = opened.ready(model, false, Some(context))?;
+    let Opened { config, checkpoint, hardware, .. } = opened;
+    let [hardware] = <[Hardware; 1]>::try_from(hardware).expect("one rank");
+    let missed = (args.n_depth, cache_bytes(&hardware)?);
+    let bar = progress(plan.weight_bytes as u64, "weights");
+    let loaded = |bytes| bar.inc(bytes);
+    let bed = Bed::new(&config, checkpoint, hardware, plan.sizes, missed, &loaded);
+    bar.finish_and_clear();
+    let bed = bed?;
+    let all: Vec<Group> = phases.into_iter().flat_map(|phase| bed.groups(phase)).collect();
+    if let Some(absent) = wanted.iter().find(|k| !all.iter().any(|group| group.kernel == k.name)) {
+        let mut names: Vec<_> = all.iter().map(|group| group.kernel).collect();
+        names.sort_unstable();
+        names.dedup();
+        return Err(Error::usage(format!(
+            "no step of this model has kernel {}: there are {}",
+            absent.name,
+            names.join(", ")
+        )));
+    }
+    let is_wanted = |group: &Group| wanted.iter().any(|kernel| kernel.name == group.kernel);
+    let groups = all.into_iter().filter(|group| wanted.is_empty() || is_wanted(group));
+    let groups = groups.collect();
+    Ok((bed, groups))
+}
+
+/// The size of the last cache before the memory.
+fn cache_bytes(hardware: &Hardware) -> Result<usize> {
+    let Hardware::Gpu(card) = hardware else {
+        let text = fs::read_to_string("/sys/devices/system/cpu/cpu0/cache/index3/size");
+        let kibibytes = text.ok().and_then(|text| text.trim().strip_suffix('K')?.parse().ok());
+        return Ok(kibibytes.map_or(USUAL_CPU_CACHE, |kibibytes: usize| kibibytes << 10));
+    };
+    card.cache_bytes()
+}
+
+/// Ends this process when a kernel does not: the driver waits for it, and cannot be stopped from waiting.
+struct Watchdog(Sender<&'static str>);
+
+impl Watchdog {
+    fn new(limit: Duration) -> Self {
+        let (begins, runs) = mpsc::channel();
+        thread::spawn(move || {
+            let mut running = None;
+            loop {
+                match runs.recv_timeout(limit) {
+                    Ok(name) => running = Kernel::find(name),
+                    Err(RecvTimeoutError::Disconnected) => return,
+                    Err(RecvTimeoutError::Timeout) => {
+                        if let Some(kernel) = running {
+                            note(format_args!("chaski: {}", endless(kernel, limit)));
+                            process::exit(1);
+                        }
+                    }
+                }
+            }
+        });
+        Self(begins)
+    }
+
+    /// A run of this kernel begins.
+    fn watch(&self, kernel: &'static str) {
+        // The thread ends after this sender, or with the process.
+        let _ = self.0.send(kernel);
+    }
+}

@@ -1,0 +1,236 @@
+//! A model's ops, one kind at a time: at the sizes that a step has, and from memory rather than from
+//! caches.
+
+use std::time::Instant;
+
+use crate::checkpoint::synthetic::Recipe;
+use crate::checkpoint::{Checkpoint, Dtype};
+use crate::config::{Config, Dims};
+use crate::device::{Device, Hardware, Recording};
+use crate::error::Result;
+use crate::kernel::Launch;
+use crate::memory::{Layout, Slot};
+use crate::model::{self, Llama, Logits, Sizes, State, Weights};
+use crate::op::{Cost, Gpu, Op, Program};
+use crate::ops::Synthesize;
+use crate::random::random_ids;
+
+/// What takes turns is together this many times as large as the cache between the memory and what
+/// computes, where the model has as much.
+pub const ROTATION: usize = 4;
+/// Layers' caches of keys and values that take turns at most.
+const MOST_CACHES: usize = 128;
+/// Numbers that [`Synthesize`] makes at once are of this many bytes.
+const PIECE_BYTES: usize = 16;
+
+/// The steps whose ops are looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// One token after so many.
+    Decode { depth: usize },
+    /// So many tokens, the first of a prompt.
+    Prefill { tokens: usize },
+}
+
+impl Phase {
+    /// As `chaski bench --profile` calls it.
+    pub fn name(self) -> String {
+        match self {
+            Self::Decode { depth: 0 } => "decode".to_owned(),
+            Self::Decode { depth } => format!("decode@d{depth}"),
+            Self::Prefill { tokens } => format!("prefill{tokens}"),
+        }
+    }
+
+    /// Position of its first token.
+    fn position(self) -> usize {
+        match self {
+            Self::Decode { depth } => depth,
+            Self::Prefill { .. } => 0,
+        }
+    }
+
+    /// Tokens that the cache holds after it.
+    pub fn end(self) -> usize {
+        match self {
+            Self::Decode { depth } => depth + 1,
+            Self::Prefill { tokens } => tokens,
+        }
+    }
+
+    fn program(self, model: &Llama) -> Program {
+        match self {
+            Self::Prefill { tokens } => model::prefill(model, tokens, Logits::Last),
+            Self::Decode { .. } => {
+                let mut program = model::decode(model);
+                program.push(model::choose(model));
+                program
+            }
+        }
+    }
+}
+
+/// The ops of one name and size in a step.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Group {
+    pub phase: Phase,
+    /// Name of the op and of its kernel.
+    pub kernel: &'static str,
+    /// The numbers that the kernel is launched with; empty on the CPU.
+    pub shape: String,
+    /// Of each.
+    pub cost: Cost,
+    /// In a step of the layers that are loaded.
+    pub count: usize,
+    /// How many take turns, with weights or cache of their own each.
+    pub instances: usize,
+}
+
+impl Group {
+    /// Bytes that a run must read.
+    pub fn bytes(&self) -> u64 {
+        self.cost.weight_bytes + self.cost.cache_bytes
+    }
+
+    /// Bytes that are read until one is read again.
+    pub fn rotation_bytes(&self) -> u64 {
+        self.bytes() * self.instances as u64
+    }
+}
+
+/// A model laid out for its ops to be run again and again.
+pub struct Bed {
+    /// Goes first: it waits for what uses the rest.
+    device: Device,
+    hardware: Hardware,
+    /// With more layers than are loaded: caches of their own, and weights that recur.
+    model: Llama,
+    loaded_layers: usize,
+    /// Of the cache that is to be missed.
+    pub cache_bytes: usize,
+}
+
+impl Bed {
+    /// Loads the model's weights, and fills its state with random numbers.
+    ///
+    /// # Errors
+    /// Tensors that do not suit the config; memory that there is not; a device that fails.
+    pub fn new(
+        config: &Config,
+        checkpoint: Checkpoint,
+        hardware: Hardware,
+        sizes: Sizes,
+        (depth, cache_bytes): (usize, usize),
+        loaded: &(dyn Fn(u64) + Sync),
+    ) -> Result<Self> {
+        let mut dims = Dims::new(config, 1)?;
+        let mut weights = Weights::locate(&checkpoint, &dims)?;
+        let all: Vec<_> = weights.iter().collect();
+        let loaded_layers = dims.layers;
+        let of_layer = 2 * depth.max(1) * dims.kv_heads * dims.head_dim * sizes.cache.bytes();
+        let caches = (ROTATION * cache_bytes).div_ceil(of_layer).min(MOST_CACHES);
+        dims.layers = caches.max(loaded_layers);
+        weights.layers = weights.layers.iter().copied().cycle().take(dims.layers).collect();
+        let mut layout = Layout::default();
+        let state = State::plan(&dims, sizes, &mut layout);
+        let device = Device::new(&hardware, checkpoint, &all, &layout, loaded)?;
+        let model = Llama { dims, norm_eps: config.norm_eps, weights, state };
+        let mut bed = Self { device, hardware, model, loaded_layers, cache_bytes };
+        bed.fill(config, layout.whole())?;
+        Ok(bed)
+    }
+
+    /// Numbers of about 1 wherever ops read numbers; zeros elsewhere.
+    fn fill(&mut self, config: &Config, whole: Slot<u8>) -> Result<()> {
+        let (state, device) = (&self.model.state, &mut self.device);
+        let before_caches = state.caches[0].keys.offset();
+        device.write(whole, &vec![0; before_caches])?;
+        let mut program = Program::default();
+        for (tensor, (_, numbers)) in (0..).zip(state.numbers()) {
+            // Two numbers of bf16 side by side are one of f32, of about the second's value.
+            let dtype = if numbers.dtype == Dtype::F16 { Dtype::F16 } else { Dtype::Bf16 };
+            let whole_pieces = numbers.bytes.len() / PIECE_BYTES * PIECE_BYTES;
+            let out = numbers.bytes.part(0, whole_pieces);
+            if !out.is_empty() {
+                program.push(Synthesize { recipe: Recipe::standard(0, tensor), dtype, out });
+            }
+        }
+        device.run(&program)?;
+        device.write(state.frequencies, &config.rope.frequencies(config.head_dim))?;
+        device.write(state.ids, &random_ids(0, state.ids.len(), self.model.dims.vocab))?;
+        // Temperature, top-p, min-p and three penalties, of which the first is a factor.
+        device.write(state.sampling.options, &[0.6, 0.9, 0.0, 1.0, 0.0, 0.0])
+    }
+
+    /// The ops of a step by name and size, in their order.
+    pub fn groups(&self, phase: Phase) -> Vec<Group> {
+        let mut groups: Vec<Group> = Vec::new();
+        for op in phase.program(&self.model).ops {
+            let group = self.group(phase, &*op);
+            let same = |known: &&mut Group| Group { count: 0, ..(*known).clone() } == group;
+            match groups.iter_mut().find(same) {
+                Some(known) => known.count += 1,
+                None => groups.push(Group { count: 1, ..group }),
+            }
+        }
+        for group in &mut groups {
+            let layers = self.model.dims.layers;
+            // What recurs in every layer; the rest is there once.
+            if group.count >= layers {
+                group.count = group.count / layers * self.loaded_layers;
+                let all = match group.cost.cache_bytes {
+                    0 => group.count,
+                    _ => layers,
+                };
+                let enough = (ROTATION * self.cache_bytes).div_ceil(group.bytes().max(1) as usize);
+                group.instances = enough.clamp(1, all);
+            }
+        }
+        groups
+    }
+
+    /// The group of an op, without what is known of it only when all of a step's are.
+    fn group(&self, phase: Phase, op: &dyn Op) -> Group {
+        let shape = self.gpu().map_or(String::new(), |gpu| shape(&op.launch(&gpu)));
+        let cost = op.cost(phase.position());
+        Group { phase, kernel: op.name(), shape, cost, count: 0, instances: 1 }
+    }
+
+    /// The ops of `group` that take turns, `rounds` times.
+    pub(super) fn program(&self, group: &Group, rounds: usize) -> Program {
+        let mut program = Program::default();
+        let reference = Group { count: 0, instances: 1, ..group.clone() };
+        for _ in 0..rounds {
+            let ops = group.phase.program(&self.model).ops;
+            let ops = ops.into_iter().filter(|op| self.group(group.phase, &**op) == reference);
+            program.ops.extend(ops.take(group.instances));
+        }
+        program
+    }
+
+    /// Seconds that the recording takes once, for ops of `phase`.
+    pub(super) fn time(&mut self, phase: Phase, recording: &mut Recording) -> Result<f64> {
+        // Sampling moves it.
+        self.device.write(self.model.state.cursor, &[phase.position() as u32])?;
+        let start = Instant::now();
+        let step = self.device.step(recording)?;
+        self.device.wait(step)?;
+        Ok(start.elapsed().as_secs_f64())
+    }
+
+    pub fn hardware(&self) -> &Hardware {
+        &self.hardware
+    }
+
+    pub(super) fn gpu(&self) -> Option<Gpu> {
+        match &self.hardware {
+            Hardware::Cpu => None,
+            Hardware::Gpu(card) => Some(Gpu { multiprocessors: card.multiprocessors }),
+        }
+    }
+}
+
+/// The whole numbers that it is launched with: `tokens 512, rows 4096`.
+fn shape(launch: &Launch) -> String {
+    launch.numbers().map(|(name, number)| format!("{name} {number}")).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,233 @@
+//! How long a kernel takes at the sizes of a model, alone or in turns with another in its place.
+
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+use super::bed::{Bed, Group};
+use super::tune::Cut;
+use crate::bench::{Ceilings, Column, Conditions, Row, number, percent, percentile, text};
+use crate::device::{Hardware, Recording};
+use crate::error::{Error, Result};
+use crate::kernel::{Kernel, Source};
+use crate::op::Op;
+
+/// A run lasts at least this long, in seconds, so that starting it is no part worth mentioning...
+const RUN_TIME: f64 = 10e-3;
+/// ...of this many launches at most...
+const MOST_LAUNCHES: usize = 4096;
+/// ...and after this long runs enough have been timed, if they are [`FEWEST`].
+const MOST_TIME: f64 = 3.0;
+const FEWEST: usize = 3;
+
+/// What computes a group of ops.
+#[derive(Debug, Clone)]
+pub enum Contestant {
+    /// The kernel that is part of this program; on the CPU, the op's reference.
+    BuiltIn,
+    /// A kernel in its place.
+    Source(Source),
+    /// The built-in kernel, its rows cut into so many parts.
+    Parts(u32),
+}
+
+impl Contestant {
+    /// As rows have it.
+    pub fn name(&self) -> String {
+        match self {
+            Self::BuiltIn => "built-in".to_owned(),
+            Self::Source(source) => source.path.clone(),
+            Self::Parts(1) => "whole rows".to_owned(),
+            Self::Parts(parts) => format!("{parts} parts"),
+        }
+    }
+
+    /// The source, if it is one that takes the kernel's place.
+    pub fn source(&self) -> Option<&Source> {
+        match self {
+            Self::Source(source) => Some(source),
+            _ => None,
+        }
+    }
+
+    /// What it does `rounds` times for all of `group` that take turns.
+    fn recording(&self, bed: &Bed, group: &Group, rounds: usize) -> Recording {
+        let mut program = bed.program(group, rounds);
+        if let Self::Parts(parts) = self {
+            let cut = |op| Box::new(Cut { op, parts: *parts }) as Box<dyn Op>;
+            program.ops = program.ops.into_iter().map(cut).collect();
+        }
+        Recording::new(program)
+    }
+
+    /// Has what is recorded from now on on this hardware made of it.
+    fn take_place(&self, kernel: &str, hardware: &Hardware) {
+        let Hardware::Gpu(card) = hardware else { return };
+        match self {
+            Self::Source(source) => card.replace_kernel(source.clone()),
+            _ => {
+                let kernel = Kernel::find(kernel).expect("ops are named as their kernels");
+                card.restore_kernel(kernel);
+            }
+        }
+    }
+}
+
+/// Seconds a launch takes, each the mean over a run; of contestants the run of the same number came
+/// right before or after.
+pub type Times = Vec<f64>;
+
+/// Times the contestants, in turns. `begins` is told before every run.
+///
+/// # Errors
+/// A kernel that cannot be loaded or fails; what `begins` returns.
+pub fn measure(
+    bed: &mut Bed,
+    group: &Group,
+    contestants: &[Contestant],
+    repetitions: usize,
+    begins: &dyn Fn() -> Result<()>,
+) -> Result<Vec<Times>> {
+    let mut rounds = None;
+    let mut runs = Vec::new();
+    for contestant in contestants {
+        contestant.take_place(group.kernel, bed.hardware());
+        let time = |bed: &mut Bed, run: &mut Recording| {
+            begins()?;
+            bed.time(group.phase, run)
+        };
+        let mut run = contestant.recording(bed, group, rounds.unwrap_or(1));
+        // The first loads the kernel and captures the graph.
+        time(bed, &mut run)?;
+        let warm = time(bed, &mut run)?;
+        let enough = (RUN_TIME / warm.max(1e-9)).ceil() as usize;
+        let enough = *rounds.get_or_insert(enough.clamp(1, MOST_LAUNCHES / group.instances));
+        if enough > 1 && runs.is_empty() {
+            run = contestant.recording(bed, group, enough);
+            time(bed, &mut run)?;
+        }
+        runs.push(run);
+    }
+    let launches = (rounds.unwrap_or(1) * group.instances) as f64;
+    let mut times = vec![Vec::new(); runs.len()];
+    let start = Instant::now();
+    for repetition in 0..repetitions {
+        if repetition >= FEWEST && start.elapsed().as_secs_f64() > MOST_TIME {
+            break;
+        }
+        for (run, times) in runs.iter_mut().zip(&mut times) {
+            begins()?;
+            times.push(bed.time(group.phase, run)? / launches);
+        }
+    }
+    Ok(times)
+}
+
+/// That two kernels can take turns: what is not in a graph is looked up anew for each launch.
+///
+/// # Errors
+/// When graphs are turned off.
+pub fn check_turns() -> Result<()> {
+    let options = crate::device::cuda::Options::from_environment();
+    match options.graphs && !options.synchronous {
+        true => Ok(()),
+        false => Err(Error::usage(
+            "--against compares CUDA graphs: leave CHASKI_GRAPHS=off and CHASKI_SYNC=on out",
+        )),
+    }
+}
+
+/// The row of a group; `times` are the contestants'.
+pub fn kernel_row(
+    bed: &Bed,
+    group: &Group,
+    (contestants, times): (&[Contestant], &[Times]),
+    ceilings: &Ceilings,
+    conditions: &Conditions,
+    subject: &Row,
+) -> Row {
+    let at = |times: &[f64], part| percentile(times, part);
+    let us = |seconds: Option<f64>| seconds.map(|seconds| 1e6 * seconds);
+    let [first, others @ ..] = times else { panic!("a row without times") };
+    let time = at(first, 0.5).unwrap_or(f64::NAN);
+    let ratios: Option<Vec<f64>> = others
+        .first()
+        .map(|others| first.iter().zip(others).map(|(own, against)| against / own).collect());
+    let ratio = |part| ratios.as_ref().and_then(|ratios| percentile(ratios, part));
+    let (bytes, flops) = (group.bytes() as f64, group.cost.flops as f64);
+    let floor = (bytes / ceilings.read_bytes_per_s).max(flops / ceilings.flops_per_s);
+    let throttled = conditions.throttle_reasons.as_ref().map(|reasons| !reasons.is_empty());
+    let Value::Object(mut row) = json!({
+        "kernel": group.kernel,
+        "phase": group.phase.name(),
+        "shape": group.shape,
+        "source": contestants[0].name(),
+        "count": group.count,
+        "instances": group.instances,
+        "samples": first.len(),
+        "time_us": us(Some(time)),
+        "p10_us": us(at(first, 0.1)),
+        "p90_us": us(at(first, 0.9)),
+        "bytes": group.bytes(),
+        "flops": group.cost.flops,
+        "gb_per_s": bytes / time / 1e9,
+        "bandwidth_fraction": bytes / time / ceilings.read_bytes_per_s,
+        "tflops": flops / time / 1e12,
+        "flops_fraction": flops / time / ceilings.flops_per_s,
+        "floor_us": 1e6 * floor,
+        "ceiling_fraction": floor / time,
+        "rotation_bytes": group.rotation_bytes(),
+        "cache_bytes": bed.cache_bytes,
+        "cold": group.rotation_bytes() > bed.cache_bytes as u64,
+        "against": contestants.get(1).map_or(String::new(), Contestant::name),
+        "against_us": us(others.first().and_then(|times| at(times, 0.5))),
+        "ratio": ratio(0.5),
+        "ratio_p10": ratio(0.1),
+        "ratio_p90": ratio(0.9),
+        "power_w": conditions.power_w,
+        "sm_clock_mhz": conditions.sm_clock_mhz,
+        "memory_clock_mhz": conditions.memory_clock_mhz,
+        "temperature_c": conditions.temperature_c,
+        "throttle_reasons": conditions.throttle_reasons,
+        "throttled": throttled,
+        "read_gb_per_s": ceilings.read_bytes_per_s / 1e9,
+        "peak_tflops": ceilings.flops_per_s / 1e12,
+    }) else {
+        unreachable!("json! of braces is an object");
+    };
+    row.extend(subject.clone());
+    row
+}
+
+/// What a person wants to see of a kernel's row.
+pub const KERNEL_COLUMNS: &[Column] = &[
+    ("kernel", |row| format!("{:<14}", text(row, "kernel"))),
+    ("phase", |row| text(row, "phase")),
+    ("shape", |row| format!("{:<49}", text(row, "shape"))),
+    ("us", |row| number(row, "time_us", 2)),
+    ("p10-p90", |row| {
+        format!("{:>15}", format!("{}-{}", number(row, "p10_us", 2), number(row, "p90_us", 2)))
+    }),
+    ("MB", |row| row["bytes"].as_f64().map_or(String::new(), |b| format!("{:.2}", b / 1e6))),
+    ("GB/s", |row| number(row, "gb_per_s", 1)),
+    ("TFLOP/s", |row| number(row, "tflops", 3)),
+    ("of ceiling", |row| percent(row, "ceiling_fraction")),
+    ("against", |row| match row["ratio"].is_number() {
+        true => format!(
+            "{}x ({}-{}) {}",
+            number(row, "ratio", 3),
+            number(row, "ratio_p10", 3),
+            number(row, "ratio_p90", 3),
+            text(row, "against")
+        ),
+        false => "-".to_owned(),
+    }),
+    ("notes", |row| {
+        let reasons = row["throttle_reasons"].as_array().into_iter().flatten();
+        let reasons = reasons.filter_map(|reason| reason.as_str()).map(str::to_owned);
+        let cold = row["cold"] == json!(true) || row["bytes"] == json!(0);
+        let warm = (!cold).then(|| "in cache".to_owned());
+        let notes: Vec<String> = reasons.map(|r| format!("THROTTLED: {r}")).chain(warm).collect();
+        notes.join(", ")
+    }),
+];

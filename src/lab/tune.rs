@@ -1,0 +1,127 @@
+//! Choices that launches have, by measurement: the table `src/ops/tuned.rs`.
+
+use std::fmt::Write;
+
+use super::bed::{Bed, Group};
+use super::bench::{Contestant, Times};
+use crate::bench::percentile;
+use crate::kernel::Launch;
+use crate::memory::Memory;
+use crate::op::{Cost, Gpu, Op};
+use crate::ops::{PARTS, TUNED, Tuned};
+
+/// By how much another choice must be faster than the one that is made by itself.
+const WORTH: f64 = 0.01;
+
+/// An op whose rows are cut into so many parts (`ops::gemv`).
+pub(super) struct Cut {
+    pub op: Box<dyn Op>,
+    pub parts: u32,
+}
+
+impl Op for Cut {
+    fn name(&self) -> &'static str {
+        self.op.name()
+    }
+
+    fn cost(&self, position: usize) -> Cost {
+        self.op.cost(position)
+    }
+
+    fn reference(&self, memory: &mut Memory<'_>) {
+        self.op.reference(memory);
+    }
+
+    fn launch(&self, gpu: &Gpu) -> Launch {
+        let mut launch = self.op.launch(gpu);
+        launch.set_number("parts", self.parts);
+        launch
+    }
+}
+
+/// What can be chosen about a group.
+#[derive(Debug, Clone, Copy)]
+pub struct Tuning {
+    multiprocessors: u32,
+    pairs: usize,
+    width: usize,
+    /// What is chosen now.
+    parts: u32,
+}
+
+impl Tuning {
+    /// None, where nothing can be chosen.
+    pub fn of(bed: &Bed, group: &Group) -> Option<Self> {
+        let gpu = bed.gpu()?;
+        let program = bed.program(group, 1);
+        let launch = program.ops.first()?.launch(&gpu);
+        let number = |wanted| launch.numbers().find(|(name, _)| *name == wanted).map(|(_, n)| n);
+        let (parts, width) = (number("parts")?, number("width")? as usize);
+        // A multiply-add for each number of two rows.
+        let pairs = (group.cost.flops as usize).div_ceil(4 * width);
+        Some(Self { multiprocessors: gpu.multiprocessors, pairs, width, parts })
+    }
+
+    /// All choices, the one that is made now first.
+    pub fn contestants(&self) -> Vec<Contestant> {
+        let others = PARTS.into_iter().filter(|parts| *parts != self.parts);
+        [self.parts].into_iter().chain(others).map(Contestant::Parts).collect()
+    }
+
+    /// The best choice for `group`, by the times of the contestants.
+    pub fn best(&self, group: &Group, contestants: &[Contestant], times: &[Times]) -> Tuned {
+        let median = |times: &Times| percentile(times, 0.5).unwrap_or(f64::INFINITY);
+        let now = times.first().map_or(f64::INFINITY, median);
+        let candidates = contestants.iter().zip(times).filter_map(|(contestant, times)| {
+            let Contestant::Parts(parts) = contestant else { return None };
+            Some((*parts, median(times)))
+        });
+        let fastest = candidates.min_by(|a, b| a.1.total_cmp(&b.1));
+        let Self { multiprocessors, pairs, width, parts } = *self;
+        let parts = fastest.filter(|(_, time)| *time < now * (1.0 - WORTH)).map_or(parts, |f| f.0);
+        Tuned { op: group.kernel, multiprocessors, pairs, width, parts }
+    }
+}
+
+/// `src/ops/tuned.rs` as it is to be: what it has, but for what is `found` anew.
+pub fn table(found: &[Tuned]) -> String {
+    let place = |row: &Tuned| (row.op, row.multiprocessors, row.pairs, row.width);
+    let is_old = |row: &&Tuned| !found.iter().any(|new| place(new) == place(row));
+    let mut rows: Vec<Tuned> = TUNED.iter().filter(is_old).chain(found).copied().collect();
+    rows.sort_unstable();
+    let mut text = String::from(
+        "//! Launches that were chosen by measurement. `chaski kernels bench --tune src/ops/tuned.rs` \
+         writes this\n//! file; it keeps what other GPUs and models have here.\n\n\
+         use super::Tuned;\n\npub const TUNED: &[Tuned] = &[",
+    );
+    for Tuned { op, multiprocessors, pairs, width, parts } in &rows {
+        let row = format!(
+            "Tuned {{ op: {op:?}, multiprocessors: {multiprocessors}, pairs: {pairs}, width: {width}, \
+             parts: {parts} }}"
+        );
+        write!(text, "\n    {row},").expect("a String takes any text");
+    }
+    text + if rows.is_empty() { "];\n" } else { "\n];\n" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_as_it_would_be_written() {
+        assert_eq!(table(&[]), include_str!("../ops/tuned.rs"));
+        assert_eq!(table(TUNED), include_str!("../ops/tuned.rs"));
+    }
+
+    #[test]
+    fn what_is_found_is_added_in_order() {
+        let row = |op, parts| Tuned { op, multiprocessors: 1, pairs: 2, width: 8, parts };
+        let text = table(&[row("project", 4), row("norm_qkv", 2)]);
+        let place = |text: &str, part: &str| text.find(part).unwrap();
+        let first =
+            "    Tuned { op: \"norm_qkv\", multiprocessors: 1, pairs: 2, width: 8, parts: 2 },\n";
+        assert!(place(&text, first) < place(&text, "op: \"project\""), "{text}");
+        assert!(text.ends_with("parts: 4 },\n];\n"), "{text}");
+    }
+}
