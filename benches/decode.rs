@@ -34,7 +34,7 @@ fn decode(criterion: &mut Criterion) {
         return;
     }
     let samples: Vec<_> = (0..5).map(|_| bench.sample(&TEST).unwrap()).collect();
-    let cost = TEST.cost(&bench.rank);
+    let cost = bench.cost(&TEST).unwrap();
     let row = row(&TEST, &samples, cost, &ceilings, &Conditions::default(), &Row::new());
     let number = |field: &str| row[field].as_f64().unwrap();
     println!(

@@ -1,25 +1,34 @@
 #!/usr/bin/env python3
 """Everything that needs an NVIDIA GPU, in one go, from a prebuilt binary; no Rust is needed.
 
-    scripts/hardware.py --chaski target/release/chaski            # all parts, under ten minutes each
-    scripts/hardware.py --chaski ... --only check,bench           # some of them
+    scripts/hardware.py --chaski target/release/chaski               # all parts, nine minutes at most
+    scripts/hardware.py --chaski ... --only check,bench              # some, each under three minutes
     scripts/hardware.py --list
+    scripts/records.py --chaski ...                                  # then: the tables in PERFORMANCE.md
 
-Each part writes records/<gpu>/<date>-<part>.json as soon as it is done, whole or not at all: what ran,
-what it printed, and the GPU's clocks, power and temperature before and after. A part that fails is
-recorded too, and the others go on. Exit status 1 if any failed.
+One file a run, benches/record/<gpu>/<date>.json, is written anew after every step, whole or not at
+all: what ran and printed, what came of it, and the GPU's clocks, power and temperature around each
+part. Whatever ends the script, what was done stands there. A part that fails is recorded and the
+others go on; exit status 1 if any failed or had no time left.
 
-`--emulate N` and `--quick` try the script itself on a machine without a GPU.
+What to carry to such a machine: this folder, the binary (`cargo build --release`), tests/demo for the
+part demo, and for more of the part check the binary that `cargo test --no-run --test intrinsics`
+names, in a folder that --tests names. `--emulate N` and `--quick` try the script without a GPU; such
+records go to target/record, and no table is made of them.
 """
 
 import argparse
+import array
 import datetime
 import hashlib
 import json
+import math
 import os
 import pathlib
+import platform
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -27,12 +36,22 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PEERS = ROOT / "scripts" / "peers.py"
-PART_SECONDS = 560
+QUESTIONS = ROOT / "tests" / "demo" / "questions.jsonl"
+PART_SECONDS = 170
+ALL_SECONDS = 535
 TAIL = 4000  # characters of text that a record keeps
 
 
-class Session:
-    """What all parts share."""
+class Absent(Exception):
+    """What a part needs is not on this machine: no failure."""
+
+
+class NoTime(Exception):
+    """The part's time is over."""
+
+
+class Run:
+    """One run of the script: its record, and what all parts share."""
 
     def __init__(self, arguments):
         self.chaski = str(pathlib.Path(arguments.chaski).resolve())
@@ -40,172 +59,108 @@ class Session:
         self.emulate = ["--emulate", str(arguments.emulate)] if arguments.emulate else []
         self.tests = arguments.tests and pathlib.Path(arguments.tests)
         self.python = arguments.python
-        self.deadline = 0.0
-        self.steps = []
+        self.end = time.monotonic() + arguments.seconds
+        self.deadline = self.end
+        self.part = None
+        now = datetime.datetime.now()
+        state = conditions()
+        gpu = state.get("name") or "unknown"
+        version = subprocess.run([self.chaski, "--version"], capture_output=True, text=True)
+        self.record = {
+            "gpu": "emulated" if arguments.emulate else gpu,
+            "emulated": bool(arguments.emulate),
+            "quick": self.quick,
+            "date": now.strftime("%Y-%m-%d %H:%M:%S"),
+            "version": version.stdout.strip(),
+            "driver": state.get("driver_version"),
+            "host": f"{platform.machine()}, {os.cpu_count()} CPUs, Linux {platform.release()}",
+            "parts": {},
+        }
+        default = ROOT / "target" / "record" if arguments.emulate else ROOT / "benches" / "record"
+        folder = re.sub(r"[^a-z0-9]+", "-", self.record["gpu"].lower()).strip("-")
+        records = pathlib.Path(arguments.records) if arguments.records else default
+        self.path = records / folder / f"{now:%Y-%m-%d-%H%M%S}.json"
 
-    def run(self, command, timeout=None, environment=None, name=None):
-        """Runs a command, records it, and returns its standard output; None if it failed."""
-        left = self.deadline - time.monotonic()
-        if left < 5:
-            self.steps.append({"command": command, "status": "no time left"})
-            return None
-        start = time.monotonic()
+    def write(self):
+        """The whole record or the one before."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.path.with_suffix(".partial")
+        partial.write_text(json.dumps(self.record, indent=1) + "\n")
+        partial.replace(self.path)
+
+    def run(self, command, timeout=None, environment=None, name=None, keep=True, probe=False, given=""):
+        """Runs a command and returns its standard output, or None if it failed. `keep`: also record
+        that it went well; `probe`: no record at all."""
+        left = min(self.deadline - time.monotonic(), timeout or math.inf)
+        if left < 2:
+            raise NoTime
+        if keep and not probe:
+            print("    " + (name or " ".join(command)), flush=True)
         step = {"command": command, "environment": environment or {}}
-        print("    " + (name or " ".join(command)), flush=True)
-        try:
-            done = subprocess.run(
-                command, capture_output=True, text=True, errors="replace",
-                timeout=min(left, timeout or left), env={**os.environ, **(environment or {})},
-            )
-            step["status"] = done.returncode
-            output, errors = done.stdout, done.stderr
-        except subprocess.TimeoutExpired as expired:
-            step["status"] = "timeout"
-            output, errors = text(expired.stdout), text(expired.stderr)
-        except OSError as error:
-            step["status"], output, errors = str(error), "", ""
+        start = time.monotonic()
+        step["status"], output, errors = finish(command, left, environment, given)
         step["seconds"] = round(time.monotonic() - start, 2)
         try:
             step["result"] = json.loads(output)
         except ValueError:
             step["output"] = output[-TAIL:]
         step["errors"] = errors[-TAIL:]
-        self.steps.append(step)
-        if step["status"] != 0:
-            print(f"      status {step['status']}: {errors.strip().splitlines()[-1:]}", flush=True)
-            return None
-        return output
+        well = step["status"] == 0
+        if not probe and (keep or not well):
+            self.part["steps"].append(step)
+            self.write()
+        if not probe and not well:
+            last = (errors.strip().splitlines() or ["no message"])[-1]
+            print(f"      status {step['status']}: {last}", flush=True)
+        return output if well else None
 
     def run_chaski(self, *arguments, **options):
         return self.run([self.chaski, *self.emulate, *arguments], **options)
 
-    def note(self, **facts):
-        self.steps.append(facts)
+    def found(self, **facts):
+        """What the part has come to so far."""
+        self.part["found"].update(facts)
+
+    def do(self, name, part):
+        """Does one part, whatever comes of it, and returns whether all was well."""
+        self.part = {"status": "unfinished", "before": conditions(), "found": {}, "steps": []}
+        self.record["parts"][name] = self.part
+        start = time.monotonic()
+        self.deadline = min(start + PART_SECONDS, self.end)
+        try:
+            self.part["status"] = "well" if part(self) else "failed"
+        except Absent as reason:
+            self.part |= {"status": "absent", "reason": str(reason)}
+        except NoTime:
+            self.part |= {"status": "no time left"}
+        except Exception as error:  # of the script itself: the other parts go on
+            self.part |= {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
+        self.part |= {"seconds": round(time.monotonic() - start, 1), "after": conditions()}
+        self.write()
+        reason = f": {self.part['reason']}" if "reason" in self.part else ""
+        print(f"  {self.part['status']}, {self.part['seconds']} s{reason}", flush=True)
+        return self.part["status"] in ("well", "absent")
 
 
-def text(output):
-    return output.decode(errors="replace") if isinstance(output, bytes) else output or ""
-
-
-def models(session):
-    """The models to measure, small ones to try the script."""
-    return ["synthetic:tiny"] if session.quick else ["synthetic:llama3-8b", "synthetic:llama3.2-1b"]
-
-
-# The parts. Each returns whether all was well.
-
-
-def check(session):
-    """Conformance: every op and case on this GPU; the tests' binaries where there are any."""
-    cases = ["--cases", "quick"] if session.quick else []
-    well = session.run_chaski("kernels", "check", "--json", *cases) is not None
-    for binary in sorted(session.tests.glob("*")) if session.tests else []:
-        if os.access(binary, os.X_OK) and binary.is_file():
-            well &= session.run([str(binary), "--test-threads", "1"]) is not None
-    return well
-
-
-def sanitize(session):
-    """NVIDIA's compute-sanitizer over the quick cases."""
-    program = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
-    well = True
-    for tool in ["memcheck", "racecheck", "synccheck", "initcheck"]:
-        watched = [program, "--tool", tool, "--target-processes", "all", "--error-exitcode", "9"]
-        checked = [session.chaski, *session.emulate, "kernels", "check", "--cases", "quick"]
-        well &= session.run(watched + checked, timeout=135, name=tool) is not None
-    return well
-
-
-def identity(session):
-    """The same bits from run to run, and however work is given to the GPU."""
-    ways = {
-        "as is": {},
-        "without programmatic launch": {"CHASKI_PDL": "off"},
-        "without graphs": {"CHASKI_GRAPHS": "off"},
-        "one kernel after the other": {"CHASKI_SYNC": "on"},
-    }
-    runs = 2 if session.quick else 25
-    model = models(session)[-1]
-    tokens = "4" if session.quick else "64"
-    seen = {}
-    for way, environment in ways.items():
-        for repetition in range(runs):
-            for sampling in (["--temp", "0"], ["--temp", "0.8", "--seed", "7"]):
-                output = session.run_chaski(
-                    "generate", "-m", model, "--ids", "1,2,3,4,5", "--print-ids", "-n", tokens,
-                    *sampling, environment=environment, name=f"{way}, {sampling[1]}, run {repetition}",
-                )
-                if output is None:
-                    return False
-                digest = hashlib.sha256(output.encode()).hexdigest()
-                seen.setdefault(sampling[1], {}).setdefault(digest, []).append(way)
-    with tempfile.TemporaryDirectory() as folder:
-        digests = set()
-        for way, environment in ways.items():
-            out = pathlib.Path(folder) / "logits.safetensors"
-            ids = ",".join(str(7 * i % 500 + 1) for i in range(8 if session.quick else 200))
-            arguments = ["logits", "-m", model, "--ids", ids, "--out", str(out)]
-            if session.run_chaski(*arguments, environment=environment) is None:
-                return False
-            digests.add(hashlib.sha256(out.read_bytes()).hexdigest())
-    different = {sampling: len(found) for sampling, found in seen.items()}
-    session.note(runs=runs, ways=list(ways), different_answers=different, different_logits=len(digests))
-    return len(digests) == 1 and all(count == 1 for count in different.values())
-
-
-def bench(session):
-    """Tokens per second on synthetic models, by llama-bench's protocol and in the real loop."""
-    sizes = ["-p", "8", "-n", "2", "-r", "1"] if session.quick else ["-p", "512,2048", "-n", "128"]
-    well = True
-    for model in models(session):
-        well &= session.run_chaski("bench", "-m", model, *sizes, "-o", "json") is not None
-        if not session.quick:
-            deep = ["-p", "0", "-n", "128", "-d", "8192,32768", "--depth-fill", "random", "-r", "3"]
-            well &= session.run_chaski("bench", "-m", model, *deep, "-o", "json") is not None
-            late = {"CHASKI_PDL": "off"}
-            plain = ["-p", "0", "-n", "128", "-r", "3", "-o", "json"]
-            well &= session.run_chaski("bench", "-m", model, *plain, environment=late) is not None
-        well &= session.run_chaski("bench", "-m", model, "--startup", "-o", "json") is not None
-    return well
-
-
-def profile(session):
-    """Time of every op, and NVIDIA's own counters where ncu may read them."""
-    well = True
-    for model in models(session):
-        well &= session.run_chaski("bench", "-m", model, "--profile", "-o", "json") is not None
-    program = shutil.which("ncu") or "/usr/local/cuda/bin/ncu"
-    if pathlib.Path(program).exists() and not session.quick:
-        metrics = ["gpu__time_duration.sum", "dram__bytes_read.sum"]
-        metrics += ["dram__throughput.avg.pct_of_peak_sustained_elapsed"]
-        watched = [program, "--csv", "--launch-count", "60", "--graph-profiling", "node"]
-        watched += ["--metrics", ",".join(metrics)]
-        asked = ["generate", "-m", "synthetic:llama3-8b", "--layers", "4", "--ids", "1,2,3", "--print-ids"]
-        asked += ["-n", "4"]
-        session.run(watched + [session.chaski, *asked], timeout=200, name="ncu")  # may be forbidden
-    return well
-
-
-def peers(session):
-    """The same weights in transformers: logits compared, speed side by side."""
-    model = models(session)[-1]
-    with tempfile.TemporaryDirectory() as folder:
-        checkpoint = str(pathlib.Path(folder) / "checkpoint")
-        ours = str(pathlib.Path(folder) / "logits.safetensors")
-        ids = ",".join(str(11 * i % 500 + 1) for i in range(16 if session.quick else 256))
-        if session.run_chaski("synthesize", "-m", model, "--out", checkpoint) is None:
-            return False
-        if session.run_chaski("logits", "-m", checkpoint, "--ids", ids, "--out", ours) is None:
-            return False
-        quick = ["--quick"] if session.quick else []
-        peer = [session.python, str(PEERS), "--model", checkpoint, "--ids", ids, "--logits", ours]
-        well = session.run(peer + quick) is not None
-        sizes = ["-p", "512", "-n", "128", "-o", "json"]
-        sizes = ["-p", "8", "-n", "2", "-r", "1", "-o", "json"] if session.quick else sizes
-        return session.run_chaski("bench", "-m", checkpoint, *sizes) is not None and well
-
-
-PARTS = {part.__name__: part for part in [check, sanitize, identity, bench, profile, peers]}
+def finish(command, seconds, environment, given):
+    """(status, standard output, standard error). What it has started ends with it."""
+    try:
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            text=True, errors="replace", env={**os.environ, **(environment or {})},
+            start_new_session=True,
+        )
+    except OSError as error:
+        return str(error), "", str(error)
+    try:
+        output, errors = process.communicate(given, timeout=seconds)
+        return process.returncode, output, errors
+    except BaseException as reason:
+        os.killpg(process.pid, signal.SIGKILL)
+        output, errors = process.communicate()
+        if isinstance(reason, subprocess.TimeoutExpired):
+            return f"no end after {seconds:.0f} s", output, errors
+        raise
 
 
 def conditions():
@@ -222,22 +177,250 @@ def conditions():
     return dict(zip(fields, values))
 
 
-def write(path, record):
-    """Writes a record whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(record, indent=1) + "\n")
-    partial.replace(path)
+def models(run):
+    """The models to measure, the last one the smallest; a tiny one to try the script."""
+    return ["synthetic:tiny"] if run.quick else ["synthetic:llama3-8b", "synthetic:llama3.2-1b"]
+
+
+def read_logits(path):
+    """The numbers of the tensor `logits` of a safetensors file."""
+    data = path.read_bytes()
+    header = 8 + int.from_bytes(data[:8], "little")
+    start, end = json.loads(data[8:header])["logits"]["data_offsets"]
+    return array.array("f", data[header + start:header + end])
+
+
+def relative_l2(ours, theirs):
+    return math.dist(ours, theirs) / math.hypot(*theirs)
+
+
+# The parts. Each returns whether all was well.
+
+
+def check(run):
+    """Conformance: every kernel's cases on this GPU; binaries of tests where there are any."""
+    listed = json.loads(run.run_chaski("kernels", "list", "--json", probe=True))
+    kernels = [kernel["name"] for kernel in listed]
+    kernels = kernels[::6] if run.quick else kernels
+    wrong = []
+    # The usual cases of all, then as much more as there is time for.
+    for cases in ["few"] if run.quick else ["usual", "thorough"]:
+        for kernel in kernels:
+            done = run.run_chaski("kernels", "check", kernel, "--cases", cases, "--json")
+            wrong += [] if done else [kernel]
+        run.found(**{cases: "all" if not wrong else f"wrong: {', '.join(wrong)}"})
+        if wrong:
+            return False
+    well = True
+    for binary in sorted(run.tests.glob("*")) if run.tests else []:
+        if os.access(binary, os.X_OK) and binary.is_file():
+            on = {} if run.emulate else {"CHASKI_TEST_GPU": "1"}
+            well &= run.run([str(binary), "--test-threads", "1"], environment=on) is not None
+    return well
+
+
+def bench(run):
+    """Tokens per second on synthetic models, by llama-bench's protocol and in the real loop."""
+    well = True
+    for model in models(run):
+        sizes = ["-p", "8", "-n", "2", "-r", "1"] if run.quick else ["-p", "512,2048", "-n", "128"]
+        well &= run.run_chaski("bench", "-m", model, *sizes, "-o", "json") is not None
+        if not run.quick:
+            deep = ["-p", "0", "-n", "128", "-d", "8192,32768", "--depth-fill", "random", "-r", "3"]
+            well &= run.run_chaski("bench", "-m", model, *deep, "-o", "json") is not None
+    return well
+
+
+def kernels(run):
+    """Each kernel alone at a model's shapes with cold caches; products against cuBLASLt."""
+    if run.run_chaski("kernels", "bench", "--help", probe=True) is None:
+        raise Absent("this chaski has no kernels bench")
+    model = models(run)[0]
+    well = run.run_chaski("kernels", "bench", "-m", model, "-o", "json") is not None
+    if not run.emulate:
+        against = ["--against", "cublaslt", "-m", model, "-o", "json"]
+        for kernel in ["matmul", "project"]:
+            run.run_chaski("kernels", "bench", kernel, *against)  # cuBLASLt may not be there
+    return well
+
+
+def identity(run):
+    """The same bits in a hundred runs, and however work is given to the GPU."""
+    ways = {
+        "as is": {},
+        "without programmatic launch": {"CHASKI_PDL": "off"},
+        "without graphs": {"CHASKI_GRAPHS": "off"},
+        "one kernel after the other": {"CHASKI_SYNC": "on"},
+    }
+    model = models(run)[-1]
+    ask = ["generate", "-m", model, "--random-ids", "6" if run.quick else "100", "--print-ids"]
+    ask += ["-n", "4" if run.quick else "64", "--temp", "0.8", "--seed", "7"]
+    answers, logits, runs = set(), set(), 0
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            out = pathlib.Path(folder) / "logits.safetensors"
+            for environment in ways.values():
+                arguments = ["logits", "-m", model, "--random-ids", "8", "--out", str(out)]
+                if run.run_chaski(*arguments, environment=environment) is None:
+                    return False
+                logits.add(hashlib.sha256(out.read_bytes()).hexdigest())
+        for repetition in range(1 if run.quick else 25):
+            for way, environment in ways.items():
+                output = run.run_chaski(*ask, environment=environment, keep=repetition == 0)
+                if output is None:
+                    return False
+                answers.add(output)
+                runs += 1
+    finally:
+        run.found(runs=runs, ways=list(ways), answers=len(answers), logits=len(logits))
+    return len(answers) == 1 and len(logits) == 1
+
+
+def demo(run):
+    """The demo model's held-out questions."""
+    if not QUESTIONS.exists():
+        raise Absent(f"{QUESTIONS} is not there")
+    questions = [json.loads(line) for line in QUESTIONS.read_text().splitlines()]
+    questions = questions[::100] if run.quick else questions
+    with tempfile.TemporaryDirectory() as folder:
+        lines = []
+        for number, question in enumerate(questions):
+            *before, asked = question["messages"]
+            told, said = (pathlib.Path(folder) / f"{name}{number}.json" for name in ("told", "said"))
+            told.write_text(json.dumps(before))
+            lines += ["/clear", f"/load {told}"] if before else ["/clear"]
+            lines += [asked["content"].replace("\n", "\\\n"), f"/save {said}"]
+        asked = ["chat", "-m", "demo", "--temp", "0", "-n", "64"]
+        well = run.run_chaski(*asked, given="\n".join(lines) + "\n") is not None
+        said = [pathlib.Path(folder) / f"said{number}.json" for number in range(len(questions))]
+        answers = [json.loads(path.read_text())[-1]["content"] if path.exists() else "" for path in said]
+    right = sum(answer == question["answer"] for answer, question in zip(answers, questions))
+    run.found(questions=len(questions), right=right)
+    return well and right >= 0.95 * len(questions)
+
+
+def ranks(run):
+    """A model split over several ranks on one GPU: against one rank, and run to run."""
+    model = models(run)[-1]
+    errors = {}
+    with tempfile.TemporaryDirectory() as folder:
+        out = pathlib.Path(folder) / "logits.safetensors"
+        ask = ["logits", "-m", model, "--random-ids", "8", "--context", "64", "--out", str(out)]
+        if run.run_chaski(*ask) is None:
+            return False
+        one = read_logits(out)
+        for world in [2] if run.quick else [2, 4, 8]:
+            split = ["--devices", ",".join(["0"] * world), "--timeout", "120"]
+            digests = set()
+            for _ in range(2):
+                if run.run_chaski(*ask, *split) is None:
+                    return False
+                digests.add(hashlib.sha256(out.read_bytes()).hexdigest())
+            errors[world] = relative_l2(read_logits(out), one)
+            run.found(relative_l2=errors)
+            if len(digests) > 1 or errors[world] > 2e-2:
+                return False
+    well, split = True, ["--devices", "0,0", "--timeout", "120", "-o", "json"]
+    sizes = ["-p", "8", "-n", "2", "-r", "1"] if run.quick else ["-p", "128", "-n", "32", "-r", "3"]
+    for more in ([], ["--profile"]):
+        well &= run.run_chaski("bench", "-m", model, *sizes, *split, *more) is not None
+    return well
+
+
+def load(run):
+    """From files in the page cache to the GPU."""
+    space = shutil.disk_usage(tempfile.gettempdir()).free
+    model = models(run)[0 if space > 24e9 else -1]
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = str(pathlib.Path(folder) / "checkpoint")
+        if run.run_chaski("synthesize", "-m", model, "--out", checkpoint) is None:
+            return False
+        rates = []
+        for _ in range(2):
+            output = run.run_chaski("bench", "-m", checkpoint, "--startup", "-o", "json")
+            if output is None:
+                return False
+            copy = next(row for row in json.loads(output) if row["phase"] == "copy")
+            rates.append(copy["weight_bytes"] / max(copy["ms"], 1e-3) / 1e6)
+        run.found(model=model, gb_per_s=rates)
+    return True
+
+
+def peers(run):
+    """The same weights in transformers: logits compared, speed side by side."""
+    needed = "import torch, transformers, safetensors"
+    if run.run([run.python, "-c", needed], probe=True) is None:
+        raise Absent(f"{run.python} has no torch, transformers and safetensors: see --python")
+    model = models(run)[-1]
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = str(pathlib.Path(folder) / "checkpoint")
+        ours = str(pathlib.Path(folder) / "logits.safetensors")
+        ids = ",".join(str(11 * i % 500 + 1) for i in range(16 if run.quick else 256))
+        if run.run_chaski("synthesize", "-m", model, "--out", checkpoint) is None:
+            return False
+        if run.run_chaski("logits", "-m", checkpoint, "--ids", ids, "--out", ours) is None:
+            return False
+        sizes = ["-p", "16", "-n", "4", "-r", "1"] if run.quick else ["-p", "512", "-n", "128"]
+        output = run.run_chaski("bench", "-m", checkpoint, *sizes, "-o", "json")
+        quick = ["--quick"] if run.quick else []
+        peer = [run.python, str(PEERS), "--model", checkpoint, "--ids", ids, "--logits", ours]
+        theirs = run.run(peer + quick)
+        if output is None or theirs is None:
+            return False
+        theirs = json.loads(theirs)
+        speed = {row["test"]: row["avg_ts"] for row in json.loads(output)}
+        pairs = [(sizes[1], "pp", "prefill"), (sizes[3], "tg", "decode"), (sizes[3], "tg", "decode_compiled")]
+        for size, test, peer in pairs:
+            mean = theirs.get(peer, {}).get("mean")
+            run.found(**{f"{test}{size} over transformers {peer}": mean and speed[test + size] / mean})
+        run.found(model=model, ours=theirs["ours"], transformers=theirs["transformers"])
+        return theirs["ours"]["relative_l2"] <= 2 * theirs["transformers"]["relative_l2"]
+
+
+def profile(run):
+    """Time of every op, and NVIDIA's own counters where ncu may read them."""
+    well = True
+    sizes = ["-p", "8", "-r", "1"] if run.quick else ["-p", "2048"]
+    for model in models(run):
+        well &= run.run_chaski("bench", "-m", model, "--profile", *sizes, "-o", "json") is not None
+    program = shutil.which("ncu") or "/usr/local/cuda/bin/ncu"
+    if pathlib.Path(program).exists() and not run.quick:
+        metrics = ["gpu__time_duration.sum", "dram__bytes_read.sum"]
+        metrics += ["dram__throughput.avg.pct_of_peak_sustained_elapsed"]
+        watched = [program, "--csv", "--launch-count", "60", "--graph-profiling", "node"]
+        watched += ["--metrics", ",".join(metrics), run.chaski, "generate", "-m", models(run)[0]]
+        watched += ["--layers", "4", "--ids", "1,2,3", "--print-ids", "-n", "4"]
+        run.run(watched, timeout=90, name="ncu")  # which may be forbidden
+    return well
+
+
+def sanitize(run):
+    """NVIDIA's compute-sanitizer over a few cases of every kernel."""
+    program = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
+    if not pathlib.Path(program).exists():
+        raise Absent("compute-sanitizer is not installed")
+    well = True
+    for tool in ["memcheck", "racecheck", "synccheck", "initcheck"]:
+        watched = [program, "--tool", tool, "--target-processes", "all", "--error-exitcode", "9"]
+        checked = [run.chaski, *run.emulate, "kernels", "check", "--cases", "few"]
+        well &= run.run(watched + checked, timeout=PART_SECONDS / 4, name=tool) is not None
+    return well
+
+
+# In the order of what is wanted most: the time may not suffice for all.
+ORDER = [check, bench, kernels, identity, ranks, demo, load, peers, profile, sanitize]
+PARTS = {part.__name__: part for part in ORDER}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--chaski", help="the prebuilt binary")
-    parser.add_argument("--tests", help="a folder of prebuilt test binaries, run as part of check")
+    parser.add_argument("--tests", help="a folder of prebuilt binaries of tests, run as part of check")
     parser.add_argument("--only", help="parts, by commas [default: all]")
-    parser.add_argument("--records", default=str(ROOT / "records"), help="where records go")
+    parser.add_argument("--seconds", type=float, default=ALL_SECONDS, help="for all parts [default: %(default)s]")
+    parser.add_argument("--records", help="where records go [default: benches/record]")
     parser.add_argument("--python", default=sys.executable, help="a Python with torch and transformers")
-    parser.add_argument("--emulate", type=int, help="emulated GPUs, to try the script")
+    parser.add_argument("--emulate", type=int, metavar="N", help="emulated GPUs, to try the script")
     parser.add_argument("--quick", action="store_true", help="a tiny model, to try the script")
     parser.add_argument("--list", action="store_true", help="print the parts")
     arguments = parser.parse_args()
@@ -251,26 +434,25 @@ def main():
         parser.error(f"no part {unknown[0]!r}: there are {', '.join(PARTS)}")
     if not arguments.chaski or not os.access(arguments.chaski, os.X_OK):
         parser.error("--chaski: a prebuilt binary is needed")
-    session = Session(arguments)
-    version = subprocess.run([session.chaski, "--version"], capture_output=True, text=True).stdout.strip()
-    gpu = conditions().get("name") or ("emulated" if arguments.emulate else "unknown")
-    folder = pathlib.Path(arguments.records) / re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-")
-    date = datetime.datetime.now().strftime("%Y-%m-%d-%H%M")
+    run = Run(arguments)
+    if run.record["gpu"] == "unknown":
+        parser.error("nvidia-smi knows no GPU here; --emulate 1 tries the script without one")
+    try:
+        run.write()
+    except OSError as error:
+        parser.exit(1, f"cannot write {run.path}: {error}\n")
     failed = []
-    for name in wanted:
-        print(f"{name}: {PARTS[name].__doc__.splitlines()[0]}", flush=True)
-        session.steps, session.deadline = [], time.monotonic() + PART_SECONDS
-        record = {"part": name, "version": version, "gpu": gpu, "date": date, "before": conditions()}
-        start = time.monotonic()
-        well = PARTS[name](session)
-        record |= {"well": bool(well), "seconds": round(time.monotonic() - start, 1)}
-        record |= {"after": conditions(), "steps": session.steps}
-        path = folder / f"{date}-{name}.json"
-        write(path, record)
-        print(f"  {'well' if well else 'FAILED'}, {record['seconds']} s: {path}", flush=True)
-        failed += [] if well else [name]
+    try:
+        for name in wanted:
+            print(f"{name}: {PARTS[name].__doc__.splitlines()[0]}", flush=True)
+            failed += [] if run.do(name, PARTS[name]) else [name]
+    except KeyboardInterrupt:
+        run.write()
+        print(f"stopped; what was done is in {run.path}", file=sys.stderr)
+        return 130
+    print(run.path)
     if failed:
-        print(f"failed: {', '.join(failed)}", file=sys.stderr)
+        print(f"not well: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
 
 

@@ -211,7 +211,7 @@ impl Rank {
             let bytes = tokens * kv_heads * head_dim * dtype.bytes();
             for (part, slot) in [cache.keys, cache.values].into_iter().enumerate() {
                 let recipe = Recipe::standard(0, (2 * layer + part) as u32);
-                program.push(Synthesize { recipe, dtype, out: slot.part(0, bytes) });
+                program.push(Synthesize::whole(recipe, dtype, slot.part(0, bytes)));
             }
         }
         self.device.run(&program)?;

@@ -13,7 +13,7 @@ use crate::config::{Config, Dims};
 use crate::device::Hardware;
 use crate::error::{Error, Result};
 use crate::model::{Logits, Plan};
-use crate::rank::{self, Rank};
+use crate::rank::{self, OpTime, Rank};
 use crate::sampler::SamplingOptions;
 
 /// A model that can take the next token, and choose it.
@@ -179,6 +179,46 @@ impl Team {
         let taken: Arc<[u32]> = ids.into();
         self.each(move |rank| rank.take(&taken, logits))?;
         self.position += ids.len();
+        Ok(())
+    }
+
+    /// As [`Self::take`], and waits until it is done.
+    ///
+    /// # Errors
+    /// As [`Self::take`].
+    pub fn take_and_finish(&mut self, ids: &[u32], logits: Logits) -> Result<()> {
+        self.check(ids)?;
+        let taken: Arc<[u32]> = ids.into();
+        self.each(move |rank| {
+            rank.take(&taken, logits)?;
+            rank.finish()
+        })?;
+        self.position += ids.len();
+        Ok(())
+    }
+
+    /// As [`Self::take`], op by op. Returns what each op had to do and how long it took, by rank.
+    ///
+    /// # Errors
+    /// As [`Self::take`].
+    pub fn take_timed(&mut self, ids: &[u32], logits: Logits) -> Result<Vec<Vec<OpTime>>> {
+        self.check(ids)?;
+        let taken: Arc<[u32]> = ids.into();
+        let times = self.each(move |rank| rank.take_timed(&taken, logits))?;
+        self.position += ids.len();
+        Ok(times)
+    }
+
+    /// Goes on as if `tokens` tokens had been taken: see [`Rank::pretend`].
+    ///
+    /// # Errors
+    /// Tokens past the context; a device that fails.
+    pub fn pretend(&mut self, tokens: usize) -> Result<()> {
+        self.each(move |rank| {
+            rank.pretend(tokens)?;
+            rank.finish()
+        })?;
+        self.position = tokens;
         Ok(())
     }
 

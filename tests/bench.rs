@@ -132,6 +132,44 @@ fn the_emulated_gpu_is_benched_by_the_same_code() {
     }
 }
 
+/// Ranks on the CPU, on two emulated GPUs, and two of them on one.
+#[test]
+fn a_split_model_is_benched_as_one_and_its_links_apart() {
+    let places = [
+        (&["--device", "cpu", "--tensor-parallel", "4"][..], 4, 1),
+        (&["--emulate", "2", "--tensor-parallel", "2"], 2, 2),
+        (&["--emulate", "1", "--devices", "0,0"], 2, 1),
+    ];
+    for (place, world, devices) in places {
+        let place = [&TINY, place, &["--layers", "1", "--timeout", "600"]].concat();
+        let found = rows(&[&place, &["-p", "5", "-n", "3", "-r", "1", "--depth-fill", "random"]]);
+        let tests: Vec<&str> = found.iter().map(|row| row["test"].as_str().unwrap()).collect();
+        assert_eq!(tests, ["pp5", "tg3", "gen3"]);
+        for row in &found {
+            assert_eq!(
+                (&row["tensor_parallel"], &row["devices"]),
+                (&world.into(), &devices.into())
+            );
+            // Each of three sums a token goes from each rank to each other one.
+            let tokens = number(row, "link_bytes_per_token") / (3 * world * (world - 1)) as f64;
+            assert_eq!(tokens, 256.0 * 4.0, "{row}");
+        }
+        let whole = rows(&[&TINY, &CPU, &["--layers", "1", "-p", "0", "-n", "3", "-r", "1"]]);
+        let [whole, split] = [&whole[0], &found[1]].map(|row| number(row, "bytes_per_token"));
+        // The norms are read by each rank, and keys where there are more ranks than heads of them.
+        assert!(split >= whole && split < 1.2 * whole, "{split}, {whole} on one rank");
+
+        let profile = rows(&[&place, &["-p", "6", "-r", "1", "--profile"]]);
+        for phase in ["prefill6", "decode"] {
+            let of_phase = || profile.iter().filter(|row| row["phase"] == phase);
+            let linked = of_phase().filter(|row| number(row, "link_bytes") > 0.0);
+            let names: Vec<&str> = linked.map(|row| row["op"].as_str().unwrap()).collect();
+            assert!(names.contains(&"all_reduce") && names.contains(&"all ops"), "{names:?}");
+            assert_eq!(names.len(), 2);
+        }
+    }
+}
+
 #[test]
 fn the_profile_adds_up_and_is_drawn() {
     let folder = tempdir().unwrap();
@@ -312,7 +350,7 @@ fn ceilings_and_weights_are_computed_as_on_the_cpu() {
     let run = |hardware| {
         let mut program = Program::default();
         let recipe = Recipe { seed: 5 << 40 | 9, tensor: 11, centre: 1.0, scale: 3e-5 };
-        program.push(Synthesize { recipe, dtype: Dtype::F16, out: memory });
+        program.push(Synthesize::whole(recipe, Dtype::F16, memory));
         program.push(ReadAll { words: memory.cast(), sums });
         program.push(MmaPeak { rounds: 3, y });
         let mut device =

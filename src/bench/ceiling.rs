@@ -61,6 +61,19 @@ impl Ceilings {
     }
 }
 
+impl std::ops::Mul<usize> for Ceilings {
+    type Output = Self;
+
+    /// Of so many devices together.
+    fn mul(self, devices: usize) -> Self {
+        Self {
+            read_bytes_per_s: self.read_bytes_per_s * devices as f64,
+            read_bytes: self.read_bytes * devices,
+            flops_per_s: self.flops_per_s * devices as f64,
+        }
+    }
+}
+
 fn read_rate(hardware: &Hardware, bytes: usize) -> Result<f64> {
     let mut layout = Layout::default();
     let memory = layout.slot::<u8>(&[bytes]);
@@ -73,7 +86,7 @@ fn read_rate(hardware: &Hardware, bytes: usize) -> Result<f64> {
     let mut device = Device::new(hardware, Checkpoint::empty(), &[], &layout, &|_| ())?;
     // Memory that was never written may be one page of zeros again and again.
     let mut fill = Program::default();
-    fill.push(Synthesize { recipe: Recipe::standard(0, 0), dtype: Dtype::Bf16, out: memory });
+    fill.push(Synthesize::whole(Recipe::standard(0, 0), Dtype::Bf16, memory));
     device.run(&fill)?;
     program_rate(&mut device, bytes as f64, |rounds| {
         let mut program = Program::default();

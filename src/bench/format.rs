@@ -20,8 +20,9 @@ pub enum Format {
 /// A column of a Markdown table: its title, and what a row has there. Numbers are aligned right.
 pub type Column = (&'static str, fn(&Row) -> String);
 
-/// The least width of a column: later rows may need more than the first.
-const SPARE_WIDTH: usize = 9;
+/// The least width of a column of numbers and of one of text: later rows may need more than the first.
+const NUMBER_WIDTH: usize = 9;
+const TEXT_WIDTH: usize = 14;
 
 /// Fields that hold text in SQL even where a row has nothing there; all others are numbers then.
 const TEXTS: [&str; 2] = ["driver", "throttle_reasons"];
@@ -31,15 +32,15 @@ pub struct Table {
     format: Format,
     /// In SQL.
     name: &'static str,
-    columns: &'static [Column],
+    columns: Vec<Column>,
     /// Of the columns, by the first row.
     widths: Vec<usize>,
     rows: usize,
 }
 
 impl Table {
-    pub fn new(format: Format, name: &'static str, columns: &'static [Column]) -> Self {
-        Self { format, name, columns, widths: Vec::new(), rows: 0 }
+    pub fn new(format: Format, name: &'static str, columns: impl Into<Vec<Column>>) -> Self {
+        Self { format, name, columns: columns.into(), widths: Vec::new(), rows: 0 }
     }
 
     /// One more row, with what must stand before it.
@@ -71,7 +72,8 @@ impl Table {
             let titles: Vec<String> =
                 self.columns.iter().map(|(title, _)| (*title).to_owned()).collect();
             let width = |(title, cell): (&String, &String)| {
-                title.chars().count().max(cell.chars().count()).max(SPARE_WIDTH)
+                let least = if is_number(cell) { NUMBER_WIDTH } else { TEXT_WIDTH };
+                title.chars().count().max(cell.chars().count()).max(least)
             };
             self.widths = titles.iter().zip(&cells).map(width).collect();
             let rules: Vec<String> = cells
@@ -119,6 +121,7 @@ impl Table {
 }
 
 fn is_number(cell: &str) -> bool {
+    let cell = cell.trim_start();
     cell.is_empty() || cell.starts_with(|first: char| first.is_ascii_digit() || first == '-')
 }
 
@@ -186,7 +189,7 @@ mod tests {
     }
 
     fn text(format: Format) -> String {
-        let mut table = Table::new(format, "t", &COLUMNS);
+        let mut table = Table::new(format, "t", COLUMNS);
         let text: String = rows().iter().map(|row| table.row(row)).collect();
         text + table.end()
     }
@@ -207,7 +210,9 @@ mod tests {
         assert!(sql.contains("VALUES ('c', NULL, '[1,2]');"), "{sql}");
         let markdown = text(Format::Markdown);
         assert_eq!(markdown.lines().count(), 4, "{markdown}");
-        assert!(markdown.starts_with("| name        |         n |\n| ---         |      ---: |"));
-        assert_eq!(Table::new(Format::Json, "t", &COLUMNS).end(), "[]\n");
+        assert!(
+            markdown.starts_with("| name           |         n |\n| ---            |      ---: |")
+        );
+        assert_eq!(Table::new(Format::Json, "t", COLUMNS).end(), "[]\n");
     }
 }

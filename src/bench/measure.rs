@@ -1,5 +1,6 @@
 //! How a test is run: what is in the time, and what is not.
 
+use std::ops::Add;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
@@ -7,9 +8,11 @@ use super::test::{Kind, Test, wanted};
 use crate::device::cuda::nvtx;
 use crate::error::{Error, Result};
 use crate::model::Logits;
+use crate::op::Cost;
 use crate::random::random_ids;
 use crate::rank::Rank;
 use crate::sampler::SamplingOptions;
+use crate::team::Team;
 
 /// How the KV cache gets its tokens before a test at a depth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +36,7 @@ pub struct Sample {
 
 /// A model on the bench.
 pub struct Bench<'a> {
-    pub rank: Rank,
+    pub team: Team,
     pub fill: Fill,
     /// Set from outside to end the test at hand.
     pub interrupt: &'a AtomicBool,
@@ -47,8 +50,8 @@ const DEPTH_SEED: u64 = 2;
 const TOKEN_SEED: u64 = 3;
 
 impl<'a> Bench<'a> {
-    pub fn new(rank: Rank, fill: Fill, interrupt: &'a AtomicBool) -> Self {
-        Self { rank, fill, interrupt, filled: 0 }
+    pub fn new(team: impl Into<Team>, fill: Fill, interrupt: &'a AtomicBool) -> Self {
+        Self { team: team.into(), fill, interrupt, filled: 0 }
     }
 
     /// One prompt and two tokens, as far as the test has them: kernels are loaded, graphs captured.
@@ -62,7 +65,7 @@ impl<'a> Bench<'a> {
         }
         self.take_prompt(test.prompt)?;
         if test.generate > 0 {
-            self.rank.rewind(test.depth);
+            self.team.rewind(test.depth)?;
             self.take_tokens(2)?;
         }
         Ok(())
@@ -84,6 +87,16 @@ impl<'a> Bench<'a> {
         Ok(Sample { time: start.elapsed().as_secs_f64(), first_token: None, tokens })
     }
 
+    /// What the tokens of a test that count must move and compute, on all ranks together.
+    ///
+    /// # Errors
+    /// When the run has ended.
+    pub fn cost(&mut self, test: &Test) -> Result<Cost> {
+        let test = *test;
+        let costs = self.team.each(move |rank| Ok(test.cost(rank)))?;
+        Ok(costs.into_iter().fold(Cost::default(), Cost::add))
+    }
+
     /// Rewinds to `depth` tokens, or fills the cache up to there.
     ///
     /// # Errors
@@ -91,43 +104,43 @@ impl<'a> Bench<'a> {
     pub fn fill_to(&mut self, depth: usize) -> Result<()> {
         if depth > self.filled {
             match self.fill {
-                Fill::Random => self.rank.pretend(depth)?,
+                Fill::Random => self.team.pretend(depth)?,
                 Fill::Prefill => {
-                    self.rank.rewind(self.filled);
-                    let ids = random_ids(DEPTH_SEED, depth, self.rank.vocab());
-                    for chunk in ids[self.filled..].chunks(self.rank.chunk()) {
+                    self.team.rewind(self.filled)?;
+                    let ids = random_ids(DEPTH_SEED, depth, self.team.vocab());
+                    for chunk in ids[self.filled..].chunks(self.team.chunk()) {
                         self.check()?;
-                        self.rank.take(chunk, Logits::None)?;
+                        self.team.take_and_finish(chunk, Logits::None)?;
                     }
                 }
             }
-            self.rank.finish()?;
             self.filled = depth;
         }
-        self.rank.rewind(depth);
-        Ok(())
+        self.team.rewind(depth)
     }
 
     /// A prompt, up to the logits of its last token.
     pub(super) fn take_prompt(&mut self, tokens: usize) -> Result<()> {
-        let ids = random_ids(PROMPT_SEED, tokens, self.rank.vocab());
+        let ids = random_ids(PROMPT_SEED, tokens, self.team.vocab());
         let mut left = tokens;
-        for chunk in ids.chunks(self.rank.chunk()) {
+        for chunk in ids.chunks(self.team.chunk()) {
             self.check()?;
             left -= chunk.len();
-            self.rank.take(chunk, wanted(left == 0))?;
+            match left {
+                0 => self.team.take_and_finish(chunk, Logits::Last)?,
+                _ => self.team.take(chunk, Logits::None)?,
+            }
         }
-        self.rank.finish()
+        Ok(())
     }
 
     /// Random tokens one by one, each up to its logits. Returns the time of each.
     pub(super) fn take_tokens(&mut self, tokens: usize) -> Result<Vec<f64>> {
-        let ids = random_ids(TOKEN_SEED, tokens, self.rank.vocab());
+        let ids = random_ids(TOKEN_SEED, tokens, self.team.vocab());
         let take = |id: u32| {
             self.check()?;
             let start = Instant::now();
-            self.rank.take(&[id], Logits::Last)?;
-            self.rank.finish()?;
+            self.team.take_and_finish(&[id], Logits::Last)?;
             Ok(start.elapsed().as_secs_f64())
         };
         ids.into_iter().map(take).collect()
@@ -135,29 +148,29 @@ impl<'a> Bench<'a> {
 
     /// A prompt and its answer, chosen as Llama's makers sample, never ending early.
     fn answer(&mut self, test: &Test) -> Result<Sample> {
-        let ids = random_ids(PROMPT_SEED, test.prompt, self.rank.vocab());
+        let ids = random_ids(PROMPT_SEED, test.prompt, self.team.vocab());
         let sampling =
             SamplingOptions { temperature: 0.6, top_p: 0.9, seed: 1, ..SamplingOptions::default() };
         let start = Instant::now();
-        self.rank.begin(&sampling, &ids)?;
+        self.team.begin(&sampling, &ids)?;
         let mut left = ids.len();
-        for chunk in ids.chunks(self.rank.chunk()) {
+        for chunk in ids.chunks(self.team.chunk()) {
             self.check()?;
             left -= chunk.len();
-            self.rank.take(chunk, wanted(left == 0))?;
+            self.team.take(chunk, wanted(left == 0))?;
         }
-        self.rank.choose()?;
+        self.team.choose()?;
         let mut last = Instant::now();
         let first_token = (last - start).as_secs_f64();
         let mut tokens = Vec::with_capacity(test.generate - 1);
         for _ in 1..test.generate {
             self.check()?;
-            self.rank.advance()?;
+            self.team.advance()?;
             let now = Instant::now();
             tokens.push((now - last).as_secs_f64());
             last = now;
         }
-        self.rank.finish()?;
+        self.team.each(Rank::finish)?;
         Ok(Sample { time: tokens.iter().sum(), first_token: Some(first_token), tokens })
     }
 

@@ -1,6 +1,7 @@
 //! Where a step's time goes: op by op, beside the same step left alone.
 
-use std::time::Instant;
+use std::ops::Add;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -11,6 +12,7 @@ use super::row::{number, percent, percentile, text};
 use super::test::wanted;
 use crate::error::Result;
 use crate::model::Logits;
+use crate::op::Cost;
 use crate::random::random_ids;
 use crate::rank::OpTime;
 
@@ -27,7 +29,8 @@ pub struct Profile {
     pub step: f64,
 }
 
-/// Ops of one name and size.
+/// Ops of one name and size. Of several ranks the bytes and operations are those of all, and times the
+/// mean.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct OpGroup {
     pub op: &'static str,
@@ -36,6 +39,8 @@ pub struct OpGroup {
     pub time: f64,
     pub bytes: u64,
     pub flops: u64,
+    /// Sent from rank to rank: the op is communication.
+    pub link_bytes: u64,
 }
 
 impl Profile {
@@ -74,7 +79,7 @@ impl Profile {
         }
         let median = |values: &[f64]| percentile(values, 0.5).unwrap_or(0.0);
         for (op, times) in ops.iter_mut().zip(&times) {
-            op.time = std::time::Duration::from_secs_f64(median(times));
+            op.time = Duration::from_secs_f64(median(times));
         }
         let name = prompt.map_or("decode".to_owned(), |tokens| format!("prefill{tokens}"));
         let phase = if depth == 0 { name } else { format!("{name}@d{depth}") };
@@ -86,6 +91,7 @@ impl Profile {
         let mut groups: Vec<OpGroup> = Vec::new();
         for OpTime { op, cost, time } in &self.ops {
             let (bytes, flops) = (cost.weight_bytes + cost.cache_bytes, cost.flops);
+            let link_bytes = cost.link_bytes;
             let same = |group: &&mut OpGroup| {
                 let count = group.count as u64;
                 group.op == *op && (group.bytes, group.flops) == (count * bytes, count * flops)
@@ -97,12 +103,19 @@ impl Profile {
                     group.time += time;
                     group.bytes += bytes;
                     group.flops += flops;
+                    group.link_bytes += link_bytes;
                 }
-                None => groups.push(OpGroup { op, count: 1, time, bytes, flops }),
+                None => groups.push(OpGroup { op, count: 1, time, bytes, flops, link_bytes }),
             }
         }
         groups.sort_by(|a, b| b.time.total_cmp(&a.time));
         groups
+    }
+
+    /// Seconds in ops that wait for other ranks.
+    pub fn communication(&self) -> f64 {
+        let links = self.ops.iter().filter(|op| op.cost.link_bytes > 0);
+        links.map(|op| op.time.as_secs_f64()).sum()
     }
 
     /// A row for each group, then one for the sum.
@@ -115,12 +128,13 @@ impl Profile {
             time: self.sum,
             bytes: sum(|group| group.bytes),
             flops: sum(|group| group.flops),
+            link_bytes: sum(|group| group.link_bytes),
         };
         groups.iter().chain([&all]).map(|group| self.row(group, ceilings, subject)).collect()
     }
 
     fn row(&self, group: &OpGroup, ceilings: &Ceilings, subject: &Row) -> Row {
-        let OpGroup { op, count, time, bytes, flops } = *group;
+        let OpGroup { op, count, time, bytes, flops, link_bytes } = *group;
         let floor = group.floor(ceilings);
         let is_sum = count == self.ops.len();
         let only_sum = |seconds: f64| is_sum.then_some(1e6 * seconds);
@@ -136,6 +150,8 @@ impl Profile {
             "bandwidth_fraction": bytes as f64 / time / ceilings.read_bytes_per_s,
             "tflops": flops as f64 / time / 1e12,
             "flops_fraction": flops as f64 / time / ceilings.flops_per_s,
+            "link_bytes": link_bytes,
+            "link_gb_per_s": link_bytes as f64 / time / 1e9,
             "floor_us": 1e6 * floor,
             "ceiling_fraction": floor / time,
             "uninstrumented_us": only_sum(self.step),
@@ -160,14 +176,27 @@ impl OpGroup {
 
 /// Every op of a decode step, or of a prompt's steps.
 fn take_apart(bench: &mut Bench<'_>, tokens: usize) -> Result<Vec<OpTime>> {
-    let ids = random_ids(1, tokens, bench.rank.vocab());
+    let ids = random_ids(1, tokens, bench.team.vocab());
     let (mut ops, mut left) = (Vec::new(), tokens);
-    for chunk in ids.chunks(bench.rank.chunk()) {
+    for chunk in ids.chunks(bench.team.chunk()) {
         left -= chunk.len();
         let logits: Logits = wanted(left == 0);
-        ops.extend(bench.rank.take_timed(chunk, logits)?);
+        ops.extend(together(&bench.team.take_timed(chunk, logits)?));
     }
     Ok(ops)
+}
+
+/// The ops of all ranks, which do the same at the same time, as one's.
+fn together(ranks: &[Vec<OpTime>]) -> Vec<OpTime> {
+    let all = |place: usize| {
+        let of_each = || ranks.iter().map(|ops| ops[place]);
+        OpTime {
+            op: ranks[0][place].op,
+            cost: of_each().map(|op| op.cost).fold(Cost::default(), Cost::add),
+            time: of_each().map(|op| op.time).sum::<Duration>() / ranks.len() as u32,
+        }
+    };
+    (0..ranks[0].len()).map(all).collect()
 }
 
 /// What a person wants to see of a group.
@@ -182,4 +211,12 @@ pub const PROFILE_COLUMNS: &[Column] = &[
     ("GB/s", |row| number(row, "gb_per_s", 1)),
     ("TFLOP/s", |row| number(row, "tflops", 3)),
     ("of ceiling", |row| percent(row, "ceiling_fraction")),
+];
+
+/// Beside those, where there are several ranks.
+pub const PROFILE_LINK_COLUMNS: &[Column] = &[
+    ("links MB", |row| {
+        row["link_bytes"].as_f64().map_or(String::new(), |b| format!("{:.3}", b / 1e6))
+    }),
+    ("links GB/s", |row| number(row, "link_gb_per_s", 3)),
 ];

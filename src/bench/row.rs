@@ -50,6 +50,8 @@ pub fn row(
         "p90_ms": ms(percentile(&each, 0.9)),
         "p99_ms": ms(percentile(&each, 0.99)),
         "first_token_ms": ms((!first.is_empty()).then(|| mean(&first))),
+        "link_bytes_per_token": cost.link_bytes as f64 / tokens,
+        "link_gb_per_s": cost.link_bytes as f64 / tokens * rate / 1e9,
         "joules_per_token": energy.map(|energy| energy / counted),
         "power_w": conditions.power_w,
         "sm_clock_mhz": conditions.sm_clock_mhz,
@@ -70,17 +72,23 @@ pub const COLUMNS: &[Column] = &[
     ("model", |row| text(row, "model")),
     ("device", |row| text(row, "device")),
     ("test", |row| text(row, "test")),
-    ("t/s", |row| format!("{} ± {}", number(row, "avg_ts", 2), number(row, "stddev_ts", 2))),
+    ("t/s", |row| format!("{:>9} ± {:>7}", number(row, "avg_ts", 2), number(row, "stddev_ts", 2))),
     ("GB/s", |row| number(row, "gb_per_s", 1)),
     ("of read", |row| percent(row, "bandwidth_fraction")),
     ("TFLOP/s", |row| number(row, "tflops", 3)),
     ("of peak", |row| percent(row, "flops_fraction")),
     ("ms p50/90/99", |row| match row["p50_ms"].is_number() {
         true => ["p50_ms", "p90_ms", "p99_ms"].map(|field| number(row, field, 2)).join("/"),
-        false => "-".to_owned(),
+        false => format!("{:>18}", "-"),
     }),
     ("first ms", |row| number(row, "first_token_ms", 1)),
     ("J/token", |row| number(row, "joules_per_token", 3)),
+];
+
+/// Beside those, where there are several ranks.
+pub const LINK_COLUMNS: &[Column] = &[
+    ("ranks", |row| number(row, "tensor_parallel", 0)),
+    ("links GB/s", |row| number(row, "link_gb_per_s", 3)),
 ];
 
 /// Of a part of the start-up.

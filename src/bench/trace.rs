@@ -26,6 +26,7 @@ pub fn trace(profiles: &[Profile], model: &str, device: &str) -> Value {
                     "weight_bytes": op.cost.weight_bytes,
                     "cache_bytes": op.cost.cache_bytes,
                     "flops": op.cost.flops,
+                    "link_bytes": op.cost.link_bytes,
                     "gb_per_s": bytes as f64 / seconds / 1e9,
                     "tflops": op.cost.flops as f64 / seconds / 1e12,
                 },

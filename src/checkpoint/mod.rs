@@ -78,7 +78,7 @@ pub struct Checkpoint {
     places: HashMap<String, usize>,
     dtype: Dtype,
     /// How a synthetic model's tensors are made, by offset.
-    recipes: HashMap<usize, Recipe>,
+    recipes: BTreeMap<usize, Recipe>,
 }
 
 /// One file of the checkpoint.
@@ -129,14 +129,14 @@ impl Checkpoint {
             tensors: Vec::new(),
             places: HashMap::new(),
             dtype,
-            recipes: HashMap::new(),
+            recipes: BTreeMap::new(),
         }
     }
 
     /// A model whose weights are yet to be made.
     fn synthetic(model: &Synthetic) -> Checkpoint {
         let dtype = Dtype::from_name(model.dtype).expect("a synthetic model's type is one of ours");
-        let (mut tensors, mut places, mut recipes) = (Vec::new(), HashMap::new(), HashMap::new());
+        let (mut tensors, mut places, mut recipes) = (Vec::new(), HashMap::new(), BTreeMap::new());
         for (name, tensor, recipe) in synthetic::tensors(model, dtype) {
             places.insert(name.clone(), tensors.len());
             recipes.insert(tensor.offset, recipe);
@@ -151,9 +151,11 @@ impl Checkpoint {
         !self.recipes.is_empty()
     }
 
-    /// How the tensor at `offset` is made, if that is a synthetic model's.
-    pub fn recipe(&self, offset: usize) -> Option<&Recipe> {
-        self.recipes.get(&offset)
+    /// How the tensor is made that `offset` lies in, and which of its elements is there; of a synthetic
+    /// model's.
+    pub fn recipe(&self, offset: usize) -> Option<(Recipe, usize)> {
+        let (start, recipe) = self.recipes.range(..=offset).next_back()?;
+        Some((*recipe, (offset - start) / self.dtype.bytes()))
     }
 
     /// Makes a synthetic model's weights in this machine's memory, once; all others are there. `made` is told
@@ -240,7 +242,7 @@ impl Checkpoint {
             return Err(Error::failed(format!("{}: no weights", paths.join(", "))));
         };
         let (first, dtype) = (first.clone(), *dtype);
-        let recipes = HashMap::new();
+        let recipes = BTreeMap::new();
         let checkpoint = Checkpoint { shards, tensors, places, dtype, recipes };
         if let Some((name, tensor)) = checkpoint.tensors().find(|(_, tensor)| tensor.dtype != dtype)
         {

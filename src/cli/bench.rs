@@ -1,5 +1,6 @@
 //! `chaski bench`
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
@@ -10,31 +11,33 @@ use serde_json::{Value, json};
 use sysinfo::{CpuRefreshKind, RefreshKind};
 
 use super::args::{BenchArgs, DepthFill, ModelArgs};
-use super::model::{Opened, hardware, interrupt, open, set_threads, source, system};
+use super::model::{Opened, interrupt, open, set_threads, source, system};
 use super::output::{note, print, progress};
+use super::split::{largest_share, team_hardware, world};
 use crate::bench::{
-    Bench, COLUMNS, Ceilings, Fill, Grid, PROFILE_COLUMNS, Profile, Row, STARTUP_COLUMNS, Sample,
-    Table, Test, roofline, row, trace, watched,
+    Bench, COLUMNS, Ceilings, Fill, Grid, LINK_COLUMNS, PROFILE_COLUMNS, PROFILE_LINK_COLUMNS,
+    Profile, Row, STARTUP_COLUMNS, Sample, Table, Test, roofline, row, trace, watched,
 };
 use crate::checkpoint::Checkpoint;
-use crate::config::{Config, Dims};
-use crate::device::Hardware;
+use crate::config::Config;
 use crate::device::cuda::Nvml;
+use crate::device::{Hardware, Startup};
 use crate::error::{Error, Result};
 use crate::model::Logits;
-use crate::rank::Rank;
+use crate::team::Team;
 use crate::tokenizer::Tokenizer;
 use crate::vector;
 
 pub fn run(args: &BenchArgs) -> Result<()> {
     let interrupt = interrupt()?;
     set_threads(args.model.threads)?;
-    let (name, columns) = match (args.startup, args.profile) {
-        (true, _) => ("startup", STARTUP_COLUMNS),
-        (_, true) => ("profile", PROFILE_COLUMNS),
-        _ => ("bench", COLUMNS),
+    let (name, columns, link_columns) = match (args.startup, args.profile) {
+        (true, _) => ("startup", STARTUP_COLUMNS, &[][..]),
+        (_, true) => ("profile", PROFILE_COLUMNS, PROFILE_LINK_COLUMNS),
+        _ => ("bench", COLUMNS, LINK_COLUMNS),
     };
-    let mut table = Table::new(args.output.into(), name, columns);
+    let link_columns = if world(&args.model)? > 1 { link_columns } else { &[] };
+    let mut table = Table::new(args.output.into(), name, [columns, link_columns].concat());
     let mut each = args.model.model.split(',').map(|name| {
         let model = ModelArgs { model: name.to_owned(), ..args.model.clone() };
         match (args.startup, args.profile) {
@@ -76,10 +79,15 @@ impl<'a> Subject<'a> {
             ));
             opened.config.max_context = context;
         }
-        let weights = opened.checkpoint.tensors().map(|(_, tensor)| tensor.bytes).sum();
-        let ceilings = Ceilings::measure(&opened.hardware[0], weights)?;
+        let weights: usize = opened.checkpoint.tensors().map(|(_, tensor)| tensor.bytes).sum();
+        let devices = devices(&opened.hardware);
+        let ceilings = Ceilings::measure(&opened.hardware[0], weights / devices)? * devices;
+        let together = match devices {
+            1 => String::new(),
+            several => format!(", {several} devices like the first together"),
+        };
         note(format_args!(
-            "this device reads {:.1} GB/s and multiplies at {:.3} TFLOP/s at best, measured now",
+            "ceilings, measured now: read {:.1} GB/s, multiply {:.3} TFLOP/s{together}",
             ceilings.read_bytes_per_s / 1e9,
             ceilings.flops_per_s / 1e12
         ));
@@ -92,13 +100,22 @@ impl<'a> Subject<'a> {
             DepthFill::Prefill => Fill::Prefill,
             DepthFill::Random => Fill::Random,
         };
-        let (_, rank, plan) = opened.rank(model, false, Some(context))?;
+        let (_, team, plan) = opened.team(model, false, Some(context))?;
         row.insert("kv_type".to_owned(), json!(plan.sizes.cache.name()));
         row.insert("context".to_owned(), json!(plan.sizes.context));
         row.insert("prefill_chunk".to_owned(), json!(plan.sizes.chunk));
         row.insert("depth_fill".to_owned(), json!(format!("{:?}", fill).to_lowercase()));
-        Ok(Self { bench: Bench::new(rank, fill, interrupt), ceilings, nvml, row })
+        Ok(Self { bench: Bench::new(team, fill, interrupt), ceilings, nvml, row })
     }
+}
+
+/// The number of different devices.
+fn devices(hardware: &[Hardware]) -> usize {
+    let ordinals = hardware.iter().filter_map(|hardware| match hardware {
+        Hardware::Cpu => None,
+        Hardware::Gpu(card) => Some(card.ordinal),
+    });
+    ordinals.collect::<BTreeSet<_>>().len().max(1)
 }
 
 /// What rows say of the model, the machine and this program.
@@ -124,6 +141,8 @@ pub(super) fn common_fields(opened: &Opened, nvml: Option<&Nvml>) -> Result<Row>
         "weight_bytes": weight_bytes,
         "dtype": checkpoint.dtype().name(),
         "device": device,
+        "tensor_parallel": hardware.len(),
+        "devices": devices(hardware),
         "threads": threads,
         "cpu_clock_mhz": clock,
         "driver": nvml.and_then(Nvml::driver),
@@ -161,10 +180,12 @@ fn tests(
             bench.warm_up(test)?;
         }
         bench.fill_to(test.depth)?;
-        let ((samples, result), conditions) =
+        let ((samples, result), mut conditions) =
             watched(nvml.as_ref(), || repeat(bench, test, args.repetitions, &bar));
+        // Those of the first device; what the others take is not known.
+        conditions.energy_j = conditions.energy_j.filter(|_| common["devices"] == 1);
         if !samples.is_empty() {
-            let cost = test.cost(&bench.rank);
+            let cost = bench.cost(test)?;
             let row = row(test, &samples, cost, ceilings, &conditions, common);
             bar.suspend(|| print(&table.row(&row)))?;
         }
@@ -238,6 +259,14 @@ fn note_difference(profile: &Profile) {
         1e3 * step,
         100.0 * (sum / step - 1.0)
     ));
+    let communication = profile.communication();
+    if communication > 0.0 {
+        note(format_args!(
+            "{phase}: {:.3} ms of it from rank to rank, waiting for the slowest included: {:.1}%",
+            1e3 * communication,
+            100.0 * communication / sum
+        ));
+    }
 }
 
 /// The whole file or none.
@@ -261,22 +290,26 @@ fn startup(args: &ModelArgs, table: &mut Table) -> Result<()> {
     let tokenizer = Tokenizer::load(&source).is_ok().then(&mut lap);
     lap();
     let config = Config::load(&source)?;
-    let dims = Dims::new(&config, 1)?;
+    let dims = largest_share(&config, world(args)?)?;
     let checkpoint = Checkpoint::open(&source)?;
     let map = lap();
-    let hardware = vec![hardware(args, &dims, checkpoint.dtype())?];
+    let hardware = team_hardware(args, &dims, checkpoint.dtype())?;
     let driver = lap();
     let opened = Opened { source, config, dims, checkpoint, hardware };
     opened.plan(args, false, None)?;
     let plan = lap();
     let common = common_fields(&opened, None)?;
     lap();
-    let (_, mut rank, _) = opened.rank(args, false, None)?;
+    let (_, mut team, _) = opened.team(args, false, None)?;
     let loaded = lap();
-    let before = rank.device_mut().startup();
-    take_two(&mut rank)?;
+    let before = slowest(&mut team)?;
+    lap();
+    // The first loads the kernels, after it the graph is captured.
+    for id in [0, 0] {
+        team.take_and_finish(&[id], Logits::Last)?;
+    }
     let taken = lap();
-    let after = rank.device_mut().startup();
+    let after = slowest(&mut team)?;
     let [modules, graphs] = [after.modules, after.graphs].map(|time| time.as_secs_f64());
     let meanwhile = modules - before.modules.as_secs_f64() + graphs;
     let phases = [
@@ -301,11 +334,13 @@ fn startup(args: &ModelArgs, table: &mut Table) -> Result<()> {
     Ok(())
 }
 
-/// The first loads the kernels, after it the graph is captured.
-fn take_two(rank: &mut Rank) -> Result<()> {
-    for id in [0, 0] {
-        rank.take(&[id], Logits::Last)?;
-        rank.finish()?;
-    }
-    Ok(())
+/// What getting ready has taken so far, of the rank that took longest with each.
+fn slowest(team: &mut Team) -> Result<Startup> {
+    let times = team.each(|rank| Ok(rank.device_mut().startup()))?;
+    Ok(times.into_iter().fold(Startup::default(), |a, b| Startup {
+        allocate: a.allocate.max(b.allocate),
+        weights: a.weights.max(b.weights),
+        modules: a.modules.max(b.modules),
+        graphs: a.graphs.max(b.graphs),
+    }))
 }

@@ -26,7 +26,6 @@ use crate::error::{Error, Result};
 use crate::kernel;
 use crate::model::{Limit, Plan, Request, Room, Weights, binary};
 use crate::random::random_ids;
-use crate::rank::Rank;
 use crate::sampler::SamplingOptions;
 use crate::source::Source;
 use crate::team::{self, Team};
@@ -84,7 +83,7 @@ pub fn load(args: &ModelArgs, all_logits: bool, context: Option<usize>) -> Resul
             .and_then(|opened| opened.team(args, all_logits, context));
         (ready, tokenizer.join().expect("loading a tokenizer does not panic"))
     });
-    let (config, team) = ready?;
+    let (config, team, _) = ready?;
     Ok(Loaded { source, config, team, tokenizer, load: start.elapsed() })
 }
 
@@ -134,15 +133,7 @@ impl Opened {
         args: &ModelArgs,
         all_logits: bool,
         context: Option<usize>,
-    ) -> Result<(Config, Team)> {
-        let on_gpus = matches!(&self.hardware[..], [Hardware::Gpu(_), _, ..]);
-        if on_gpus && self.checkpoint.is_synthetic() {
-            return Err(Error::failed(format!(
-                "{}: synthetic weights are made whole on a GPU: split a checkpoint, which chaski \
-                 synthesize writes",
-                self.source
-            )));
-        }
+    ) -> Result<(Config, Team, Plan)> {
         let plan = self.ready(args, all_logits, context)?;
         let Self { config, checkpoint, hardware, .. } = self;
         let bar = progress((plan.weight_bytes * hardware.len()) as u64, "weights");
@@ -150,28 +141,7 @@ impl Opened {
         let loaded = |bytes| bar.inc(bytes);
         let team = Team::new(&config, checkpoint, &plan, &hardware, options, &loaded);
         bar.finish_and_clear();
-        Ok((config, team?))
-    }
-
-    /// As [`Self::team`], of a model that is not split.
-    ///
-    /// # Errors
-    /// As [`Self::team`], and a split that was asked for.
-    pub fn rank(
-        self,
-        args: &ModelArgs,
-        all_logits: bool,
-        context: Option<usize>,
-    ) -> Result<(Config, Rank, Plan)> {
-        let [hardware] = &self.hardware[..] else {
-            return Err(Error::usage("this takes one rank only: leave --tensor-parallel out"));
-        };
-        let plan = self.ready(args, all_logits, context)?;
-        let bar = progress(plan.weight_bytes as u64, "weights");
-        let Self { ref config, dims, checkpoint, .. } = self;
-        let rank = Rank::new(config, dims, checkpoint, &plan, hardware, &|bytes| bar.inc(bytes));
-        bar.finish_and_clear();
-        Ok((self.config, rank?, plan))
+        Ok((config, team?, plan))
     }
 
     /// Says what is about to be loaded, and has it read ahead.

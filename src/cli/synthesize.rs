@@ -107,7 +107,7 @@ fn write_shard(
     let mut buffer = vec![0u64; PIECE_BYTES / 8];
     let buffer: &mut [u8] = bytemuck::cast_slice_mut(&mut buffer);
     for (_, tensor) in shard {
-        let recipe = checkpoint.recipe(tensor.offset).expect("a synthetic tensor has one");
+        let (recipe, _) = checkpoint.recipe(tensor.offset).expect("a synthetic tensor has one");
         for start in (0..tensor.bytes).step_by(PIECE_BYTES) {
             if interrupt.load(Ordering::Relaxed) {
                 return Err(Error::Interrupted);

@@ -11,7 +11,7 @@ use crate::checkpoint::Checkpoint;
 use crate::comm::{Alone, Communicator};
 use crate::error::{Error, Result};
 use crate::memory::{Layout, Memory, Slot, StateRegion};
-use crate::op::Program;
+use crate::op::{Op, Program};
 
 /// A rank's memory on the host, and what runs programs in it.
 pub struct Cpu {
@@ -60,35 +60,31 @@ impl Cpu {
     /// # Errors
     /// When another rank has failed.
     pub fn run(&mut self, program: &Program) -> Result<()> {
-        let Self { weights, state, comm, threads, .. } = self;
-        let mut memory = Memory { weights, state, comm: &**comm };
-        let mut run = || {
-            program.ops.iter().try_for_each(|op| {
-                memory.comm.enter(op.name())?;
-                op.reference(&mut memory);
-                Ok(())
-            })
-        };
-        match threads {
-            None => rayon::scope(|_| run()),
-            Some(threads) => threads.install(run),
-        }?;
-        comm.leave()
+        self.run_timed(program).map(drop)
     }
 
     /// As [`Self::run`], and returns how long each op took.
-    pub fn run_timed(&mut self, program: &Program) -> Vec<Duration> {
-        let Self { weights, state, comm, .. } = self;
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub fn run_timed(&mut self, program: &Program) -> Result<Vec<Duration>> {
+        let Self { weights, state, comm, threads, .. } = self;
         let mut memory = Memory { weights, state, comm: &**comm };
-        let mut times = Vec::with_capacity(program.ops.len());
-        rayon::scope(|_| {
-            for op in &program.ops {
+        let mut run = || {
+            let mut time = |op: &dyn Op| {
                 let start = Instant::now();
+                memory.comm.enter(op.name())?;
                 op.reference(&mut memory);
-                times.push(start.elapsed());
-            }
-        });
-        times
+                Ok(start.elapsed())
+            };
+            program.ops.iter().map(|op| time(&**op)).collect::<Result<Vec<_>>>()
+        };
+        let times = match threads {
+            None => rayon::scope(|_| run()),
+            Some(threads) => threads.install(run),
+        }?;
+        comm.leave()?;
+        Ok(times)
     }
 
     /// Replaces the first elements of `slot`.

@@ -131,7 +131,7 @@ impl Device {
     /// When the GPU fails.
     pub fn run_timed(&mut self, program: &Program) -> Result<Vec<Duration>> {
         match self {
-            Self::Cpu(cpu) => Ok(cpu.run_timed(program)),
+            Self::Cpu(cpu) => cpu.run_timed(program),
             Self::Cuda(cuda) => cuda.run_timed(program),
         }
     }

@@ -152,7 +152,7 @@ impl Bed {
             let whole_pieces = numbers.bytes.len() / PIECE_BYTES * PIECE_BYTES;
             let out = numbers.bytes.part(0, whole_pieces);
             if !out.is_empty() {
-                program.push(Synthesize { recipe: Recipe::standard(0, tensor), dtype, out });
+                program.push(Synthesize::whole(Recipe::standard(0, tensor), dtype, out));
             }
         }
         device.run(&program)?;

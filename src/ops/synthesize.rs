@@ -6,12 +6,18 @@ use crate::kernel::{self, Launch};
 use crate::memory::{Memory, Slot};
 use crate::op::{Cost, Gpu, Op};
 
-/// Random weights where they will be read: see [`Recipe`].
+/// Random weights where they will be read: see [`Recipe`]. A rank makes its part of a tensor alone.
 pub struct Synthesize {
     pub recipe: Recipe,
     /// BF16 or F16
     pub dtype: Dtype,
-    /// Out, of that type. `[N]`
+    /// Which of the tensor's elements the first one is; like the other two a multiple of [`PIECE`].
+    pub first: usize,
+    /// Elements that follow each other in the tensor.
+    pub row: usize,
+    /// Elements from the start of a row to that of the next, in the tensor.
+    pub stride: usize,
+    /// Out, of that type: row after row. `[N]`
     pub out: Slot<u8>,
 }
 
@@ -26,16 +32,24 @@ impl Op for Synthesize {
 
     fn reference(&self, memory: &mut Memory<'_>) {
         let (out,) = memory.slots((self.out,));
-        self.recipe.fill(self.dtype, 0, out);
+        let starts = (self.first..).step_by(self.stride.max(1));
+        for (first, row) in starts.zip(out.chunks_mut(self.row * self.dtype.bytes())) {
+            self.recipe.fill(self.dtype, first, row);
+        }
     }
 
     fn launch(&self, gpu: &Gpu) -> Launch {
-        let (elements, recipe) = (self.out.len() / self.dtype.bytes(), &self.recipe);
-        assert!(elements.is_multiple_of(PIECE), "{elements} are not of whole 16-byte pieces");
-        let pieces = elements / PIECE;
+        let pieces = |elements: usize| {
+            assert!(elements.is_multiple_of(PIECE), "{elements} are not of whole 16-byte pieces");
+            size(elements / PIECE)
+        };
+        let (all, recipe) = (pieces(self.out.len() / self.dtype.bytes()), &self.recipe);
         let arguments = kernel::Synthesize {
             out: self.out,
-            pieces: size(pieces),
+            pieces: all,
+            first: pieces(self.first),
+            row: pieces(self.row),
+            stride: pieces(self.stride),
             tensor: recipe.tensor,
             seed_low: recipe.seed as u32,
             seed_high: (recipe.seed >> 32) as u32,
@@ -46,7 +60,7 @@ impl Op for Synthesize {
         launch(
             kernel::Synthesize::KERNEL,
             (self.dtype, 0),
-            [blocks(pieces.div_ceil(256), 8 * gpu.multiprocessors), 1],
+            [blocks((all as usize).div_ceil(256), 8 * gpu.multiprocessors), 1],
             0,
             arguments,
         )
@@ -54,16 +68,25 @@ impl Op for Synthesize {
 }
 
 impl Synthesize {
-    /// A piece, an odd number of them, and more than a grid has threads.
+    /// A whole tensor.
+    pub fn whole(recipe: Recipe, dtype: Dtype, out: Slot<u8>) -> Self {
+        let row = out.len() / dtype.bytes();
+        Self { recipe, dtype, first: 0, row, stride: row, out }
+    }
+
+    /// A piece, an odd number of them, and more than a grid has threads; rows of a tensor, and columns.
     pub fn cases() -> Vec<Case> {
-        let sizes = [8, 2056, 300_000].into_iter().flat_map(|len| HALF.map(|dtype| (len, dtype)));
-        let case = |(len, dtype): (usize, Dtype)| {
+        let recipe = Recipe { seed: 0x0123_4567_89ab_cdef, tensor: 7, centre: 1.0, scale: 1e-5 };
+        let whole = [8, 2056, 300_000].map(|len| (1, len, len, 0));
+        let parts =
+            [(3, 40, 40, 80), (5, 24, 72, 48), (700, 8, 16, 8), (2, 30_000, 40_000, 10_000)];
+        let sizes = whole.into_iter().chain(parts);
+        let case = |((rows, row, stride, first), dtype): ((usize, usize, usize, usize), Dtype)| {
             let mut setup = Setup::new(Numbers::Real);
-            let recipe =
-                Recipe { seed: 0x0123_4567_89ab_cdef, tensor: 7, centre: 1.0, scale: 1e-5 };
-            let out = setup.written_as("out", (dtype, 1), &[len], Judge::Exact).bytes;
-            setup.case(format!("{} [{len}]", dtype.name()), Self { recipe, dtype, out })
+            let out = setup.written_as("out", (dtype, 1), &[rows * row], Judge::Exact).bytes;
+            let name = format!("{} [{rows}, {row} of {stride}] from {first}", dtype.name());
+            setup.case(name, Self { recipe, dtype, first, row, stride, out })
         };
-        sizes.map(case).collect()
+        sizes.flat_map(|sizes| HALF.map(|dtype| (sizes, dtype))).map(case).collect()
     }
 }

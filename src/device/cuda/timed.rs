@@ -21,11 +21,13 @@ impl Cuda {
             let timed = |_| Event::timed(&cuda.context);
             let events: Vec<Event> = (0..=launches.len()).map(timed).collect::<Result<_>>()?;
             events[0].record(&cuda.stream)?;
-            for (launch, event) in launches.iter().zip(&events[1..]) {
+            for ((launch, event), op) in launches.iter().zip(&events[1..]).zip(&program.ops) {
                 let _range = nvtx::range(launch.name);
+                cuda.comm.enter(op.name())?;
                 launch.queue(cuda, false)?;
                 event.record(&cuda.stream)?;
             }
+            cuda.comm.leave()?;
             cuda.stream.synchronize(&cuda.failure())?;
             events.windows(2).map(|pair| pair[1].since(&pair[0])).collect()
         })

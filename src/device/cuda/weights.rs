@@ -141,9 +141,9 @@ impl WeightRegion {
         let Self { region, places } = self;
         let stream = Stream::new(context)?;
         for weight in weights {
-            let recipe = *checkpoint.recipe(weight.offset).expect("a synthetic weight has one");
-            let out = places.slots[&weight.offset];
-            let op = Synthesize { recipe, dtype: weight.dtype, out };
+            let Weight { dtype, offset, cols: row, stride, .. } = *weight;
+            let (recipe, first) = checkpoint.recipe(offset).expect("a synthetic weight has one");
+            let op = Synthesize { recipe, dtype, first, row, stride, out: places.slots[&offset] };
             let launch = op.launch(gpu);
             let function = kernels.function(&launch)?;
             let base = region.address(0..places.bytes);
