@@ -150,7 +150,11 @@ impl Opened {
         let loaded = |bytes| bar.inc(bytes);
         let team = Team::new(&config, checkpoint, &plan, &hardware, options, &loaded);
         bar.finish_and_clear();
-        Ok((config, team?))
+        let mut team = team?;
+        if let Some(Some(link)) = team.each(|rank| Ok(rank.device_mut().link()))?.first() {
+            note(format_args!("sums over all ranks {link}"));
+        }
+        Ok((config, team))
     }
 
     /// As [`Self::team`], of a model that is not split.

@@ -23,6 +23,7 @@ impl Cuda {
             events[0].record(&cuda.stream)?;
             for (launch, event) in launches.iter().zip(&events[1..]) {
                 let _range = nvtx::range(launch.name);
+                launch.prepare(cuda)?;
                 launch.queue(cuda, false)?;
                 event.record(&cuda.stream)?;
             }
