@@ -141,7 +141,11 @@ impl Opened {
         let loaded = |bytes| bar.inc(bytes);
         let team = Team::new(&config, checkpoint, &plan, &hardware, options, &loaded);
         bar.finish_and_clear();
-        Ok((config, team?, plan))
+        let mut team = team?;
+        if let Some(Some(link)) = team.each(|rank| Ok(rank.device_mut().link()))?.first() {
+            note(format_args!("sums over all ranks {link}"));
+        }
+        Ok((config, team, plan))
     }
 
     /// Says what is about to be loaded, and has it read ahead.
