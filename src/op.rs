@@ -1,7 +1,7 @@
 //! What a model's program is made of.
 
 use crate::kernel::Launch;
-use crate::memory::{Memory, Slot};
+use crate::memory::{Activation, Memory, Slot, Weight};
 
 /// One step of a model: what it means, and what it must move and compute.
 ///
@@ -28,6 +28,11 @@ pub trait Op: Send + Sync {
         None
     }
 
+    /// The plain product in it, if that is all or next to all that it does: what other libraries have too.
+    fn product(&self) -> Option<Product> {
+        None
+    }
+
     /// The launch that computes the op on a GPU.
     fn launch(&self, gpu: &Gpu) -> Launch;
 }
@@ -36,6 +41,18 @@ pub trait Op: Send + Sync {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Gpu {
     pub multiprocessors: u32,
+}
+
+/// `y = x weight'`, or `y += x weight'`
+#[derive(Debug, Clone, Copy)]
+pub struct Product {
+    /// Of the weight's type, `[T, K]`; none where it is f32, which only our kernels take.
+    pub x: Option<Activation>,
+    /// `[N, K]`
+    pub weight: Weight,
+    pub residual: bool,
+    /// `[T, N]`
+    pub y: Slot<f32>,
 }
 
 /// The floor under an op's time. Activations count as nothing: they stay in caches.

@@ -1,5 +1,6 @@
 //! The CUDA executor: every op's kernel, on one GPU.
 
+mod cublas;
 mod driver;
 pub mod emulator;
 mod kernels;
@@ -18,6 +19,7 @@ use std::time::Instant;
 
 use bytemuck::Pod;
 
+pub use cublas::check_cublas;
 pub use driver::{device_count, has_driver};
 pub use emulator::{Order, Sanitizer, emulate, set_order};
 pub use nvml::{Nvml, Reading, THROTTLE_REASONS};
@@ -133,6 +135,8 @@ impl Card {
 pub struct Cuda {
     context: Arc<Context>,
     comm: Arc<dyn Communicator>,
+    /// Once something was compared with it.
+    cublas: Option<cublas::CublasLt>,
     /// Where there are several ranks.
     nccl: Option<Arc<Nccl>>,
     /// What the host does for several ranks, it does in this image of the state.
@@ -224,6 +228,7 @@ impl Cuda {
                 Some(_) => Some(StateRegion::allocate(layout)?),
             },
             comm,
+            cublas: None,
             nccl,
             gpu,
             options,
