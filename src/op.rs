@@ -1,7 +1,7 @@
 //! What a model's program is made of.
 
 use crate::kernel::Launch;
-use crate::memory::{Memory, Slot};
+use crate::memory::{Activation, Memory, Slot, Weight};
 
 /// One step of a model: what it means, and what it must move and compute.
 ///
@@ -29,6 +29,11 @@ pub trait Op: Send + Sync {
         None
     }
 
+    /// The plain product in it, if that is all or next to all that it does: what other libraries have too.
+    fn product(&self) -> Option<Product> {
+        None
+    }
+
     /// The launch that computes the op on a GPU.
     fn launch(&self, gpu: &Gpu) -> Launch;
 }
@@ -39,6 +44,18 @@ pub struct Gpu {
     pub multiprocessors: u32,
     /// Whether kernels may use the memory of all other ranks.
     pub reaches_peers: bool,
+}
+
+/// `y = x weight'`, or `y += x weight'`
+#[derive(Debug, Clone, Copy)]
+pub struct Product {
+    /// Of the weight's type, `[T, K]`; none where it is f32, which only our kernels take.
+    pub x: Option<Activation>,
+    /// `[N, K]`
+    pub weight: Weight,
+    pub residual: bool,
+    /// `[T, N]`
+    pub y: Slot<f32>,
 }
 
 /// The floor under an op's time. Activations count as nothing: they stay in caches.

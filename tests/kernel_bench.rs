@@ -207,6 +207,7 @@ fn what_makes_no_sense_is_refused() {
             2,
             "none of these kernels has a choice",
         ),
+        (&["matmul", "--against", "cublaslt"], &[], 1, "cuBLASLt (libcublasLt.so) is not on this"),
         (&["--tune", "x.rs", "--source", path], &[], 2, "cannot be used with"),
         (&["-p", "9", "--tensor-parallel", "2", "--device", "cpu"], &[], 2, "on one rank"),
     ] {

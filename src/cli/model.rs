@@ -149,9 +149,6 @@ impl Opened {
     }
 
     /// Says what is about to be loaded, and has it read ahead.
-    ///
-    /// # Errors
-    /// What does not fit.
     pub fn ready(
         &self,
         args: &ModelArgs,

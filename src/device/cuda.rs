@@ -1,5 +1,6 @@
 //! The CUDA executor: every op's kernel, on one GPU.
 
+mod cublas;
 mod driver;
 pub mod emulator;
 mod kernels;
@@ -19,6 +20,7 @@ use std::time::Instant;
 
 use bytemuck::Pod;
 
+pub use cublas::check_cublas;
 pub use driver::{device_count, has_driver};
 pub use emulator::{Order, Sanitizer, emulate, set_order};
 pub use nvml::{Nvml, Reading, THROTTLE_REASONS};
@@ -134,6 +136,8 @@ impl Card {
 pub struct Cuda {
     context: Arc<Context>,
     comm: Arc<dyn Communicator>,
+    /// Once something was compared with it.
+    cublas: Option<cublas::CublasLt>,
     /// The way to other ranks.
     link: Link,
     /// What the host does for several ranks, it does in this image of the state.
@@ -223,6 +227,7 @@ impl Cuda {
                 _ => Some(StateRegion::allocate(layout)?),
             },
             comm,
+            cublas: None,
             link,
             gpu,
             options,

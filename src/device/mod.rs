@@ -10,9 +10,9 @@ use bytemuck::Pod;
 
 use crate::checkpoint::Checkpoint;
 use crate::comm::{Alone, Communicator};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::memory::{Layout, Slot, Weight};
-use crate::op::Program;
+use crate::op::{Product, Program};
 use crate::ops::Mailbox;
 pub use cpu::Cpu;
 pub use cuda::Cuda;
@@ -163,6 +163,18 @@ impl Device {
             recording.graph = cuda.record(&recording.program)?;
         }
         Ok(step)
+    }
+
+    /// What cuBLASLt does for `products`, as something to run again and again.
+    ///
+    /// # Errors
+    /// Where there is no GPU or no cuBLASLt; when that fails.
+    pub fn record_products(&mut self, products: &[Product]) -> Result<Recording> {
+        let Self::Cuda(cuda) = self else {
+            return Err(Error::usage("cuBLASLt multiplies on a GPU, not on the CPU"));
+        };
+        let graph = Some(cuda.record_products(products)?);
+        Ok(Recording { program: Program::default(), graph, is_new: false })
     }
 
     /// Ends a step that consists of all that runs since the last.

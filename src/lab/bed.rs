@@ -9,9 +9,9 @@ use crate::config::{Config, Dims};
 use crate::device::{Device, Hardware, Recording};
 use crate::error::Result;
 use crate::kernel::Launch;
-use crate::memory::{Layout, Slot};
-use crate::model::{self, Llama, Logits, Sizes, State, Weights};
-use crate::op::{Cost, Gpu, Op, Program};
+use crate::memory::{Activation, Layout, Slot};
+use crate::model::{self, Llama, Logits, PrefillState, Sizes, State, Weights};
+use crate::op::{Cost, Gpu, Op, Product, Program};
 use crate::ops::Synthesize;
 use crate::random::random_ids;
 
@@ -206,6 +206,30 @@ impl Bed {
             program.ops.extend(ops.take(group.instances));
         }
         program
+    }
+
+    /// What cuBLASLt does in place of the ops of [`Self::program`]; none, if it has nothing like them.
+    pub(super) fn products(&self, group: &Group, rounds: usize) -> Option<Vec<Product>> {
+        let PrefillState { normed, attended, hidden, .. } = self.model.state.prefill;
+        let ops = self.program(group, rounds).ops;
+        let products = ops.iter().map(|op| {
+            let product = op.product()?;
+            let width = product.weight.cols;
+            // In place of f32 numbers, as many of 16 bits that are there anyway.
+            let others = [normed, attended, hidden].into_iter();
+            let other = others.map(Activation::rounded).find(|numbers| numbers.len() >= width)?;
+            Some(Product { x: product.x.or(Some(other.first(width))), ..product })
+        });
+        products.collect()
+    }
+
+    /// Whether cuBLASLt can be compared with.
+    pub fn has_product(&self, group: &Group) -> bool {
+        self.products(&Group { instances: 1, ..group.clone() }, 1).is_some()
+    }
+
+    pub(super) fn device_mut(&mut self) -> &mut Device {
+        &mut self.device
     }
 
     /// Seconds that the recording takes once, for ops of `phase`.

@@ -27,6 +27,8 @@ pub enum Contestant {
     BuiltIn,
     /// A kernel in its place.
     Source(Source),
+    /// NVIDIA's library, for what is a product.
+    CublasLt,
     /// The built-in kernel, its rows cut into so many parts.
     Parts(u32),
 }
@@ -37,6 +39,7 @@ impl Contestant {
         match self {
             Self::BuiltIn => "built-in".to_owned(),
             Self::Source(source) => source.path.clone(),
+            Self::CublasLt => "cuBLASLt".to_owned(),
             Self::Parts(1) => "whole rows".to_owned(),
             Self::Parts(parts) => format!("{parts} parts"),
         }
@@ -51,13 +54,17 @@ impl Contestant {
     }
 
     /// What it does `rounds` times for all of `group` that take turns.
-    fn recording(&self, bed: &Bed, group: &Group, rounds: usize) -> Recording {
+    fn recording(&self, bed: &mut Bed, group: &Group, rounds: usize) -> Result<Recording> {
+        if let Self::CublasLt = self {
+            let products = bed.products(group, rounds).unwrap_or_default();
+            return bed.device_mut().record_products(&products);
+        }
         let mut program = bed.program(group, rounds);
         if let Self::Parts(parts) = self {
             let cut = |op| Box::new(Cut { op, parts: *parts }) as Box<dyn Op>;
             program.ops = program.ops.into_iter().map(cut).collect();
         }
-        Recording::new(program)
+        Ok(Recording::new(program))
     }
 
     /// Has what is recorded from now on on this hardware made of it.
@@ -96,14 +103,14 @@ pub fn measure(
             begins()?;
             bed.time(group.phase, run)
         };
-        let mut run = contestant.recording(bed, group, rounds.unwrap_or(1));
+        let mut run = contestant.recording(bed, group, rounds.unwrap_or(1))?;
         // The first loads the kernel and captures the graph.
         time(bed, &mut run)?;
         let warm = time(bed, &mut run)?;
         let enough = (RUN_TIME / warm.max(1e-9)).ceil() as usize;
         let enough = *rounds.get_or_insert(enough.clamp(1, MOST_LAUNCHES / group.instances));
         if enough > 1 && runs.is_empty() {
-            run = contestant.recording(bed, group, enough);
+            run = contestant.recording(bed, group, enough)?;
             time(bed, &mut run)?;
         }
         runs.push(run);

@@ -4,7 +4,7 @@ use crate::checkpoint::Dtype;
 use crate::for_dtype;
 use crate::kernel::{self, Launch};
 use crate::memory::{Activation, Memory, Slot, Weight};
-use crate::op::{Cost, Gpu, Op};
+use crate::op::{Cost, Gpu, Op, Product};
 use crate::vector::{matmul_strided, widened};
 
 /// `y[t] = weight x[t]`, or `y[t] += weight x[t]` onto the residual stream
@@ -41,6 +41,12 @@ impl Op for Matmul {
                 matmul_strided(weight, stride, x, cols, y, |y, sum| *y = sum);
             }
         });
+    }
+
+    fn product(&self) -> Option<Product> {
+        let Self { x, weight, residual, y } = *self;
+        let x = (x.dtype == weight.dtype).then_some(x);
+        Some(Product { x, weight, residual, y })
     }
 
     fn launch(&self, gpu: &Gpu) -> Launch {

@@ -6,7 +6,7 @@ use crate::case::{Case, F32_NMSE, HALF, NUMBERS, Setup};
 use crate::for_dtype;
 use crate::kernel::{self, Launch};
 use crate::memory::{Memory, Slot, Weight};
-use crate::op::{Cost, Gpu, Op};
+use crate::op::{Cost, Gpu, Op, Product};
 use crate::vector::matmul;
 
 /// One token's logits: the chain `rms_norm`, `matmul`.
@@ -40,6 +40,10 @@ impl Op for NormHead {
             rms_norm(x, norm, self.eps, &mut normed);
             matmul(head, &normed, x.len(), logits, |y, sum| *y = sum);
         });
+    }
+
+    fn product(&self) -> Option<Product> {
+        Some(Product { x: None, weight: self.head, residual: false, y: self.logits })
     }
 
     fn launch(&self, gpu: &Gpu) -> Launch {

@@ -5,7 +5,7 @@ use crate::case::{Case, Content, F32_NMSE, HALF, Judge, NUMBERS, Numbers, Setup}
 use crate::for_dtype;
 use crate::kernel::{self, Launch};
 use crate::memory::{Memory, Slot, Weight};
-use crate::op::{Cost, Gpu, Op};
+use crate::op::{Cost, Gpu, Op, Product};
 use crate::vector::matmul_strided;
 
 /// One token's activations onto the residual stream: `y += weight x`
@@ -34,6 +34,10 @@ impl Op for Project {
             let Weight { stride, cols, .. } = self.weight;
             matmul_strided(weight, stride, x, cols, y, |y, sum| *y += sum);
         });
+    }
+
+    fn product(&self) -> Option<Product> {
+        Some(Product { x: None, weight: self.weight, residual: true, y: self.y })
     }
 
     fn launch(&self, gpu: &Gpu) -> Launch {

@@ -53,8 +53,9 @@ pub struct KernelBenchArgs {
     #[arg(long, value_name = "FILE.cu")]
     pub source: Option<PathBuf>,
 
-    /// What takes turns with it: a source, or built-in
-    #[arg(long, value_name = "FILE.cu|built-in")]
+    /// What takes turns with it: a source, built-in, or cublaslt, NVIDIA's library, which has plain
+    /// products of 16-bit numbers
+    #[arg(long, value_name = "FILE.cu|built-in|cublaslt")]
     pub against: Option<PathBuf>,
 
     /// Time the choices that launches have, and write those that are best on this GPU for this model into

@@ -17,7 +17,7 @@ use crate::cli::model::{Opened, interrupt, open, set_threads};
 use crate::cli::output::{note, print, progress};
 use crate::config::Dims;
 use crate::device::Hardware;
-use crate::device::cuda::Nvml;
+use crate::device::cuda::{Nvml, check_cublas};
 use crate::error::{Error, Result};
 use crate::kernel::{Kernel, Source};
 use crate::lab::{
@@ -59,7 +59,19 @@ pub fn bench(args: &KernelBenchArgs, emulated: Option<u32>) -> Result<()> {
     let subject = common_fields(&opened, nvml.as_ref())?;
     let weights = opened.checkpoint.tensors().map(|(_, tensor)| tensor.bytes).sum();
     let ceilings = Ceilings::measure(hardware, weights)?;
-    let (bed, groups) = prepared(args, &model, opened, &wanted)?;
+    note(format_args!(
+        "ceilings, measured now: read {:.1} GB/s, multiply {:.3} TFLOP/s",
+        ceilings.read_bytes_per_s / 1e9,
+        ceilings.flops_per_s / 1e12
+    ));
+    let (bed, mut groups) = prepared(args, &model, opened, &wanted)?;
+    if matches!(contestants[..], [_, Contestant::CublasLt]) {
+        groups.retain(|group| bed.has_product(group));
+        if groups.is_empty() {
+            let what = "cuBLASLt has nothing like it: leave the name out for all that it has";
+            return Err(Error::usage(format!("{}: {what}", args.names.join(", "))));
+        }
+    }
     let mut session = Session {
         watchdog: Watchdog::new(time_limit(args.time_limit, emulated)),
         table: Table::new(args.output.into(), "kernels", KERNEL_COLUMNS),
@@ -173,6 +185,7 @@ impl Session {
 fn contestants(args: &KernelBenchArgs) -> Result<Vec<Contestant>> {
     let contestant = |path: &Path| match path.to_str() {
         Some("built-in") => Ok(Contestant::BuiltIn),
+        Some("cublaslt") => check_cublas().map(|()| Contestant::CublasLt),
         _ => Source::read(path).map(Contestant::Source),
     };
     let own = args.source.as_deref().map_or(Ok(Contestant::BuiltIn), contestant)?;
