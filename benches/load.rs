@@ -6,7 +6,6 @@ use std::hint::black_box;
 
 use chaski::model::Logits;
 use chaski::source::Source;
-use chaski::tokenizer::Tokenizer;
 use criterion::{Criterion, criterion_group, criterion_main};
 use support::{directory, open};
 
@@ -17,9 +16,6 @@ fn load(criterion: &mut Criterion) {
     group.bench_function("open and plan", |bencher| bencher.iter(|| black_box(open(&source))));
     group.bench_function("open, plan and first token", |bencher| {
         bencher.iter(|| open(&source).prefill(&[0], Logits::Last).unwrap()[0]);
-    });
-    group.bench_function("tokenizer of the demo", |bencher| {
-        bencher.iter(|| black_box(Tokenizer::load(&Source::Demo).unwrap()));
     });
 }
 

@@ -1,77 +1,79 @@
-//! Every op of the two programs for one token, at the shapes of the model, against what it must
-//! move.
-//!
-//! Ops of one kind and size run through all layers, as in the model, so that their weights come
-//! from memory and not from a cache.
+//! Every op with each of its cases, on the CPU and on the first GPU, against the bytes that it must
+//! move. `CHASKI_BENCH_EMULATE=1` tries the latter on an emulated GPU, which says nothing of speed.
 
 mod support;
 
-use std::collections::BTreeMap;
+use std::time::Duration;
 
-use chaski::checkpoint::{Checkpoint, Dtype};
-use chaski::config::{Config, Dims};
-use chaski::device::Cpu;
-use chaski::memory::Layout;
-use chaski::model::{self, Llama, Logits, Sizes, State, Weights};
-use chaski::op::Program;
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use support::{measure, prompt, source};
-
-/// Where the token stands: attention reads this many tokens of the cache.
-const POSITION: usize = 1023;
+use chaski::case::Case;
+use chaski::checkpoint::Checkpoint;
+use chaski::conformance::{Effort, cases};
+use chaski::device::cuda::{self, Card};
+use chaski::device::{Device, Hardware};
+use chaski::ops::CASES;
+use criterion::measurement::WallTime;
+use criterion::{
+    BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main,
+};
+use support::nothing_is_measured;
 
 fn ops(criterion: &mut Criterion) {
-    let source = source();
-    let config = Config::load(&source).unwrap();
-    let dims = Dims::new(&config, 1).unwrap();
-    let mut checkpoint = Checkpoint::open(&source).unwrap();
-    checkpoint.make(&|_| ()).unwrap();
-    let weights = Weights::locate(&checkpoint, &dims).unwrap();
-    let mut layout = Layout::default();
-    let sizes = Sizes {
-        context: POSITION + 1,
-        chunk: 1,
-        logits: 1,
-        cache: Dtype::F32,
-        activations: Dtype::F32,
-        attention_blocks: 1,
+    let emulated = std::env::var_os("CHASKI_BENCH_EMULATE").is_some();
+    let card = match emulated {
+        true => cuda::emulate(1, &|_| ()).and_then(|()| Card::open(0)),
+        false => Card::open(0),
     };
-    let state = State::plan(&dims, sizes, &mut layout);
-    let mut cpu = Cpu::new(checkpoint, &layout).unwrap();
-    cpu.write(state.ids, &prompt(1, dims.vocab));
-    cpu.write(state.cursor, &[POSITION as u32]);
-    cpu.write(state.frequencies, &config.rope.frequencies(config.head_dim));
-    let model = Llama { dims, norm_eps: config.norm_eps, weights, state };
-
-    let programs = [
-        ("decode", model::decode(&model)),
-        ("prefill of one token", model::prefill(&model, 1, Logits::Last)),
-    ];
-    for (name, program) in programs {
-        let mut group = criterion.benchmark_group(name);
-        group.sample_size(10);
-        for (id, program) in by_kind(program) {
-            let cost = program.cost(POSITION);
-            let throughput = match cost.weight_bytes + cost.cache_bytes {
-                0 => Throughput::Elements(cost.flops),
-                bytes => Throughput::Bytes(bytes),
-            };
-            let id = BenchmarkId::from_parameter(id);
-            measure(&mut group, id, throughput, || cpu.run(&program).unwrap());
+    let effort = match nothing_is_measured() {
+        false => Effort::Thorough,
+        true if emulated => Effort::Few,
+        true => Effort::Quick,
+    };
+    let mut places = vec![("cpu", Hardware::Cpu)];
+    match card {
+        Ok(card) => {
+            println!("on the CPU and on {}", card.name);
+            places.push(("gpu", Hardware::Gpu(card)));
+        }
+        Err(error) => println!("on the CPU alone: {error}"),
+    }
+    for (op, _) in CASES {
+        let mut group = criterion.benchmark_group(op);
+        group.sample_size(10).warm_up_time(Duration::from_millis(100));
+        group.measurement_time(Duration::from_millis(500));
+        for case in cases(op, effort) {
+            for (place, hardware) in &places {
+                measure(&mut group, place, hardware, &case);
+            }
         }
     }
 }
 
-/// A program split by the name and the size of its ops.
-fn by_kind(program: Program) -> BTreeMap<String, Program> {
-    let mut kinds: BTreeMap<String, Program> = BTreeMap::new();
-    for op in program.ops {
-        let cost = op.cost(POSITION);
-        let megabytes = (cost.weight_bytes + cost.cache_bytes) as f64 / 1e6;
-        let kind = format!("{} {megabytes:.1} MB", op.name());
-        kinds.entry(kind).or_default().ops.push(op);
-    }
-    kinds
+/// The op's own time: between two events on a GPU. Its memory holds the same before every run.
+fn measure(
+    group: &mut BenchmarkGroup<'_, WallTime>,
+    place: &str,
+    hardware: &Hardware,
+    case: &Case,
+) {
+    let cost = case.cost();
+    group.throughput(match cost.weight_bytes + cost.cache_bytes {
+        0 => Throughput::Elements(cost.flops.max(1)),
+        bytes => Throughput::Bytes(bytes),
+    });
+    group.bench_function(BenchmarkId::new(place, &case.name), |bencher| {
+        let weights = Checkpoint::in_memory(case.dtype(), case.weight_region());
+        let mut device =
+            Device::new(hardware, weights, &case.weights, &case.layout, &|_| ()).unwrap();
+        let before = case.state();
+        let before: &[u8] = &bytemuck::cast_slice(&before)[..case.layout.bytes()];
+        bencher.iter_custom(|runs| {
+            let run = |_| {
+                device.write(case.layout.whole(), before).unwrap();
+                device.run_timed(&case.program).unwrap().into_iter().sum::<Duration>()
+            };
+            (0..runs).map(run).sum()
+        });
+    });
 }
 
 criterion_group!(benches, ops);

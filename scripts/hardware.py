@@ -233,14 +233,15 @@ def bench(run):
 
 def kernels(run):
     """Each kernel alone at a model's shapes with cold caches; products against cuBLASLt."""
-    if run.run_chaski("kernels", "bench", "--help", probe=True) is None:
+    help_text = run.run_chaski("kernels", "bench", "--help", probe=True)
+    if help_text is None:
         raise Absent("this chaski has no kernels bench")
-    model = models(run)[0]
-    well = run.run_chaski("kernels", "bench", "-m", model, "-o", "json") is not None
-    if not run.emulate:
-        against = ["--against", "cublaslt", "-m", model, "-o", "json"]
+    model = ["-m", models(run)[0], "-o", "json"]
+    model += ["-p", "8", "-d", "8", "-r", "1"] if run.quick else []
+    well = run.run_chaski("kernels", "bench", *model) is not None
+    if "cublaslt" in help_text and not run.emulate:
         for kernel in ["matmul", "project"]:
-            run.run_chaski("kernels", "bench", kernel, *against)  # cuBLASLt may not be there
+            run.run_chaski("kernels", "bench", kernel, "--against", "cublaslt", *model)
     return well
 
 
