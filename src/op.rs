@@ -36,6 +36,8 @@ pub trait Op: Send + Sync {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Gpu {
     pub multiprocessors: u32,
+    /// Products of many tokens are for kernels that only Hopper runs.
+    pub hopper: bool,
 }
 
 /// The floor under an op's time. Activations count as nothing: they stay in caches.
