@@ -189,8 +189,11 @@ fn compile_all(
     };
     let cache = Cache { folder: folder.to_owned() };
     let jobs = programs.iter().enumerate().flat_map(|(kernel, program)| {
-        let cubins = archs.iter().map(move |arch| (kernel, program, *arch, false));
-        cubins.chain([(kernel, program, newest, true)])
+        let own = &program.signature.archs;
+        let made_for = |arch: &&&Arch| own.is_empty() || own.iter().any(|own| own == arch.name);
+        let cubins = archs.iter().filter(made_for).map(move |arch| (kernel, program, *arch, false));
+        // What newer GPUs compile for themselves is for any of them.
+        cubins.chain(own.is_empty().then_some((kernel, program, newest, true)))
     });
     let jobs = Mutex::new(jobs);
     let done = Mutex::new(BTreeMap::new());
@@ -266,7 +269,7 @@ fn write_kernel(text: &mut String, program: &Program<'_>, images: &Images) -> st
         let path = file(&format!("/kernels/{header}"));
         writeln!(text, "Header {{ name: {header:?}, text: {path} }},")?;
     }
-    writeln!(text, "], source_hash: {:?},", program.source_hash)?;
+    writeln!(text, "], source_hash: {:?}, archs: &{:?},", program.source_hash, signature.archs)?;
     writeln!(text, "arguments: {:?}, argument_bytes: {},", signature.arguments, signature.bytes())?;
     writeln!(text, "fields: &[")?;
     for Field { name, kind, offset, comment } in &signature.fields {
@@ -320,7 +323,7 @@ fn write_arguments(text: &mut String, index: usize, program: &Program<'_>) -> st
     for Field { name, kind, comment, .. } in &signature.fields {
         let access = match kind {
             Kind::State { written: true, .. } => "Written. ",
-            Kind::State { .. } | Kind::Weight => "Read. ",
+            Kind::State { .. } | Kind::Weight | Kind::TensorMap => "Read. ",
             Kind::Scalar(_) => "",
         };
         // A shape is code: brackets alone would be a link.
@@ -342,6 +345,7 @@ fn write_arguments(text: &mut String, index: usize, program: &Program<'_>) -> st
         let add = match kind {
             Kind::Weight => "weight",
             Kind::State { .. } => "slot",
+            Kind::TensorMap => "map",
             Kind::Scalar(_) => "scalar",
         };
         writeln!(text, "        arguments.{add}({offset}, self.{name});")?;

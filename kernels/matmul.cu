@@ -23,25 +23,9 @@ template <class W> struct Matmul {
     uint32_t terms;         // 1 or 2
 };
 
-// One fragment, whose first token and column are given.
-template <class W>
-__device__ void store_fragment(const Matmul<W>& args, float (&sum)[4], uint32_t token,
-                               uint32_t column) {
-    gather_row(sum);
-    token += fragment_row(), column += fragment_column();
-    if (token >= args.tokens || column >= args.rows) return;
-    float* y = args.y + uint64_t(token) * args.rows + column;
-    if (args.rows % 4 == 0) {
-        const float4 held = args.residual ? load4(y) : float4{0.0f, 0.0f, 0.0f, 0.0f};
-        store4(y, {held.x + sum[0], held.y + sum[1], held.z + sum[2], held.w + sum[3]});
-    } else {
-        for (int i = 0; i < 4 && column + i < args.rows; i++)
-            y[i] = (args.residual ? y[i] : 0.0f) + sum[i];
-    }
-}
-
 template <class W, class G>
 __device__ void matmul_tiles(const Matmul<W>& args, Stage<W, G> (&ring)[PRODUCT_STAGES]) {
+    const Output output = {args.y, args.tokens, args.rows, args.residual != 0};
     for_each_tile<G>(args.tokens, args.rows, [&](uint32_t token, uint32_t row) {
         const Terms<W> x = {args.x + uint64_t(token) * args.width,
                             uint64_t(args.tokens) * args.width, args.terms};
@@ -52,7 +36,7 @@ __device__ void matmul_tiles(const Matmul<W>& args, Stage<W, G> (&ring)[PRODUCT_
         for (int i = 0; i < G::WARP_T / 16; i++)
 #pragma unroll
             for (int j = 0; j < G::WARP_N / 8; j++)
-                store_fragment(args, sums[i][j], token + warp_token<G>() + 16 * i,
+                store_fragment(output, sums[i][j], token + warp_token<G>() + 16 * i,
                                row + warp_column<G>() + 8 * j);
     });
 }

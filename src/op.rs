@@ -44,6 +44,15 @@ pub struct Gpu {
     pub multiprocessors: u32,
     /// Whether kernels may use the memory of all other ranks.
     pub reaches_peers: bool,
+    /// Products of many tokens are for kernels that only Hopper runs.
+    pub hopper: bool,
+}
+
+impl Gpu {
+    /// One that is alone, and runs kernels for all architectures only.
+    pub const fn portable(multiprocessors: u32) -> Self {
+        Self { multiprocessors, reaches_peers: false, hopper: false }
+    }
 }
 
 /// `y = x weight'`, or `y += x weight'`

@@ -28,7 +28,8 @@ const PREFILL_BF16: f64 = 8e-3;
 const PREFILL_F16: f64 = 2e-3;
 const DECODE: f64 = 1e-3;
 
-const DEFAULT: Options = Options { graphs: true, programmatic: true, synchronous: false };
+const DEFAULT: Options =
+    Options { graphs: true, programmatic: true, synchronous: false, hopper: false };
 
 fn rank(case: &Path, chunk: usize, options: Options) -> Result<Rank> {
     let context = Some(expected(case).ids.len() + 64);
@@ -67,18 +68,29 @@ fn assert_close(case: &Path, what: &str, ours: &[f32], bound: f64) {
 fn prefill_matches_transformers_in_chunks_too() {
     for (case, dtype) in half_cases() {
         let ids = expected(&case).ids;
-        let whole = prefilled(&case, ids.len());
+        let whole = prefilled(&case, ids.len(), DEFAULT);
         assert_close(&case, "prefill", &whole, bound(dtype));
         for chunk in [2, 7, 16] {
             assert_ne!(ids.len() % chunk, 1);
-            let chunked = prefilled(&case, chunk);
+            let chunked = prefilled(&case, chunk, DEFAULT);
             assert!(chunked == whole, "{}: chunks of {chunk}", case.display());
         }
     }
 }
 
-fn prefilled(case: &Path, chunk: usize) -> Vec<f32> {
-    let mut rank = rank(case, chunk, DEFAULT).unwrap();
+/// With the tensor cores' sums as they are emulated even bit for bit as the other kernels.
+#[test]
+fn prefill_with_hoppers_own_kernels_matches() {
+    for (case, dtype) in half_cases() {
+        let length = expected(&case).ids.len();
+        let ours = prefilled(&case, length, Options { hopper: true, ..DEFAULT });
+        assert_close(&case, "prefill on Hopper", &ours, bound(dtype));
+        assert!(ours == prefilled(&case, length, DEFAULT), "{}", case.display());
+    }
+}
+
+fn prefilled(case: &Path, chunk: usize, options: Options) -> Vec<f32> {
+    let mut rank = rank(case, chunk, options).unwrap();
     let ids = expected(case).ids;
     ids.chunks(chunk).flat_map(|ids| rank.prefill(ids, Logits::All).unwrap().to_vec()).collect()
 }

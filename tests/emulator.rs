@@ -133,6 +133,26 @@ fn a_plain_run_finds_what_it_must() {
     caught("deadlock", &[impatient], &[&line("nanosleep(10)"), "deadlock"]);
 }
 
+/// What Hopper does on the side: asked for and not waited for, or in the way of what still runs.
+#[test]
+fn what_is_done_on_the_side_is_waited_for() {
+    let caught = |case, words: &[&str]| expect_caught(Sanitizer::None, case, &[], words);
+    caught("no_full_barrier", &["nan, not"]);
+    let full = line("mbarrier_wait(full");
+    caught("no_empty_barrier", &["deadlock", "mbarrier_wait at", &full]);
+    caught("no_wait_for_products", &["nan, not"]);
+    caught("no_fence_before_products", &[&line("wgmma_m64n256k16<f16>"), "wgmma_fence"]);
+    let race = |case| {
+        let lines = [line("copy_box(x"), line("wgmma_m64n256k16<f16>")];
+        expect_caught(Sanitizer::Thread, case, &[], &["data race", &lines[0], &lines[1]]);
+    };
+    race("no_full_barrier");
+    race("early_empty_barrier");
+    let older = ("CHASKI_EMULATE_CAPABILITY", "8.0");
+    let words = ["only compute capability 9.0"];
+    expect_caught(Sanitizer::None, "products_fixed", &[older], &words);
+}
+
 /// Not by the order that most would try, which shows why there are several.
 #[test]
 fn another_schedule_finds_what_a_plain_run_misses() {

@@ -13,6 +13,8 @@ use gpu::{SOURCE, compile, each, function, headers, run, run_on};
 
 #[path = "intrinsics/gpu.rs"]
 mod gpu;
+#[path = "intrinsics/hopper.rs"]
+mod hopper;
 
 fn lanes(value: impl Fn(u32) -> u32) -> Vec<u32> {
     (0..32).map(value).collect()

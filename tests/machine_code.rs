@@ -194,6 +194,27 @@ fn products_of_many_tokens_are_on_the_tensor_cores() {
     });
 }
 
+/// A slice is four products of 64 x 256 x 16 for a box of tokens and two of weights, with nothing between
+/// the products and one wait after them; the loop is there once or more. Registers are the launch's share
+/// of 65,536, then go from the warpgroup that asks for boxes to the two with 128 sums a thread.
+#[test]
+fn hopper_has_its_own_products() {
+    for_each(&["matmul_hopper"], 90, |at, function| {
+        let count = |wanted| function.iter().filter(|each| each.is(wanted)).count();
+        assert_eq!(count("HMMA") + count("LDSM") + count("LDGSTS"), 0, "{at}");
+        assert!(count("HGMMA.64x256x16.F32") >= 4, "{at}");
+        assert_eq!(count("HGMMA") % 4, 0, "{at}");
+        assert_eq!(count("UTMALDG.2D") % 3, 0, "{at}");
+        assert_eq!(count("WARPGROUP.ARRIVE"), count("HGMMA") / 4, "{at}: a fence a slice");
+        assert_eq!(count("WARPGROUP.DEPBAR"), count("HGMMA") / 4 + 1, "{at}: one more at the end");
+        assert_eq!([count("USETMAXREG.DEALLOC"), count("USETMAXREG.TRY_ALLOC")], [1, 1], "{at}");
+    });
+    let builds = Kernel::find("matmul_hopper").unwrap().builds;
+    for resources in builds.iter().flat_map(|build| build.resources) {
+        assert_eq!((resources.registers, resources.spill_bytes), (168, 0), "{}", resources.export);
+    }
+}
+
 /// 16 loads of 16 bytes by 256 threads: 64 KiB an SM. A quarter of a step's loads at least is asked
 /// for before the last quarter of its arithmetic.
 #[test]

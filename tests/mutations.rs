@@ -22,11 +22,15 @@ const TRIES: [(&str, &str); 4] =
 const BASICS: [&str; 3] = ["lib/ptx.cuh", "lib/shared.cuh", "lib/types.cuh"];
 
 /// A call, and what stands in its place: `...` are its arguments. The compiler is g++.
-const MUTATIONS: [(&str, &str); 7] = [
+const MUTATIONS: [(&str, &str); 11] = [
     ("__syncthreads(", "(void)0"),
     ("__syncwarp(", "(void)0"),
     ("cp_async_wait<", "(void)0"),
     ("grid_dependency_wait(", "(void)0"),
+    ("mbarrier_wait(", "(void)0"),
+    ("mbarrier_arrive(", "(void)0"),
+    ("wgmma_wait<", "(void)0"),
+    ("wgmma_fence(", "(void)0"),
     ("atomic_add_acq_rel_gpu(", "__atomic_fetch_add(..., __ATOMIC_RELAXED)"),
     ("load_acquire_gpu(", "__atomic_load_n(..., __ATOMIC_RELAXED)"),
     ("store_release_gpu(", "__atomic_store_n(..., __ATOMIC_RELAXED)"),

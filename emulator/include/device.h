@@ -16,6 +16,8 @@
 #define __restrict__ __restrict
 #define __launch_bounds__(...)
 #define __align__(bytes) alignas(bytes)
+#define __grid_constant__
+#define __CUDA_ARCH_FEAT_SM90_ALL 1
 
 namespace emulator {
 // Kept out of line and unchecked when sanitized: the index of a thread is the scheduler's own

@@ -54,6 +54,20 @@ void copy_async(void* to, const void* from, bool valid, Site site);
 void copy_commit();
 void copy_wait(unsigned groups_left);
 
+// Hopper's barriers in shared memory, boxes of a matrix that the copy engine brings, and products of
+// a warpgroup: src/hopper.cpp.
+void barrier_init(void* barrier, uint32_t arrivals, Site site);
+void barrier_arrive(void* barrier, uint32_t expected_bytes, Site site);
+void barrier_wait(void* barrier, uint32_t parity, Site site);
+void copy_box(void* to, const void* map, uint32_t row, uint32_t column, void* barrier, Site site);
+uint32_t shared_address(const void* shared, Site site);  // as the hardware numbers shared memory
+void products_fence(Site site);
+void products_commit(Site site);
+void products_wait(unsigned groups_left, Site site);
+void multiply_64x256x16(float (&d)[32][4], uint64_t a, uint64_t b, bool accumulate, Half type,
+                        Site site);
+void change_registers(unsigned registers, Site site);
+
 // Shared memory of the running block. `key` tells one variable from another.
 void* shared_variable(const void* key, size_t bytes, size_t alignment);
 void* dynamic_shared_memory();

@@ -128,6 +128,7 @@ Block* Block::begin(Grid& grid, Index index) {
     block->size = launch.block.x * launch.block.y * launch.block.z;
     block->arrived = block->finished = block->phase = 0;
     block->waited = false;
+    block->mbarriers.clear();
     block->shared.begin(launch.shared_bytes);
     size_t needed = (block->size + kLanes - 1) / kLanes;
     for (size_t w = 0; w < needed; w++) {
@@ -135,6 +136,10 @@ Block* Block::begin(Grid& grid, Index index) {
         warp->block = block;
         warp->size = warp->ready = std::min<size_t>(kLanes, block->size - w * kLanes);
         warp->arrived = warp->finished = warp->phase = 0;
+        warp->sums.clear();
+        warp->operands.clear();
+        warp->committed = 0;
+        warp->fenced = false;
         for (unsigned lane = 0; lane < warp->size; lane++)
             set_up(warp->lanes[lane], *warp, w * kLanes + lane, *block);
         block->warps.push_back(warp);
@@ -204,11 +209,12 @@ bool Block::has(State state) const {
 }
 
 std::string Block::stuck() const {
-    const Thread *first = nullptr, *other = nullptr;
+    const Thread *first = nullptr, *other = nullptr, *waiting = nullptr;
     for (Warp* warp : warps)
         for (unsigned lane = 0; lane < warp->size; lane++) {
             const Thread& thread = warp->lanes[lane];
             if (thread.state == State::Spinning || thread.state == State::AtDependency) return "";
+            if (thread.state == State::AtMbarrier) waiting = &thread;
             if (thread.state != State::AtBarrier && thread.state != State::AtMeeting) continue;
             if (!first)
                 first = &thread;
@@ -216,6 +222,7 @@ std::string Block::stuck() const {
                      (thread.doing != first->doing || thread.site.line != first->site.line))
                 other = &thread;
         }
+    if (waiting) return "deadlock: " + place(*waiting) + ", whose phase never ends";
     if (!first) return "";
     return "divergent: " + place(*first) +
            (other ? ", but " + place(*other) : ", for threads that do not come");
@@ -228,6 +235,7 @@ void SharedMemory::begin(size_t dynamic_bytes) {
                                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
     if (arena_ == MAP_FAILED) std::abort();
     used_ = 0;
+    next_address_ = 0;
     dynamic_ = dynamic_bytes ? allocate(dynamic_bytes, 16) : nullptr;
 }
 
@@ -244,7 +252,27 @@ void* SharedMemory::allocate(size_t bytes, size_t alignment) {
         used_ += bytes;
     }
     if (modes().fill) __builtin_memset(memory, 0xff, bytes);
+    // The low ten bits of an address count: swizzles go by them.
+    const auto low = uint32_t(reinterpret_cast<uintptr_t>(memory) % 1024);
+    next_address_ = (next_address_ + 1023) / 1024 * 1024 + low;
+    spans_.push_back({static_cast<char*>(memory), bytes, next_address_});
+    next_address_ += uint32_t(bytes);
     return memory;
+}
+
+int64_t SharedMemory::address(const void* memory) const {
+    for (const Span& span : spans_) {
+        const ptrdiff_t offset = static_cast<const char*>(memory) - span.memory;
+        if (offset >= 0 && size_t(offset) < span.bytes) return span.address + offset;
+    }
+    return -1;
+}
+
+char* SharedMemory::at(uint32_t address) const {
+    for (const Span& span : spans_)
+        if (address >= span.address && address - span.address < span.bytes)
+            return span.memory + (address - span.address);
+    return nullptr;
 }
 
 void* SharedMemory::variable(const void* key, size_t bytes, size_t alignment) {
@@ -260,6 +288,7 @@ void SharedMemory::end() {
         std::free(dynamic_);
     }
     variables_.clear();
+    spans_.clear();
     uses_++;
 }
 

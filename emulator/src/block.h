@@ -5,6 +5,8 @@
 
 #include <cstdint>
 #include <deque>
+#include <list>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -14,7 +16,15 @@ class Grid;
 struct Warp;
 struct Block;
 
-enum class State : uint8_t { Ready, AtBarrier, AtMeeting, Spinning, AtDependency, Finished };
+enum class State : uint8_t {
+    Ready,
+    AtBarrier,
+    AtMbarrier,
+    AtMeeting,
+    Spinning,
+    AtDependency,
+    Finished
+};
 
 struct AsyncCopy {
     void* to;
@@ -40,6 +50,44 @@ struct Thread : Self {
     char copier_token = 0;
 };
 
+// A matrix in global memory as cuTensorMapEncodeTiled describes it: our own layout of its 128 bytes.
+// Swizzled over 128 bytes, which is what a row of a box has.
+struct TensorMap {
+    uint64_t magic;  // kTensorMap
+    uintptr_t address;
+    uint64_t columns, rows, row_bytes;
+    uint32_t box_columns, box_rows, element_bytes;
+};
+constexpr uint64_t kTensorMap = 0x70616d726f736e74;
+
+struct BoxCopy {
+    char* to;
+    TensorMap map;
+    uint32_t row, column;
+    void land() const;  // writes what it brings
+};
+
+struct Mbarrier {
+    uint32_t count, pending;  // arrivals of a phase, and how many are still missing
+    int64_t bytes = 0;        // expected and not yet brought
+    uint32_t phase = 0;
+    std::vector<BoxCopy> under_way, brought;  // of this phase; of ended ones, until somebody looks
+    char token[2];                            // ThreadSanitizer's names of phases, by parity
+};
+
+// Sums of products of a warp's 16 rows with 256 columns that nobody has waited for: NaN meanwhile.
+struct Sums {
+    float (*lanes[32])[4];  // where each lane wants its own
+    float values[16][256];
+    unsigned group;
+};
+
+// What a product reads: not to be written before it is waited for.
+struct Operands {
+    uint64_t a, b, hash;
+    unsigned group;
+};
+
 // What a lane brings to a meeting: up to four registers of A, two of B, four of the sum, or a row
 // address.
 struct Payload {
@@ -60,6 +108,14 @@ struct Warp {
         0;  // meetings held: a lane may be one ahead of another, so two sets of everything
     Payload payload[2][kLanes];
     char token[2];  // ThreadSanitizer's names of __syncwarp
+
+    // wgmma
+    std::list<Sums> sums;
+    std::vector<Operands> operands;
+    unsigned committed = 0;  // groups
+    bool fenced = false;
+    void* engine = nullptr;  // ThreadSanitizer's idea of who reads the operands
+    char asked, done[4];     // its names of what the engine is told, and of groups
 };
 
 // Shared memory of one block after another. With AddressSanitizer every variable is an allocation
@@ -69,6 +125,8 @@ public:
     void begin(size_t dynamic_bytes);
     void* variable(const void* key, size_t bytes, size_t alignment);
     void* dynamic() const { return dynamic_; }
+    int64_t address(const void* memory) const;  // as the hardware would number it; -1: none of it
+    char* at(uint32_t address) const;           // and back; null: nothing is there
     void end();
 
     // ThreadSanitizer's names of two uses that follow each other: threads are ordered after the use
@@ -82,7 +140,14 @@ private:
         void* memory;
     };
     void* allocate(size_t bytes, size_t alignment);
+    struct Span {
+        char* memory;
+        size_t bytes;
+        uint32_t address;
+    };
     std::vector<Variable> variables_;
+    std::vector<Span> spans_;
+    uint32_t next_address_ = 0;
     char* arena_ = nullptr;
     size_t used_ = 0;
     void* dynamic_ = nullptr;
@@ -99,6 +164,7 @@ struct Block {
     unsigned arrived = 0;   // at the barrier
     unsigned finished = 0;  // returned
     unsigned phase = 0;     // barriers passed
+    std::map<const void*, Mbarrier> mbarriers;
     bool waited = false;    // some thread has come to grid_dependency_wait
     char token[2];          // ThreadSanitizer's names of the barrier
 
@@ -112,6 +178,10 @@ struct Block {
         const;  // what keeps a block with no ready thread from going on; empty: nothing
 };
 
+Payload* meet(const char* what, Site site, const Payload& mine,
+                     void (*last)(Payload*) = nullptr);  // of a warp's lanes: intrinsics.cpp
+float half_to_float(uint16_t bits);
+float bf16_to_float(uint16_t bits);
 Thread& current();                                     // the thread that runs now
 void wait(State state, const char* doing, Site site);  // leaves it in that state
 void give_way();                                       // stays ready, but lets the scheduler choose

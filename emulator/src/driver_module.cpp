@@ -36,17 +36,19 @@ uint64_t volume(Index size) { return uint64_t(size.x) * size.y * size.z; }
 
 // The arguments out of an array of pointers, or out of the packed buffer of
 // CU_LAUNCH_PARAM_BUFFER_POINTER.
-std::vector<std::vector<char>> copy_arguments(const Kernel& kernel, void** pointers, void** extra) {
+std::vector<Argument> copy_arguments(const Kernel& kernel, void** pointers, void** extra) {
     const char* packed = nullptr;
     for (; extra && *extra; extra += 2)
         if (*extra == reinterpret_cast<void*>(1)) packed = static_cast<const char*>(extra[1]);
     if (kernel.arguments && !pointers && !packed) throw Failure{kInvalidValue};
-    std::vector<std::vector<char>> copies;
+    std::vector<Argument> copies;
     size_t offset = 0;
     for (unsigned i = 0; i < kernel.arguments; i++) {
         offset = (offset + kernel.alignments[i] - 1) / kernel.alignments[i] * kernel.alignments[i];
         const char* from = packed ? packed + offset : static_cast<const char*>(pointers[i]);
-        copies.emplace_back(from, from + kernel.sizes[i]);
+        const size_t bytes = kernel.sizes[i];
+        copies.push_back({std::vector<ArgumentLine>((bytes + 127) / 128), bytes});
+        std::memcpy(copies.back().data(), from, bytes);
         offset += kernel.sizes[i];
     }
     return copies;

@@ -7,12 +7,24 @@
 
 namespace emulator {
 
+// A kernel's argument, aligned as the most demanding type of them is.
+struct alignas(128) ArgumentLine {
+    char bytes[128];
+};
+struct Argument {
+    std::vector<ArgumentLine> lines;
+    size_t bytes;
+    char* data() { return lines.data()->bytes; }
+    const char* data() const { return lines.data()->bytes; }
+    size_t size() const { return bytes; }
+};
+
 // Everything a launch needs; arguments are copied when it is queued, as the driver does.
 struct Launch {
     const Kernel* kernel;
     Index grid, block;
     size_t shared_bytes;
-    std::vector<std::vector<char>> arguments;
+    std::vector<Argument> arguments;
     bool programmatic;  // may begin before the kernel queued before it has ended
     int planned_fault;  // 0, or what it fails with while it runs
 };

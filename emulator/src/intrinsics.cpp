@@ -9,9 +9,11 @@ namespace {
 
 constexpr int kLaunchFailed = 719, kMisaligned = 716;
 
+}  // namespace
+
 // All lanes of the warp come here, each with its payload; returns everybody's. The last one to come
 // may work on them first. Orders no memory: the registers of a shuffle do not travel through any.
-Payload* meet(const char* what, Site site, const Payload& mine, void (*last)(Payload*) = nullptr) {
+Payload* meet(const char* what, Site site, const Payload& mine, void (*last)(Payload*)) {
     Thread& me = current();
     Warp& warp = *me.team;
     for (unsigned lane = 0; warp.arrived && lane < warp.size; lane++) {
@@ -63,6 +65,8 @@ float bf16_to_float(uint16_t bits) {
     std::memcpy(&value, &wide, sizeof value);
     return value;
 }
+
+namespace {
 
 // The whole product of a warp, from everybody's registers. Words 0-3: A, 4-5: B, 6-9: the sum.
 // Products of 16-bit numbers are exact in double; one rounding at the end.

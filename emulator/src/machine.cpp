@@ -252,10 +252,10 @@ void poison(Device& device, int result) {
 
 void check_arguments(const Launch& launch, const Device& device) {
     for (size_t i = 0; i < launch.arguments.size(); i++) {
-        const std::vector<char>& argument = launch.arguments[i];
+        const Argument& argument = launch.arguments[i];
         for (size_t at = 0; at + sizeof(uintptr_t) <= argument.size(); at += sizeof(uintptr_t)) {
             uintptr_t word;
-            std::memcpy(&word, &argument[at], sizeof word);
+            std::memcpy(&word, argument.data() + at, sizeof word);
             const Allocation* allocation = find(word);
             if (!allocation) continue;
             bool foreign = allocation->device != kHost && allocation->device != device.ordinal &&

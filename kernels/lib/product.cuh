@@ -18,6 +18,7 @@
 //! of tile: neither the shape, nor the grid, nor the number of tokens changes a bit of a token's
 //! result. The odd ends of K, T and N are zeros in shared memory; only the epilogue knows of them.
 #pragma once
+#include "lib/convert.cuh"
 #include "lib/shared.cuh"
 #include "lib/tile.cuh"
 
@@ -154,3 +155,26 @@ __device__ inline void gather_row(float (&c)[4]) {
 }
 __device__ inline int fragment_row() { return lane_id() / 4 + lane_id() % 2 * 8; }
 __device__ inline int fragment_column() { return lane_id() % 4 / 2 * 4; }
+
+// Where matmul's sums go.
+struct Output {
+    float* y; // [T, N]
+    uint32_t tokens, rows;
+    bool residual; // whether to add to what y holds
+};
+
+// Stores one fragment, whose first token and column are given.
+__device__ inline void store_fragment(const Output& to, float (&sum)[4], uint32_t token,
+                                      uint32_t column) {
+    gather_row(sum);
+    token += fragment_row(), column += fragment_column();
+    if (token >= to.tokens || column >= to.rows) return;
+    float* y = to.y + uint64_t(token) * to.rows + column;
+    if (to.rows % 4 == 0) {
+        const float4 held = to.residual ? load4(y) : float4{0.0f, 0.0f, 0.0f, 0.0f};
+        store4(y, {held.x + sum[0], held.y + sum[1], held.z + sum[2], held.w + sum[3]});
+    } else {
+        for (int i = 0; i < 4 && column + i < to.rows; i++)
+            y[i] = (to.residual ? y[i] : 0.0f) + sum[i];
+    }
+}

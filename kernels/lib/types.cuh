@@ -24,3 +24,8 @@ using kv_t = f16;
 // An activation in the weights' type: what the tensor cores multiply with them. The name tells a
 // kernel's own state from its weights.
 template <class W> using Activation = W;
+
+// A matrix in global memory as the copy engine knows it: only the driver can read or write it.
+struct alignas(128) TensorMap {
+    uint64_t opaque[16];
+};

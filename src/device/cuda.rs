@@ -32,7 +32,7 @@ use crate::comm::{Alone, Communicator};
 use crate::config::Dims;
 use crate::device::Startup;
 use crate::error::{Error, Result};
-use crate::kernel::{Arguments, Kernel, Region as Which, Source};
+use crate::kernel::{Kernel, Source};
 use crate::memory::{Layout, Slot, StateRegion, Weight};
 use crate::op::{Gpu, Program};
 use crate::ops::MOST_TOKENS;
@@ -203,14 +203,18 @@ impl Cuda {
         let (context, own_bytes) = (&card.context, layout.own_bytes());
         let mut options = Options::from_environment();
         options.programmatic &= card.capability.0 >= 9;
+        options.hopper &= card.capability == (9, 0);
         let start = Instant::now();
         let state = Region::allocate(context, own_bytes, "the KV cache and activations")?;
         let region = WeightRegion::allocate(context, weights)?;
         let shared = Pinned::allocate(context, layout.bytes() - own_bytes)?;
         let mut startup = Startup { allocate: start.elapsed(), ..Startup::default() };
         let start = Instant::now();
-        let gpu =
-            Gpu { multiprocessors: card.multiprocessors, reaches_peers: link.reaches_peers() };
+        let gpu = Gpu {
+            multiprocessors: card.multiprocessors,
+            reaches_peers: link.reaches_peers(),
+            hopper: options.hopper,
+        };
         match checkpoint.is_synthetic() {
             true => {
                 let kernels = &mut locked(&card.kernels);
@@ -247,9 +251,15 @@ impl Cuda {
         })
     }
 
+    /// What its launches depend on.
+    pub fn gpu(&self) -> Gpu {
+        self.gpu
+    }
+
     /// Replaces the way in which work is given to the GPU.
     pub fn set_options(&mut self, options: Options) {
         self.options = options;
+        self.gpu.hopper = options.hopper;
     }
 
     /// Queues every kernel of `program`.
@@ -411,22 +421,6 @@ impl Cuda {
             });
         }
         Ok(resolved)
-    }
-
-    /// The argument struct with the device's addresses.
-    fn addresses(&self, arguments: &Arguments) -> Result<Vec<u64>> {
-        let mut words = vec![0u64; arguments.bytes().len().div_ceil(8)];
-        bytemuck::cast_slice_mut(&mut words)[..arguments.bytes().len()]
-            .copy_from_slice(arguments.bytes());
-        for place in arguments.places() {
-            let at = place.region_offset;
-            words[place.offset / 8] = match (place.region, at.checked_sub(self.own_bytes)) {
-                (Which::Weights, _) => self.weights.address(at),
-                (Which::State, None) => self.state.address(at..at),
-                (Which::State, Some(at)) => self.shared.address(at..at)?,
-            };
-        }
-        Ok(words)
     }
 }
 

@@ -3,7 +3,8 @@
 use bytemuck::Pod;
 
 use super::{Export, Field, KERNELS, Kernel};
-use crate::memory::{Slot, Weight};
+use crate::checkpoint::Dtype;
+use crate::memory::{Activation, Slot, Weight};
 
 /// One launch of a kernel.
 #[derive(Debug, Clone)]
@@ -54,6 +55,7 @@ pub struct Arguments {
     words: Box<[u64]>,
     bytes: usize,
     places: Vec<Place>,
+    maps: Vec<(usize, TensorMap)>,
 }
 
 /// A pointer that is to be.
@@ -73,10 +75,51 @@ pub enum Region {
     State,
 }
 
+/// A matrix of 16-bit numbers whose rows follow each other, as the copy engine of a GPU takes boxes of
+/// it: 64 columns, and as many rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TensorMap {
+    pub dtype: Dtype,
+    pub region: Region,
+    /// Bytes from the start of the region.
+    pub region_offset: usize,
+    pub rows: usize,
+    pub cols: usize,
+    pub box_rows: u32,
+}
+
+impl TensorMap {
+    /// Columns of a box: 128 bytes, over which it is swizzled.
+    pub const BOX_COLUMNS: u32 = 64;
+
+    /// All rows of a weight.
+    pub fn weight(weight: Weight, box_rows: u32) -> Self {
+        let Weight { dtype, offset: region_offset, rows, cols, .. } = weight;
+        Self { dtype, region: Region::Weights, region_offset, rows, cols, box_rows }
+    }
+
+    /// Rows of `cols` numbers: all first terms, then all second ones.
+    pub fn activation(x: Activation, cols: usize, box_rows: u32) -> Self {
+        let (region, region_offset) = (Region::State, x.bytes.offset());
+        let rows = x.terms * x.len() / cols;
+        Self { dtype: x.dtype, region, region_offset, rows, cols, box_rows }
+    }
+
+    /// Bytes of the matrix.
+    pub fn bytes(&self) -> usize {
+        self.rows * self.cols * self.dtype.bytes()
+    }
+}
+
 impl Arguments {
     /// Size of the struct, and its fields' values so far: zeros.
     pub(super) fn zeroed(bytes: usize) -> Self {
-        Self { words: vec![0; bytes.div_ceil(8)].into(), bytes, places: Vec::new() }
+        Self {
+            words: vec![0; bytes.div_ceil(8)].into(),
+            bytes,
+            places: Vec::new(),
+            maps: Vec::new(),
+        }
     }
 
     pub(super) fn weight(&mut self, offset: usize, weight: Weight) {
@@ -85,6 +128,10 @@ impl Arguments {
 
     pub(super) fn slot<T: Pod>(&mut self, offset: usize, slot: Slot<T>) {
         self.places.push(Place { offset, region: Region::State, region_offset: slot.offset() });
+    }
+
+    pub(super) fn map(&mut self, offset: usize, map: TensorMap) {
+        self.maps.push((offset, map));
     }
 
     pub(super) fn scalar<T: Pod>(&mut self, offset: usize, value: T) {
@@ -100,6 +147,11 @@ impl Arguments {
     /// Where the pointers are.
     pub fn places(&self) -> &[Place] {
         &self.places
+    }
+
+    /// The matrices for the copy engine, each with its place in bytes from the start of the struct.
+    pub fn maps(&self) -> &[(usize, TensorMap)] {
+        &self.maps
     }
 
     /// The struct with addresses in all places: `base` is where a region begins.

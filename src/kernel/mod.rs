@@ -31,7 +31,7 @@ use std::path::PathBuf;
 
 pub use arch::{ARCHS, Arch};
 pub use compile::Resources;
-pub use launch::{Arguments, Launch, Place, Region};
+pub use launch::{Arguments, Launch, Place, Region, TensorMap};
 pub use source::Source;
 
 use crate::checkpoint::Dtype;
@@ -53,6 +53,8 @@ pub struct Kernel {
     pub headers: &'static [Header],
     /// Of the source and the headers: what evidence about a kernel refers to.
     pub source_hash: &'static str,
+    /// The architectures that it is made for; none: all.
+    pub archs: &'static [&'static str],
     /// Name of the struct that is its argument.
     pub arguments: &'static str,
     /// Size of that struct.
@@ -122,6 +124,12 @@ impl Kernel {
             export.weights.is_none_or(|made_for| made_for == weights)
                 && export.head_dim.is_none_or(|made_for| made_for == head_dim)
         })
+    }
+
+    /// Whether it is made for GPUs of this compute capability.
+    pub fn suits(&self, (major, minor): (u32, u32)) -> bool {
+        let runs = |name: &&str| Arch::find(name).is_some_and(|arch| arch.runs_on(major, minor));
+        self.archs.is_empty() || self.archs.iter().any(runs)
     }
 
     /// The machine code for a GPU of this compute capability: the latest that it runs.

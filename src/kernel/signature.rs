@@ -14,6 +14,8 @@ pub struct Signature {
     pub summary: String,
     /// The rest of the header comment, by line.
     pub description: Vec<String>,
+    /// The architectures that it is made for, as compilers name them; none: all.
+    pub archs: Vec<String>,
     /// Name of the argument struct: the file's, in camel case.
     pub arguments: String,
     /// The comment above the struct, by line: what the kernel computes.
@@ -45,6 +47,8 @@ pub enum Kind {
         element: Element,
         written: bool,
     },
+    /// A matrix of weights or activations as the copy engine takes it.
+    TensorMap,
     Scalar(Scalar),
 }
 
@@ -117,15 +121,19 @@ impl Signature {
     pub fn parse(name: &str, source: &str) -> Result<Self> {
         let lines: Vec<&str> = source.lines().map(str::trim_end).collect();
         let (summary, description) = header(name, &lines)?;
+        let archs = description.iter().find_map(|line| line.strip_prefix("Architectures: "));
+        let archs = archs.unwrap_or_default().split(", ").filter(|arch| !arch.is_empty());
+        let archs = archs.map(str::to_owned).collect();
         let arguments = camel_case(name);
         let (at, generic) = find_struct(&arguments, &lines)?;
         let above = lines[..at].iter().rev().map_while(|line| line.strip_prefix("// "));
         let mut formula: Vec<String> = above.map(str::to_owned).collect();
         formula.reverse();
         let fields = fields(&lines, at, generic)?;
-        let exports = exports(name, &arguments, generic, &lines)?;
+        let with_maps = fields.iter().any(|field| field.kind == Kind::TensorMap);
+        let exports = exports(name, &arguments, (generic, with_maps), &lines)?;
         let name = name.to_owned();
-        Ok(Self { name, summary, description, arguments, formula, generic, fields, exports })
+        Ok(Self { name, summary, description, archs, arguments, formula, generic, fields, exports })
     }
 
     /// Size of the argument struct in bytes, as C pads it.
@@ -139,7 +147,11 @@ impl Signature {
 impl Kind {
     /// Size and alignment.
     pub fn bytes(self) -> usize {
-        if matches!(self, Kind::Scalar(_)) { 4 } else { 8 }
+        match self {
+            Kind::Scalar(_) => 4,
+            Kind::Weight | Kind::State { .. } => 8,
+            Kind::TensorMap => 128,
+        }
     }
 
     /// As the kernel writes it.
@@ -149,6 +161,7 @@ impl Kind {
             Kind::State { element, written } => {
                 format!("{}{}*", if written { "" } else { "const " }, element.c_type())
             }
+            Kind::TensorMap => "TensorMap".to_owned(),
             Kind::Scalar(Scalar::U32) => "uint32_t".to_owned(),
             Kind::Scalar(Scalar::I32) => "int32_t".to_owned(),
             Kind::Scalar(Scalar::F32) => "float".to_owned(),
@@ -166,6 +179,7 @@ impl Kind {
             Kind::State { element: Element::F16, .. } => "Slot<half::f16>",
             Kind::State { element: Element::Bf16, .. } => "Slot<half::bf16>",
             Kind::State { element: Element::Kv | Element::Activation, .. } => "Slot<u8>",
+            Kind::TensorMap => "TensorMap",
             Kind::Scalar(Scalar::U32) => "u32",
             Kind::Scalar(Scalar::I32) => "i32",
             Kind::Scalar(Scalar::F32) => "f32",
@@ -178,6 +192,7 @@ impl Kind {
                 "uint32_t" => Ok(Kind::Scalar(Scalar::U32)),
                 "int32_t" => Ok(Kind::Scalar(Scalar::I32)),
                 "float" => Ok(Kind::Scalar(Scalar::F32)),
+                "TensorMap" => Ok(Kind::TensorMap),
                 _ => Err(format!("a number is uint32_t, int32_t or float, not {text:?}")),
             };
         };
@@ -332,11 +347,11 @@ const KEYWORDS: [&str; 26] = [
     "trait", "type", "use",
 ];
 
-fn exports(name: &str, arguments: &str, generic: bool, lines: &[&str]) -> Result<Vec<Export>> {
+fn exports(name: &str, arguments: &str, kind: (bool, bool), lines: &[&str]) -> Result<Vec<Export>> {
     let mut exports: Vec<Export> = Vec::new();
     let code = |line: &str| line.split("//").next().unwrap_or_default().contains("__global__");
     for (number, line) in (1..).zip(lines).filter(|(_, line)| code(line)) {
-        let export = export(name, arguments, generic, line);
+        let export = export(name, arguments, kind, line);
         let export = export.map_err(|message| Mistake { line: number, message })?;
         if exports.iter().any(|other| other.name == export.name) {
             return mistake(number, format!("a second {}", export.name));
@@ -349,11 +364,12 @@ fn exports(name: &str, arguments: &str, generic: bool, lines: &[&str]) -> Result
     }
 }
 
-/// `extern "C" __global__ void __launch_bounds__(256) name_bf16_d64(Name<bf16> args) { ... }`
+/// `extern "C" __global__ void __launch_bounds__(256) name_bf16_d64(Name<bf16> args) { ... }`, where the
+/// struct has maps, whose addresses are needed, `(const __grid_constant__ Name<bf16> args)`
 fn export(
     kernel: &str,
     arguments: &str,
-    generic: bool,
+    (generic, with_maps): (bool, bool),
     line: &str,
 ) -> std::result::Result<Export, String> {
     let parts = || {
@@ -389,11 +405,15 @@ fn export(
         }
         None => format!("{arguments} args"),
     };
+    let parameter = if with_maps { format!("{GRID_CONSTANT}{parameter}") } else { parameter };
     if argument != parameter {
         return Err(format!("the argument of {name} is `{parameter}`, not {argument:?}"));
     }
     Ok(Export { name: name.to_owned(), weights, head_dim, threads, line: 0 })
 }
+
+/// Of an argument that stays where the launch has put it.
+const GRID_CONSTANT: &str = "const __grid_constant__ ";
 
 /// What an export's name says after the kernel's.
 fn suffixes(kernel: &str, name: &str) -> Option<(Option<&'static str>, Option<u32>)> {

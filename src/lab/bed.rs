@@ -247,11 +247,9 @@ impl Bed {
     }
 
     pub(super) fn gpu(&self) -> Option<Gpu> {
-        match &self.hardware {
-            Hardware::Cpu => None,
-            Hardware::Gpu(card) => {
-                Some(Gpu { multiprocessors: card.multiprocessors, reaches_peers: false })
-            }
+        match &self.device {
+            Device::Cpu(_) => None,
+            Device::Cuda(cuda) => Some(cuda.gpu()),
         }
     }
 }

@@ -1,4 +1,4 @@
-use super::{blocks, launch, size};
+use super::{MatmulHopper, blocks, launch, size};
 use crate::case::{Case, Content, F32_NMSE, HALF, Judge, NUMBERS, Numbers, Setup};
 use crate::checkpoint::Dtype;
 use crate::for_dtype;
@@ -8,6 +8,7 @@ use crate::op::{Cost, Gpu, Op, Product};
 use crate::vector::{matmul_strided, widened};
 
 /// `y[t] = weight x[t]`, or `y[t] += weight x[t]` onto the residual stream
+#[derive(Clone, Copy)]
 pub struct Matmul {
     /// `[T, K]`
     pub x: Activation,
@@ -50,6 +51,9 @@ impl Op for Matmul {
     }
 
     fn launch(&self, gpu: &Gpu) -> Launch {
+        if gpu.hopper {
+            return MatmulHopper(*self).launch(gpu);
+        }
         let Weight { dtype, rows, cols, .. } = self.weight;
         let tokens = self.x.len() / cols;
         assert!(cols.is_multiple_of(8), "rows of {cols} are not of whole 16-byte pieces");
@@ -113,8 +117,16 @@ impl Matmul {
             (100, 2900, 64),
             (1030, 1290, 128),
         ];
+        Self::cases_of(&sizes, |op| op)
+    }
+
+    /// Cases of these sizes - tokens, rows, columns -, each op in the form that `of` gives it.
+    pub(super) fn cases_of<O: Op + 'static>(
+        sizes: &[(usize, usize, usize)],
+        of: fn(Self) -> O,
+    ) -> Vec<Case> {
         let mut cases = Vec::new();
-        for (i, (tokens, rows, cols)) in sizes.into_iter().enumerate() {
+        for (i, (tokens, rows, cols)) in sizes.iter().copied().enumerate() {
             for (dtype, numbers) in HALF.into_iter().flat_map(|d| NUMBERS.map(|n| (d, n))) {
                 let mut setup = Setup::new(numbers);
                 let (shape, judge) = ([tokens, rows], numbers.judge(F32_NMSE));
@@ -131,15 +143,15 @@ impl Matmul {
                 let add = if residual { "y += " } else { "" };
                 let x = format!("{} [{terms}, {tokens}, {cols}]", dtype.name());
                 let name = format!("{add}{x} x {rows} rows");
-                cases.push(setup.case(name, op));
+                cases.push(setup.case(name, of(op)));
             }
         }
-        cases.extend(HALF.map(Self::not_finite));
+        cases.extend(HALF.map(|dtype| Self::not_finite(dtype, of)));
         cases
     }
 
     /// A NaN in the second token and an infinity in the third.
-    fn not_finite(dtype: Dtype) -> Case {
+    fn not_finite<O: Op + 'static>(dtype: Dtype, of: fn(Self) -> O) -> Case {
         let mut setup = Setup::new(Numbers::Whole);
         let x = |i| match i {
             50 => f32::NAN,
@@ -152,6 +164,6 @@ impl Matmul {
             residual: false,
             y: setup.written("y", &[4, 9], Judge::Exact),
         };
-        setup.case(format!("{} with NaN and an infinity", dtype.name()), op)
+        setup.case(format!("{} with NaN and an infinity", dtype.name()), of(op))
     }
 }

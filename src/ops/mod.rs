@@ -7,6 +7,7 @@ mod attend_prefill;
 mod embed;
 mod gate_up_swiglu;
 mod matmul;
+mod matmul_hopper;
 mod rms_norm;
 mod rope_append;
 // For one token.
@@ -34,6 +35,7 @@ pub use embed::Embed;
 pub use gate_up_swiglu::GateUpSwiglu;
 pub use gemv::{PARTS, Tuned};
 pub use matmul::Matmul;
+pub use matmul_hopper::MatmulHopper;
 pub use mma_peak::MmaPeak;
 pub use norm_gate_up::NormGateUp;
 pub use norm_head::NormHead;
@@ -50,13 +52,14 @@ pub use tuned::TUNED;
 pub type MakeCases = fn() -> Vec<Case>;
 
 /// Every op and the cases that it is tested and measured with.
-pub const CASES: [(&str, MakeCases); 16] = [
+pub const CASES: [(&str, MakeCases); 17] = [
     ("all_reduce", AllReduce::cases),
     ("attend_decode", AttendDecode::cases),
     ("attend_prefill", AttendPrefill::cases),
     ("embed", Embed::cases),
     ("gate_up_swiglu", GateUpSwiglu::cases),
     ("matmul", Matmul::cases),
+    ("matmul_hopper", MatmulHopper::cases),
     ("mma_peak", MmaPeak::cases),
     ("norm_gate_up", NormGateUp::cases),
     ("norm_head", NormHead::cases),

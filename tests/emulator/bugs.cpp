@@ -95,6 +95,32 @@ void early_read(const char* name) {
 
 void deadlock(const char* name) { compare(name, Values(N), Values(N)); }
 
+// x x^T by the copy engine and a warpgroup.
+void square(const char* name) {
+    use_device(0);
+    Handle kernel = function(load("bugs.cu"), name), stream = new_stream();
+    const uint32_t slices = 3;
+    const uint64_t columns = 64 * slices;
+    std::vector<uint16_t> x(N * columns);
+    auto at = [&](size_t row, size_t k) { return (row * 7 + k * 5 + k / 64) % 4; };
+    const uint16_t halves[] = {0, 0x3c00, 0x4000, 0x4200};  // 0, 1, 2, 3 in f16
+    for (size_t i = 0; i < x.size(); i++) x[i] = halves[at(i / columns, i % columns)];
+    Values wanted(64 * N);
+    for (size_t i = 0; i < wanted.size(); i++)
+        for (size_t k = 0; k < columns; k++) wanted[i] += float(at(i / N, k) * at(i % N, k));
+    struct alignas(128) {
+        char map[128];
+        Pointer y;
+        uint32_t slices;
+    } arguments = {{}, upload(Values(wanted.size())), slices};
+    const uint64_t sizes[] = {columns, N}, strides[] = {2 * columns};
+    const uint32_t box[] = {64, N}, steps[] = {1, 1};
+    call("cuTensorMapEncodeTiled", (void*)arguments.map, 6, 2u, upload(x), (const uint64_t*)sizes,
+         (const uint64_t*)strides, (const uint32_t*)box, (const uint32_t*)steps, 0, 3, 0, 0);
+    if (launch(kernel, 1, N, 0, stream, arguments)) std::exit(1);
+    expect(name, download<float>(arguments.y, wanted.size(), stream), wanted);
+}
+
 // The host reads pinned memory before the copy into it has ended.
 void missing_wait(const char* name) {
     use_device(0);
@@ -128,6 +154,12 @@ const Case* bug_cases() {
         BOTH(early_read, early_read),
         BOTH(deadlock, deadlock),
         BOTH(missing_wait, missing_wait),
+        {"no_full_barrier", square},
+        {"no_empty_barrier", square},
+        {"early_empty_barrier", square},
+        {"no_wait_for_products", square},
+        {"no_fence_before_products", square},
+        {"products_fixed", square},
         {nullptr, nullptr},
     };
 #undef BOTH

@@ -7,7 +7,7 @@ use chaski::device::cuda::{self, Card, emulator};
 use chaski::kernel::nvrtc::{Nvrtc, Output};
 use chaski::kernel::{ARCHS, KERNELS};
 use cudarc::driver::{
-    CudaContext, CudaFunction, CudaModule, CudaStream, LaunchConfig, PushKernelArg,
+    CudaContext, CudaFunction, CudaModule, CudaStream, DevicePtr, LaunchConfig, PushKernelArg, sys,
 };
 use cudarc::nvrtc::Ptx;
 
@@ -65,6 +65,56 @@ pub fn run_on(name: &str, blocks: u32, threads: u32, input: &[u32], words: usize
     // SAFETY: the kernel takes two pointers, and reads and writes as many words as intrinsics.cu says,
     // which are those that the tests give it.
     unsafe { builder.launch(launch) }.unwrap();
+    stream.clone_dtoh(&output).unwrap()
+}
+
+/// Whether Hopper's own instructions are there.
+pub fn is_hopper() -> bool {
+    let _ = gpu();
+    Card::open(0).unwrap().capability == (9, 0)
+}
+
+/// What the copy engine brings of a matrix of 16-bit numbers, `[rows, columns]`: a box of 16 rows of 64
+/// from (row, column) on, as it lies in shared memory.
+pub fn box_of(matrix: &[u16], columns: u64, row: u32, column: u32) -> Vec<u16> {
+    #[repr(C, align(128))]
+    struct Box {
+        map: sys::CUtensorMap,
+        out: u64,
+        row: u32,
+        column: u32,
+    }
+    let (stream, function) = function("boxes");
+    let matrix = stream.clone_htod(matrix).unwrap();
+    let output = stream.alloc_zeros::<u16>(16 * 64).unwrap();
+    let address = matrix.device_ptr(&stream).0;
+    let out = output.device_ptr(&stream).0;
+    let mut args = Box { map: sys::CUtensorMap { opaque: [0; 16] }, out, row, column };
+    let mut arguments = [(&raw mut args).cast()];
+    // SAFETY: the map is of the matrix that was allocated, the kernel takes one such struct by value, and
+    // both allocations live until the copy below has waited for the stream.
+    unsafe {
+        let encoded = sys::cuTensorMapEncodeTiled(
+            &mut args.map,
+            sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+            2,
+            address as *mut _,
+            [columns, matrix.len() as u64 / columns].as_ptr(),
+            &(2 * columns),
+            [64, 16].as_ptr(),
+            [1, 1].as_ptr(),
+            sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
+            sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
+            sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_NONE,
+            sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+        );
+        encoded.result().unwrap();
+        let (function, stream) = (function.cu_function(), stream.cu_stream());
+        let arguments = arguments.as_mut_ptr();
+        let none = std::ptr::null_mut();
+        let launched = sys::cuLaunchKernel(function, 1, 1, 1, 32, 1, 1, 0, stream, arguments, none);
+        launched.result().unwrap();
+    }
     stream.clone_dtoh(&output).unwrap()
 }
 

@@ -246,3 +246,97 @@ extern "C" __global__ void __launch_bounds__(128) tickets_in_shared_memory(WORDS
     __syncthreads();
     if (threadIdx.x < 4) out[threadIdx.x] = counters[threadIdx.x];
 }
+
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL // Hopper's own
+
+// Shared memory whose swizzle begins where it does.
+template <class T> __device__ inline T* aligned(uint8_t* shared) {
+    return reinterpret_cast<T*>(shared + -uint64_t(shared) % 1024);
+}
+
+// Blocks of 64: each warp tells the other, in two phases. out: [64] what was heard, twice
+extern "C" __global__ void __launch_bounds__(128) phases(WORDS) {
+    SHARED(uint64_t, barrier);
+    SHARED(uint32_t[64], told);
+    if (threadIdx.x == 0) {
+        mbarrier_init(&barrier, 64);
+        fence_mbarrier_init();
+    }
+    __syncthreads();
+    mbarrier_wait(&barrier, 1); // before the first phase
+    for (uint32_t phase = 0; phase < 2; phase++) {
+        if (warp_id() == phase) told[threadIdx.x] = in[lane_id()] + phase;
+        mbarrier_arrive(&barrier);
+        mbarrier_wait(&barrier, phase);
+        out[64 * phase + threadIdx.x] = told[32 * phase + 31 - lane_id()];
+    }
+}
+
+// in: a TensorMap, row and column; out: [16, 32] the box as it lies
+struct alignas(128) Box {
+    TensorMap map;
+    uint32_t* out;
+    uint32_t row;
+    uint32_t column;
+};
+extern "C" __global__ void __launch_bounds__(128) boxes(const __grid_constant__ Box args) {
+    SHARED(uint64_t, barrier);
+    SHARED(uint8_t[3072], shared);
+    uint32_t* box = aligned<uint32_t>(shared);
+    if (threadIdx.x == 0) {
+        mbarrier_init(&barrier, 1);
+        fence_mbarrier_init();
+        mbarrier_arrive_expect(&barrier, 2048);
+        copy_box(box, args.map, args.row, args.column, &barrier);
+    }
+    __syncthreads();
+    mbarrier_wait(&barrier, 0);
+    for (uint32_t i = threadIdx.x; i < 512; i += blockDim.x) args.out[i] = box[i];
+}
+
+// Blocks of 128. in: [64, 32] A, then [256, 32] B, of 16 bits; out: [32, 4, 128] registers of A B^T
+template <class T> __device__ inline void wide_product(const uint32_t* in, uint32_t* out) {
+    SHARED(uint8_t[41984], shared);
+    uint16_t* const a = aligned<uint16_t>(shared);
+    uint16_t* const b = a + 64 * 64;
+    const uint16_t* halves = reinterpret_cast<const uint16_t*>(in);
+    for (uint32_t i = threadIdx.x; i < 320 * 32; i += 128) {
+        const uint32_t row = i / 32, k = i % 32;
+        a[row * 64 + ((k / 8) ^ (row % 8)) * 8 + k % 8] = halves[i];
+    }
+    fence_async_proxy();
+    __syncthreads();
+    float d[32][4];
+    wgmma_fence();
+    wgmma_m64n256k16<T>(d, matrix_descriptor(a), matrix_descriptor(b), false);
+    wgmma_commit();
+    wgmma_m64n256k16<T>(d, matrix_descriptor(a + 16), matrix_descriptor(b + 16), true);
+    wgmma_commit();
+    wgmma_wait<1>();
+    wgmma_wait<0>();
+#pragma unroll
+    for (int j = 0; j < 32; j++)
+#pragma unroll
+        for (int i = 0; i < 4; i++) out[(4 * j + i) * 128 + threadIdx.x] = float_bits(d[j][i]);
+}
+extern "C" __global__ void __launch_bounds__(128) wide_products_of_f16(WORDS) {
+    wide_product<f16>(in, out);
+}
+extern "C" __global__ void __launch_bounds__(128) wide_products_of_bf16(WORDS) {
+    wide_product<bf16>(in, out);
+}
+
+// Blocks of 384. out: [384] in + warpgroup; [384] the distance between addresses 12 bytes apart
+extern "C" __global__ void __launch_bounds__(384, 1) moved_registers(WORDS) {
+    SHARED(uint32_t[4], four);
+    if (warp_id() < 4) {
+        give_up_registers<40>();
+        out[threadIdx.x] = in[lane_id()];
+    } else {
+        take_registers<232>();
+        out[threadIdx.x] = in[lane_id()] + warp_id() / 4;
+    }
+    out[384 + threadIdx.x] = shared_address(&four[3]) - shared_address(&four[0]);
+}
+
+#endif

@@ -9,13 +9,14 @@ use crate::error::{Error, Result};
 use crate::kernel::{Arch, Build, KERNELS, Kernel, Resources};
 
 /// The ops whose chain a kernel computes, by names of `src/ops`.
-const OPS: [(&str, &[&str]); 16] = [
+const OPS: [(&str, &[&str]); 17] = [
     ("all_reduce", &["all_reduce"]),
     ("attend_decode", &["attend_decode"]),
     ("attend_prefill", &["attend_prefill"]),
     ("embed", &["embed"]),
     ("gate_up_swiglu", &["gate_up_swiglu"]),
     ("matmul", &["matmul"]),
+    ("matmul_hopper", &["matmul"]),
     ("mma_peak", &["mma_peak"]),
     ("norm_gate_up", &["rms_norm", "gate_up_swiglu"]),
     ("norm_head", &["rms_norm", "matmul"]),

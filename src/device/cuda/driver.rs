@@ -9,7 +9,9 @@ use std::sync::{Arc, OnceLock};
 
 use cudarc::driver::sys::{self, CUresult};
 
+use crate::checkpoint::Dtype;
 use crate::error::{Error, Result};
+use crate::kernel::TensorMap;
 
 /// The driver's answer to a call as a result of ours; `doing` begins the message.
 pub(super) fn check(doing: &str, result: CUresult) -> Result<()> {
@@ -219,6 +221,36 @@ impl Drop for Context {
         // SAFETY: retained in `new`; whoever uses the context holds an Arc of it.
         let _ = unsafe { sys::cuDevicePrimaryCtxRelease_v2(self.device) };
     }
+}
+
+/// What a kernel's copy engine takes the matrix at this address by.
+pub(super) fn tensor_map(matrix: &TensorMap, address: u64) -> Result<[u64; 16]> {
+    let TensorMap { dtype, rows, cols, box_rows, .. } = *matrix;
+    let (sizes, stride) = ([cols as u64, rows as u64], (cols * dtype.bytes()) as u64);
+    let mut map = sys::CUtensorMap { opaque: [0; 16] };
+    // SAFETY: the driver reads two sizes, one stride, and two numbers each of the box and the steps in it,
+    // and writes the map; it does not look at the matrix.
+    let result = unsafe {
+        sys::cuTensorMapEncodeTiled(
+            &mut map,
+            match dtype {
+                Dtype::F16 => sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+                _ => sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+            },
+            2,
+            address as *mut _,
+            sizes.as_ptr(),
+            &stride,
+            [TensorMap::BOX_COLUMNS, box_rows].as_ptr(),
+            [1, 1].as_ptr(),
+            sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
+            sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
+            sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
+            sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+        )
+    };
+    check(&format!("cannot describe a matrix of {rows} rows of {cols} {}", dtype.name()), result)?;
+    Ok(map.opaque)
 }
 
 /// One allocation of device memory.

@@ -1,9 +1,11 @@
 //! Launches with addresses, and ops that the hosts of several ranks do for their GPUs.
 
 use super::Cuda;
+use super::driver::tensor_map;
 use super::stream::{Function, launched};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
+use crate::kernel::{Arguments, Region as Which};
 use crate::memory::{Memory, Slot};
 use crate::op::Op;
 
@@ -61,6 +63,30 @@ pub(super) fn names(launches: &[Resolved]) -> String {
 }
 
 impl Cuda {
+    /// The argument struct with the device's addresses.
+    pub(super) fn addresses(&self, arguments: &Arguments) -> Result<Vec<u64>> {
+        let mut words = vec![0u64; arguments.bytes().len().div_ceil(8)];
+        bytemuck::cast_slice_mut(&mut words)[..arguments.bytes().len()]
+            .copy_from_slice(arguments.bytes());
+        for place in arguments.places() {
+            let at = place.region_offset;
+            words[place.offset / 8] = match (place.region, at.checked_sub(self.own_bytes)) {
+                (Which::Weights, _) => self.weights.address(at),
+                (Which::State, None) => self.state.address(at..at),
+                (Which::State, Some(at)) => self.shared.address(at..at)?,
+            };
+        }
+        for (offset, map) in arguments.maps() {
+            let at = map.region_offset;
+            let address = match map.region {
+                Which::Weights => self.weights.address(at),
+                Which::State => self.state.address(at..at + map.bytes()),
+            };
+            words[offset / 8..][..16].copy_from_slice(&tensor_map(map, address)?);
+        }
+        Ok(words)
+    }
+
     /// Whether it is one of several ranks.
     pub fn has_peers(&self) -> bool {
         !self.link.is_alone()

@@ -9,16 +9,20 @@ pub struct Options {
     pub programmatic: bool,
     /// Every kernel is waited for, so that an error names the right one.
     pub synchronous: bool,
+    /// Prefill takes Hopper's own kernels, where the GPU is one.
+    pub hopper: bool,
 }
 
 impl Options {
-    /// As the environment says: `CHASKI_GRAPHS=off`, `CHASKI_PDL=off`, `CHASKI_SYNC=on`.
+    /// As the environment says: `CHASKI_GRAPHS=off`, `CHASKI_PDL=off`, `CHASKI_SYNC=on`,
+    /// `CHASKI_HOPPER=on`.
     pub fn from_environment() -> Self {
         let is = |name, value| std::env::var(name).is_ok_and(|given| given == value);
         Self {
             graphs: !is("CHASKI_GRAPHS", "off"),
             programmatic: !is("CHASKI_PDL", "off"),
             synchronous: is("CHASKI_SYNC", "on"),
+            hopper: is("CHASKI_HOPPER", "on"),
         }
     }
 }

@@ -119,6 +119,49 @@ __device__ void deadlock_of(const Pair& args) {
     args.y[threadIdx.x] = 0;
 }
 
+// Hopper: x x^T, of its first 64 rows, in slices of 64 columns through one stage. The first warpgroup
+// has the slices brought, the second multiplies.
+struct alignas(128) Square {
+    TensorMap x;     // [256, 64 slices]
+    float* y;        // [64, 256]
+    uint32_t slices;
+};
+
+enum Bug { NONE, NO_FULL, NO_EMPTY, EARLY_EMPTY, NO_DONE, NO_FENCE };
+
+template <Bug BUG>
+__device__ void square(const Square& args) {
+    SHARED(uint64_t[2], barriers);
+    SHARED(uint8_t[33 * 1024], shared);
+    uint16_t* x = reinterpret_cast<uint16_t*>(shared + -uint64_t(shared) % 1024);
+    uint64_t *full = &barriers[0], *empty = &barriers[1];
+    if (threadIdx.x == 0) mbarrier_init(full, 1), mbarrier_init(empty, 4), fence_mbarrier_init();
+    __syncthreads();
+    if (warp_id() < 4) {
+        for (uint32_t slice = 0; threadIdx.x == 0 && slice < args.slices; slice++) {
+            if (BUG != NO_EMPTY) mbarrier_wait(empty, ~slice % 2);
+            mbarrier_arrive_expect(full, 32 * 1024);
+            copy_box(x, args.x, 0, 64 * slice, full);
+        }
+        return;
+    }
+    float d[32][4];
+    for (uint32_t slice = 0; slice < args.slices; slice++) {
+        if (BUG != NO_FULL) mbarrier_wait(full, slice % 2);
+        if (BUG != NO_FENCE) wgmma_fence();
+        for (int k = 0; k < 64; k += 16)
+            wgmma_m64n256k16<f16>(d, matrix_descriptor(x + k), matrix_descriptor(x + k), slice || k);
+        wgmma_commit();
+        if (BUG == EARLY_EMPTY && lane_id() == 0) mbarrier_arrive(empty);
+        if (BUG != NO_DONE) wgmma_wait<0>();
+        if (BUG != EARLY_EMPTY && lane_id() == 0) mbarrier_arrive(empty);
+    }
+    const uint32_t row = threadIdx.x % 128 / 32 * 16 + lane_id() / 4;
+    for (int j = 0; j < 32; j++)
+        for (int i = 0; i < 4; i++)
+            args.y[(row + i / 2 * 8) * 256 + 8 * j + lane_id() % 4 * 2 + i % 2] = d[j][i];
+}
+
 extern "C" __global__ void __launch_bounds__(N) missing_barrier(Pair args) { missing_barrier_of<false>(args); }
 extern "C" __global__ void __launch_bounds__(N) missing_barrier_fixed(Pair args) { missing_barrier_of<true>(args); }
 extern "C" __global__ void __launch_bounds__(N) reused_buffer(Pair args) { reused_buffer_of<false>(args); }
@@ -143,3 +186,9 @@ extern "C" __global__ void __launch_bounds__(N) early_read(Pair args) { early_re
 extern "C" __global__ void __launch_bounds__(N) early_read_fixed(Pair args) { early_read_of<true>(args); }
 extern "C" __global__ void __launch_bounds__(N) deadlock(Pair args) { deadlock_of<false>(args); }
 extern "C" __global__ void __launch_bounds__(N) deadlock_fixed(Pair args) { deadlock_of<true>(args); }
+extern "C" __global__ void __launch_bounds__(N) no_full_barrier(const __grid_constant__ Square args) { square<NO_FULL>(args); }
+extern "C" __global__ void __launch_bounds__(N) no_empty_barrier(const __grid_constant__ Square args) { square<NO_EMPTY>(args); }
+extern "C" __global__ void __launch_bounds__(N) early_empty_barrier(const __grid_constant__ Square args) { square<EARLY_EMPTY>(args); }
+extern "C" __global__ void __launch_bounds__(N) no_wait_for_products(const __grid_constant__ Square args) { square<NO_DONE>(args); }
+extern "C" __global__ void __launch_bounds__(N) no_fence_before_products(const __grid_constant__ Square args) { square<NO_FENCE>(args); }
+extern "C" __global__ void __launch_bounds__(N) products_fixed(const __grid_constant__ Square args) { square<NONE>(args); }

@@ -1,0 +1,129 @@
+//! The product of activations X [T, K] with the rows of weights W [N, K] on Hopper's tensor cores:
+//! what matmul_hopper and gate_up_swiglu_hopper share.
+//!
+//! A block of three warpgroups computes one output tile of 128 tokens and 256 rows of weights at a
+//! time. One thread of the first warpgroup asks the copy engine for slices of 64 of K, 48 KB each,
+//! through a ring of four stages; each of the other two warpgroups multiplies 64 tokens with all
+//! 256 rows, 128 sums a thread. Nobody but these two kinds of barrier holds anybody up: `full`, a
+//! slice has come; `empty`, all eight warps have done with a stage. The producer runs on into the
+//! next tile while this one's sums are stored. Registers go where the sums are.
+//!
+//! An input may come in two terms: weights then meet its leading digits in a first pass over K and
+//! the next digits in a second. Every sum runs over K upwards in steps of 16 from zero: neither the
+//! grid nor the number of tokens changes a bit of a token's result. The odd ends of K and N are
+//! zeros that the copy engine puts there, those of T zeros or other tokens; only the epilogue knows
+//! of them.
+#pragma once
+#include "lib/product.cuh"
+
+constexpr int HOPPER_THREADS = 384, HOPPER_STAGES = 4;
+constexpr uint32_t TILE_TOKENS = 128, TILE_ROWS = 256, SLICE = 64;
+
+// One slice of K: rows of 128 bytes, swizzled (copy_box).
+template <class W> struct Slice {
+    W x[TILE_TOKENS * SLICE];
+    W w[TILE_ROWS * SLICE]; // one half of the rows after the other
+};
+
+struct Barriers {
+    uint64_t full[HOPPER_STAGES], empty[HOPPER_STAGES];
+};
+
+// Where in the ring a role is, and the parity of that round.
+struct Turn {
+    uint32_t stage, round;
+
+    __device__ void next() {
+        if (++stage == HOPPER_STAGES) stage = 0, round ^= 1;
+    }
+};
+
+struct Extent {
+    uint32_t tokens, columns; // of the output
+    uint32_t width;           // K
+    uint32_t terms;           // of X: [terms, T, K]
+};
+
+// The tile of which COLUMNS columns of the output come: all 256, or with two weights 128.
+template <int COLUMNS> struct OutputTile {
+    static constexpr uint32_t T = TILE_TOKENS, N = COLUMNS;
+};
+
+// Has all slices of all of the block's tiles brought. By one thread.
+template <class W, int COLUMNS>
+__device__ void fill_ring(Slice<W>* ring, Barriers& barriers, const Extent& extent,
+                          const TensorMap& x, const TensorMap& first, const TensorMap& second) {
+    constexpr uint32_t HALF = TILE_ROWS / 2;
+    Turn turn = {0, 0};
+    for_each_tile<OutputTile<COLUMNS>>(extent.tokens, extent.columns, [&](uint32_t token,
+                                                                          uint32_t row) {
+        for (uint32_t term = 0; term < extent.terms; term++)
+            for (uint32_t k = 0; k < extent.width; k += SLICE, turn.next()) {
+                Slice<W>& slice = ring[turn.stage];
+                uint64_t* full = &barriers.full[turn.stage];
+                mbarrier_wait(&barriers.empty[turn.stage], turn.round ^ 1);
+                mbarrier_arrive_expect(full, sizeof(Slice<W>));
+                copy_box(slice.x, x, term * extent.tokens + token, k, full);
+                copy_box(slice.w, first, row, k, full);
+                copy_box(slice.w + HALF * SLICE, second, row + COLUMNS - HALF, k, full);
+            }
+    });
+}
+
+// The sums of 64 tokens and 256 rows over all slices of one tile.
+template <class W>
+__device__ void multiply_slices(float (&sums)[TILE_ROWS / 8][4], Slice<W>* ring,
+                                Barriers& barriers, Turn& turn, uint32_t slices) {
+    const uint32_t token = (warp_id() / 4 - 1) * 64;
+    uint32_t before = 0;
+    for (uint32_t slice = 0; slice < slices; slice++) {
+        const Slice<W>& stage = ring[turn.stage];
+        mbarrier_wait(&barriers.full[turn.stage], turn.round);
+        wgmma_fence();
+#pragma unroll
+        for (uint32_t k = 0; k < SLICE; k += 16)
+            wgmma_m64n256k16<W>(sums, matrix_descriptor(stage.x + token * SLICE + k),
+                                matrix_descriptor(stage.w + k), slice > 0 || k > 0);
+        wgmma_commit();
+        wgmma_wait<1>(); // the slice before is no longer read
+        if (slice > 0 && lane_id() == 0) mbarrier_arrive(&barriers.empty[before]);
+        before = turn.stage;
+        turn.next();
+    }
+    wgmma_wait<0>();
+    if (lane_id() == 0) mbarrier_arrive(&barriers.empty[before]);
+}
+
+// Calls `finish(sums, first token, first column)` in each warp of the last two warpgroups for its 16
+// tokens of each tile. Of the 256 rows of a tile the first half is of `first`, the second of
+// `second`: those after them where COLUMNS is 256, those of the same number where it is 128.
+template <class W, int COLUMNS, class Finish>
+__device__ void hopper_product(const Extent& extent, const TensorMap& x, const TensorMap& first,
+                               const TensorMap& second, Finish finish) {
+    SHARED(Barriers, barriers);
+    // The swizzle goes by address: stages begin at multiples of 1024.
+    uint8_t* const shared = dynamic_shared<uint8_t>();
+    auto* const ring = reinterpret_cast<Slice<W>*>(shared + -uint64_t(shared) % 1024);
+    if (threadIdx.x == 0) {
+        for (int stage = 0; stage < HOPPER_STAGES; stage++) {
+            mbarrier_init(&barriers.full[stage], 1);
+            mbarrier_init(&barriers.empty[stage], HOPPER_THREADS / 32 - 4);
+        }
+        fence_mbarrier_init();
+    }
+    __syncthreads();
+    if (warp_id() < 4) {
+        give_up_registers<40>();
+        if (threadIdx.x == 0) fill_ring<W, COLUMNS>(ring, barriers, extent, x, first, second);
+    } else {
+        take_registers<232>();
+        const uint32_t slices = extent.terms * ((extent.width + SLICE - 1) / SLICE);
+        Turn turn = {0, 0};
+        for_each_tile<OutputTile<COLUMNS>>(
+            extent.tokens, extent.columns, [&](uint32_t token, uint32_t column) {
+                float sums[TILE_ROWS / 8][4];
+                multiply_slices(sums, ring, barriers, turn, slices);
+                finish(sums, token + (warp_id() - 4) * 16, column);
+            });
+    }
+}

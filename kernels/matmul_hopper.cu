@@ -1,0 +1,36 @@
+//! matmul_hopper: matmul on Hopper's tensor cores, for many tokens at once.
+//!
+//! What matmul.cu computes, with the instructions that only Hopper has: the copy engine brings the
+//! inputs, warpgroups multiply them. Tiles, shared memory and the order of sums: lib/hopper.cuh.
+//!
+//! Architectures: sm_90a
+//! Requirements: K is a multiple of 8 (16-byte rows). Grid: any; one block an SM. Block: 384. Shared
+//! memory: the four stages and 1024 bytes to align them.
+#include "lib/hopper.cuh"
+
+template <class W> struct MatmulHopper {
+    TensorMap x;       // [terms T, K] whose sum over the terms is meant: boxes of 128 rows
+    TensorMap weight;  // [N, K] boxes of 128 rows
+    float* y;          // [T, N]
+    uint32_t tokens;   // T
+    uint32_t rows;     // N
+    uint32_t width;    // K
+    uint32_t residual; // whether to add to what y holds
+    uint32_t terms;    // 1 or 2
+};
+
+template <class W> __device__ void matmul_hopper(const MatmulHopper<W>& args) {
+    grid_dependency_wait();
+    grid_dependency_launch();
+    const Extent extent = {args.tokens, args.rows, args.width, args.terms};
+    const Output output = {args.y, args.tokens, args.rows, args.residual != 0};
+    hopper_product<W, 256>(extent, args.x, args.weight, args.weight,
+                           [&](float (&sums)[TILE_ROWS / 8][4], uint32_t token, uint32_t column) {
+#pragma unroll
+                               for (int j = 0; j < TILE_ROWS / 8; j++)
+                                   store_fragment(output, sums[j], token, column + 8 * j);
+                           });
+}
+
+extern "C" __global__ void __launch_bounds__(384, 1) matmul_hopper_bf16(const __grid_constant__ MatmulHopper<bf16> args) { matmul_hopper<bf16>(args); }
+extern "C" __global__ void __launch_bounds__(384, 1) matmul_hopper_f16(const __grid_constant__ MatmulHopper<f16> args) { matmul_hopper<f16>(args); }
