@@ -17,8 +17,9 @@ pub trait Op: Send + Sync {
     /// Computes the op in host memory, in f32. This is the meaning that every kernel is held to.
     fn reference(&self, memory: &mut Memory<'_>);
 
-    /// What is replaced by its sum over all ranks before the op's kernel begins, if it is of several ranks'.
-    fn exchange(&self) -> Option<Slot<f32>> {
+    /// What is replaced by its sum over all ranks before the op's kernel begins, if it is of several ranks'
+    /// and the kernel does not add up itself.
+    fn exchange(&self, _gpu: &Gpu) -> Option<Slot<f32>> {
         None
     }
 
@@ -36,6 +37,8 @@ pub trait Op: Send + Sync {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Gpu {
     pub multiprocessors: u32,
+    /// Whether kernels may use the memory of all other ranks.
+    pub reaches_peers: bool,
 }
 
 /// The floor under an op's time. Activations count as nothing: they stay in caches.

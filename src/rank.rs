@@ -77,8 +77,9 @@ impl Rank {
         device.write(state.decode.scratch.tickets, &vec![0; dims.heads])?;
         device.write(state.sampling.tickets, &[0; 4])?;
         device.write(state.sampling.bins, &[0; 64])?;
-        if dims.share.parts > 1 {
+        if let Some(mailbox) = &state.mailbox {
             device.write(state.partial, &vec![0.0; state.partial.len()])?;
+            device.connect(mailbox)?;
         }
         let model = Llama { dims, norm_eps: config.norm_eps, weights, state };
         let mut choose = Program::default();

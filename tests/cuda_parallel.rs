@@ -123,6 +123,19 @@ fn the_command_line_splits_over_gpus() {
         assert_eq!(status, Some(0), "{errors}");
         assert_eq!(two, one, "{split:?}");
     }
+    // Whatever way the sums go, and it is told which.
+    for (variable, value, way) in [
+        ("CHASKI_PEERS", "on", "over peer memory"),
+        ("CHASKI_PEERS", "off", "through NCCL: CHASKI_PEERS=off"),
+        ("CHASKI_EMULATE_PEERS", "off", "through NCCL: cuda:0 has no access to the memory of"),
+        ("CHASKI_EMULATE_FAULT", "cuCtxEnablePeerAccess:2:217", "through NCCL: cuda:"),
+    ] {
+        let split = ["--emulate", "2", "--tensor-parallel", "2", "--timeout", "600"];
+        let (status, two, errors) = ask(&split, &[(variable, value)]);
+        assert_eq!(status, Some(0), "{errors}");
+        assert!(errors.contains(way), "{errors}");
+        assert_eq!(two, one, "{way}");
+    }
     let (status, _, errors) = ask(&["--emulate", "1", "--tensor-parallel", "2"], &[]);
     assert_eq!(status, Some(1));
     assert!(errors.contains("there is no GPU cuda:1 for a rank: there are 1"), "{errors}");
@@ -130,17 +143,19 @@ fn the_command_line_splits_over_gpus() {
 
 #[test]
 fn gpus_that_fail_or_stall_end_the_run_in_time() {
-    for (variable, value) in [
-        ("CHASKI_EMULATE_RANK_FAULT", "1:stalls:7"),
-        ("CHASKI_EMULATE_RANK_FAULT", "0:dies:9"),
-        ("CHASKI_EMULATE_FAULT", "cuMemAlloc_v2:3:2"),
-        ("CHASKI_EMULATE_FAULT", "kernel:40:700"),
-        ("CHASKI_EMULATE_FAULT", "ncclCommInitRank:2:3"),
-        ("CHASKI_EMULATE_FAULT", "ncclAllReduce:5:3"),
+    for (peers, variable, value) in [
+        ("off", "CHASKI_EMULATE_RANK_FAULT", "1:stalls:7"),
+        ("off", "CHASKI_EMULATE_RANK_FAULT", "0:dies:9"),
+        ("off", "CHASKI_EMULATE_FAULT", "kernel:40:700"),
+        ("off", "CHASKI_EMULATE_FAULT", "ncclAllReduce:5:3"),
+        ("on", "CHASKI_EMULATE_FAULT", "cuMemAlloc_v2:3:2"),
+        ("on", "CHASKI_EMULATE_FAULT", "kernel:40:700"),
+        ("on", "CHASKI_EMULATE_FAULT", "kernel:90:700"),
+        ("on", "CHASKI_EMULATE_FAULT", "ncclCommInitRank:2:3"),
     ] {
         let start = Instant::now();
         let split = ["--emulate", "2", "--tensor-parallel", "2", "--timeout", "20"];
-        let (status, _, errors) = ask(&split, &[(variable, value)]);
+        let (status, _, errors) = ask(&split, &[(variable, value), ("CHASKI_PEERS", peers)]);
         assert_eq!(status, Some(1), "{value}: {errors}");
         let ours: Vec<_> = errors.lines().filter(|line| line.starts_with("chaski: ")).collect();
         assert!(ours.len() == 1 && ours[0].contains("rank "), "{value}: {errors}");

@@ -181,7 +181,7 @@ fn collectives_join_threads_and_processes() {
     expect_right(Sanitizer::None, &COLLECTIVES, &[]);
     expect_right(Sanitizer::None, &COLLECTIVES, &[DESCENDING, LAZY]);
     expect_right(Sanitizer::Thread, &COLLECTIVES, &[]);
-    expect_right(Sanitizer::None, &["refusals", "mismatch", "absent"], &[]);
+    expect_right(Sanitizer::None, &["refusals", "mismatch", "absent", "duplicate"], &[]);
     for case in ["all_reduce_of_processes", "all_collectives_of_processes"] {
         expect_right(Sanitizer::None, &[case], &[]);
         expect_right(Sanitizer::None, &[case], &[LAZY]);

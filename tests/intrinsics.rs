@@ -412,6 +412,9 @@ fn what_a_block_is_told() {
         let heard = run_on(name, 2, 32, &[77], 34);
         assert_eq!(heard, [[1].as_slice(), &[77; 33]].concat(), "{name}");
     }
+    let heard = run_on("told_across_a_system", 2, 32, &[77], 8 + 32);
+    assert_eq!(heard[..8], [0, 77, 0, 0, 77, 78, 79, 80]);
+    assert_eq!(heard[8..], [77 + (77 + 78 + 79 + 80) + 78; 32]);
     let expected: Vec<u32> = (0..32).flat_map(|lane| [lane, distinct(lane)]).collect();
     assert_eq!(run("told_to_the_host", &lanes(distinct), 64), expected);
 }

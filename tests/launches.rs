@@ -8,7 +8,7 @@ use chaski::model::{Llama, Sizes, State, Weights, choose, decode};
 use chaski::op::{Gpu, Op};
 use chaski::source::Source;
 
-const H100: Gpu = Gpu { multiprocessors: 132 };
+const H100: Gpu = Gpu { multiprocessors: 132, reaches_peers: false };
 /// What a multiprocessor of it has for blocks.
 const REGISTERS: u32 = 65536;
 const SHARED_BYTES: u32 = 227 << 10;

@@ -61,6 +61,7 @@ void* dynamic_shared_memory();
 // Between blocks and kernels.
 void poll(const void* address, Site site);  // before a load that may be part of a spin loop
 void pause(Site site);                      // let others run
+void poll_outside();  // before a load of what other devices or the host may write
 void progressed();                          // something was published: waiting for it may end
 void fence();
 void dependency_wait();

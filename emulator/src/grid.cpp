@@ -111,6 +111,7 @@ Progress Grid::advance() {
              std::string("kernel ") + launch_.kernel->name + ": planned fault");
     if (failed()) return Progress::Failed;
     uint64_t before = progress;
+    polls_outside = false;
     for (Block* block : resident_) block->resume(State::Spinning);
     for (;;) {
         Block* block = next();

@@ -40,6 +40,9 @@ public:
     const void* end_token() const { return &end_token_; }
     const void* dependency_token() const { return &dependency_token_; }
 
+    // Since it last went on, some thread has looked at what other devices or the host may write.
+    bool polls_outside = false;
+
 private:
     bool start_block();
     Block* next();

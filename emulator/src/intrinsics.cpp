@@ -248,6 +248,8 @@ void poll(const void* address, Site site) {
 
 void pause(Site site) { wait(State::Spinning, "a spin loop", site); }
 
+void poll_outside() { current().team->block->grid->polls_outside = true; }
+
 void progressed() { progress++; }
 
 // A fence orders by way of the atomics around it. What it adds is not modelled pair by pair: fences

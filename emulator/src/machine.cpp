@@ -198,11 +198,15 @@ void submit(Stream& stream, Operation operation) {
     submit_all(stream, one);
 }
 
-// Whether some stream waits for what other processes do: that is no deadlock, however long it takes.
+// Whether some stream waits for what other processes do, or the host while a kernel runs: that is no
+// deadlock, however long it takes.
 static bool waits_for_others() {
     for (Device& device : machine().devices)
-        for (Stream& stream : device.streams)
-            if (!stream.queue.empty() && stream.queue.front().steps) return true;
+        for (Stream& stream : device.streams) {
+            if (stream.queue.empty()) continue;
+            const Queued& head = stream.queue.front();
+            if (head.steps || (head.grid && head.grid->polls_outside)) return true;
+        }
     return false;
 }
 

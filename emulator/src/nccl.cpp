@@ -135,10 +135,18 @@ struct UniqueId {
     char text[128];
 };
 
+// What is wrong with the ranks that have come: as in the original, no two may be on one device.
+int check_all(Communicator& communicator) {
+    const std::string duplicate = communicator.world->duplicate();
+    if (!duplicate.empty()) communicator.error = refuse(kInvalidUsage, duplicate);
+    return communicator.error;
+}
+
 // Returns when everybody has come.
-void wait_for_all(const Communicator& communicator) {
+int wait_for_all(Communicator& communicator) {
     while (!communicator.world->complete() && !communicator.aborted)
         std::this_thread::sleep_for(std::chrono::microseconds(200));
+    return communicator.aborted ? kSuccess : check_all(communicator);
 }
 
 int join(Communicator** result, int ranks, const UniqueId& id, int rank, bool blocking) {
@@ -154,17 +162,15 @@ int join(Communicator** result, int ranks, const UniqueId& id, int rank, bool bl
     communicator->device = device;
     while (misbehaves(*communicator, RankFault::Absent)) pause();
     std::string reason;
-    communicator->world = World::join(name, ranks, rank, reason);
+    communicator->world = World::join(name, ranks, rank, device, reason);
     if (!communicator->world) {
         delete communicator;
         return refuse(kInvalidUsage, reason);
     }
     *result = communicator;
     if (!blocking) return kInProgress;
-    if (group_depth > 0)
-        joining.push_back(communicator);
-    else
-        wait_for_all(*communicator);
+    if (group_depth == 0) return wait_for_all(*communicator);
+    joining.push_back(communicator);
     return kSuccess;
 }
 
@@ -223,7 +229,8 @@ ENTRY ncclCommGetAsyncError(Communicator* communicator, int* result) {
     *result = communicator->error;
     // Not kept: what a rank gave before it went still reaches the others.
     if (!*result && communicator->world->broken()) *result = kRemoteError;
-    if (!*result && !communicator->world->complete()) *result = kInProgress;
+    if (!*result)
+        *result = communicator->world->complete() ? check_all(*communicator) : kInProgress;
     return kSuccess;
 }
 
@@ -277,9 +284,10 @@ ENTRY ncclGroupStart() { return group_depth++, kSuccess; }
 ENTRY ncclGroupEnd() {
     if (group_depth == 0) return refuse(kInvalidUsage, "ncclGroupEnd without ncclGroupStart");
     if (--group_depth > 0) return kSuccess;
-    for (Communicator* communicator : std::exchange(joining, {})) wait_for_all(*communicator);
-    auto calls = std::exchange(group, {});
     int result = kSuccess;
+    for (Communicator* communicator : std::exchange(joining, {}))
+        if (int refused = wait_for_all(*communicator)) result = refused;
+    auto calls = std::exchange(group, {});
     while (!calls.empty()) {  // what is for the same stream goes together
         void* stream = calls.front().first;
         Call together;

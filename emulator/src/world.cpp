@@ -26,7 +26,8 @@ static bool runs(int process) {
     return name_end != std::string::npos && text[name_end + 2] != 'Z' && text[name_end + 2] != 'X';
 }
 
-World* World::join(const std::string& name, int ranks, int rank, std::string& reason) {
+World* World::join(const std::string& name, int ranks, int rank, int device,
+                   std::string& reason) {
     auto refuse = [&](const std::string& why) { return reason = why, nullptr; };
     if (ranks < 1 || ranks > kMaxRanks || rank < 0 || rank >= ranks)
         return refuse("rank " + std::to_string(rank) + " of " + std::to_string(ranks));
@@ -61,6 +62,7 @@ World* World::join(const std::string& name, int ranks, int rank, std::string& re
         delete world;
         return refuse(why);
     }
+    world->state(rank).device = device + 1;
     if (world->complete()) unlink(path.c_str());  // nobody needs to find it any more
     return world;
 }
@@ -69,8 +71,19 @@ RankState& World::state(int rank) const { return header_->states[rank]; }
 
 bool World::complete() const {
     for (int rank = 0; rank < ranks_; rank++)
-        if (!state(rank).process) return false;
+        if (!state(rank).device) return false;
     return true;
+}
+
+std::string World::duplicate() const {
+    for (int rank = 0; rank < ranks_; rank++)
+        for (int other = 0; other < rank; other++) {
+            const RankState &a = state(rank), &b = state(other);
+            if (a.process != b.process || a.device != b.device) continue;
+            return "Duplicate GPU detected : rank " + std::to_string(rank) + " and rank " +
+                   std::to_string(other) + " both on CUDA device " + std::to_string(a.device - 1);
+        }
+    return "";
 }
 
 void World::leave() {

@@ -20,6 +20,7 @@ struct Round {
 
 struct alignas(64) RankState {
     std::atomic<int> process;         // 0 until it has come
+    std::atomic<int> device;          // of its process's, from 1 on; 0 until it has come
     std::atomic<uint64_t> published;  // rounds to which it has contributed
     std::atomic<uint64_t> consumed;   // rounds of which it has taken the others' part
     Round round;                      // the last one published
@@ -39,8 +40,11 @@ public:
     static constexpr int kMaxRanks = 64;
 
     // Joins as `rank`; null and a reason if that cannot be. The others need not be there yet.
-    static World* join(const std::string& name, int ranks, int rank, std::string& reason);
+    static World* join(const std::string& name, int ranks, int rank, int device,
+                       std::string& reason);
     bool complete() const;  // all have come
+    // Two ranks on one device, in words; empty: none. All have come.
+    std::string duplicate() const;
     void leave();           // tells the others that nothing more will come
     bool broken() const;    // somebody has left, or its process is no more
     RankState& state(int rank) const;

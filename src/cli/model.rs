@@ -16,7 +16,7 @@ use super::args::{
     SyntheticArgs, WeightType,
 };
 use super::output::{note, progress};
-use super::split::{largest_share, place, team_hardware, world};
+use super::split::{largest_share, note_link, place, team_hardware, world};
 use crate::chat::{Chat, ChatStyle, Message};
 use crate::checkpoint::{Checkpoint, Dtype};
 use crate::config::{Config, Dims, SamplingDefaults};
@@ -141,7 +141,9 @@ impl Opened {
         let loaded = |bytes| bar.inc(bytes);
         let team = Team::new(&config, checkpoint, &plan, &hardware, options, &loaded);
         bar.finish_and_clear();
-        Ok((config, team?, plan))
+        let mut team = team?;
+        note_link(&mut team)?;
+        Ok((config, team, plan))
     }
 
     /// Says what is about to be loaded, and has it read ahead.

@@ -123,20 +123,21 @@ impl Room {
     /// How long to wait at most before this is asked again, by one that waits since `since` for all ranks
     /// but those that have come. If one of them has got no further for too long, ends the run.
     pub fn patience(&self, since: Instant, has_come: &[bool]) -> Duration {
-        let mut patience = self.timeout;
-        for rank in (0..has_come.len()).filter(|rank| !has_come[*rank]) {
-            let doing = *lock(&self.doing[rank]);
-            if doing.is_waiting {
-                continue; // for another, who is to blame
-            }
-            let left = self.timeout.saturating_sub(doing.since.max(since).elapsed());
-            if left.is_zero() {
-                let seconds = self.timeout.as_secs_f64();
-                self.fail(rank, &format!("no end of it in {seconds} s; --timeout allows more"));
-            }
-            patience = patience.min(left);
+        let missing = (0..has_come.len()).filter(|rank| !has_come[*rank]);
+        let doing = missing.map(|rank| (rank, *lock(&self.doing[rank])));
+        // Others wait for another, if only on their devices: the one that is behind is to blame.
+        let behind = doing
+            .filter(|(_, doing)| !doing.is_waiting)
+            .min_by_key(|(_, doing)| (doing.count, doing.since));
+        let Some((rank, doing)) = behind else {
+            return self.timeout;
+        };
+        let left = self.timeout.saturating_sub(doing.since.max(since).elapsed());
+        if left.is_zero() {
+            let seconds = self.timeout.as_secs_f64();
+            self.fail(rank, &format!("no end of it in {seconds} s; --timeout allows more"));
         }
-        patience.max(Duration::from_millis(1))
+        left.max(Duration::from_millis(1))
     }
 }
 
@@ -228,15 +229,15 @@ impl Communicator for InProcess {
     fn enter(&self, op: &'static str) -> Result<()> {
         let count = {
             let mut doing = lock(&self.room.doing[self.rank]);
-            let count = doing.count;
-            *doing = Doing { op, since: Instant::now(), count: count + 1, is_waiting: false };
-            count
+            (doing.op, doing.since, doing.is_waiting) = (op, Instant::now(), false);
+            doing.count
         };
         if let Some(Fault { rank, op, kind }) = self.room.fault
             && (rank, op) == (self.rank, count)
         {
             self.suffer(kind);
         }
+        lock(&self.room.doing[self.rank]).count += 1;
         self.room.failure().map_or(Ok(()), Err)
     }
 

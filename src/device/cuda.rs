@@ -4,6 +4,7 @@ mod driver;
 pub mod emulator;
 mod kernels;
 mod launches;
+mod link;
 mod nccl;
 mod nvml;
 pub mod nvtx;
@@ -36,7 +37,7 @@ use crate::ops::MOST_TOKENS;
 use driver::{Context, Pinned, Region};
 use kernels::Kernels;
 use launches::{Resolved, names};
-use nccl::Nccl;
+use link::Link;
 use stream::{Event, Graph, Stream};
 use weights::WeightRegion;
 
@@ -133,8 +134,8 @@ impl Card {
 pub struct Cuda {
     context: Arc<Context>,
     comm: Arc<dyn Communicator>,
-    /// Where there are several ranks.
-    nccl: Option<Arc<Nccl>>,
+    /// The way to other ranks.
+    link: Link,
     /// What the host does for several ranks, it does in this image of the state.
     mirror: Option<StateRegion>,
     gpu: Gpu,
@@ -194,10 +195,7 @@ impl Cuda {
         comm: Arc<dyn Communicator>,
         loaded: &(dyn Fn(u64) + Sync),
     ) -> Result<Self> {
-        let nccl = match comm.world() {
-            1 => None,
-            _ => Some(Nccl::join(&card.context, &*comm)?),
-        };
+        let link = Link::find(card, &*comm)?;
         let (context, own_bytes) = (&card.context, layout.own_bytes());
         let mut options = Options::from_environment();
         options.programmatic &= card.capability.0 >= 9;
@@ -207,7 +205,8 @@ impl Cuda {
         let shared = Pinned::allocate(context, layout.bytes() - own_bytes)?;
         let mut startup = Startup { allocate: start.elapsed(), ..Startup::default() };
         let start = Instant::now();
-        let gpu = Gpu { multiprocessors: card.multiprocessors };
+        let gpu =
+            Gpu { multiprocessors: card.multiprocessors, reaches_peers: link.reaches_peers() };
         match checkpoint.is_synthetic() {
             true => {
                 let kernels = &mut locked(&card.kernels);
@@ -219,12 +218,12 @@ impl Cuda {
         let stream = Stream::new(context)?;
         Ok(Self {
             context: context.clone(),
-            mirror: match nccl {
-                None => None,
-                Some(_) => Some(StateRegion::allocate(layout)?),
+            mirror: match link {
+                Link::Alone => None,
+                _ => Some(StateRegion::allocate(layout)?),
             },
             comm,
-            nccl,
+            link,
             gpu,
             options,
             weights: region,
@@ -254,7 +253,7 @@ impl Cuda {
     /// What cannot be loaded or launched, or has failed.
     pub fn run(&mut self, program: &Program) -> Result<()> {
         if let [op] = &program.ops[..]
-            && self.nccl.is_some()
+            && self.has_peers()
             && let Some(slots) = op.together()
         {
             return self.run_on_host(&**op, &slots);
@@ -264,6 +263,7 @@ impl Cuda {
             cuda.doing = names(&launches);
             for (launch, op) in launches.iter().zip(&program.ops) {
                 cuda.comm.enter(op.name())?;
+                launch.prepare(cuda)?;
                 launch.queue(cuda, cuda.options.programmatic)?;
                 // The first launch of every function is waited for: what is wrong with it shows then,
                 // and has a name.
@@ -280,7 +280,7 @@ impl Cuda {
     /// # Errors
     /// What cannot be captured.
     pub fn record(&mut self, program: &Program) -> Result<Option<Recorded>> {
-        if !self.options.graphs || self.options.synchronous {
+        if !self.options.graphs || self.options.synchronous || self.link.is_by_hosts() {
             return Ok(None);
         }
         self.guard(|cuda| {
@@ -300,6 +300,7 @@ impl Cuda {
     pub fn replay(&mut self, recorded: &Recorded) -> Result<()> {
         self.guard(|cuda| {
             cuda.doing.clone_from(&recorded.doing);
+            cuda.comm.enter("a graph")?;
             // SAFETY: what was captured uses the regions, which are as large as the program's slots and
             // weights, and live as long as `cuda`, which waits for its stream before it goes.
             unsafe { cuda.stream.replay(&recorded.graph, "cannot start a CUDA graph") }
@@ -401,9 +402,7 @@ impl Cuda {
                 block: launch.block,
                 shared_bytes: launch.shared_bytes,
                 words: self.addresses(&launch.arguments)?,
-                exchange: op.exchange().map(|slot| {
-                    (self.state.address(slot.offset()..slot.offset() + slot.bytes()), slot.len())
-                }),
+                exchange: op.exchange(&self.gpu),
             });
         }
         Ok(resolved)

@@ -13,6 +13,7 @@ use crate::comm::{Alone, Communicator};
 use crate::error::Result;
 use crate::memory::{Layout, Slot, Weight};
 use crate::op::Program;
+use crate::ops::Mailbox;
 pub use cpu::Cpu;
 pub use cuda::Cuda;
 
@@ -189,6 +190,25 @@ impl Device {
     /// Whether steps are under way while the host does something else.
     pub fn runs_beside(&self) -> bool {
         matches!(self, Self::Cuda(cuda) if !cuda.has_peers())
+    }
+
+    /// Makes ready what ranks exchange sums through.
+    ///
+    /// # Errors
+    /// When the GPU or another rank fails.
+    pub fn connect(&mut self, mailbox: &Mailbox) -> Result<()> {
+        match self {
+            Self::Cpu(_) => Ok(()),
+            Self::Cuda(cuda) => cuda.connect(mailbox),
+        }
+    }
+
+    /// Which way sums over all ranks go, where that is worth telling.
+    pub fn link(&self) -> Option<String> {
+        match self {
+            Self::Cpu(_) => None,
+            Self::Cuda(cuda) => cuda.link(),
+        }
     }
 
     /// Replaces the first elements of `slot`.

@@ -225,7 +225,9 @@ impl Bed {
     pub(super) fn gpu(&self) -> Option<Gpu> {
         match &self.hardware {
             Hardware::Cpu => None,
-            Hardware::Gpu(card) => Some(Gpu { multiprocessors: card.multiprocessors }),
+            Hardware::Gpu(card) => {
+                Some(Gpu { multiprocessors: card.multiprocessors, reaches_peers: false })
+            }
         }
     }
 }

@@ -35,7 +35,8 @@ fn all_reduce(p: &mut Program, model: &Llama, tokens: usize, residual: bool) {
     let (world, width) = (model.dims.share.parts, model.dims.width);
     if world > 1 {
         let [partial, x] = [model.state.partial, model.state.x].map(|s| rows(s, tokens, width));
-        p.push(AllReduce { partial, residual, x, world });
+        let mailbox = model.state.mailbox;
+        p.push(AllReduce { partial, residual, x, world, mailbox });
     }
 }
 

@@ -1,7 +1,7 @@
 use crate::checkpoint::Dtype;
 use crate::config::Dims;
 use crate::memory::{Activation, Layout, Slot};
-use crate::ops::{AttendDecode, AttendScratch, Cache, RING, Sampling};
+use crate::ops::{AttendDecode, AttendScratch, Cache, Mailbox, RING, Sampling};
 
 /// How much state there is room for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +34,8 @@ pub struct State {
     /// This rank's part of what is added to it; where there is one rank, the stream itself. Zeros between
     /// all-reduces. `[T, C]`
     pub partial: Slot<f32>,
+    /// Through which the parts are put together, where there are several ranks.
+    pub mailbox: Option<Mailbox>,
     /// `[T, H, D]`
     pub q: Slot<f32>,
     /// `[T, G, D]`
@@ -120,6 +122,7 @@ impl State {
             frequencies: layout.slot(&[d / 2]),
             x,
             partial: if dims.share.parts > 1 { layout.slot(&[t, dims.width]) } else { x },
+            mailbox: Mailbox::plan(dims.share, t.saturating_mul(dims.width), layout),
             q: layout.slot(&[t, h, d]),
             k: layout.slot(&[t, g, d]),
             v: layout.slot(&[t, g, d]),

@@ -83,7 +83,7 @@ fn tuned_parts(table: &[Tuned], op: &str, gemv: &Gemv, gpu: &Gpu) -> Option<u32>
 mod tests {
     use super::*;
 
-    const H100: Gpu = Gpu { multiprocessors: 132 };
+    const H100: Gpu = Gpu { multiprocessors: 132, reaches_peers: false };
     /// A100, RTX 4090, H100, L40S, B200, RTX 5090.
     const GPUS: [u32; 6] = [108, 128, 132, 142, 148, 170];
     /// Name, rows and columns of what is multiplied: whole models, and an eighth of one.
@@ -132,7 +132,8 @@ mod tests {
         for (name, rows, width) in SHAPES {
             let gemv = Gemv::of_rows(rows, width);
             for multiprocessors in GPUS {
-                let parts = gemv.even_parts(&Gpu { multiprocessors }) as usize;
+                let gpu = Gpu { multiprocessors, reaches_peers: false };
+                let parts = gemv.even_parts(&gpu) as usize;
                 let warps = steps(gemv, parts, multiprocessors as usize);
                 let mut taken: Vec<_> = warps.into_iter().flatten().collect();
                 taken.sort_unstable();
@@ -181,7 +182,7 @@ mod tests {
         assert_eq!(found("project", 4096, &H100), Some(2));
         assert_eq!(found("norm_head", 4096, &H100), None);
         assert_eq!(found("project", 4098, &H100), None);
-        assert_eq!(found("project", 4096, &Gpu { multiprocessors: 131 }), None);
+        assert_eq!(found("project", 4096, &Gpu { multiprocessors: 131, ..H100 }), None);
         let sizes = TUNED.iter().map(|row| row.parts).all(|parts| PARTS.contains(&parts));
         assert!(sizes && TUNED.is_sorted(), "{TUNED:?}");
     }

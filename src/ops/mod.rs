@@ -27,7 +27,7 @@ use crate::case::Case;
 use crate::checkpoint::Dtype;
 use crate::kernel::{Arguments, Kernel, Launch};
 
-pub use all_reduce::AllReduce;
+pub use all_reduce::{AllReduce, EMPTY, Mailbox};
 pub use attend_decode::{AttendDecode, AttendScratch};
 pub use attend_prefill::AttendPrefill;
 pub use embed::Embed;

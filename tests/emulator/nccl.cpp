@@ -11,7 +11,7 @@ namespace test {
 namespace {
 
 using Values = std::vector<float>;
-enum { Float16 = 6, Float32 = 7, Bfloat16 = 9, Sum = 0, InProgress = 7, RemoteError = 6 };
+enum { Float16 = 6, Float32 = 7, Bfloat16 = 9, Sum = 0, InvalidUsage = 5, RemoteError = 6, InProgress = 7 };
 
 struct UniqueId {
     char bytes[128];
@@ -299,6 +299,21 @@ void until_it_fails(const Rank& self) {
 void faulty_threads(const char*) { as_threads(2, until_it_fails); }
 void faulty_processes(const char*) { as_processes(until_it_fails); }
 
+// Two ranks on one device of one process: both are refused.
+void duplicate(const char*) {
+    use_device(0);
+    const UniqueId id = unique_id();
+    std::vector<std::thread> threads;
+    for (int rank = 0; rank < 2; rank++)
+        threads.emplace_back([=] {
+            use_device(0);
+            Handle communicator;
+            const int result = try_call("ncclCommInitRank", &communicator, 2, id, rank);
+            require(result == InvalidUsage, "it is refused");
+        });
+    for (std::thread& thread : threads) thread.join();
+}
+
 // Rank 1 never comes: rank 0 does not block, and gives up.
 void absent(const char*) {
     use_device(0);
@@ -326,6 +341,7 @@ const Case* nccl_cases() {
         {"faulty_threads", faulty_threads},
         {"faulty_processes", faulty_processes},
         {"absent", absent},
+        {"duplicate", duplicate},
         {nullptr, nullptr},
     };
     return cases;

@@ -213,6 +213,24 @@ extern "C" __global__ void __launch_bounds__(128) told_across_a_fence(WORDS) {
         atomic_add_acq_rel_gpu(flag, 1);
     });
 }
+extern "C" __global__ void __launch_bounds__(128) told_across_a_system(WORDS) {
+    if (blockIdx.x == 1) {
+        if (lane_id() == 0) {
+            out[1] = in[0];
+            fence_system();
+            const uint32_t told = in[0];
+            store16_relaxed_system(out + 4, {told, told + 1, told + 2, told + 3});
+        }
+        return;
+    }
+    uint4 v = {};
+    do {
+        nanosleep(100);
+        v = load16_relaxed_system(out + 4);
+    } while (v.x == 0 || v.y == 0 || v.z == 0 || v.w == 0);
+    fence_system();
+    out[8 + lane_id()] = out[1] + v.x + v.y + v.z + v.w + load_relaxed_system(out + 5);
+}
 // out: [32] of 64 bits
 extern "C" __global__ void __launch_bounds__(128) told_to_the_host(WORDS) {
     const uint64_t value = uint64_t(in[lane_id()]) << 32 | lane_id();

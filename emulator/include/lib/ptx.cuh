@@ -162,6 +162,28 @@ inline void store_release_system(uint64_t* p, uint64_t v) {
     __atomic_store_n(p, v, __ATOMIC_RELEASE);
 }
 inline void fence_gpu() { emulator::fence(); }
+
+// Between devices, and with the host. Each word of a vector for itself.
+inline uint32_t load_relaxed_system(const uint32_t* p) {
+    emulator::poll_outside();
+    return __atomic_load_n(p, __ATOMIC_RELAXED);
+}
+inline uint4 load16_relaxed_system(const void* p, SITE) {
+    emulator::check_aligned(p, 16, site);
+    const uint32_t* const words = static_cast<const uint32_t*>(p);
+    return {load_relaxed_system(words), load_relaxed_system(words + 1),
+            load_relaxed_system(words + 2), load_relaxed_system(words + 3)};
+}
+inline void store16_relaxed_system(void* p, uint4 v, SITE) {
+    emulator::check_aligned(p, 16, site);
+    emulator::progressed();
+    uint32_t* const words = static_cast<uint32_t*>(p);
+    __atomic_store_n(words, v.x, __ATOMIC_RELAXED);
+    __atomic_store_n(words + 1, v.y, __ATOMIC_RELAXED);
+    __atomic_store_n(words + 2, v.z, __ATOMIC_RELAXED);
+    __atomic_store_n(words + 3, v.w, __ATOMIC_RELAXED);
+}
+inline void fence_system() { emulator::fence(); }
 inline void nanosleep(uint32_t, SITE) { emulator::pause(site); }
 inline uint32_t atomic_add_shared(uint32_t* shared, uint32_t v) {
     emulator::progressed();

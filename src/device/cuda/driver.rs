@@ -4,6 +4,7 @@
 use std::ffi::CStr;
 use std::ops::Range;
 use std::ptr;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use cudarc::driver::sys::{self, CUresult};
@@ -172,6 +173,28 @@ impl Context {
         ))
     }
 
+    /// Lets this GPU's kernels use the memory of another one, where the hardware can do that.
+    pub fn reach(&self, peer: &Self) -> Result<bool> {
+        let doing = "cannot reach another GPU's memory";
+        let mut can = 0;
+        // SAFETY: the driver writes one integer.
+        let result = unsafe { sys::cuDeviceCanAccessPeer(&mut can, self.device, peer.device) };
+        check(doing, result)?;
+        if can == 0 {
+            return Ok(false);
+        }
+        self.bind()?;
+        // SAFETY: both contexts are retained.
+        match unsafe { sys::cuCtxEnablePeerAccess(peer.handle, 0) } {
+            CUresult::CUDA_ERROR_PEER_ACCESS_ALREADY_ENABLED => Ok(true),
+            // Promised, and not kept: there is another way.
+            CUresult::CUDA_ERROR_PEER_ACCESS_UNSUPPORTED | CUresult::CUDA_ERROR_TOO_MANY_PEERS => {
+                Ok(false)
+            }
+            result => check(doing, result).map(|()| true),
+        }
+    }
+
     /// Free and total bytes of the GPU's memory.
     pub fn memory(&self) -> Result<(usize, usize)> {
         self.bind()?;
@@ -293,6 +316,28 @@ impl Pinned {
 
 // SAFETY: memory is no thread's own, and the driver's calls are for any thread.
 unsafe impl Send for Pinned {}
+
+/// A word by which kernels that wait are told to give up.
+pub struct Alarm(Pinned);
+
+// SAFETY: after it was made, the word is only set, as an atomic.
+unsafe impl Sync for Alarm {}
+
+impl Alarm {
+    pub fn allocate(context: &Arc<Context>) -> Result<Self> {
+        Pinned::allocate(context, size_of::<u32>()).map(Self)
+    }
+
+    /// The device's address of the word.
+    pub fn address(&self) -> Result<u64> {
+        self.0.address(0..size_of::<u32>())
+    }
+
+    pub fn raise(&self) {
+        // SAFETY: a page's first word, which lives as long as `self`; all accesses are atomic.
+        unsafe { AtomicU32::from_ptr(self.0.start.cast()) }.store(1, Ordering::Relaxed);
+    }
+}
 
 impl Drop for Pinned {
     fn drop(&mut self) {

@@ -16,16 +16,25 @@ pub(super) struct Resolved {
     pub(super) shared_bytes: u32,
     /// The argument struct.
     pub(super) words: Vec<u64>,
-    /// Address and number of what is first to be added up over all ranks.
-    pub(super) exchange: Option<(u64, usize)>,
+    /// What is first to be added up over all ranks.
+    pub(super) exchange: Option<Slot<f32>>,
 }
 
 impl Resolved {
+    /// What the host adds up before [`Self::queue`], if it has to.
+    pub(super) fn prepare(&self, cuda: &mut Cuda) -> Result<()> {
+        match self.exchange {
+            Some(slot) if cuda.link.is_by_hosts() => cuda.add_up_on_host(slot),
+            _ => Ok(()),
+        }
+    }
+
     /// Queues it. `programmatic`: see [`super::stream::Stream::launch`].
     pub(super) fn queue(&self, cuda: &Cuda, mut programmatic: bool) -> Result<()> {
-        if let (Some((address, count)), Some(nccl)) = (self.exchange, &cuda.nccl) {
+        if let (Some(slot), Some(nccl)) = (self.exchange, cuda.link.nccl()) {
+            let address = cuda.state.address(slot.offset()..slot.offset() + slot.bytes());
             // SAFETY: the address is of a slot of so many numbers in the state region, as below.
-            unsafe { nccl.all_reduce(&cuda.stream, address, count) }?;
+            unsafe { nccl.all_reduce(&cuda.stream, address, slot.len()) }?;
             programmatic = false; // NCCL's kernels do not let others begin early
         }
         let arguments = bytemuck::cast_slice(&self.words);
@@ -54,7 +63,7 @@ pub(super) fn names(launches: &[Resolved]) -> String {
 impl Cuda {
     /// Whether it is one of several ranks.
     pub fn has_peers(&self) -> bool {
-        self.nccl.is_some()
+        !self.link.is_alone()
     }
 
     /// Does an op of several ranks that no kernel does: by its reference, on copies of `slots`, which are

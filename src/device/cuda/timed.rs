@@ -24,6 +24,7 @@ impl Cuda {
             for ((launch, event), op) in launches.iter().zip(&events[1..]).zip(&program.ops) {
                 let _range = nvtx::range(launch.name);
                 cuda.comm.enter(op.name())?;
+                launch.prepare(cuda)?;
                 launch.queue(cuda, false)?;
                 event.record(&cuda.stream)?;
             }

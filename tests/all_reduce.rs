@@ -1,0 +1,249 @@
+//! Ranks on emulated GPUs that add up over each other's memory, round after round: the same bits for all,
+//! those of the sum in the order of ranks, whoever is early and whoever late.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::process::Command;
+use std::sync::{Arc, Once};
+use std::thread;
+use std::time::Duration;
+
+use chaski::checkpoint::Checkpoint;
+use chaski::comm::{Communicator, Room};
+use chaski::config::Share;
+use chaski::device::cuda::{self, Card};
+use chaski::device::{Device, Hardware};
+use chaski::error::Result;
+use chaski::kernel::Source;
+use chaski::memory::{Layout, Slot};
+use chaski::op::Program;
+use chaski::ops::{AllReduce, Mailbox};
+use chaski::random::random;
+
+/// Kernels that are new to the emulator are compiled at their first launch.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// Numbers that a round exchanges at most: more than a block takes at a time.
+const MOST: usize = 1028;
+
+/// The environment's name for a file that takes the kernel's place.
+const KERNEL: &str = "CHASKI_TEST_ALL_REDUCE";
+
+/// One rank, and where its numbers are.
+struct Rank {
+    device: Device,
+    comm: Arc<dyn Communicator>,
+    mailbox: Mailbox,
+    partial: Slot<f32>,
+    x: Slot<f32>,
+}
+
+impl Rank {
+    fn new(card: Card, room: &Arc<Room>, share: Share) -> Self {
+        let comm: Arc<dyn Communicator> = Arc::new(room.place(share.part));
+        let mut layout = Layout::default();
+        let (partial, x) = (layout.slot(&[MOST]), layout.slot(&[MOST]));
+        let mailbox = Mailbox::plan(share, MOST, &mut layout).unwrap();
+        layout.begin_shared();
+        let (hardware, nothing) = (Hardware::Gpu(card), Checkpoint::empty());
+        let device =
+            Device::of_rank(&hardware, nothing, &[], &layout, comm.clone(), &|_| ()).unwrap();
+        let mut rank = Self { device, comm, mailbox, partial, x };
+        rank.device.connect(&mailbox).unwrap();
+        assert!(rank.device.link().unwrap().contains("peer memory"));
+        rank
+    }
+
+    /// Queues a round over the first `given` numbers.
+    fn start(&mut self, given: &[f32], residual: bool) -> Result<()> {
+        let world = self.mailbox.share.parts;
+        let [partial, x] = [self.partial, self.x].map(|slot| slot.part(0, given.len()));
+        let mut program = Program::default();
+        program.push(AllReduce { partial, residual, x, world, mailbox: Some(self.mailbox) });
+        self.device.write(partial, given).unwrap();
+        self.device.run(&program)
+    }
+}
+
+fn cards(world: usize) -> Vec<Card> {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| cuda::emulate(8, &|_| ()).unwrap());
+    let open = |ordinal| {
+        let card = Card::open(ordinal).unwrap();
+        if let Some(file) = std::env::var_os(KERNEL) {
+            card.replace_kernel(Source::read(Path::new(&file)).unwrap());
+        }
+        card
+    };
+    (0..world as u32).map(open).collect()
+}
+
+/// What a rank gives in a round: zeros of both signs among numbers of any size.
+fn given(rank: usize, round: usize) -> Vec<f32> {
+    let count = [MOST, 4, 516, 1024][round % 4];
+    let number = |i: usize| {
+        let bits = random((rank * 1_000_000 + round) as u64, i as u64) as u32;
+        match bits % 8 {
+            0 => -0.0,
+            1 => 0.0,
+            scale => (bits as f32 / u32::MAX as f32 - 0.5) * (scale as f32).exp2(),
+        }
+    };
+    (0..count).map(number).collect()
+}
+
+/// Whether the residual stream is added to.
+fn is_residual(round: usize) -> bool {
+    round % 7 != 3
+}
+
+/// The residual stream of all ranks after so many rounds.
+fn expected(world: usize, rounds: usize) -> Vec<f32> {
+    let mut x = vec![0.0; MOST];
+    for round in 0..rounds {
+        let mut sum = vec![0.0; given(0, round).len()];
+        for rank in 0..world {
+            sum.iter_mut().zip(given(rank, round)).for_each(|(sum, value)| *sum += value);
+        }
+        for (x, sum) in x.iter_mut().zip(sum) {
+            *x = if is_residual(round) { *x + sum } else { sum };
+        }
+    }
+    x
+}
+
+fn bits(numbers: &[f32]) -> Vec<u32> {
+    numbers.iter().map(|number| number.to_bits()).collect()
+}
+
+/// The residual stream of each rank after so many rounds, which nobody waits for between.
+fn run(cards: Vec<Card>, rounds: usize) -> Vec<Vec<f32>> {
+    let world = cards.len();
+    let room = Room::new((0..world).map(|n| format!("cuda:{n}")).collect(), PATIENCE, None);
+    let work = |part: usize, card: Card| {
+        let mut rank = Rank::new(card, &room, Share { part, parts: world });
+        rank.device.write(rank.x, &[0.0; MOST]).unwrap();
+        for round in 0..rounds {
+            // Now this rank is late, now that one: it does not matter when, so there is no more to it.
+            let late = random(part as u64, round as u64);
+            if late.is_multiple_of(16) {
+                thread::sleep(Duration::from_micros(late >> 52));
+            }
+            rank.start(&given(part, round), is_residual(round)).unwrap();
+        }
+        assert!(rank.device.read(rank.partial).unwrap()[..4] == [0.0; 4]);
+        let x = rank.device.read(rank.x).unwrap().to_vec();
+        (x, rank)
+    };
+    // Nobody waits for one that has panicked.
+    let work = |part: usize, card: Card| {
+        let result = catch_unwind(AssertUnwindSafe(|| work(part, card)));
+        result.map_err(|_| room.fail(part, "it panicked"))
+    };
+    thread::scope(|scope| {
+        let work = &work;
+        let ranks: Vec<_> = cards
+            .into_iter()
+            .enumerate()
+            .map(|(part, card)| scope.spawn(move || work(part, card)))
+            .collect();
+        // No rank's memory goes before the last one has ended.
+        let ended: Vec<_> = ranks.into_iter().map(|rank| rank.join().unwrap()).collect();
+        ended.into_iter().map(|rank| rank.expect("no rank panics").0).collect()
+    })
+}
+
+fn check(world: usize, rounds: usize) {
+    let expected = bits(&expected(world, rounds));
+    for (rank, x) in run(cards(world), rounds).iter().enumerate() {
+        assert!(bits(x) == expected, "rank {rank} of {world}, after {rounds} rounds");
+    }
+}
+
+#[test]
+fn all_ranks_get_the_bits_of_the_sum_in_order() {
+    [2, 4, 8].into_iter().for_each(|world| check(world, 20));
+}
+
+/// Few enough for ThreadSanitizer.
+#[test]
+fn a_few_rounds() {
+    [2, 3].into_iter().for_each(|world| check(world, 8));
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn thousands_of_rounds() {
+    [(2, 3000), (4, 1000), (8, 500)].into_iter().for_each(|(world, rounds)| check(world, rounds));
+}
+
+/// Runs [`a_few_rounds`] in a process of its own.
+fn again(variables: &[(&str, &str)]) -> (bool, String) {
+    let mut again = Command::new(std::env::current_exe().unwrap());
+    again.args(["--exact", "a_few_rounds", "--nocapture"]).envs(variables.iter().copied());
+    let output = again.output().unwrap();
+    (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[test]
+fn under_every_schedule_and_every_checker() {
+    let modes = [
+        ("CHASKI_EMULATE_ORDER", "descending"),
+        ("CHASKI_EMULATE_ORDER", "shuffled:7"),
+        ("CHASKI_EMULATE_BLOCKS", "3"),
+        ("CHASKI_EMULATE_STREAMS", "lazy"),
+        ("CHASKI_EMULATE_PDL", "late"),
+        ("CHASKI_EMULATE_SANITIZE", "address"),
+        ("CHASKI_EMULATE_SANITIZE", "thread"),
+    ];
+    for (variable, value) in modes {
+        let (succeeds, said) = again(&[(variable, value)]);
+        assert!(succeeds, "{variable}={value}: {said}");
+        assert!(!said.contains("WARNING: ThreadSanitizer"), "{said}");
+    }
+}
+
+/// What is wrong in these shows in the tests above.
+#[test]
+fn mistakes_in_the_kernel_are_caught() {
+    let text = include_str!("../kernels/all_reduce.cu");
+    for (sanitizer, right, wrong) in [
+        ("none", "{EMPTY, EMPTY, EMPTY, EMPTY}", "{1, 1, 1, 1}"), // old parts are taken for new ones
+        ("thread", "atomic_add_acq_rel_gpu(", "atomic_add_gpu("),
+    ] {
+        assert_eq!(text.matches(right).count(), 1, "{right}");
+        let file =
+            std::env::temp_dir().join(format!("chaski-all-reduce-{}.cu", std::process::id()));
+        std::fs::write(&file, text.replace(right, wrong)).unwrap();
+        let variables = [("CHASKI_EMULATE_SANITIZE", sanitizer), (KERNEL, file.to_str().unwrap())];
+        let (succeeds, said) = again(&variables);
+        std::fs::remove_file(&file).unwrap();
+        assert!(!succeeds || said.contains("WARNING: ThreadSanitizer"), "{right}: {said}");
+    }
+}
+
+/// A kernel that waits for a rank which never comes ends when the run does.
+#[test]
+fn a_rank_that_is_gone_keeps_nobody() {
+    let room = Room::new(vec!["cuda:0".to_owned(), "cuda:1".to_owned()], PATIENCE, None);
+    let cards = cards(2);
+    let work = |part: usize, card: Card| {
+        let mut rank = Rank::new(card, &room, Share { part, parts: 2 });
+        if part == 0 {
+            let ended = rank.start(&[1.0; 4], false).and_then(|()| rank.comm.leave());
+            return (ended.unwrap_err().to_string(), rank);
+        }
+        room.fail(1, "it is gone");
+        (String::new(), rank)
+    };
+    let (said, _) = thread::scope(|scope| {
+        let work = &work;
+        let mut cards = cards.into_iter();
+        let [first, second] = [cards.next().unwrap(), cards.next().unwrap()];
+        let first = scope.spawn(move || work(0, first));
+        let second = scope.spawn(move || work(1, second));
+        let _gone = second.join().unwrap();
+        first.join().unwrap()
+    });
+    assert!(said.contains("rank 1 on cuda:1") && said.contains("it is gone"), "{said}");
+}
