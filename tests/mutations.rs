@@ -63,6 +63,10 @@ fn mutants(file: &str, text: &str) -> Vec<Mutant> {
     for (number, line) in (1..).zip(text.lines()) {
         let code = line.split("//").next().unwrap();
         for (name, replacement) in MUTATIONS {
+            // What several ranks do together is mutated in tests/all_reduce.rs.
+            if file == "all_reduce.cu" && name != "grid_dependency_wait(" {
+                continue;
+            }
             for (start, _) in code.match_indices(name) {
                 let (end, arguments) = call(line, start).unwrap_or_else(|| panic!("{line}"));
                 let replacement = replacement.replace("...", arguments);

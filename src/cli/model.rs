@@ -16,7 +16,7 @@ use super::args::{
     SyntheticArgs, WeightType,
 };
 use super::output::{note, progress};
-use super::split::{largest_share, place, team_hardware, world};
+use super::split::{largest_share, note_link, place, team_hardware, world};
 use crate::chat::{Chat, ChatStyle, Message};
 use crate::checkpoint::{Checkpoint, Dtype};
 use crate::config::{Config, Dims, SamplingDefaults};
@@ -142,9 +142,7 @@ impl Opened {
         let team = Team::new(&config, checkpoint, &plan, &hardware, options, &loaded);
         bar.finish_and_clear();
         let mut team = team?;
-        if let Some(Some(link)) = team.each(|rank| Ok(rank.device_mut().link()))?.first() {
-            note(format_args!("sums over all ranks {link}"));
-        }
+        note_link(&mut team)?;
         Ok((config, team, plan))
     }
 

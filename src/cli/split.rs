@@ -2,11 +2,13 @@
 
 use super::args::{Device, ModelArgs};
 use super::model::hardware;
+use super::output::note;
 use crate::checkpoint::Dtype;
 use crate::config::{Config, Dims};
 use crate::device::Hardware;
 use crate::device::cuda::{Card, device_count};
 use crate::error::{Error, Result};
+use crate::team::Team;
 use crate::vector;
 
 /// The number of ranks that the arguments ask for.
@@ -79,4 +81,15 @@ pub fn place(hardware: &[Hardware]) -> String {
         }
         several => several.iter().map(Hardware::name).collect::<Vec<_>>().join(", "),
     }
+}
+
+/// Tells which way sums over all ranks go, where there is more than one.
+///
+/// # Errors
+/// A rank that has failed.
+pub fn note_link(team: &mut Team) -> Result<()> {
+    if let Some(Some(link)) = team.each(|rank| Ok(rank.device_mut().link()))?.first() {
+        note(format_args!("sums over all ranks {link}"));
+    }
+    Ok(())
 }
