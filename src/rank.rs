@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::synthetic::Recipe;
-use crate::comm::{Alone, Communicator};
-use crate::config::{Config, Dims};
+use crate::comm::{self, Alone, Communicator};
+use crate::config::{Config, Dims, Share};
 use crate::device::{Device, Hardware, Recording};
 use crate::error::{Error, Result};
 use crate::memory::Layout;
@@ -233,6 +233,31 @@ impl Rank {
         };
         let logits = self.model.state.logits.part(0, scored * self.model.dims.vocab);
         self.device.read(logits)
+    }
+
+    /// As [`Self::prefill`], of all ranks' tokens; they must do it together. The first rank gets the logits,
+    /// `[_, V]`, the others nothing.
+    ///
+    /// # Errors
+    /// As [`Self::take`], and a rank that fails.
+    pub fn prefill_whole(&mut self, ids: &[u32], logits: Logits) -> Result<Vec<f32>> {
+        let Dims { share, vocab, whole_vocab, .. } = self.model.dims;
+        let mut own = self.prefill(ids, logits)?.to_vec();
+        let rows = own.len() / vocab;
+        own.resize(rows * whole_vocab.div_ceil(share.parts), 0.0); // as long as the longest
+        let comm = self.device.comm();
+        let parts = comm::gather_floats(comm, &own);
+        comm.leave()?;
+        if share.part > 0 {
+            return Ok(Vec::new());
+        }
+        let row = |row: usize| {
+            parts.iter().enumerate().flat_map(move |(part, logits)| {
+                let width = Share { part, ..share }.of(whole_vocab).len();
+                &logits[row * width..][..width]
+            })
+        };
+        Ok((0..rows).flat_map(row).copied().collect())
     }
 
     /// Takes one token and returns the logits of the next, `[V]`.

@@ -1,4 +1,7 @@
-//! A team: all ranks of a model, each on a thread of its own, as one model that takes tokens.
+//! A team: all ranks of a model, each on a thread of its own, as one model that takes tokens. Where there are
+//! several processes, the team of the first one has those of the others do the same.
+
+mod processes;
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -8,13 +11,14 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::checkpoint::Checkpoint;
-use crate::comm::{Communicator, DEFAULT_TIMEOUT, Fault, Room};
+use crate::comm::{Communicator, DEFAULT_TIMEOUT, Fault, Joined, Link, Room};
 use crate::config::{Config, Dims};
 use crate::device::Hardware;
 use crate::error::{Error, Result};
 use crate::model::{Logits, Plan};
 use crate::rank::{self, OpTime, Rank};
-use crate::sampler::SamplingOptions;
+use crate::sampler::{Outcome, SamplingOptions};
+use processes::Command;
 
 /// A model that can take the next token, and choose it.
 pub struct Team {
@@ -39,6 +43,8 @@ enum Ranks {
     Several {
         members: Vec<Member>,
         room: Arc<Room>,
+        /// To other processes.
+        link: Option<Arc<Link>>,
     },
 }
 
@@ -51,17 +57,19 @@ struct Member {
 type Job = Box<dyn FnOnce(&mut Rank) + Send>;
 
 /// How the ranks get along.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Options {
     /// How long ranks wait for one that gets no further.
     pub timeout: Duration,
     /// Something to go wrong, for tests.
     pub fault: Option<Fault>,
+    /// To other processes, with as many ranks each.
+    pub link: Option<Arc<Link>>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { timeout: DEFAULT_TIMEOUT, fault: None }
+        Self { timeout: DEFAULT_TIMEOUT, fault: None, link: None }
     }
 }
 
@@ -92,47 +100,72 @@ impl Team {
         options: Options,
         loaded: &(dyn Fn(u64) + Sync),
     ) -> Result<Self> {
-        let dims = Dims::new(config, hardware.len())?;
-        if let [hardware] = hardware {
+        let Options { timeout, fault, link } = options;
+        let world = link.as_ref().map_or(hardware.len(), |link| link.world());
+        let first = link.as_ref().map_or(0, |link| link.first_rank());
+        let dims = Dims::new(config, world)?;
+        if let ([hardware], None) = (hardware, &link) {
             return Rank::new(config, dims, checkpoint, plan, hardware, loaded).map(Self::from);
         }
         if hardware.iter().any(|hardware| matches!(hardware, Hardware::Cpu)) {
             checkpoint.make(loaded)?; // once for all
         }
-        let names = hardware.iter().map(Hardware::name).collect();
-        let room = Room::new(names, options.timeout, options.fault);
-        let load = |rank: usize| {
-            let (dims, checkpoint) = (dims.of_rank(rank), checkpoint.clone());
-            let (comm, hardware): (Arc<dyn Communicator>, _) =
-                (Arc::new(room.place(rank)), &hardware[rank]);
+        let names = match &link {
+            None => hardware.iter().map(Hardware::name).collect(),
+            Some(link) => link.own_devices().to_vec(),
+        };
+        let room = Room::from_rank(first, names, timeout, fault);
+        let _loading = link.as_ref().map(|link| processes::Loading::begin(link, &room));
+        let load = |place: usize| {
+            let (dims, checkpoint) = (dims.of_rank(first + place), checkpoint.clone());
+            let (own, hardware) = (room.place(place), &hardware[place]);
+            let comm: Arc<dyn Communicator> = match &link {
+                None => Arc::new(own),
+                Some(link) => Arc::new(Joined::new(own, link.clone())),
+            };
             let loaded = Rank::of_several(config, dims, checkpoint, plan, hardware, comm, loaded);
             loaded.map_err(|error| {
+                if room.failure().as_ref() == Some(&error) {
+                    return error; // another's
+                }
                 // Others may be waiting for it.
-                room.fail(rank, &error.to_string());
-                Error::failed(format!("rank {rank} on {} cannot start: {error}", hardware.name()))
+                room.fail(place, &error.to_string());
+                let (rank, name) = (first + place, hardware.name());
+                Error::failed(format!("rank {rank} on {name} cannot start: {error}"))
             })
         };
         let ranks: Vec<Result<Rank>> = thread::scope(|scope| {
             let load = &load;
             let threads: Vec<_> =
-                (0..hardware.len()).map(|rank| scope.spawn(move || load(rank))).collect();
+                (0..hardware.len()).map(|place| scope.spawn(move || load(place))).collect();
             threads.into_iter().map(|thread| thread.join().expect("no panics in it")).collect()
         });
-        let ranks = ranks.into_iter().collect::<Result<Vec<_>>>()?;
+        let ranks = match ranks.into_iter().collect::<Result<Vec<_>>>() {
+            Ok(ranks) => ranks,
+            Err(error) => {
+                link.iter().for_each(|link| link.close());
+                return Err(error);
+            }
+        };
         let (context, chunk, vocab) = (ranks[0].context(), ranks[0].chunk(), ranks[0].vocab());
-        let members = ranks.into_iter().enumerate().map(|(number, rank)| Member::new(number, rank));
-        Ok(Self {
-            ranks: Ranks::Several { members: members.collect::<Result<_>>()?, room },
+        let members =
+            ranks.into_iter().zip(first..).map(|(rank, number)| Member::new(number, rank));
+        let members = members.collect::<Result<_>>()?;
+        let team = Self {
+            ranks: Ranks::Several { members, room, link },
             sizes: Sizes { context, chunk, vocab },
             position: 0,
             logits: Vec::new(),
-        })
+        };
+        team.ready()?;
+        Ok(team)
     }
 
     /// Number of ranks.
     pub fn world(&self) -> usize {
         match &self.ranks {
             Ranks::One(_) => 1,
+            Ranks::Several { link: Some(link), .. } => link.world(),
             Ranks::Several { members, .. } => members.len(),
         }
     }
@@ -162,6 +195,7 @@ impl Team {
     /// # Errors
     /// When the run has ended.
     pub fn rewind(&mut self, position: usize) -> Result<()> {
+        self.tell(|| Command::Rewind(position))?;
         self.position = position;
         self.each(move |rank| {
             rank.rewind(position);
@@ -176,6 +210,7 @@ impl Team {
     /// Ids outside the vocabulary; tokens past the context; a rank that fails.
     pub fn take(&mut self, ids: &[u32], logits: Logits) -> Result<()> {
         self.check(ids)?;
+        self.tell(|| Command::Take(ids.into(), logits))?;
         let taken: Arc<[u32]> = ids.into();
         self.each(move |rank| rank.take(&taken, logits))?;
         self.position += ids.len();
@@ -228,11 +263,12 @@ impl Team {
     /// As [`Self::take`].
     pub fn prefill(&mut self, ids: &[u32], logits: Logits) -> Result<&[f32]> {
         self.check(ids)?;
+        self.tell(|| Command::Prefill(ids.into(), logits))?;
         self.position += ids.len();
         if matches!(self.ranks, Ranks::Several { .. }) {
             let taken: Arc<[u32]> = ids.into();
-            let parts = self.each(move |rank| rank.prefill(&taken, logits).map(<[f32]>::to_vec))?;
-            self.logits = side_by_side(&parts, self.vocab());
+            let mut logits = self.each(move |rank| rank.prefill_whole(&taken, logits))?;
+            self.logits = logits.swap_remove(0);
             return Ok(&self.logits);
         }
         match &mut self.ranks {
@@ -255,6 +291,7 @@ impl Team {
     /// Options without meaning; a rank that fails.
     pub fn begin(&mut self, options: &SamplingOptions, prompt: &[u32]) -> Result<()> {
         options.validate(self.vocab())?;
+        self.tell(|| Command::Begin(options.clone(), prompt.into()))?;
         let (options, prompt): (Arc<_>, Arc<[u32]>) = (Arc::new(options.clone()), prompt.into());
         self.each(move |rank| rank.begin(&options, &prompt))?;
         Ok(())
@@ -265,7 +302,12 @@ impl Team {
     /// # Errors
     /// Logits that are no numbers, or leave no choice; a rank that fails.
     pub fn choose(&mut self) -> Result<u32> {
-        self.each(Rank::choice)?[0].token()
+        self.choice()?.token()
+    }
+
+    fn choice(&mut self) -> Result<Outcome> {
+        self.tell(|| Command::Choose)?;
+        Ok(self.each(Rank::choice)?[0])
     }
 
     /// Takes the token that was chosen last, and chooses the next.
@@ -273,8 +315,13 @@ impl Team {
     /// # Errors
     /// As [`Self::choose`].
     pub fn advance(&mut self) -> Result<u32> {
+        self.next_choice()?.token()
+    }
+
+    fn next_choice(&mut self) -> Result<Outcome> {
+        self.tell(|| Command::Advance)?;
         self.position += 1;
-        self.each(Rank::next_choice)?[0].token()
+        Ok(self.each(Rank::next_choice)?[0])
     }
 
     fn check(&self, ids: &[u32]) -> Result<()> {
@@ -282,7 +329,7 @@ impl Team {
         rank::check_room(self.position + ids.len(), self.context())
     }
 
-    /// What `work` comes to on every rank, by rank.
+    /// What `work` comes to on every rank of this process, by rank.
     ///
     /// # Errors
     /// The first rank's error, or what else has ended the run.
@@ -290,10 +337,11 @@ impl Team {
         &mut self,
         work: impl Fn(&mut Rank) -> Result<R> + Clone + Send + 'static,
     ) -> Result<Vec<R>> {
-        let (members, room) = match &mut self.ranks {
+        let (members, room, link) = match &mut self.ranks {
             Ranks::One(rank) => return work(rank).map(|result| vec![result]),
-            Ranks::Several { members, room } => (members, room),
+            Ranks::Several { members, room, link } => (members, room, link),
         };
+        link.iter().for_each(|link| link.set_busy(true));
         let (results, done) = channel();
         for (number, member) in members.iter().enumerate() {
             let (work, results, its_room) = (work.clone(), results.clone(), room.clone());
@@ -311,7 +359,9 @@ impl Team {
             }
         }
         drop(results);
-        gather(&done, members.len(), room)
+        let gathered = gather(&done, members.len(), room);
+        link.iter().for_each(|link| link.set_busy(false));
+        gathered
     }
 }
 
@@ -336,18 +386,6 @@ fn gather<R>(done: &Receiver<(usize, Option<R>)>, world: usize, room: &Room) -> 
     Ok(results.into_iter().flatten().collect())
 }
 
-/// The rows of all parts, `[_, V of a rank]` each, put together: `[_, V]`.
-fn side_by_side(parts: &[Vec<f32>], vocab: usize) -> Vec<f32> {
-    let rows = parts.iter().map(Vec::len).sum::<usize>() / vocab;
-    let row = |row: usize| {
-        parts.iter().flat_map(move |part| {
-            let width = part.len() / rows;
-            &part[row * width..][..width]
-        })
-    };
-    (0..rows).flat_map(row).copied().collect()
-}
-
 /// A panic's message.
 fn said(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<String>().map(String::as_str);
@@ -368,13 +406,14 @@ impl Member {
 impl Drop for Team {
     /// Waits until the ranks have given back what they hold, unless one of them may never come to that.
     fn drop(&mut self) {
-        if let Ranks::Several { members, room } = &mut self.ranks
-            && room.failure().is_none()
-        {
+        let Ranks::Several { members, room, link } = &mut self.ranks else { return };
+        if room.failure().is_none() {
+            link.iter().for_each(|link| link.end());
             for Member { jobs, thread } in members.drain(..) {
                 drop(jobs);
                 let _ = thread.join();
             }
         }
+        link.iter().for_each(|link| link.close());
     }
 }

@@ -26,15 +26,23 @@ static bool runs(int process) {
     return name_end != std::string::npos && text[name_end + 2] != 'Z' && text[name_end + 2] != 'X';
 }
 
+std::string World::create() {
+    const int file = memfd_create("chaski-nccl", MFD_CLOEXEC);
+    return file < 0 ? "" : std::to_string(getpid()) + "-" + std::to_string(file);
+}
+
 World* World::join(const std::string& name, int ranks, int rank, int device,
                    std::string& reason) {
     auto refuse = [&](const std::string& why) { return reason = why, nullptr; };
     if (ranks < 1 || ranks > kMaxRanks || rank < 0 || rank >= ranks)
         return refuse("rank " + std::to_string(rank) + " of " + std::to_string(ranks));
-    const std::string path = "/dev/shm/chaski-nccl-" + name;
+    const size_t dash = name.find('-');
+    if (name.find_first_not_of("0123456789-") != std::string::npos || dash == std::string::npos)
+        return refuse("that is no id of ncclGetUniqueId");
+    const std::string path = "/proc/" + name.substr(0, dash) + "/fd/" + name.substr(dash + 1);
     const size_t count = size_t(ranks);
     const size_t bytes = sizeof(Header) + count * count * sizeof(Channel) + count * kChunk;
-    int file = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    int file = open(path.c_str(), O_RDWR | O_CLOEXEC);
     if (file < 0) return refuse("cannot open " + path + ": " + std::strerror(errno));
     // Never smaller: others may have mapped it already, for more ranks.
     int failed = posix_fallocate(file, 0, off_t(bytes));
@@ -49,7 +57,6 @@ World* World::join(const std::string& name, int ranks, int rank, int device,
     world->channels_ = reinterpret_cast<Channel*>(world->header_ + 1);
     world->data_ = reinterpret_cast<char*>(world->channels_ + count * count);
     world->ranks_ = ranks;
-    world->path_ = path;
     int known = 0, nobody = 0;
     std::string why;
     if (!world->header_->ranks.compare_exchange_strong(known, ranks) && known != ranks)
@@ -63,7 +70,6 @@ World* World::join(const std::string& name, int ranks, int rank, int device,
         return refuse(why);
     }
     world->state(rank).device = device + 1;
-    if (world->complete()) unlink(path.c_str());  // nobody needs to find it any more
     return world;
 }
 
@@ -86,10 +92,7 @@ std::string World::duplicate() const {
     return "";
 }
 
-void World::leave() {
-    header_->left = 1;
-    unlink(path_.c_str());
-}
+void World::leave() { header_->left = 1; }
 
 bool World::broken() const {
     if (header_->left) return true;

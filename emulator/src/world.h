@@ -1,5 +1,5 @@
-// The ranks of one communicator, wherever they run on this machine: a file in shared memory, in
-// which each leaves what the others take.
+// The ranks of one communicator, wherever they run on this machine: a file in memory, in which each
+// leaves what the others take. It has no name, and goes with the last process that has it.
 #pragma once
 #include <atomic>
 #include <cstddef>
@@ -39,6 +39,8 @@ public:
     static constexpr size_t kChunk = 1 << 20;  // bytes that a rank contributes at a time
     static constexpr int kMaxRanks = 64;
 
+    // Makes one for others to join by the name returned, while this process lives; empty if it cannot.
+    static std::string create();
     // Joins as `rank`; null and a reason if that cannot be. The others need not be there yet.
     static World* join(const std::string& name, int ranks, int rank, int device,
                        std::string& reason);
@@ -58,7 +60,6 @@ private:
     Channel* channels_ = nullptr;
     char* data_ = nullptr;
     int ranks_ = 0;
-    std::string path_;
 };
 
 }  // namespace emulator

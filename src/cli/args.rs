@@ -14,7 +14,7 @@ use crate::checkpoint::Dtype;
 use crate::model::DEFAULT_CHUNK;
 pub use bench::{BenchArgs, DepthFill, OutputFormat};
 pub use kernels::{CasesArg, CheckArgs, DiffArgs, KernelBenchArgs, KernelsCommand, SanitizeArg};
-pub use split::SplitArgs;
+pub use split::{Launcher, SplitArgs};
 pub use synthetic::{SynthesizeArgs, SyntheticArgs, WeightType};
 
 /// Llama 3 from its own checkpoint, for one user, as fast as memory allows

@@ -31,6 +31,9 @@ use crate::vector;
 pub fn run(args: &BenchArgs) -> Result<()> {
     let interrupt = interrupt()?;
     set_threads(args.model.threads)?;
+    if args.model.split.join.is_some() {
+        return Err(Error::usage("bench takes one process only: leave --join out"));
+    }
     let (name, columns, link_columns) = match (args.startup, args.profile) {
         (true, _) => ("startup", STARTUP_COLUMNS, &[][..]),
         (_, true) => ("profile", PROFILE_COLUMNS, PROFILE_LINK_COLUMNS),

@@ -9,6 +9,7 @@ mod forecast;
 mod generate;
 mod inspect;
 mod kernels;
+mod launch;
 mod logits;
 mod model;
 mod output;

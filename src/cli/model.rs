@@ -9,6 +9,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use indicatif::ProgressBar;
 use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 
 use super::args::{
@@ -16,7 +17,10 @@ use super::args::{
     SyntheticArgs, WeightType,
 };
 use super::output::{note, progress};
-use super::split::{largest_share, note_link, place, team_hardware, world};
+use super::split::{
+    cannot_meet, check_room, describe, devices, largest_share, meet, note_link, team_hardware,
+    world,
+};
 use crate::chat::{Chat, ChatStyle, Message};
 use crate::checkpoint::{Checkpoint, Dtype};
 use crate::config::{Config, Dims, SamplingDefaults};
@@ -24,7 +28,7 @@ use crate::device::Hardware;
 use crate::device::cuda::{self, Card};
 use crate::error::{Error, Result};
 use crate::kernel;
-use crate::model::{Limit, Plan, Request, Room, Weights, binary};
+use crate::model::{Plan, Request, Room, Weights};
 use crate::random::random_ids;
 use crate::sampler::SamplingOptions;
 use crate::source::Source;
@@ -69,7 +73,8 @@ pub fn source(name: &str, args: &SyntheticArgs) -> Result<Source> {
     Ok(Source::Synthetic(model))
 }
 
-/// Maps the weights and, beside that, reads the tokenizer; lays out and allocates the state.
+/// Maps the weights and, beside that, reads the tokenizer; lays out and allocates the state. Of several
+/// processes only the first comes back: the others do what it says, and end.
 ///
 /// # Errors
 /// Whatever is wrong with the model's files, or with the memory it needs.
@@ -79,11 +84,19 @@ pub fn load(args: &ModelArgs, all_logits: bool, context: Option<usize>) -> Resul
     let source = source(&args.model, &args.synthetic)?;
     let (ready, tokenizer) = std::thread::scope(|scope| {
         let tokenizer = scope.spawn(|| Tokenizer::load(&source));
-        let ready = open_source(args, source.clone())
-            .and_then(|opened| opened.team(args, all_logits, context));
+        let opened = open_source(args, source.clone()).inspect_err(|why| cannot_meet(args, why));
+        let ready = opened.and_then(|opened| opened.team(args, all_logits, context));
         (ready, tokenizer.join().expect("loading a tokenizer does not panic"))
     });
-    let (config, team, _) = ready?;
+    let (config, mut team, _) = ready?;
+    if !team.leads() {
+        // A terminal's Ctrl-C reaches all processes: the first one says what comes of it.
+        ctrlc::set_handler(|| ())
+            .map_err(|error| Error::failed(format!("cannot watch for Ctrl-C: {error}")))?;
+        team.serve()?;
+        drop(team);
+        std::process::exit(0);
+    }
     Ok(Loaded { source, config, team, tokenizer, load: start.elapsed() })
 }
 
@@ -134,15 +147,20 @@ impl Opened {
         all_logits: bool,
         context: Option<usize>,
     ) -> Result<(Config, Team, Plan)> {
-        let plan = self.ready(args, all_logits, context)?;
+        let (plan, link) = meet(&self, args, all_logits, context)?;
         let Self { config, checkpoint, hardware, .. } = self;
-        let bar = progress((plan.weight_bytes * hardware.len()) as u64, "weights");
-        let options = team::Options { timeout: args.split.timeout(), fault: None };
+        let bar = match link.as_ref().is_none_or(|link| link.is_first()) {
+            true => progress((plan.weight_bytes * hardware.len()) as u64, "weights"),
+            false => ProgressBar::hidden(),
+        };
+        let options = team::Options { timeout: args.split.timeout(), fault: None, link };
         let loaded = |bytes| bar.inc(bytes);
         let team = Team::new(&config, checkpoint, &plan, &hardware, options, &loaded);
         bar.finish_and_clear();
         let mut team = team?;
-        note_link(&mut team)?;
+        if team.leads() {
+            note_link(&mut team)?;
+        }
         Ok((config, team, plan))
     }
 
@@ -154,30 +172,18 @@ impl Opened {
         context: Option<usize>,
     ) -> Result<Plan> {
         let plan = self.plan(args, all_logits, context)?;
-        self.describe(&plan);
-        if self.checkpoint.is_synthetic() && matches!(self.hardware[0], Hardware::Cpu) {
-            check_room(&plan, self.hardware.len())?;
-        }
-        self.checkpoint.read_ahead();
+        describe(self, &plan, &devices(&self.hardware));
+        self.read_ahead(&plan)?;
         Ok(plan)
     }
 
-    fn describe(&self, plan: &Plan) {
-        let Self { source, config, checkpoint, hardware, .. } = self;
-        note(format_args!(
-            "{source}: {} layers, {} {}, on {}; context {} ({}), KV cache {}",
-            config.layers,
-            binary(plan.weight_bytes * hardware.len()),
-            checkpoint.dtype().name(),
-            place(hardware),
-            plan.sizes.context,
-            match plan.limit {
-                Limit::Request => "as asked",
-                Limit::Model => "the model's limit",
-                Limit::Memory => "what fits the memory",
-            },
-            binary(plan.cache_bytes * hardware.len()),
-        ));
+    /// Has what will be loaded read ahead.
+    pub fn read_ahead(&self, plan: &Plan) -> Result<()> {
+        if self.checkpoint.is_synthetic() && matches!(self.hardware[0], Hardware::Cpu) {
+            check_room(plan, self.hardware.len())?;
+        }
+        self.checkpoint.read_ahead();
+        Ok(())
     }
 }
 
@@ -261,23 +267,6 @@ pub fn plan(
         }
     };
     Plan::new(config, dims, weight_bytes, request, room)
-}
-
-/// That weights which are in no file fit the memory beside the state: they cannot give way.
-fn check_room(plan: &Plan, world: usize) -> Result<()> {
-    let available_bytes = available_memory_bytes()?;
-    let weight_bytes = plan.weight_bytes * world;
-    let state_bytes = (plan.cache_bytes + plan.activation_bytes) * world;
-    if weight_bytes + state_bytes <= available_bytes {
-        return Ok(());
-    }
-    Err(Error::failed(format!(
-        "{} of synthetic weights and {} of state do not fit the {} of memory available: cut the \
-         model with --layers, or lower --context",
-        binary(weight_bytes),
-        binary(state_bytes),
-        binary(available_bytes)
-    )))
 }
 
 /// What this process may still take: the system's figure, or its control group's if that is less.

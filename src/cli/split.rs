@@ -1,28 +1,41 @@
 //! From arguments to what each rank of a model runs on.
 
+use std::sync::Arc;
+
+use sysinfo::System;
+
 use super::args::{Device, ModelArgs};
-use super::model::hardware;
+use super::launch::{Place, place};
+use super::model::{Opened, available_memory_bytes, hardware};
 use super::output::note;
 use crate::checkpoint::Dtype;
+use crate::comm::{Hello, Link, excuse, join};
 use crate::config::{Config, Dims};
 use crate::device::Hardware;
 use crate::device::cuda::{Card, device_count};
 use crate::error::{Error, Result};
+use crate::kernel::compile::hash;
+use crate::model::{Limit, Plan, Sizes, binary};
 use crate::team::Team;
 use crate::vector;
 
-/// The number of ranks that the arguments ask for.
+/// The number of ranks that the arguments ask for, in all processes.
 ///
 /// # Errors
-/// Not as many ranks as devices.
+/// Not as many ranks as devices; what keeps this process from joining others.
 pub fn world(args: &ModelArgs) -> Result<usize> {
-    match (args.split.tensor_parallel, args.split.devices.len()) {
-        (Some(world), 0) => Ok(world),
-        (None, devices) => Ok(devices.max(1)),
-        (Some(world), devices) if world == devices => Ok(world),
-        (Some(world), devices) => Err(Error::usage(format!(
-            "--tensor-parallel {world} needs as many --devices, and {devices} are given; one may stand \
-             there several times"
+    let processes = place(&args.split)?.map_or(1, |place| place.processes);
+    let devices = args.split.devices.len();
+    match args.split.tensor_parallel {
+        None => Ok(devices.max(1) * processes),
+        Some(world) if world == devices * processes => Ok(world),
+        Some(world) if devices == 0 && world.is_multiple_of(processes) => Ok(world),
+        Some(world) if devices == 0 => Err(Error::usage(format!(
+            "--tensor-parallel {world} cannot be shared by {processes} processes"
+        ))),
+        Some(world) => Err(Error::usage(format!(
+            "--tensor-parallel {world} needs as many --devices, and {devices} are given in each of \
+             {processes} processes; one may stand there several times"
         ))),
     }
 }
@@ -42,6 +55,9 @@ pub fn largest_share(config: &Config, world: usize) -> Result<Dims> {
 pub fn team_hardware(args: &ModelArgs, dims: &Dims, weights: Dtype) -> Result<Vec<Hardware>> {
     let on = |device| hardware(&ModelArgs { device, ..args.clone() }, dims, weights);
     let world = dims.share.parts;
+    if let Some(place) = place(&args.split)? {
+        return joined(args, &place, dims, weights);
+    }
     match &args.split.devices[..] {
         [ordinal] => Ok(vec![on(Device::Cuda(*ordinal))?]),
         [] if world == 1 => Ok(vec![on(args.device)?]),
@@ -52,6 +68,26 @@ pub fn team_hardware(args: &ModelArgs, dims: &Dims, weights: Dtype) -> Result<Ve
         }
         several => cards(several, dims, weights),
     }
+}
+
+/// What the ranks of one of several processes run on.
+fn joined(args: &ModelArgs, place: &Place, dims: &Dims, weights: Dtype) -> Result<Vec<Hardware>> {
+    let ranks = dims.share.parts / place.processes;
+    let ordinals: Vec<u32> = match (&args.split.devices[..], args.device) {
+        (_, Device::Cpu) => {
+            return Err(Error::usage(
+                "--join needs GPUs, which NCCL joins: ranks on the CPU are of one process",
+            ));
+        }
+        ([], Device::Cuda(ordinal)) => vec![ordinal; ranks],
+        ([], Device::Auto) => {
+            // A launcher may show each process its own GPUs only.
+            let first = if device_count()? as usize > ranks { place.local * ranks } else { 0 };
+            (first as u32..).take(ranks).collect()
+        }
+        (devices, _) => devices.to_vec(),
+    };
+    cards(&ordinals, dims, weights)
 }
 
 /// One rank on each of these GPUs.
@@ -68,7 +104,7 @@ fn cards(ordinals: &[u32], dims: &Dims, weights: Dtype) -> Result<Vec<Hardware>>
 }
 
 /// What the ranks run on, for people.
-pub fn place(hardware: &[Hardware]) -> String {
+pub fn devices(hardware: &[Hardware]) -> String {
     match hardware {
         [Hardware::Gpu(card)] => format!("cuda:{} ({})", card.ordinal, card.name),
         [Hardware::Cpu, others @ ..] => {
@@ -92,4 +128,93 @@ pub fn note_link(team: &mut Team) -> Result<()> {
         note(format_args!("sums over all ranks {link}"));
     }
     Ok(())
+}
+
+/// Says what is about to be loaded, and has it read ahead, when this process has joined the others of the
+/// run, if it is one of several. They must mean the same, and have room for as much.
+///
+/// # Errors
+/// What does not fit; what keeps the processes from each other.
+pub fn meet(
+    opened: &Opened,
+    args: &ModelArgs,
+    all_logits: bool,
+    context: Option<usize>,
+) -> Result<(Plan, Option<Arc<Link>>)> {
+    let Some(place) = place(&args.split)? else {
+        return Ok((opened.ready(args, all_logits, context)?, None));
+    };
+    let mut plan = opened.plan(args, all_logits, context)?;
+    let link = join_others(opened, args, place, &plan)?;
+    if link.context() < plan.sizes.context {
+        plan = opened.plan(args, all_logits, Some(link.context()))?;
+    }
+    if link.is_first() {
+        describe(opened, &plan, &link.devices());
+    }
+    opened.read_ahead(&plan)?;
+    Ok((plan, Some(link)))
+}
+
+fn join_others(opened: &Opened, args: &ModelArgs, place: Place, plan: &Plan) -> Result<Arc<Link>> {
+    let Place { process, processes, address, run, .. } = place;
+    let Opened { config, checkpoint, hardware, .. } = opened;
+    let sizes = Sizes { context: 0, ..plan.sizes };
+    let tensors: Vec<_> = checkpoint.tensors().collect();
+    let hash = hash([&*format!("{config:?}{sizes:?}{tensors:?}")].into_iter());
+    let machine = System::host_name().unwrap_or_else(|_| "a machine without a name".to_owned());
+    let hello = Hello {
+        version: env!("CHASKI_VERSION").to_owned(),
+        run,
+        process,
+        processes,
+        devices: hardware.iter().map(|device| format!("{} of {machine}", device.name())).collect(),
+        model: format!("{} layers {} #{hash}", config.layers, checkpoint.dtype().name()),
+        context: plan.sizes.context,
+    };
+    join(hello, &address, args.split.timeout())
+}
+
+/// Tells the other processes of the run, if this is one of several, that it will not come.
+pub fn cannot_meet(args: &ModelArgs, why: &Error) {
+    if let Ok(Some(Place { process: process @ 1.., address, .. })) = place(&args.split) {
+        excuse(process, &address, why);
+    }
+}
+
+/// That weights which are in no file fit the memory beside the state: they cannot give way.
+pub fn check_room(plan: &Plan, world: usize) -> Result<()> {
+    let available_bytes = available_memory_bytes()?;
+    let weight_bytes = plan.weight_bytes * world;
+    let state_bytes = (plan.cache_bytes + plan.activation_bytes) * world;
+    if weight_bytes + state_bytes <= available_bytes {
+        return Ok(());
+    }
+    Err(Error::failed(format!(
+        "{} of synthetic weights and {} of state do not fit the {} of memory available: cut the \
+         model with --layers, or lower --context",
+        binary(weight_bytes),
+        binary(state_bytes),
+        binary(available_bytes)
+    )))
+}
+
+/// Says what is about to be loaded on which devices.
+pub fn describe(opened: &Opened, plan: &Plan, on: &str) {
+    let Opened { source, config, checkpoint, dims, .. } = opened;
+    let ranks = dims.share.parts;
+    note(format_args!(
+        "{source}: {} layers, {} {}, on {}; context {} ({}), KV cache {}",
+        config.layers,
+        binary(plan.weight_bytes * ranks),
+        checkpoint.dtype().name(),
+        on,
+        plan.sizes.context,
+        match plan.limit {
+            Limit::Request => "as asked",
+            Limit::Model => "the model's limit",
+            Limit::Memory => "what fits the memory",
+        },
+        binary(plan.cache_bytes * ranks),
+    ));
 }

@@ -11,6 +11,8 @@ use crate::error::{Error, Result};
 pub struct Room {
     /// What each rank runs on, for messages.
     devices: Vec<String>,
+    /// The number of the first rank, of all that are in other rooms too.
+    first: usize,
     /// How long a rank may take for an op while others wait for it.
     timeout: Duration,
     fault: Option<Fault>,
@@ -82,11 +84,22 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Room {
     /// For ranks on these devices.
     pub fn new(devices: Vec<String>, timeout: Duration, fault: Option<Fault>) -> Arc<Self> {
+        Self::from_rank(0, devices, timeout, fault)
+    }
+
+    /// As [`Self::new`], where ranks before `first` have other rooms.
+    pub fn from_rank(
+        first: usize,
+        devices: Vec<String>,
+        timeout: Duration,
+        fault: Option<Fault>,
+    ) -> Arc<Self> {
         let world = devices.len();
         let doing = Doing { op: BETWEEN, since: Instant::now(), count: 0, is_waiting: false };
         let given = || (0..world).map(|_| Given::default()).collect();
         Arc::new(Self {
             devices,
+            first,
             timeout,
             fault,
             round: Mutex::new(Round { number: 0, has_come: vec![false; world], failure: None }),
@@ -97,22 +110,30 @@ impl Room {
         })
     }
 
-    /// The place of the rank of this number, which only one may take.
+    /// The place of the room's rank of this number, which only one may take.
     pub fn place(self: &Arc<Self>, rank: usize) -> InProcess {
         InProcess { room: self.clone(), rank, round: AtomicUsize::new(0) }
     }
 
-    /// Ends the run, because of what happened to this rank; an earlier reason stands.
+    /// Ends the run, because of what happened to this rank of the room; an earlier reason stands.
     pub fn fail(&self, rank: usize, reason: &str) {
         let Doing { op, .. } = *lock(&self.doing[rank]);
+        let (number, device) = (self.first + rank, &self.devices[rank]);
+        self.end(Error::failed(format!("rank {number} on {device} failed in {op}: {reason}")));
+    }
+
+    /// Ends the run for this reason, unless it has ended.
+    pub fn end(&self, failure: Error) {
         let mut round = lock(&self.round);
-        let device = &self.devices[rank];
-        round.failure.get_or_insert_with(|| {
-            Error::failed(format!("rank {rank} on {device} failed in {op}: {reason}"))
-        });
+        round.failure.get_or_insert(failure);
         self.changed.notify_all();
         drop(round);
         std::mem::take(&mut *lock(&self.on_failure)).iter().for_each(|act| act());
+    }
+
+    /// Has `act` called once when the run has ended by a failure.
+    pub fn on_failure(&self, act: Box<dyn Fn() + Send>) {
+        lock(&self.on_failure).push(act);
     }
 
     /// What ended the run.
@@ -142,6 +163,31 @@ impl Room {
 }
 
 impl InProcess {
+    /// Whether it is the first of the room.
+    pub(super) fn is_first(&self) -> bool {
+        self.rank == 0
+    }
+
+    /// What has ended the run.
+    pub(super) fn failure(&self) -> Option<Error> {
+        self.room.failure()
+    }
+
+    /// Ends the run for this reason, unless it has ended.
+    pub(super) fn fail(&self, reason: &str) {
+        self.room.fail(self.rank, reason);
+    }
+
+    /// What the first of the room has, `len` words, which nobody else needs to give.
+    pub(super) fn of_first(&self, own: &[u64], len: usize) -> Vec<u64> {
+        let mut all = vec![0; len];
+        if let Some([given, ..]) = self.give(bytemuck::cast_slice(own)) {
+            let given = given.read().unwrap_or_else(PoisonError::into_inner);
+            bytemuck::cast_slice_mut(&mut all).copy_from_slice(&given);
+        }
+        all
+    }
+
     /// Gives `own` to all, and returns what each has given, in the order of ranks; `None` if the run has
     /// ended. It stays as it is until this rank gives again.
     fn give(&self, own: &[u32]) -> Option<&[Given]> {
@@ -195,11 +241,15 @@ impl InProcess {
 
 impl Communicator for InProcess {
     fn rank(&self) -> usize {
-        self.rank
+        self.room.first + self.rank
     }
 
     fn world(&self) -> usize {
         self.room.devices.len()
+    }
+
+    fn timeout(&self) -> Duration {
+        self.room.timeout
     }
 
     fn all_reduce(&self, values: &mut [f32]) {
@@ -242,7 +292,7 @@ impl Communicator for InProcess {
     }
 
     fn on_failure(&self, act: Box<dyn Fn() + Send>) {
-        lock(&self.room.on_failure).push(act);
+        self.room.on_failure(act);
     }
 
     fn leave(&self) -> Result<()> {

@@ -54,6 +54,11 @@ impl Cpu {
         Ok(Self { weights, state, comm, threads, startup: Startup::default() })
     }
 
+    /// The way to the other ranks.
+    pub fn comm(&self) -> &dyn Communicator {
+        &*self.comm
+    }
+
     /// Runs every op in order; each is parallel in itself. All of it runs inside the thread pool:
     /// an op that had to wake the pool up would cost tens of microseconds.
     ///

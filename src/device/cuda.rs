@@ -256,6 +256,11 @@ impl Cuda {
         self.gpu
     }
 
+    /// The way to the other ranks.
+    pub fn comm(&self) -> &dyn Communicator {
+        &*self.comm
+    }
+
     /// Replaces the way in which work is given to the GPU.
     pub fn set_options(&mut self, options: Options) {
         self.options = options;

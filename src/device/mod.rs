@@ -115,6 +115,14 @@ impl Device {
         })
     }
 
+    /// The way to the other ranks.
+    pub fn comm(&self) -> &dyn Communicator {
+        match self {
+            Self::Cpu(cpu) => cpu.comm(),
+            Self::Cuda(cuda) => cuda.comm(),
+        }
+    }
+
     /// Runs `program`; on a GPU, it is under way when this returns.
     ///
     /// # Errors

@@ -1,6 +1,8 @@
 //! The model itself: two programs of the same shape.
 
 use super::{DecodeState, State, Weights};
+use serde::{Deserialize, Serialize};
+
 use crate::config::Dims;
 use crate::memory::Slot;
 use crate::op::Program;
@@ -18,7 +20,7 @@ pub struct Llama {
 }
 
 /// Which positions of a prefill step get logits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Logits {
     None,
     Last,

@@ -1,9 +1,11 @@
 //! How the next token is chosen.
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::{Error, Result};
 
 /// How the next token is chosen; the default is to draw from the model's own probabilities.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SamplingOptions {
     /// Divides the logits; 0 takes the most probable token.
     pub temperature: f32,
@@ -21,6 +23,7 @@ pub struct SamplingOptions {
     /// Is taken off the logits of tokens as often as they are in the answer, in [-2, 2].
     pub frequency_penalty: f32,
     /// Ids and what is added to their logits; negative infinity rules a token out.
+    #[serde(with = "bits")]
     pub logit_bias: Vec<(u32, f32)>,
     pub seed: u64,
 }
@@ -116,5 +119,22 @@ mod tests {
             let error = options.validate(100).unwrap_err();
             assert!(matches!(&error, Error::Usage(text) if text.starts_with(message)), "{error}");
         }
+    }
+}
+
+/// Biases in JSON, which does not know infinity.
+mod bits {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(bias: &[(u32, f32)], to: S) -> Result<S::Ok, S::Error> {
+        let bits: Vec<_> = bias.iter().map(|(id, bias)| (id, bias.to_bits())).collect();
+        bits.serialize(to)
+    }
+
+    pub(super) fn deserialize<'d, D: Deserializer<'d>>(
+        from: D,
+    ) -> Result<Vec<(u32, f32)>, D::Error> {
+        let bits: Vec<(u32, u32)> = Deserialize::deserialize(from)?;
+        Ok(bits.into_iter().map(|(id, bits)| (id, f32::from_bits(bits))).collect())
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use crate::comm::DEFAULT_TIMEOUT;
 
@@ -17,10 +17,34 @@ pub struct SplitArgs {
     #[arg(long, value_name = "N,N..", value_delimiter = ',', conflicts_with = "device")]
     pub devices: Vec<u32>,
 
+    /// Join the processes that a launcher has started, each of which has this same command line: the first
+    /// talks to the user; auto finds out which launcher it was
+    #[arg(long, value_name = "LAUNCHER", num_args = 0..=1, default_missing_value = "auto")]
+    pub join: Option<Launcher>,
+
+    /// Where the first process waits for the others [default: as the launcher says; see README.md]
+    #[arg(long, value_name = "HOST:PORT", requires = "join")]
+    pub rendezvous: Option<String>,
+
     /// Seconds that ranks wait for one that gets no further, before the run ends
     #[arg(long, value_name = "SECONDS", default_value_t = DEFAULT_TIMEOUT.as_secs_f64())]
     #[arg(value_parser = seconds)]
     pub timeout: f64,
+}
+
+/// Whose environment variables tell a process which of several it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Launcher {
+    /// The first of the others whose variables are set
+    Auto,
+    /// torchrun, or a Kubernetes PyTorchJob: RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT
+    Torchrun,
+    /// mpirun of Open MPI, MPICH or Intel MPI
+    Mpi,
+    /// srun
+    Slurm,
+    /// An indexed Kubernetes job: JOB_COMPLETION_INDEX, WORLD_SIZE, MASTER_ADDR
+    Kubernetes,
 }
 
 impl SplitArgs {

@@ -3,13 +3,13 @@
 
 use std::ffi::{CStr, c_char};
 use std::ptr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use cudarc::nccl::sys::{self, ncclDataType_t, ncclRedOp_t, ncclResult_t};
 
-use super::driver::Context;
+use super::driver::{Context, Pinned, Region};
 use super::stream::Stream;
 use crate::comm::Communicator;
 use crate::error::{Error, Result};
@@ -77,7 +77,7 @@ impl Nccl {
     ///
     /// # Errors
     /// No NCCL on this machine; what it says; a rank that has failed.
-    pub fn join(context: &Context, comm: &dyn Communicator) -> Result<Arc<Self>> {
+    pub fn join(context: &Arc<Context>, comm: &dyn Communicator) -> Result<Arc<Self>> {
         // SAFETY: loading the library runs its initialisers, which ask nothing of us.
         if !unsafe { sys::is_culib_present() } {
             return Err(Error::failed(
@@ -106,7 +106,17 @@ impl Nccl {
         };
         check(doing, result)?;
         let joined = Arc::new(Self { handle, aborted: AtomicBool::new(false) });
-        joined.settle(doing, || comm.leave())?;
+        let since = Instant::now();
+        joined.settle(doing, || match since.elapsed() < comm.timeout() {
+            true => comm.leave(),
+            false => Err(Error::failed(format!("{doing}: not all have come in time"))),
+        })?;
+        comm.carry(&mut || {
+            let hosts = Mutex::new(Hosts::new(context, joined.clone(), comm.world())?);
+            let gather =
+                move |own: &[u64]| hosts.lock().unwrap_or_else(PoisonError::into_inner).gather(own);
+            Ok(Box::new(gather))
+        })?;
         let left = Arc::downgrade(&joined);
         comm.on_failure(Box::new(move || {
             if let Some(joined) = left.upgrade() {
@@ -144,7 +154,24 @@ impl Nccl {
         let result = unsafe {
             sys::ncclAllReduce(place, place, count, float, sum, self.handle, stream.raw().cast())
         };
-        let doing = "cannot add up over all ranks";
+        self.queued("cannot add up over all ranks", result)
+    }
+
+    /// Queues that the `count` words at `own` of all ranks are put at `all`, in their order.
+    ///
+    /// # Safety
+    /// So many words are there, and room for those of all ranks, on the GPU that the stream is of, until the
+    /// stream has come past.
+    unsafe fn all_gather(&self, stream: &Stream, own: u64, all: u64, count: usize) -> Result<()> {
+        let (own, all, word) = (own as *const _, all as *mut _, ncclDataType_t::ncclUint64);
+        stream.bind()?;
+        // SAFETY: as in `all_reduce`.
+        let result =
+            unsafe { sys::ncclAllGather(own, all, count, word, self.handle, stream.raw().cast()) };
+        self.queued("cannot gather what the ranks have", result)
+    }
+
+    fn queued(&self, doing: &str, result: ncclResult_t) -> Result<()> {
         check(doing, result)?;
         match result {
             ncclResult_t::ncclInProgress => self.settle(doing, || Ok(())),
@@ -159,6 +186,46 @@ impl Nccl {
             // rank has an error to return first.
             let _ = unsafe { sys::ncclCommAbort(self.handle) };
         }
+    }
+}
+
+/// What the hosts of ranks in several processes tell each other through their GPUs.
+struct Hosts {
+    nccl: Arc<Nccl>,
+    context: Arc<Context>,
+    world: usize,
+    /// A rank's words, then those of all ranks.
+    words: Region,
+    /// Those of all ranks.
+    landing: Pinned,
+    stream: Stream,
+}
+
+impl Hosts {
+    fn new(context: &Arc<Context>, nccl: Arc<Nccl>, world: usize) -> Result<Self> {
+        Ok(Self {
+            nccl,
+            context: context.clone(),
+            world,
+            words: Region::allocate(context, 0, "what the ranks tell each other")?,
+            landing: Pinned::allocate(context, 0)?,
+            stream: Stream::new(context)?,
+        })
+    }
+
+    fn gather(&mut self, own: &[u64]) -> Result<Vec<u64>> {
+        let (bytes, all) = (size_of_val(own), size_of_val(own) * self.world);
+        if self.landing.len() < all {
+            let doing = "what the ranks tell each other";
+            self.words = Region::allocate(&self.context, bytes + all, doing)?;
+            self.landing = Pinned::allocate(&self.context, all)?;
+        }
+        self.stream.copy_in(&self.words, 0, bytemuck::cast_slice(own))?;
+        let (from, to) = (self.words.address(0..bytes), self.words.address(bytes..bytes + all));
+        // SAFETY: both ranges are in `words`, which is there until `copy_out` has waited.
+        unsafe { self.nccl.all_gather(&self.stream, from, to, own.len()) }?;
+        self.stream.copy_out(&self.words, bytes..bytes + all, &mut self.landing)?;
+        Ok(bytemuck::pod_collect_to_vec(&self.landing.bytes()[..all]))
     }
 }
 

@@ -1,0 +1,136 @@
+//! Messages between the processes of a run: the number of their bytes (u32, little-endian), then JSON.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::TcpStream;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// Bytes of a message: a prompt of a million tokens has room.
+pub(super) const MOST: usize = 16 << 20;
+
+/// Bytes of a message from one who has not said yet who he is.
+pub(super) const MOST_OF_STRANGERS: usize = 4 << 10;
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) enum Message {
+    /// The first of a process that comes.
+    Hello(super::Hello),
+    /// All have come: what each of them is.
+    Welcome(Vec<super::Hello>),
+    /// What ranks give to each other until NCCL carries that.
+    Words(Vec<u64>),
+    /// The sender's ranks have been loaded.
+    Ready,
+    /// What the receiver's ranks are to do.
+    Work(Value),
+    /// The sender is there.
+    Beat,
+    /// What has ended the run.
+    Failed(String),
+    /// All is done.
+    End,
+}
+
+/// Sends one message.
+///
+/// # Errors
+/// A message that is too long; what the system says.
+pub(super) fn send(mut stream: &TcpStream, message: &Message) -> io::Result<()> {
+    let mut bytes = vec![0; 4];
+    serde_json::to_writer(&mut bytes, message)?;
+    let length = bytes.len() - 4;
+    if length > MOST {
+        return Err(invalid(format!("a message of {length} bytes is too long")));
+    }
+    bytes[..4].copy_from_slice(&(length as u32).to_le_bytes());
+    stream.write_all(&bytes)
+}
+
+/// The messages that come in by a connection.
+pub(super) struct Frames {
+    pub(super) stream: TcpStream,
+    /// What has come of messages that are not complete.
+    bytes: Vec<u8>,
+}
+
+impl Frames {
+    pub(super) fn new(stream: TcpStream) -> Self {
+        Self { stream, bytes: Vec::new() }
+    }
+
+    /// The next message, of up to `most` bytes; none at the end of the connection. What has come by then is
+    /// kept where the stream's read timeout is over: [`is_timeout`].
+    ///
+    /// # Errors
+    /// What is no message; what the system says.
+    pub(super) fn next(&mut self, most: usize) -> io::Result<Option<Message>> {
+        let mut piece = [0; 64 << 10];
+        loop {
+            if let Some((head, rest)) = self.bytes.split_first_chunk() {
+                let length = u32::from_le_bytes(*head) as usize;
+                if length > most {
+                    return Err(invalid(format!("it announces {length} bytes")));
+                }
+                if rest.len() >= length {
+                    let message = serde_json::from_slice(&rest[..length])?;
+                    self.bytes.drain(..4 + length);
+                    return Ok(Some(message));
+                }
+            }
+            match self.stream.read(&mut piece) {
+                Ok(0) => return Ok(None),
+                Ok(count) => self.bytes.extend_from_slice(&piece[..count]),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+/// Whether it says that nothing has come in time.
+pub(super) fn is_timeout(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
+}
+
+pub(super) fn invalid(what: impl Into<String>) -> io::Error {
+    io::Error::new(ErrorKind::InvalidData, what.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    fn pair() -> (TcpStream, Frames) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let one = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (one, Frames::new(listener.accept().unwrap().0))
+    }
+
+    #[test]
+    fn messages_come_as_they_were_sent_and_end() {
+        let (one, mut other) = pair();
+        send(&one, &Message::Words(vec![1, u64::MAX])).unwrap();
+        send(&one, &Message::Work(serde_json::json!({"Take": [1, 2]}))).unwrap();
+        drop(one);
+        let Ok(Some(Message::Words(words))) = other.next(MOST) else { panic!() };
+        assert_eq!(words, [1, u64::MAX]);
+        assert!(matches!(other.next(MOST), Ok(Some(Message::Work(work))) if work["Take"][1] == 2));
+        assert!(matches!(other.next(MOST), Ok(None)));
+    }
+
+    #[test]
+    fn garbage_and_lengths_past_all_bounds_are_refused() {
+        for garbage in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[255; 8], &[2, 0, 0, 0, b'{', b'}']] {
+            let (mut one, mut other) = pair();
+            one.write_all(garbage).unwrap();
+            let refused = other.next(MOST_OF_STRANGERS).unwrap_err();
+            assert!(!is_timeout(&refused), "{refused}");
+        }
+        let (one, _other) = pair();
+        let long = Message::Failed("x".repeat(MOST));
+        assert!(send(&one, &long).unwrap_err().to_string().contains("too long"));
+    }
+}

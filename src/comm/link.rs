@@ -1,0 +1,348 @@
+//! What keeps the processes of a run together: the connection of each to the first one, by which they found
+//! each other. It carries what the ranks are to do, and why the run has ended; both must come through while
+//! a GPU hangs. What is computed goes by NCCL.
+
+use std::io;
+use std::net::{Shutdown, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::Room;
+use super::frame::{Frames, MOST, Message, is_timeout, send};
+use super::rendezvous::Hello;
+use crate::error::{Error, Result};
+
+/// How often those who wait look whether the run has ended.
+const GLANCE: Duration = Duration::from_millis(100);
+
+/// How long a process that ends waits for the others to notice.
+const PARTING: Duration = Duration::from_secs(5);
+
+/// A process's connections.
+#[derive(Debug)]
+pub struct Link {
+    process: usize,
+    /// Of all processes, by number.
+    all: Vec<Hello>,
+    /// To all others, or from them to the first one.
+    ways: Vec<Way>,
+    timeout: Duration,
+    /// Since when the ranks of this process are at something that others may wait for.
+    busy_since: Mutex<Option<Instant>>,
+    is_closing: AtomicBool,
+}
+
+/// A connection to another process.
+#[derive(Debug)]
+struct Way {
+    process: usize,
+    /// Held while a message is sent.
+    stream: Mutex<TcpStream>,
+    inbox: Mutex<Receiver<Message>>,
+    /// Until somebody listens.
+    listener: Mutex<Option<(TcpStream, Sender<Message>)>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Link {
+    /// `streams` lead to all processes but the first in order, or to the first.
+    pub(super) fn new(
+        process: usize,
+        all: Vec<Hello>,
+        streams: Vec<TcpStream>,
+        timeout: Duration,
+    ) -> io::Result<Arc<Self>> {
+        let way = |(i, stream): (usize, TcpStream)| -> io::Result<Way> {
+            stream.set_nodelay(true)?;
+            // Whatever is there is alive: it tells so four times as often.
+            stream.set_read_timeout(Some(timeout / 2))?;
+            stream.set_write_timeout(Some(timeout))?;
+            let (sender, inbox) = channel();
+            Ok(Way {
+                process: if process == 0 { i + 1 } else { 0 },
+                listener: Mutex::new(Some((stream.try_clone()?, sender))),
+                stream: Mutex::new(stream),
+                inbox: Mutex::new(inbox),
+            })
+        };
+        Ok(Arc::new(Self {
+            process,
+            ways: streams.into_iter().enumerate().map(way).collect::<io::Result<_>>()?,
+            all,
+            timeout,
+            busy_since: Mutex::new(Some(Instant::now())),
+            is_closing: AtomicBool::new(false),
+        }))
+    }
+
+    /// Whether this process tells the others what to do.
+    pub fn is_first(&self) -> bool {
+        self.process == 0
+    }
+
+    /// Number of ranks, of all processes.
+    pub fn world(&self) -> usize {
+        self.all.len() * self.ranks()
+    }
+
+    /// Number of ranks of a process.
+    pub fn ranks(&self) -> usize {
+        self.all[0].devices.len()
+    }
+
+    /// The first rank of this process.
+    pub fn first_rank(&self) -> usize {
+        self.process * self.ranks()
+    }
+
+    /// What the ranks of this process run on, and where.
+    pub fn own_devices(&self) -> &[String] {
+        &self.all[self.process].devices
+    }
+
+    /// What the ranks of all processes run on.
+    pub fn devices(&self) -> String {
+        self.all.iter().flat_map(|hello| hello.devices.clone()).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Tokens that all ranks have room for.
+    pub fn context(&self) -> usize {
+        self.all.iter().map(|hello| hello.context).min().unwrap_or(0)
+    }
+
+    /// From now on a failure in `room` ends the run of all processes, and one of theirs that of the room.
+    pub fn watch(self: &Arc<Self>, room: &Arc<Room>) {
+        let (link, its_room) = (Arc::downgrade(self), Arc::downgrade(room));
+        room.on_failure(Box::new(move || {
+            if let (Some(link), Some(room)) = (link.upgrade(), its_room.upgrade())
+                && let Some(failure) = room.failure()
+            {
+                link.tell_all(&Message::Failed(failure.to_string()));
+            }
+        }));
+        for (number, way) in self.ways.iter().enumerate() {
+            if let Some((stream, inbox)) = lock(&way.listener).take() {
+                let (link, room) = (Arc::downgrade(self), room.clone());
+                thread::spawn(move || listen(Frames::new(stream), &inbox, number, &link, &room));
+            }
+        }
+        let (link, pause) = (Arc::downgrade(self), self.timeout / 8);
+        thread::spawn(move || {
+            while let Some(link) = link.upgrade().filter(|link| !link.is_closing()) {
+                link.tell_all(&Message::Beat);
+                drop(link);
+                thread::sleep(pause);
+            }
+        });
+    }
+
+    /// Whether this process is at something that others may wait for, and they must not fall silent.
+    pub fn set_busy(&self, is_busy: bool) {
+        *lock(&self.busy_since) = is_busy.then(Instant::now);
+    }
+
+    /// Tells all others what their ranks are to do.
+    ///
+    /// # Errors
+    /// One that cannot be told.
+    pub fn tell(&self, work: Value) -> Result<()> {
+        let work = Message::Work(work);
+        self.ways.iter().try_for_each(|way| self.send(way, &work))
+    }
+
+    /// What this process's ranks are to do next; none when the run is over.
+    ///
+    /// # Errors
+    /// What `failure` says, or the first process that makes no sense.
+    pub fn next(&self, failure: impl Fn() -> Option<Error>) -> Result<Option<Value>> {
+        let way = &self.ways[0];
+        match self.receive(way, None, failure)? {
+            Message::Work(work) => Ok(Some(work)),
+            Message::End => Ok(None),
+            _ => Err(self.out_of_turn(way)),
+        }
+    }
+
+    /// Tells the first process that the ranks of this one have been loaded; the first waits for all.
+    ///
+    /// # Errors
+    /// What `failure` says, or a process that makes no sense.
+    pub fn ready(&self, failure: impl Fn() -> Option<Error>) -> Result<()> {
+        for way in &self.ways {
+            match self.is_first() {
+                false => self.send(way, &Message::Ready)?,
+                true => match self.receive(way, None, &failure)? {
+                    Message::Ready => {}
+                    _ => return Err(self.out_of_turn(way)),
+                },
+            }
+        }
+        Ok(())
+    }
+
+    /// What every process gives, put together in their order.
+    pub(super) fn gather(
+        &self,
+        own: &[u64],
+        failure: impl Fn() -> Option<Error>,
+    ) -> Result<Vec<u64>> {
+        let deadline = Some(Instant::now() + self.timeout);
+        let mut all = own.to_vec();
+        if !self.is_first() {
+            self.send(&self.ways[0], &Message::Words(all.clone()))?;
+            all.clear();
+        }
+        for way in &self.ways {
+            match self.receive(way, deadline, &failure)? {
+                Message::Words(words) => all.extend(words),
+                _ => return Err(self.out_of_turn(way)),
+            }
+        }
+        if all.len() != own.len() * self.all.len() {
+            return Err(Error::failed("the processes do not give as much as each other"));
+        }
+        if self.is_first() {
+            let words = Message::Words(all.clone());
+            self.ways.iter().try_for_each(|way| self.send(way, &words))?;
+        }
+        Ok(all)
+    }
+
+    fn receive(
+        &self,
+        way: &Way,
+        deadline: Option<Instant>,
+        failure: impl Fn() -> Option<Error>,
+    ) -> Result<Message> {
+        let inbox = lock(&way.inbox);
+        loop {
+            if let Some(failure) = failure() {
+                return Err(failure);
+            }
+            if deadline.is_some_and(|deadline| Instant::now() > deadline) {
+                return Err(Error::failed(format!("{} did not come", self.name(way.process))));
+            }
+            match inbox.recv_timeout(GLANCE) {
+                Ok(message) => return Ok(message),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(failure().unwrap_or_else(|| self.gone(way)));
+                }
+            }
+        }
+    }
+
+    fn send(&self, way: &Way, message: &Message) -> Result<()> {
+        send(&lock(&way.stream), message).map_err(|error| {
+            Error::failed(format!("cannot tell {} anything: {error}", self.name(way.process)))
+        })
+    }
+
+    /// What cannot be told shows when nothing comes back.
+    fn tell_all(&self, message: &Message) {
+        for way in &self.ways {
+            let _ = self.send(way, message);
+        }
+    }
+
+    /// A process by its ranks and what they run on.
+    fn name(&self, process: usize) -> String {
+        let first = process * self.ranks();
+        let ranks = self.all[process].devices.iter().zip(first..);
+        let ranks: Vec<_> =
+            ranks.map(|(device, rank)| format!("rank {rank} on {device}")).collect();
+        ranks.join(" and ")
+    }
+
+    fn gone(&self, way: &Way) -> Error {
+        let who = self.name(way.process);
+        Error::failed(format!("{who} is gone: its process was ended, or cannot be reached"))
+    }
+
+    fn out_of_turn(&self, way: &Way) -> Error {
+        Error::failed(format!("{} says something out of turn", self.name(way.process)))
+    }
+
+    fn is_closing(&self) -> bool {
+        self.is_closing.load(Ordering::Relaxed)
+    }
+
+    /// Tells the others that all is done: from now on whoever leaves is not missed.
+    pub fn end(&self) {
+        self.is_closing.store(true, Ordering::Relaxed);
+        if self.is_first() {
+            self.tell_all(&Message::End);
+        }
+    }
+
+    /// Leaves when all have heard what this process has said, or do not listen any more.
+    pub fn close(&self) {
+        self.is_closing.store(true, Ordering::Relaxed);
+        for way in &self.ways {
+            let _ = lock(&way.stream).shutdown(Shutdown::Write);
+        }
+        let deadline = Instant::now() + PARTING;
+        for way in &self.ways {
+            let inbox = lock(&way.inbox);
+            while inbox.recv_timeout(deadline.saturating_duration_since(Instant::now())).is_ok() {}
+        }
+    }
+}
+
+/// Passes on what comes by a way, until it ends.
+fn listen(
+    mut frames: Frames,
+    inbox: &Sender<Message>,
+    number: usize,
+    link: &Weak<Link>,
+    room: &Room,
+) {
+    loop {
+        let next = frames.next(MOST);
+        let Some(link) = link.upgrade() else { return };
+        let way = &link.ways[number];
+        let is_silent = matches!(&next, Err(error) if is_timeout(error));
+        let failure = match next {
+            Ok(Some(Message::Beat)) => continue,
+            Ok(Some(Message::Failed(why))) => {
+                room.end(Error::failed(why));
+                continue; // until it leaves
+            }
+            Ok(Some(message)) => {
+                if matches!(message, Message::End) {
+                    link.is_closing.store(true, Ordering::Relaxed);
+                }
+                match inbox.send(message) {
+                    Ok(()) => continue,
+                    Err(_) => return,
+                }
+            }
+            Err(_) if is_silent => {
+                let limit = link.timeout / 2;
+                let waits = lock(&link.busy_since).is_some_and(|since| since.elapsed() >= limit);
+                if !waits || link.is_closing() {
+                    continue;
+                }
+                let (who, seconds) = (link.name(way.process), limit.as_secs_f64());
+                Error::failed(format!(
+                    "{who} has not been heard of for {seconds} s; --timeout allows more"
+                ))
+            }
+            _ if link.is_closing() => return,
+            Ok(None) => link.gone(way),
+            Err(error) => Error::failed(format!("{}: {error}", link.gone(way))),
+        };
+        room.end(failure);
+        if !is_silent {
+            return;
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! A team whose ranks are in several processes.
+
+use std::process;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{from_value, to_value};
+
+use super::{Ranks, Team};
+use crate::comm::{Link, Room};
+use crate::error::{Error, Result};
+use crate::model::Logits;
+use crate::sampler::SamplingOptions;
+
+/// What the first process has the others do: the methods of [`Team`].
+#[derive(Serialize, Deserialize)]
+pub(super) enum Command {
+    Rewind(usize),
+    Take(Vec<u32>, Logits),
+    Prefill(Vec<u32>, Logits),
+    Begin(SamplingOptions, Vec<u32>),
+    Choose,
+    Advance,
+}
+
+impl Team {
+    /// Whether this is the first process, or the only one: the others [`Self::serve`].
+    pub fn leads(&self) -> bool {
+        match &self.ranks {
+            Ranks::Several { link: Some(link), .. } => link.is_first(),
+            _ => true,
+        }
+    }
+
+    /// Does what the first process says until all is done.
+    ///
+    /// # Errors
+    /// What has ended the run.
+    pub fn serve(&mut self) -> Result<()> {
+        let Ranks::Several { link: Some(link), room, .. } = &self.ranks else { return Ok(()) };
+        let (link, room) = (link.clone(), room.clone());
+        while let Some(command) = link.next(|| room.failure())? {
+            let obeyed = from_value(command)
+                .map_err(|error| Error::failed(format!("process 0 makes no sense: {error}")))
+                .and_then(|command| self.obey(&command));
+            // The ranks' own failures have been told of already: the first one stands.
+            obeyed.inspect_err(|error| room.end(error.clone()))?;
+        }
+        Ok(())
+    }
+
+    fn obey(&mut self, command: &Command) -> Result<()> {
+        match command {
+            Command::Rewind(position) => self.rewind(*position),
+            Command::Take(ids, logits) => self.take(ids, *logits),
+            Command::Prefill(ids, logits) => self.prefill(ids, *logits).map(drop),
+            Command::Begin(options, prompt) => self.begin(options, prompt),
+            // Logits that leave no choice are for the first process to tell of.
+            Command::Choose => self.choice().map(drop),
+            Command::Advance => self.next_choice().map(drop),
+        }
+    }
+
+    /// Has the other processes do what this one is about to do.
+    pub(super) fn tell(&self, command: impl FnOnce() -> Command) -> Result<()> {
+        let Ranks::Several { link: Some(link), room, .. } = &self.ranks else { return Ok(()) };
+        if let Some(failure) = room.failure() {
+            return Err(failure);
+        }
+        if !link.is_first() {
+            return Ok(());
+        }
+        let command = to_value(command()).map_err(|error| Error::failed(error.to_string()))?;
+        link.tell(command).map_err(|error| {
+            room.end(error.clone());
+            room.failure().unwrap_or(error)
+        })
+    }
+
+    /// Waits until the ranks of all processes are there.
+    pub(super) fn ready(&self) -> Result<()> {
+        let Ranks::Several { link: Some(link), room, .. } = &self.ranks else { return Ok(()) };
+        link.ready(|| room.failure()).inspect_err(|error| room.end(error.clone()))?;
+        link.set_busy(false);
+        Ok(())
+    }
+}
+
+/// While ranks are loaded: they may hang in a call that nothing wakes.
+pub(super) struct Loading(Arc<AtomicBool>);
+
+/// How long ranks have to notice that the run has ended.
+const GRACE: Duration = Duration::from_secs(5);
+
+impl Loading {
+    /// From now on a failure of any process ends this one; even if its ranks do not come out of what they
+    /// are at, for as long as they are loaded.
+    pub(super) fn begin(link: &Arc<Link>, room: &Arc<Room>) -> Self {
+        let is_loading = Arc::new(AtomicBool::new(true));
+        link.watch(room);
+        let (still, its_room) = (is_loading.clone(), Arc::downgrade(room));
+        room.on_failure(Box::new(move || {
+            let (still, room) = (still.clone(), its_room.clone());
+            thread::spawn(move || {
+                thread::sleep(GRACE);
+                if let Some(failure) = room.upgrade().and_then(|room| room.failure())
+                    && still.load(Ordering::Relaxed)
+                {
+                    eprintln!("chaski: {failure}");
+                    process::exit(failure.exit_status().into());
+                }
+            });
+        }));
+        Self(is_loading)
+    }
+}
+
+impl Drop for Loading {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}

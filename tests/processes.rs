@@ -1,0 +1,242 @@
+//! A model split over several processes, each with emulated GPUs of its own, joined as launchers have it.
+
+#[path = "common/process.rs"]
+mod process;
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use std::{fs, thread};
+
+use process::chaski;
+
+const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/gqa8-hd64-f16");
+
+/// Kernels that are new to the emulator are compiled at their first launch.
+const PATIENT: [&str; 2] = ["--timeout", "600"];
+
+const SAMPLED: [&str; 12] = [
+    "generate",
+    "-m",
+    MODEL,
+    "--ids",
+    "1,2,3",
+    "-n",
+    "6",
+    "--print-ids",
+    "--seed",
+    "3",
+    "--temp",
+    "2",
+];
+const SIZES: [&str; 7] =
+    ["--context", "64", "--prefill-chunk", "8", "--emulate", "2", "--logit-bias=7=-inf"];
+
+/// A port that nobody has.
+fn port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+type Variables = Vec<(&'static str, String)>;
+
+/// As torchrun sets them, for a rendezvous at `port`.
+fn torchrun(process: usize, processes: usize, port: u16) -> Variables {
+    vec![
+        ("RANK", process.to_string()),
+        ("WORLD_SIZE", processes.to_string()),
+        ("LOCAL_RANK", process.to_string()),
+        ("LOCAL_WORLD_SIZE", processes.to_string()),
+        ("MASTER_ADDR", "127.0.0.1".to_owned()),
+        ("MASTER_PORT", (port - 1).to_string()),
+    ]
+}
+
+fn start(args: &[&str], variables: Variables) -> Child {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_chaski"));
+    command.args(args).envs(variables).stdin(Stdio::null());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+/// Exit status, standard output and the lines of standard error that are errors.
+type End = (Option<i32>, String, Vec<String>);
+
+fn end(child: Child) -> End {
+    let output = child.wait_with_output().unwrap();
+    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+    let errors = text(&output.stderr);
+    assert!(!errors.contains("panicked"), "{errors}");
+    let errors = errors.lines().filter(|line| line.starts_with("chaski: "));
+    (output.status.code(), text(&output.stdout), errors.map(str::to_owned).collect())
+}
+
+/// Two processes with these variables and arguments.
+fn two(args: &[&str], variables: impl Fn(usize) -> Variables) -> [End; 2] {
+    let children = [0, 1].map(|process| start(args, variables(process)));
+    children.map(end)
+}
+
+fn answer(ends: [End; 2]) -> String {
+    let [(first, text, errors), (second, nothing, others)] = ends;
+    assert_eq!((first, second), (Some(0), Some(0)), "{errors:?} {others:?}");
+    assert_eq!(nothing, "");
+    text
+}
+
+#[test]
+fn every_launcher_gives_the_answer_of_one_process() {
+    let split = ["--tensor-parallel", "2"];
+    let (status, one, errors) = chaski(&[&SAMPLED[..], &SIZES, &split, &PATIENT].concat(), &[]);
+    assert_eq!(status, Some(0), "{errors}");
+    let ask = [&SAMPLED[..], &SIZES, &PATIENT, &["--join"]].concat();
+    let at = port();
+    assert_eq!(answer(two(&ask, |process| torchrun(process, 2, at))), one);
+
+    let address = format!("127.0.0.1:{}", port());
+    let ask = [&ask[..], &["slurm", "--rendezvous", &address]].concat();
+    let srun = |process: usize| {
+        let process = process.to_string();
+        let tasks = ("SLURM_NTASKS", "2".to_owned());
+        vec![("SLURM_PROCID", process.clone()), tasks, ("SLURM_LOCALID", process)]
+    };
+    assert_eq!(answer(two(&ask, srun)), one);
+
+    let at = port();
+    let ask = [&SAMPLED[..], &SIZES, &PATIENT, &["--join", "mpi"]].concat();
+    let mpirun = |process: usize| {
+        let [rank, two] = [process.to_string(), "2".to_owned()];
+        vec![
+            ("OMPI_COMM_WORLD_RANK", rank.clone()),
+            ("OMPI_COMM_WORLD_SIZE", two.clone()),
+            ("OMPI_COMM_WORLD_LOCAL_RANK", rank),
+            ("OMPI_COMM_WORLD_LOCAL_SIZE", two),
+            ("MASTER_PORT", (at - 1).to_string()),
+        ]
+    };
+    assert_eq!(answer(two(&ask, mpirun)), one);
+}
+
+#[test]
+fn logits_of_two_processes_are_those_of_one_with_two_ranks() {
+    let folder = tempfile::tempdir().unwrap();
+    let logits = |out: &Path, more: &[&str]| -> Vec<String> {
+        let out = out.to_str().unwrap();
+        let ask = ["logits", "-m", MODEL, "--ids", "5,6,7,8,9,10,11,12,13,14", "--out", out];
+        let ask = [&ask[..], &SIZES[..6], &PATIENT, more].concat();
+        ask.into_iter().map(str::to_owned).collect()
+    };
+    let [one, several] = ["one", "several"].map(|name| folder.path().join(name));
+    let ask = logits(&one, &["--devices", "0,1"]);
+    let ask: Vec<&str> = ask.iter().map(String::as_str).collect();
+    let (status, _, errors) = chaski(&ask, &[]);
+    assert_eq!(status, Some(0), "{errors}");
+    let ask = logits(&several, &["--join", "torchrun"]);
+    let ask: Vec<&str> = ask.iter().map(String::as_str).collect();
+    let at = port();
+    answer(two(&ask, |process| torchrun(process, 2, at)));
+    assert!(fs::read(&one).unwrap() == fs::read(&several).unwrap());
+}
+
+/// Long enough for machines that are busy.
+const TIMEOUT: [&str; 2] = ["--timeout", "20"];
+
+/// What both say when the second is started with other variables or arguments, within the deadline.
+fn trouble(more: &[(&'static str, &str)], args: &[&str], world: usize) -> [End; 2] {
+    let (start_time, at) = (Instant::now(), port());
+    let ask = [&SAMPLED[..], &SIZES, &TIMEOUT, &["--join"]].concat();
+    let mut second = torchrun(1, world, at);
+    second.extend(more.iter().map(|(name, value)| (*name, (*value).to_owned())));
+    let children = [start(&ask, torchrun(0, world, at)), start(&[&ask[..], args].concat(), second)];
+    let ends = children.map(end);
+    assert!(start_time.elapsed() < Duration::from_secs(100), "{:?}", start_time.elapsed());
+    assert_eq!(ends[0].0, Some(1), "{ends:?}");
+    assert_ne!(ends[1].0, Some(0), "{ends:?}");
+    assert_eq!(ends[0].2.len(), 1, "{ends:?}");
+    ends
+}
+
+#[test]
+fn processes_that_do_not_fit_together_are_told_on_both() {
+    for (variables, args, world, told) in [
+        (&[("TORCHELASTIC_RUN_ID", "another")][..], &[][..], 2, "has run another"),
+        // Told why where the first one listens already, else missed.
+        (&[("WORLD_SIZE", "3")], &[], 2, " come"),
+        (&[], &["--rendezvous", "127.0.0.1:1"], 2, "process 1 of 2 did not come"),
+    ] {
+        let [first, second] = trouble(variables, args, world);
+        assert!(first.2[0].contains(told), "{told}: {first:?}");
+        assert!(second.2 == first.2 || told.contains(" come"), "{first:?} {second:?}");
+    }
+    let [first, second] = trouble(&[("RANK", "0")], &[], 2);
+    let told = [&first, &second].map(|end| end.2[0].as_str());
+    assert!(told.iter().any(|told| told.contains("cannot wait for the others")), "{told:?}");
+}
+
+#[test]
+fn ranks_that_fail_or_stall_end_all_processes_in_time() {
+    for (variable, value, told) in [
+        ("CHASKI_EMULATE_RANK_FAULT", "1:dies:9", "rank 1 on cuda:1"),
+        ("CHASKI_EMULATE_RANK_FAULT", "1:stalls:7", "no end of it in 20 s"),
+        ("CHASKI_EMULATE_FAULT", "cuMemAlloc_v2:3:2", "rank 1 on cuda:1"),
+        ("CHASKI_EMULATE_FAULT", "ncclCommInitRank:1:3", "rank 1 on cuda:1"),
+    ] {
+        let [first, _] = trouble(&[(variable, value)], &[], 2);
+        assert!(first.2[0].contains(told), "{value}: {first:?}");
+    }
+}
+
+/// A process that is killed while an answer comes, the first or the second: the other one ends, too.
+#[test]
+fn a_process_that_is_killed_is_missed_at_once() {
+    for killed in [0, 1] {
+        let at = port();
+        let mut ask = [&SAMPLED[..], &SIZES, &PATIENT, &["--join", "--ignore-eos"]].concat();
+        ask[6] = "60"; // tokens
+        let mut children = [0, 1].map(|process| start(&ask, torchrun(process, 2, at)));
+        let mut one = [0];
+        children[0].stdout.as_mut().unwrap().read_exact(&mut one).unwrap();
+        children[killed].kill().unwrap();
+        let start_time = Instant::now();
+        let ends = children.map(end);
+        assert!(start_time.elapsed() < Duration::from_secs(60));
+        let (status, _, errors) = &ends[1 - killed];
+        assert_eq!(*status, Some(1), "{ends:?}");
+        assert!(errors[0].contains(&format!("rank {killed} on cuda:{killed} of ")), "{errors:?}");
+        assert!(errors[0].contains("is gone"), "{errors:?}");
+    }
+}
+
+/// Garbage at the rendezvous is turned away, and no reason to give up.
+#[test]
+fn strangers_at_the_rendezvous_are_turned_away() {
+    let at = port();
+    let ask = [&SAMPLED[..], &SIZES, &PATIENT, &["--join"]].concat();
+    let first = start(&ask, torchrun(0, 2, at));
+    let mut stranger = loop {
+        match TcpStream::connect(("127.0.0.1", at)) {
+            Ok(stranger) => break stranger,
+            Err(_) => thread::yield_now(),
+        }
+    };
+    stranger.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+    let second = start(&ask, torchrun(1, 2, at));
+    assert!(answer([end(first), end(second)]).contains(','));
+}
+
+#[test]
+fn variables_and_devices_that_make_no_sense_are_refused() {
+    let ask = [&SAMPLED[..], &["--join"]].concat();
+    for (variables, args, told) in [
+        (&[("RANK", "1")][..], &[][..], "WORLD_SIZE is not"),
+        (&[("JOB_COMPLETION_INDEX", "1")], &["kubernetes"], "WORLD_SIZE is not"),
+        (
+            &[("RANK", "0"), ("WORLD_SIZE", "2")],
+            &["--rendezvous", "127.0.0.1:1", "--device", "cpu"],
+            "--join needs GPUs",
+        ),
+    ] {
+        let (status, _, errors) = chaski(&[&ask[..], args].concat(), variables);
+        assert!(status == Some(2) && errors.contains(told), "{status:?} {errors}");
+    }
+}
