@@ -4,7 +4,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::process::Command;
-use std::sync::{Arc, Once};
+use std::sync::{Arc, Barrier, Once};
 use std::thread;
 use std::time::Duration;
 
@@ -226,9 +226,10 @@ fn mistakes_in_the_kernel_are_caught() {
 #[test]
 fn a_rank_that_is_gone_keeps_nobody() {
     let room = Room::new(vec!["cuda:0".to_owned(), "cuda:1".to_owned()], PATIENCE, None);
-    let cards = cards(2);
+    let (cards, both_are_there) = (cards(2), Barrier::new(2));
     let work = |part: usize, card: Card| {
         let mut rank = Rank::new(card, &room, Share { part, parts: 2 });
+        both_are_there.wait();
         if part == 0 {
             let ended = rank.start(&[1.0; 4], false).and_then(|()| rank.comm.leave());
             return (ended.unwrap_err().to_string(), rank);

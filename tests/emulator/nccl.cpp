@@ -241,6 +241,7 @@ void refusals(const char*) {
     begin_to_join(2, id, 0);
     require(refused(3, id, 1) == 5, "another number of ranks is refused");
     require(refused(2, id, 0) == 5, "two ranks 0 are refused");
+    use_device(1);
     require(refused(2, id, 1) == 0, "and the right one is not");
     require(refused(2, {}, 0) == 4, "no id is refused");
 }
