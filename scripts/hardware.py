@@ -328,6 +328,30 @@ def ranks(run):
     return well
 
 
+def hopper(run):
+    """Prefill by the kernels that only Hopper runs: against the portable ones, and how fast."""
+    on = {"CHASKI_HOPPER": "on"}
+    model = models(run)[-1]
+    with tempfile.TemporaryDirectory() as folder:
+        out = pathlib.Path(folder) / "logits.safetensors"
+        ask = ["logits", "-m", model, "--random-ids", "40" if run.quick else "600", "--out", str(out)]
+        logits = []
+        for environment in ({}, on):
+            if run.run_chaski(*ask, environment=environment) is None:
+                return False
+            logits.append(read_logits(out))
+    error = relative_l2(*logits)
+    run.found(relative_l2_to_portable=error)
+    well = error < 1e-2
+    sizes = ["-p", "8", "-n", "0", "-r", "1"] if run.quick else ["-p", "512,2048,8192", "-n", "0", "-r", "3"]
+    alone = ["-p", "8", "-d", "8", "-r", "1"] if run.quick else []
+    for model in models(run):
+        for command in (["bench", *sizes], ["kernels", "bench", "matmul", *alone]):
+            ask = [*command, "-m", model, "-o", "json"]
+            well &= run.run_chaski(*ask, environment=on) is not None
+    return well
+
+
 def load(run):
     """From files in the page cache to the GPU."""
     space = shutil.disk_usage(tempfile.gettempdir()).free
@@ -409,7 +433,7 @@ def sanitize(run):
 
 
 # In the order of what is wanted most: the time may not suffice for all.
-ORDER = [check, bench, kernels, identity, ranks, demo, load, peers, profile, sanitize]
+ORDER = [check, bench, kernels, identity, hopper, ranks, demo, load, peers, profile, sanitize]
 PARTS = {part.__name__: part for part in ORDER}
 
 

@@ -172,7 +172,6 @@ fn a_few_rounds() {
 }
 
 #[test]
-#[ignore = "takes minutes"]
 fn thousands_of_rounds() {
     [(2, 3000), (4, 1000), (8, 500)].into_iter().for_each(|(world, rounds)| check(world, rounds));
 }

@@ -53,7 +53,7 @@ fn every_part_runs_on_an_emulated_gpu_and_tables_are_made_of_real_records_alone(
     let mut found = read(&record(Path::new(&records)));
     let parts = found["parts"].as_object().unwrap();
     // In this order; what is not on this machine is told apart from what is well.
-    let expected = "check bench kernels identity ranks demo load peers profile sanitize";
+    let expected = "check bench kernels identity hopper ranks demo load peers profile sanitize";
     assert_eq!(parts.keys().map(String::as_str).collect::<Vec<_>>().join(" "), expected);
     for (name, part) in parts {
         let may_be_absent = ["kernels", "peers", "sanitize"].contains(&name.as_str());

@@ -118,6 +118,18 @@ fn every_launcher_gives_the_answer_of_one_process() {
 }
 
 #[test]
+fn a_process_may_have_several_ranks() {
+    let ask = ["generate", "-m", "synthetic:tiny", "--ids", "1,2,3", "-n", "4", "--print-ids"];
+    let ask = [&ask[..], &["--context", "64", "--temp", "1", "--seed", "5"], &PATIENT].concat();
+    let alone = [&ask[..], &["--emulate", "4", "--devices", "0,1,2,3"]].concat();
+    let (status, one, errors) = chaski(&alone, &[]);
+    assert_eq!(status, Some(0), "{errors}");
+    let ask = [&ask[..], &["--emulate", "2", "--devices", "0,1", "--join"]].concat();
+    let at = port();
+    assert_eq!(answer(two(&ask, |process| torchrun(process, 2, at))), one);
+}
+
+#[test]
 fn logits_of_two_processes_are_those_of_one_with_two_ranks() {
     let folder = tempfile::tempdir().unwrap();
     let logits = |out: &Path, more: &[&str]| -> Vec<String> {
