@@ -38,8 +38,8 @@ fn team(ordinals: &[u32], chunk: usize) -> Team {
     let source = source(&case());
     let (config, checkpoint) = (Config::load(&source).unwrap(), Checkpoint::open(&source).unwrap());
     let dims = Dims::new(&config, ordinals.len()).unwrap().of_rank(ordinals.len() - 1);
-    Card::suits(&dims, checkpoint.dtype()).unwrap();
     let cards: Vec<Card> = ordinals.iter().map(|ordinal| Card::open(*ordinal).unwrap()).collect();
+    cards[0].suits(&dims, checkpoint.dtype()).unwrap();
     let request = Request {
         context: Some(128),
         chunk,

@@ -115,6 +115,17 @@ fn gpus_that_are_not_there_or_too_old_are_told() {
     );
 }
 
+#[test]
+fn rows_that_no_block_has_room_for_are_told_before_anything_is_loaded() {
+    let small = [("CHASKI_EMULATE", "1"), ("CHASKI_EMULATE_CAPABILITY", "8.6")];
+    let model = ["generate", "-m", "synthetic:llama3-70b", "--layers", "1", "--ids", "1"];
+    let (status, _, errors) = chaski(&[&model[..], &["--device", "cuda"]].concat(), &small);
+    assert_eq!(status, Some(1), "{errors}");
+    let told =
+        "an FFN of 28672 on this GPU: a block would take 113 KiB of shared memory and can have 99";
+    assert!(errors.contains(told), "{errors}");
+}
+
 /// On machines that have none.
 #[test]
 fn a_missing_driver_is_told() {

@@ -210,14 +210,14 @@ pub fn hardware(args: &ModelArgs, dims: &Dims, weights: Dtype) -> Result<Hardwar
             None => Ok(Hardware::Cpu),
         };
     };
-    match Card::suits(dims, weights) {
+    let card = Card::open(ordinal)?;
+    match card.suits(dims, weights) {
         Err(error) if args.device == Device::Auto && args.kernel.is_empty() => {
             note(format_args!("on the CPU, not the GPU: {error}"));
             return Ok(Hardware::Cpu);
         }
         suits => suits?,
     }
-    let card = Card::open(ordinal)?;
     for KernelFile { name, file } in &args.kernel {
         let source = kernel::Source::read(file)?;
         if source.kernel.name != name {

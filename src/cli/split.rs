@@ -92,7 +92,6 @@ fn joined(args: &ModelArgs, place: &Place, dims: &Dims, weights: Dtype) -> Resul
 
 /// One rank on each of these GPUs.
 fn cards(ordinals: &[u32], dims: &Dims, weights: Dtype) -> Result<Vec<Hardware>> {
-    Card::suits(dims, weights)?;
     let count = device_count()?;
     if let Some(missing) = ordinals.iter().find(|ordinal| **ordinal >= count) {
         return Err(Error::failed(format!(
@@ -100,7 +99,12 @@ fn cards(ordinals: &[u32], dims: &Dims, weights: Dtype) -> Result<Vec<Hardware>>
              one, --device cpu does without"
         )));
     }
-    ordinals.iter().map(|ordinal| Ok(Hardware::Gpu(Card::open(*ordinal)?))).collect()
+    let open = |ordinal: &u32| {
+        let card = Card::open(*ordinal)?;
+        card.suits(dims, weights)?;
+        Ok(Hardware::Gpu(card))
+    };
+    ordinals.iter().map(open).collect()
 }
 
 /// What the ranks run on, for people.

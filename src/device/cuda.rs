@@ -35,7 +35,7 @@ use crate::error::{Error, Result};
 use crate::kernel::{Kernel, Source};
 use crate::memory::{Layout, Slot, StateRegion, Weight};
 use crate::op::{Gpu, Program};
-use crate::ops::MOST_TOKENS;
+use crate::ops::{MOST_TOKENS, gemv_shared_bytes};
 use driver::{Context, Pinned, Region};
 use kernels::Kernels;
 use launches::{Resolved, names};
@@ -109,12 +109,14 @@ impl Card {
         self.multiprocessors as usize
     }
 
-    /// That there are kernels for such a model.
+    /// That it has kernels for a rank of such a model.
     ///
     /// # Errors
-    /// What about it no kernel is made for.
-    pub fn suits(dims: &Dims, weights: Dtype) -> Result<()> {
-        let Dims { width, head_dim, ffn, vocab, .. } = *dims;
+    /// What about the model no kernel is made for, or is too large for this GPU.
+    pub fn suits(&self, dims: &Dims, weights: Dtype) -> Result<()> {
+        let Dims { width, heads, head_dim, ffn, vocab, .. } = *dims;
+        let longest = width.max(heads * head_dim).max(ffn);
+        let (needed, limit) = (gemv_shared_bytes(longest), self.context.block_shared_bytes()?);
         let trouble = match weights {
             Dtype::F32 => "F32 weights: BF16 and F16 there are".to_owned(),
             _ if head_dim != 64 && head_dim != 128 => {
@@ -126,6 +128,12 @@ impl Card {
             _ if vocab > MOST_TOKENS => {
                 format!("a vocabulary of {vocab}: up to {MOST_TOKENS} tokens can be")
             }
+            _ if needed > limit => format!(
+                "a width of {width} and an FFN of {ffn} on this GPU: a block would take {} KiB of shared \
+                 memory and can have {}; split the model over more of them",
+                needed >> 10,
+                limit >> 10
+            ),
             _ => return Ok(()),
         };
         Err(Error::failed(format!("there are no CUDA kernels for {trouble}; use --device cpu")))

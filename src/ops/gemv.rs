@@ -41,10 +41,10 @@ impl Gemv {
         [gpu.multiprocessors, 1]
     }
 
-    /// What a block keeps its input in: f32, padded with zeros to whole steps.
+    /// What a block asks for when it is launched.
     pub fn shared_bytes(&self) -> u32 {
         assert!(self.width.is_multiple_of(8), "rows of {} are not of 16-byte pieces", self.width);
-        size(self.width.next_multiple_of(STEP) * size_of::<f32>())
+        size(input_bytes(self.width))
     }
 
     /// Parts that a pair is cut into along its columns, each for a warp: what was measured to be best for
@@ -67,6 +67,18 @@ impl Gemv {
         let pairs = self.pairs.div_ceil(gpu.multiprocessors as usize); // of the busiest block
         pairs.div_ceil(WARPS / parts) * self.width.div_ceil(STEP).div_ceil(parts)
     }
+}
+
+/// What a block keeps its input in: f32, padded with zeros to whole steps.
+fn input_bytes(width: usize) -> usize {
+    width.next_multiple_of(STEP) * size_of::<f32>()
+}
+
+/// Bytes of shared memory of a block whose input has `width` numbers: the input, and what its warps
+/// tell each other.
+pub fn gemv_shared_bytes(width: usize) -> usize {
+    const EXCHANGE: usize = 1 << 10; // more than it is
+    input_bytes(width) + EXCHANGE
 }
 
 /// What `table` says of these rows.

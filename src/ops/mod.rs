@@ -33,7 +33,7 @@ pub use attend_decode::{AttendDecode, AttendScratch};
 pub use attend_prefill::AttendPrefill;
 pub use embed::Embed;
 pub use gate_up_swiglu::GateUpSwiglu;
-pub use gemv::{PARTS, Tuned};
+pub use gemv::{PARTS, Tuned, gemv_shared_bytes};
 pub use matmul::Matmul;
 pub use matmul_hopper::MatmulHopper;
 pub use mma_peak::MmaPeak;

@@ -18,8 +18,8 @@ pub fn rank(source: &Source, request: Request) -> Result<Rank> {
     let config = Config::load(source)?;
     let dims = Dims::new(&config, 1)?;
     let checkpoint = Checkpoint::open(source)?;
-    Card::suits(&dims, checkpoint.dtype())?;
     let card = Card::open(0)?;
+    card.suits(&dims, checkpoint.dtype())?;
     let request = Request {
         cache: chaski::checkpoint::Dtype::F16,
         activations: checkpoint.dtype(),

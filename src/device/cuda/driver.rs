@@ -156,6 +156,12 @@ impl Context {
         Ok(self.attribute(which)? as usize)
     }
 
+    /// Bytes of shared memory that a block can have.
+    pub fn block_shared_bytes(&self) -> Result<usize> {
+        use sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN as which;
+        Ok(self.attribute(which)? as usize)
+    }
+
     /// Where it is on the bus: domain, bus, device.
     pub fn bus(&self) -> Result<[u32; 3]> {
         use sys::CUdevice_attribute as attribute;

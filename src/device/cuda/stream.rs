@@ -11,9 +11,6 @@ use cudarc::driver::sys::{self, CUresult};
 use super::driver::{Context, Pinned, Region, check, destroy};
 use crate::error::{Error, Result};
 
-/// The least dynamic shared memory of which a function must be told beforehand.
-const OPT_IN_SHARED_BYTES: u32 = 48 << 10;
-
 /// A queue of work on the device, not the default one.
 pub struct Stream {
     context: Arc<Context>,
@@ -332,11 +329,9 @@ impl Module {
 }
 
 impl Function {
-    /// Allows launches with this much dynamic shared memory.
+    /// Allows launches with this much dynamic shared memory. Without, 48 KiB would be allowed, less what
+    /// the function has of its own.
     pub fn allow_shared(&self, bytes: u32, name: &str) -> Result<()> {
-        if bytes <= OPT_IN_SHARED_BYTES {
-            return Ok(());
-        }
         let which = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
         // SAFETY: whoever has the function keeps its module.
         let result = unsafe { sys::cuFuncSetAttribute(self.handle, which, bytes as i32) };
