@@ -19,7 +19,7 @@ const TRIES: [(&str, &str); 4] =
     [("none", "quick"), ("thread", "quick"), ("none", "usual"), ("thread", "usual")];
 
 /// Files of functions that the kernels' own orders are made of.
-const BASICS: [&str; 3] = ["lib/ptx.cuh", "lib/shared.cuh", "lib/types.cuh"];
+const BASICS: [&str; 4] = ["lib/ptx.cuh", "lib/ptx_hopper.cuh", "lib/shared.cuh", "lib/types.cuh"];
 
 /// A call, and what stands in its place: `...` are its arguments. The compiler is g++.
 const MUTATIONS: [(&str, &str); 11] = [

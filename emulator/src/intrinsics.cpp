@@ -1,4 +1,4 @@
-// What the instructions of lib/ptx.cuh mean.
+// What the instructions of lib/ptx.cuh mean; those of lib/ptx_hopper.cuh are in hopper.cpp.
 #include "grid.h"
 #include "modes.h"
 

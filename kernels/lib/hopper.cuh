@@ -15,6 +15,7 @@
 //! of them.
 #pragma once
 #include "lib/product.cuh"
+#include "lib/ptx_hopper.cuh"
 
 constexpr int HOPPER_THREADS = 384, HOPPER_STAGES = 4;
 constexpr uint32_t TILE_TOKENS = 128, TILE_ROWS = 256, SLICE = 64;

@@ -1,6 +1,7 @@
-//! One kernel for each function of lib/ptx.cuh: tests/intrinsics.rs holds what every lane must get.
+//! One kernel for each function of lib/ptx.cuh and lib/ptx_hopper.cuh: tests/intrinsics.rs holds what every lane must get.
 //! Unless said otherwise one warp, `in` and `out` a word a lane.
 #include "lib/ptx.cuh"
+#include "lib/ptx_hopper.cuh"
 #include "lib/shared.cuh"
 
 #define WORDS const uint32_t *in, uint32_t *out

@@ -190,47 +190,4 @@ inline uint32_t atomic_add_shared(uint32_t* shared, uint32_t v) {
     return __atomic_fetch_add(shared, v, __ATOMIC_RELAXED);
 }
 
-// Hopper's own.
-inline uint32_t shared_address(const void* shared, SITE) {
-    return emulator::shared_address(shared, site);
-}
-inline void mbarrier_init(uint64_t* barrier, uint32_t arrivals, SITE) {
-    emulator::barrier_init(barrier, arrivals, site);
-}
-inline void fence_mbarrier_init() {}  // a missing one would not show
-inline void mbarrier_arrive(uint64_t* barrier, SITE) { emulator::barrier_arrive(barrier, 0, site); }
-inline void mbarrier_arrive_expect(uint64_t* barrier, uint32_t bytes, SITE) {
-    emulator::barrier_arrive(barrier, bytes, site);
-}
-inline void mbarrier_wait(uint64_t* barrier, uint32_t parity, SITE) {
-    emulator::barrier_wait(barrier, parity, site);
-}
-inline void fence_async_proxy() {}  // nor would this one
-inline void copy_box(void* shared, const TensorMap& map, uint32_t row, uint32_t column,
-                     uint64_t* barrier, SITE) {
-    emulator::copy_box(shared, &map, row, column, barrier, site);
-}
-inline uint64_t matrix_descriptor(const void* shared, SITE) {
-    return uint64_t(emulator::shared_address(shared, site) >> 4 & 0x3fff) | uint64_t(1) << 16 |
-           uint64_t(1024 / 16) << 32 | uint64_t(1) << 62;
-}
-inline void wgmma_fence(SITE) { emulator::products_fence(site); }
-inline void wgmma_commit(SITE) { emulator::products_commit(site); }
-template <int N>
-inline void wgmma_wait(SITE) {
-    emulator::products_wait(N, site);
-}
-template <class T>
-inline void wgmma_m64n256k16(float (&d)[32][4], uint64_t a, uint64_t b, bool accumulate, SITE) {
-    emulator::multiply_64x256x16(d, a, b, accumulate, emulator_half<T>::type, site);
-}
-template <int N>
-inline void give_up_registers(SITE) {
-    emulator::change_registers(N, site);
-}
-template <int N>
-inline void take_registers(SITE) {
-    emulator::change_registers(N, site);
-}
-
 #undef SITE

@@ -1,6 +1,6 @@
 //! Planted bugs, each beside the same kernel without it: `name` and `name_fixed`. One block has 256
 //! threads.
-#include "lib/ptx.cuh"
+#include "lib/ptx_hopper.cuh"
 #include "lib/shared.cuh"
 
 constexpr int N = 256;
