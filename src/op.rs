@@ -1,5 +1,6 @@
 //! What a model's program is made of.
 
+use crate::comm::Way;
 use crate::kernel::Launch;
 use crate::memory::{Activation, Memory, Slot, Weight};
 
@@ -17,9 +18,8 @@ pub trait Op: Send + Sync {
     /// Computes the op in host memory, in f32. This is the meaning that every kernel is held to.
     fn reference(&self, memory: &mut Memory<'_>);
 
-    /// What is replaced by its sum over all ranks before the op's kernel begins, if it is of several ranks'
-    /// and the kernel does not add up itself.
-    fn exchange(&self, _gpu: &Gpu) -> Option<Slot<f32>> {
+    /// What ranks exchange for the op, if it is of several ranks' and no kernel does that.
+    fn exchange(&self, _gpu: &Gpu) -> Option<Exchange> {
         None
     }
 
@@ -36,6 +36,15 @@ pub trait Op: Send + Sync {
 
     /// The launch that computes the op on a GPU.
     fn launch(&self, gpu: &Gpu) -> Launch;
+}
+
+/// What no kernel does.
+#[derive(Debug, Clone, Copy)]
+pub enum Exchange {
+    /// Replaced by its sum over the ranks of the stage before the op's kernel begins.
+    Sum(Slot<f32>),
+    /// Goes to the next stage or comes from the one before: there is no kernel.
+    Pass(Slot<f32>, Way),
 }
 
 /// What the launch of a kernel depends on, beside the op.

@@ -66,7 +66,7 @@ impl Rank {
         comm: Arc<dyn Communicator>,
         loaded: &(dyn Fn(u64) + Sync),
     ) -> Result<Self> {
-        assert_eq!((dims.share.part, dims.share.parts), (comm.rank(), comm.world()));
+        assert_eq!((dims.rank(), dims.world()), (comm.rank(), comm.world()));
         let weights = Weights::locate(&checkpoint, &dims)?;
         let mut layout = Layout::default();
         let state = State::plan(&dims, plan.sizes, &mut layout);
@@ -226,11 +226,7 @@ impl Rank {
     /// As [`Self::take`].
     pub fn prefill(&mut self, ids: &[u32], logits: Logits) -> Result<&[f32]> {
         self.take(ids, logits)?;
-        let scored = match logits {
-            Logits::None => 0,
-            Logits::Last => 1,
-            Logits::All => ids.len(),
-        };
+        let scored = logits.of(ids.len());
         let logits = self.model.state.logits.part(0, scored * self.model.dims.vocab);
         self.device.read(logits)
     }
@@ -241,16 +237,17 @@ impl Rank {
     /// # Errors
     /// As [`Self::take`], and a rank that fails.
     pub fn prefill_whole(&mut self, ids: &[u32], logits: Logits) -> Result<Vec<f32>> {
-        let Dims { share, vocab, whole_vocab, .. } = self.model.dims;
+        let Dims { share, whole_vocab, .. } = self.model.dims;
         let mut own = self.prefill(ids, logits)?.to_vec();
-        let rows = own.len() / vocab;
+        let rows = logits.of(ids.len());
         own.resize(rows * whole_vocab.div_ceil(share.parts), 0.0); // as long as the longest
         let comm = self.device.comm();
-        let parts = comm::gather_floats(comm, &own);
+        let all = comm::gather_floats(comm, &own);
         comm.leave()?;
-        if share.part > 0 {
+        if comm.rank() > 0 {
             return Ok(Vec::new());
         }
+        let parts = all.rchunks(share.parts).next().unwrap_or_default(); // the last stage's
         let row = |row: usize| {
             parts.iter().enumerate().flat_map(move |(part, logits)| {
                 let width = Share { part, ..share }.of(whole_vocab).len();

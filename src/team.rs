@@ -35,6 +35,7 @@ struct Sizes {
     context: usize,
     chunk: usize,
     vocab: usize,
+    stages: usize,
 }
 
 enum Ranks {
@@ -65,11 +66,13 @@ pub struct Options {
     pub fault: Option<Fault>,
     /// To other processes, with as many ranks each.
     pub link: Option<Arc<Link>>,
+    /// Stages of layers that all ranks stand in, as many in each.
+    pub stages: usize,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { timeout: DEFAULT_TIMEOUT, fault: None, link: None }
+        Self { timeout: DEFAULT_TIMEOUT, fault: None, link: None, stages: 1 }
     }
 }
 
@@ -80,7 +83,7 @@ impl From<Rank> for Team {
         Self {
             position: rank.position(),
             ranks: Ranks::One(Box::new(rank)),
-            sizes: Sizes { context, chunk, vocab },
+            sizes: Sizes { context, chunk, vocab, stages: 1 },
             logits: Vec::new(),
         }
     }
@@ -100,10 +103,10 @@ impl Team {
         options: Options,
         loaded: &(dyn Fn(u64) + Sync),
     ) -> Result<Self> {
-        let Options { timeout, fault, link } = options;
+        let Options { timeout, fault, link, stages } = options;
         let world = link.as_ref().map_or(hardware.len(), |link| link.world());
         let first = link.as_ref().map_or(0, |link| link.first_rank());
-        let dims = Dims::new(config, world)?;
+        let dims = Dims::in_stages(config, world, stages)?;
         if let ([hardware], None) = (hardware, &link) {
             return Rank::new(config, dims, checkpoint, plan, hardware, loaded).map(Self::from);
         }
@@ -114,14 +117,15 @@ impl Team {
             None => hardware.iter().map(Hardware::name).collect(),
             Some(link) => link.own_devices().to_vec(),
         };
-        let room = Room::from_rank(first, names, timeout, fault);
+        let stages_here = if link.is_some() { 1 } else { stages };
+        let room = Room::in_stages(stages_here, first, names, timeout, fault);
         let _loading = link.as_ref().map(|link| processes::Loading::begin(link, &room));
         let load = |place: usize| {
             let (dims, checkpoint) = (dims.of_rank(first + place), checkpoint.clone());
             let (own, hardware) = (room.place(place), &hardware[place]);
             let comm: Arc<dyn Communicator> = match &link {
                 None => Arc::new(own),
-                Some(link) => Arc::new(Joined::new(own, link.clone())),
+                Some(link) => Arc::new(Joined::new(own, link.clone(), stages)),
             };
             let loaded = Rank::of_several(config, dims, checkpoint, plan, hardware, comm, loaded);
             loaded.map_err(|error| {
@@ -153,7 +157,7 @@ impl Team {
         let members = members.collect::<Result<_>>()?;
         let team = Self {
             ranks: Ranks::Several { members, room, link },
-            sizes: Sizes { context, chunk, vocab },
+            sizes: Sizes { context, chunk, vocab, stages },
             position: 0,
             logits: Vec::new(),
         };
@@ -168,6 +172,11 @@ impl Team {
             Ranks::Several { link: Some(link), .. } => link.world(),
             Ranks::Several { members, .. } => members.len(),
         }
+    }
+
+    /// Number of stages of layers.
+    pub fn stages(&self) -> usize {
+        self.sizes.stages
     }
 
     /// Tokens in the KV cache.

@@ -202,7 +202,7 @@ fn sums_are_in_the_order_of_ranks_however_late_one_is() {
 
 /// Runs until something fails; the error, and how long after the first token it came.
 fn failure(case: &Path, world: usize, fault: Fault, timeout: Duration) -> (String, Duration) {
-    let options = Options { timeout, fault: Some(fault), link: None };
+    let options = Options { timeout, fault: Some(fault), ..Options::default() };
     let mut team = team(case, world, options).unwrap();
     let start = Instant::now();
     let mut run = || -> Result<()> {

@@ -181,12 +181,16 @@ fn take_apart(bench: &mut Bench<'_>, tokens: usize) -> Result<Vec<OpTime>> {
     for chunk in ids.chunks(bench.team.chunk()) {
         left -= chunk.len();
         let logits: Logits = wanted(left == 0);
-        ops.extend(together(&bench.team.take_timed(chunk, logits)?));
+        let ranks = bench.team.take_timed(chunk, logits)?;
+        let parts = ranks.len() / bench.team.stages();
+        // To receive is to wait for the stage before, whose ops are there, too.
+        let of_stages = ranks.chunks(parts).flat_map(together);
+        ops.extend(of_stages.filter(|op| op.op != "receive"));
     }
     Ok(ops)
 }
 
-/// The ops of all ranks, which do the same at the same time, as one's.
+/// The ops of a stage's ranks, which do the same at the same time, as one's.
 fn together(ranks: &[Vec<OpTime>]) -> Vec<OpTime> {
     let all = |place: usize| {
         let of_each = || ranks.iter().map(|ops| ops[place]);

@@ -87,7 +87,10 @@ pub const COLUMNS: &[Column] = &[
 
 /// Beside those, where there are several ranks.
 pub const LINK_COLUMNS: &[Column] = &[
-    ("ranks", |row| number(row, "tensor_parallel", 0)),
+    ("ranks", |row| match row["pipeline_parallel"].as_u64() {
+        None | Some(1) => number(row, "tensor_parallel", 0),
+        Some(stages) => format!("{stages} x {}", number(row, "tensor_parallel", 0)),
+    }),
     ("links GB/s", |row| number(row, "link_gb_per_s", 3)),
 ];
 

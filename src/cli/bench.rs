@@ -123,7 +123,7 @@ fn devices(hardware: &[Hardware]) -> usize {
 
 /// What rows say of the model, the machine and this program.
 pub(super) fn common_fields(opened: &Opened, nvml: Option<&Nvml>) -> Result<Row> {
-    let Opened { source, checkpoint, hardware, .. } = opened;
+    let Opened { source, checkpoint, dims, hardware, .. } = opened;
     let tensors = || checkpoint.tensors().map(|(_, tensor)| tensor);
     let parameters: usize = tensors().map(|tensor| tensor.bytes / tensor.dtype.bytes()).sum();
     let weight_bytes: usize = tensors().map(|tensor| tensor.bytes).sum();
@@ -144,7 +144,8 @@ pub(super) fn common_fields(opened: &Opened, nvml: Option<&Nvml>) -> Result<Row>
         "weight_bytes": weight_bytes,
         "dtype": checkpoint.dtype().name(),
         "device": device,
-        "tensor_parallel": hardware.len(),
+        "tensor_parallel": dims.share.parts,
+        "pipeline_parallel": dims.stage.parts,
         "devices": devices(hardware),
         "threads": threads,
         "cpu_clock_mhz": clock,
@@ -293,7 +294,7 @@ fn startup(args: &ModelArgs, table: &mut Table) -> Result<()> {
     let tokenizer = Tokenizer::load(&source).is_ok().then(&mut lap);
     lap();
     let config = Config::load(&source)?;
-    let dims = largest_share(&config, world(args)?)?;
+    let dims = largest_share(args, &config)?;
     let checkpoint = Checkpoint::open(&source)?;
     let map = lap();
     let hardware = team_hardware(args, &dims, checkpoint.dtype())?;

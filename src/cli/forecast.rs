@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::args::InspectArgs;
-use super::split::world;
+use super::split::largest_share;
 use crate::checkpoint::{Checkpoint, Dtype};
 use crate::config::Config;
 use crate::error::Result;
@@ -18,7 +18,8 @@ const ATTENTION_BLOCKS: usize = 2 * 132;
 /// What is predicted of 1, 2, 4 and 8 ranks, and of as many as were asked for.
 pub struct Outlook {
     memory_bytes: usize,
-    forecasts: Vec<(usize, Result<Forecast>)>,
+    /// By ranks and stages.
+    forecasts: Vec<((usize, usize), Result<Forecast>)>,
 }
 
 impl Outlook {
@@ -31,8 +32,9 @@ impl Outlook {
         config: &Config,
         checkpoint: &Checkpoint,
     ) -> Result<Option<Self>> {
-        let asked = world(&args.model)?;
-        if asked == 1 && args.memory.is_none() {
+        let dims = largest_share(&args.model, config)?;
+        let asked = (dims.world(), dims.stage.parts);
+        if asked == (1, 1) && args.memory.is_none() {
             return Ok(None);
         }
         let memory_bytes = args.memory.unwrap_or(MEMORY_BYTES);
@@ -45,20 +47,23 @@ impl Outlook {
             ..Request::default()
         };
         let forecast =
-            |world| Forecast::new(config, checkpoint, world, request, memory_bytes, &H100);
+            |split| Forecast::new(config, checkpoint, split, (request, memory_bytes), &H100);
         forecast(asked)?;
-        let mut worlds = vec![1, 2, 4, 8, asked];
-        worlds.sort_unstable();
-        worlds.dedup();
-        let forecasts = worlds.into_iter().map(|world| (world, forecast(world))).collect();
+        let mut splits = vec![(1, 1), (2, 1), (4, 1), (8, 1), asked];
+        splits.sort_unstable();
+        splits.dedup();
+        let forecasts = splits.into_iter().map(|split| (split, forecast(split))).collect();
         Ok(Some(Self { memory_bytes, forecasts }))
     }
 
     pub fn json(&self) -> Value {
-        let split = |(world, forecast): &(usize, Result<Forecast>)| match forecast {
-            Err(error) => json!({ "ranks": world, "error": error.to_string() }),
+        let split = |((world, stages), forecast): &(_, Result<Forecast>)| match forecast {
+            Err(error) => {
+                json!({ "ranks": world, "pipeline_stages": stages, "error": error.to_string() })
+            }
             Ok(forecast) => json!({
                 "ranks": world,
+                "pipeline_stages": stages,
                 "weight_bytes_per_rank": forecast.weight_bytes,
                 "kv_bytes_per_token_per_rank": forecast.cache_bytes_per_token,
                 "context": forecast.plan.as_ref().ok().map(|plan| plan.sizes.context),
@@ -88,7 +93,7 @@ impl Outlook {
                 binary(self.memory_bytes)
             ),
             format!(
-                "  {:>5}{:>14}{:>13}{:>20}{:>13}{:>11}{:>11}{:>11}{:>11}",
+                "  {:>6}{:>14}{:>13}{:>20}{:>13}{:>11}{:>11}{:>11}{:>11}",
                 "ranks",
                 "weights/rank",
                 "KV/token",
@@ -100,10 +105,10 @@ impl Outlook {
                 format!("at {DEPTH}"),
             ),
         ];
-        for (world, forecast) in &self.forecasts {
+        for ((world, _), forecast) in &self.forecasts {
             lines.push(match forecast {
                 Ok(forecast) => row(forecast),
-                Err(error) => format!("  {world:>5}  {error}"),
+                Err(error) => format!("  {world:>6}  {error}"),
             });
         }
         lines.push("  assuming".to_owned());
@@ -118,10 +123,13 @@ fn row(forecast: &Forecast) -> String {
         Ok(plan) => plan.sizes.context.to_string(),
         Err(_) => "does not fit".to_owned(),
     };
+    let ranks = match (forecast.stages, forecast.parts) {
+        (1, parts) => parts.to_string(),
+        (stages, parts) => format!("{stages} x {parts}"),
+    };
     let [ours, nccl, deep] = forecast.seconds;
     format!(
-        "  {:>5}{:>14}{:>13}{context:>20}{:>13}{:>11.2}{:>11.1}{:>11.1}{:>11.1}",
-        forecast.world,
+        "  {ranks:>6}{:>14}{:>13}{context:>20}{:>13}{:>11.2}{:>11.1}{:>11.1}{:>11.1}",
         binary(forecast.weight_bytes),
         binary(forecast.cache_bytes_per_token),
         binary(forecast.link_bytes as usize),
@@ -156,6 +164,12 @@ fn assumptions() -> Vec<String> {
         format!(
             "each rank sends its f32 partial sums to every other at {:.0} GB/s (NVLink 4, one direction)",
             H100.link_bandwidth / 1e9
+        ),
+        format!(
+            "stages (2 x 8: two of 8 ranks each) are a machine each, at work one after the other: {:.0} us by \
+             NCCL to the next (31 to 34 are published for 8 KB) and back to the first, {:.0} GB/s a rank",
+            us(H100.pass),
+            H100.network_bandwidth / 1e9
         ),
     ]
 }

@@ -47,11 +47,11 @@ impl Parts {
     fn new(weights: &Weights) -> Self {
         let count = |weights: &[Weight]| weights.iter().map(|w| w.rows * w.cols).sum::<usize>();
         let mut parts = Self {
-            embedding: count(&[weights.embedding]),
+            embedding: count(weights.embedding.as_slice()),
             attention: 0,
             feed_forward: 0,
-            norms: count(&[weights.norm]),
-            head: if weights.tied() { 0 } else { count(&[weights.head]) },
+            norms: weights.head.map_or(0, |head| count(&[head.norm])),
+            head: weights.head.filter(|_| !weights.tied()).map_or(0, |head| count(&[head.matrix])),
         };
         for layer in &weights.layers {
             parts.attention += count(&[layer.wq, layer.wk, layer.wv, layer.wo]);

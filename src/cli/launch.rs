@@ -11,6 +11,8 @@ pub struct Place {
     pub processes: usize,
     /// The number among those on its machine.
     pub local: usize,
+    /// Machines, as far as the launcher says; else each process counts as one.
+    pub machines: usize,
     /// Where the first process waits for the others, `host:port`.
     pub address: String,
     /// The launcher's name of the run, if it has one.
@@ -24,8 +26,9 @@ struct Names {
     /// The first that is set counts.
     processes: &'static [&'static str],
     local: &'static str,
-    /// The number of processes on this machine.
+    /// The number of processes on this machine, and that of machines.
     locals: &'static str,
+    machines: &'static [&'static str],
     run: &'static [&'static str],
 }
 
@@ -37,6 +40,7 @@ const LAUNCHERS: [Names; 5] = [
         processes: &["WORLD_SIZE"],
         local: "LOCAL_RANK",
         locals: "LOCAL_WORLD_SIZE",
+        machines: &[],
         run: &["TORCHELASTIC_RUN_ID"],
     },
     Names {
@@ -45,6 +49,7 @@ const LAUNCHERS: [Names; 5] = [
         processes: &["OMPI_COMM_WORLD_SIZE"],
         local: "OMPI_COMM_WORLD_LOCAL_RANK",
         locals: "OMPI_COMM_WORLD_LOCAL_SIZE",
+        machines: &[],
         run: &["PMIX_NAMESPACE"],
     },
     Names {
@@ -53,6 +58,7 @@ const LAUNCHERS: [Names; 5] = [
         processes: &["PMI_SIZE"],
         local: "MPI_LOCALRANKID",
         locals: "MPI_LOCALNRANKS",
+        machines: &[],
         run: &[],
     },
     Names {
@@ -61,6 +67,7 @@ const LAUNCHERS: [Names; 5] = [
         processes: &["SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"],
         local: "SLURM_LOCALID",
         locals: "",
+        machines: &["SLURM_STEP_NUM_NODES", "SLURM_NNODES"],
         run: &["SLURM_JOB_ID", "SLURM_STEP_ID"],
     },
     Names {
@@ -69,6 +76,7 @@ const LAUNCHERS: [Names; 5] = [
         processes: &["WORLD_SIZE"],
         local: "LOCAL_RANK",
         locals: "",
+        machines: &[],
         run: &[],
     },
 ];
@@ -132,14 +140,20 @@ fn place_in(
         None => 0,
         Some(text) => number(names.local, text)?,
     };
-    let all_here = variable(names.locals).is_some_and(|locals| locals == processes.to_string());
+    let locals = variable(names.locals).map(|text| number(names.locals, text)).transpose()?;
+    let all_here = locals == Some(processes);
+    let machines = match names.machines.iter().find_map(|name| Some((name, variable(name)?))) {
+        Some((name, text)) => number(name, text)?,
+        None => processes / locals.unwrap_or(1).max(1),
+    };
     let address = match rendezvous {
         Some(address) => address.to_owned(),
         None if processes == 1 => String::new(),
         None => address(names, all_here, variable)?,
     };
     let run: Vec<_> = names.run.iter().filter_map(|name| variable(name)).collect();
-    Ok(Place { process, processes, local, address, run: run.join(".") })
+    let run = run.join(".");
+    Ok(Place { process, processes, local, machines, address, run })
 }
 
 /// Where the first process is, and the port beside the one that torchrun has taken itself.
@@ -204,6 +218,7 @@ mod tests {
             ("RANK", "3"),
             ("WORLD_SIZE", "4"),
             ("LOCAL_RANK", "1"),
+            ("LOCAL_WORLD_SIZE", "2"),
             ("MASTER_ADDR", "node1"),
             ("MASTER_PORT", "29500"),
             ("TORCHELASTIC_RUN_ID", "x"),
@@ -225,17 +240,18 @@ mod tests {
             ("SLURM_STEP_NODELIST", "gpu[07-09,12],login"),
             ("SLURM_JOB_ID", "77"),
             ("SLURM_STEP_ID", "0"),
+            ("SLURM_NNODES", "2"),
         ];
         let job = [("JOB_COMPLETION_INDEX", "3"), ("WORLD_SIZE", "4"), ("MASTER_ADDR", "::1")];
-        for (variables, local, address, run) in [
-            (&torchrun[..], 1, "node1:29501", "x"),
-            (&open_mpi, 1, "node1:29501", ""),
-            (&mpich, 1, "127.0.0.1:29501", ""),
-            (&srun, 1, "gpu07:29501", "77.0"),
-            (&job, 0, "[::1]:29501", ""),
+        for (variables, local, machines, address, run) in [
+            (&torchrun[..], 1, 2, "node1:29501", "x"),
+            (&open_mpi, 1, 4, "node1:29501", ""),
+            (&mpich, 1, 1, "127.0.0.1:29501", ""),
+            (&srun, 1, 2, "gpu07:29501", "77.0"),
+            (&job, 0, 4, "[::1]:29501", ""),
         ] {
             let (address, run) = (address.to_owned(), run.to_owned());
-            let place = Place { process: 3, processes: 4, local, address, run };
+            let place = Place { process: 3, processes: 4, local, machines, address, run };
             assert_eq!(asked(Launcher::Auto, variables), Ok(place));
         }
         assert_eq!(asked(Launcher::Slurm, &open_mpi).unwrap().processes, 9);

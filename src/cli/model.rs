@@ -19,7 +19,6 @@ use super::args::{
 use super::output::{note, progress};
 use super::split::{
     cannot_meet, check_room, describe, devices, largest_share, meet, note_link, team_hardware,
-    world,
 };
 use crate::chat::{Chat, ChatStyle, Message};
 use crate::checkpoint::{Checkpoint, Dtype};
@@ -121,7 +120,7 @@ pub fn open(args: &ModelArgs) -> Result<Opened> {
 
 fn open_source(args: &ModelArgs, source: Source) -> Result<Opened> {
     let config = Config::load(&source)?;
-    let dims = largest_share(&config, world(args)?)?;
+    let dims = largest_share(args, &config)?;
     let checkpoint = Checkpoint::open(&source)?;
     let hardware = team_hardware(args, &dims, checkpoint.dtype())?;
     Ok(Opened { source, config, dims, checkpoint, hardware })
@@ -148,12 +147,13 @@ impl Opened {
         context: Option<usize>,
     ) -> Result<(Config, Team, Plan)> {
         let (plan, link) = meet(&self, args, all_logits, context)?;
-        let Self { config, checkpoint, hardware, .. } = self;
+        let Self { config, dims, checkpoint, hardware, .. } = self;
         let bar = match link.as_ref().is_none_or(|link| link.is_first()) {
             true => progress((plan.weight_bytes * hardware.len()) as u64, "weights"),
             false => ProgressBar::hidden(),
         };
-        let options = team::Options { timeout: args.split.timeout(), fault: None, link };
+        let (timeout, stages) = (args.split.timeout(), dims.stage.parts);
+        let options = team::Options { timeout, fault: None, link, stages };
         let loaded = |bytes| bar.inc(bytes);
         let team = Team::new(&config, checkpoint, &plan, &hardware, options, &loaded);
         bar.finish_and_clear();
@@ -172,7 +172,7 @@ impl Opened {
         context: Option<usize>,
     ) -> Result<Plan> {
         let plan = self.plan(args, all_logits, context)?;
-        describe(self, &plan, &devices(&self.hardware));
+        describe(self, args, &plan, &devices(&self.hardware));
         self.read_ahead(&plan)?;
         Ok(plan)
     }
@@ -251,7 +251,7 @@ pub fn plan(
     let (weight_bytes, room) = match hardware {
         Hardware::Cpu => {
             request.cache = args.kv_type.map_or(request.cache, Dtype::from);
-            let world = dims.share.parts;
+            let world = dims.world();
             (checkpoint.total_bytes() / world, Room::Host(available_memory_bytes()? / world))
         }
         Hardware::Gpu(card) => {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use sysinfo::System;
 
-use super::args::{Device, ModelArgs};
+use super::args::{Device, ModelArgs, SplitArgs};
 use super::launch::{Place, place};
 use super::model::{Opened, available_memory_bytes, hardware};
 use super::output::note;
@@ -25,27 +25,42 @@ use crate::vector;
 /// Not as many ranks as devices; what keeps this process from joining others.
 pub fn world(args: &ModelArgs) -> Result<usize> {
     let processes = place(&args.split)?.map_or(1, |place| place.processes);
-    let devices = args.split.devices.len();
-    match args.split.tensor_parallel {
-        None => Ok(devices.max(1) * processes),
-        Some(world) if world == devices * processes => Ok(world),
-        Some(world) if devices == 0 && world.is_multiple_of(processes) => Ok(world),
-        Some(world) if devices == 0 => Err(Error::usage(format!(
-            "--tensor-parallel {world} cannot be shared by {processes} processes"
-        ))),
-        Some(world) => Err(Error::usage(format!(
-            "--tensor-parallel {world} needs as many --devices, and {devices} are given in each of \
-             {processes} processes; one may stand there several times"
+    let SplitArgs { tensor_parallel, pipeline_parallel, devices, .. } = &args.split;
+    let world = match (tensor_parallel, pipeline_parallel) {
+        (Some(parts), stages) => parts.saturating_mul(stages.unwrap_or(1)),
+        (None, Some(stages)) if devices.is_empty() && processes == 1 => *stages,
+        (None, _) => devices.len().max(1) * processes,
+    };
+    match devices.len() {
+        0 if world.is_multiple_of(processes) => Ok(world),
+        devices if world == devices * processes => Ok(world),
+        0 => Err(Error::usage(format!("{world} ranks cannot be shared by {processes} processes"))),
+        devices => Err(Error::usage(format!(
+            "{world} ranks need as many --devices, and {devices} are given in each of {processes} \
+             processes; one may stand there several times"
         ))),
     }
 }
 
-/// The largest share of the model that a rank has.
+/// The share of the rank that has most.
 ///
 /// # Errors
-/// A split that the model does not allow.
-pub fn largest_share(config: &Config, world: usize) -> Result<Dims> {
-    Ok(Dims::new(config, world)?.of_rank(world - 1))
+/// As [`world`], and a split that the model does not allow.
+pub fn largest_share(args: &ModelArgs, config: &Config) -> Result<Dims> {
+    let (world, place) = (world(args)?, place(&args.split)?);
+    let SplitArgs { tensor_parallel, pipeline_parallel, .. } = args.split;
+    let stages = pipeline_parallel.unwrap_or(match (tensor_parallel, place) {
+        (None, Some(Place { machines, .. })) => usual_stages(config, world, machines),
+        _ => 1,
+    });
+    Ok(Dims::in_stages(config, world, stages)?.of_rank(world - 1))
+}
+
+/// One stage a machine, where otherwise ranks of several machines had the same KV heads: sums inside of a
+/// machine are faster.
+fn usual_stages(config: &Config, world: usize, machines: usize) -> usize {
+    let divides = machines > 0 && world.is_multiple_of(machines) && machines <= config.layers;
+    if world > config.kv_heads && divides { machines } else { 1 }
 }
 
 /// What each rank runs on; `dims` are those of one.
@@ -54,7 +69,7 @@ pub fn largest_share(config: &Config, world: usize) -> Result<Dims> {
 /// A device that is not there, or does not suit the model.
 pub fn team_hardware(args: &ModelArgs, dims: &Dims, weights: Dtype) -> Result<Vec<Hardware>> {
     let on = |device| hardware(&ModelArgs { device, ..args.clone() }, dims, weights);
-    let world = dims.share.parts;
+    let world = dims.world();
     if let Some(place) = place(&args.split)? {
         return joined(args, &place, dims, weights);
     }
@@ -72,7 +87,7 @@ pub fn team_hardware(args: &ModelArgs, dims: &Dims, weights: Dtype) -> Result<Ve
 
 /// What the ranks of one of several processes run on.
 fn joined(args: &ModelArgs, place: &Place, dims: &Dims, weights: Dtype) -> Result<Vec<Hardware>> {
-    let ranks = dims.share.parts / place.processes;
+    let ranks = dims.world() / place.processes;
     let ordinals: Vec<u32> = match (&args.split.devices[..], args.device) {
         (_, Device::Cpu) => {
             return Err(Error::usage(
@@ -123,13 +138,13 @@ pub fn devices(hardware: &[Hardware]) -> String {
     }
 }
 
-/// Tells which way sums over all ranks go, where there is more than one.
+/// Tells which way goes what ranks tell each other, where there are several.
 ///
 /// # Errors
 /// A rank that has failed.
 pub fn note_link(team: &mut Team) -> Result<()> {
     if let Some(Some(link)) = team.each(|rank| Ok(rank.device_mut().link()))?.first() {
-        note(format_args!("sums over all ranks {link}"));
+        note(link);
     }
     Ok(())
 }
@@ -154,7 +169,7 @@ pub fn meet(
         plan = opened.plan(args, all_logits, Some(link.context()))?;
     }
     if link.is_first() {
-        describe(opened, &plan, &link.devices());
+        describe(opened, args, &plan, &link.devices());
     }
     opened.read_ahead(&plan)?;
     Ok((plan, Some(link)))
@@ -162,7 +177,7 @@ pub fn meet(
 
 fn join_others(opened: &Opened, args: &ModelArgs, place: Place, plan: &Plan) -> Result<Arc<Link>> {
     let Place { process, processes, address, run, .. } = place;
-    let Opened { config, checkpoint, hardware, .. } = opened;
+    let Opened { config, checkpoint, dims, hardware, .. } = opened;
     let sizes = Sizes { context: 0, ..plan.sizes };
     let tensors: Vec<_> = checkpoint.tensors().collect();
     let hash = hash([&*format!("{config:?}{sizes:?}{tensors:?}")].into_iter());
@@ -173,7 +188,12 @@ fn join_others(opened: &Opened, args: &ModelArgs, place: Place, plan: &Plan) -> 
         process,
         processes,
         devices: hardware.iter().map(|device| format!("{} of {machine}", device.name())).collect(),
-        model: format!("{} layers {} #{hash}", config.layers, checkpoint.dtype().name()),
+        model: format!(
+            "{} layers {} in stages of {} ranks #{hash}",
+            config.layers,
+            checkpoint.dtype().name(),
+            dims.share.parts
+        ),
         context: plan.sizes.context,
     };
     join(hello, &address, args.split.timeout())
@@ -204,9 +224,9 @@ pub fn check_room(plan: &Plan, world: usize) -> Result<()> {
 }
 
 /// Says what is about to be loaded on which devices.
-pub fn describe(opened: &Opened, plan: &Plan, on: &str) {
+pub fn describe(opened: &Opened, args: &ModelArgs, plan: &Plan, on: &str) {
     let Opened { source, config, checkpoint, dims, .. } = opened;
-    let ranks = dims.share.parts;
+    let ranks = dims.world();
     note(format_args!(
         "{source}: {} layers, {} {}, on {}; context {} ({}), KV cache {}",
         config.layers,
@@ -221,4 +241,19 @@ pub fn describe(opened: &Opened, plan: &Plan, on: &str) {
         },
         binary(plan.cache_bytes * ranks),
     ));
+    let (stages, parts) = (dims.stage.parts, dims.share.parts);
+    if stages > 1 {
+        let why = match args.split.pipeline_parallel {
+            Some(_) => String::new(),
+            None => format!(
+                ", one for each machine, since {ranks} ranks are more than the model's {} KV heads; \
+                 --tensor-parallel {ranks} does without",
+                config.kv_heads
+            ),
+        };
+        note(format_args!(
+            "{stages} stages, {parts} ranks and up to {} layers in each{why}",
+            dims.layers
+        ));
+    }
 }

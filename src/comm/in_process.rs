@@ -1,10 +1,9 @@
 //! Ranks that are threads of one process, and exchange what they have through its memory.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use super::Communicator;
+use super::{Communicator, Way};
 use crate::error::{Error, Result};
 
 /// What the ranks share.
@@ -13,29 +12,58 @@ pub struct Room {
     devices: Vec<String>,
     /// The number of the first rank, of all that are in other rooms too.
     first: usize,
+    stages: usize,
     /// How long a rank may take for an op while others wait for it.
     timeout: Duration,
     fault: Option<Fault>,
-    round: Mutex<Round>,
-    /// All have come, or the run has ended.
+    progress: Mutex<Progress>,
+    /// A circle has met, or the run has ended.
     changed: Condvar,
     /// What is to be done then.
     on_failure: Mutex<Vec<Box<dyn Fn() + Send>>>,
     doing: Vec<Mutex<Doing>>,
-    /// What ranks have given, in even and in odd rounds. A rank that is a round ahead of another does not
+    /// All ranks; those of each stage; each rank with the one that it passes to.
+    circles: Vec<Circle>,
+}
+
+/// Ranks that exchange what they have.
+struct Circle {
+    members: Vec<usize>,
+    /// What they have given, in even and in odd rounds. A rank that is a round ahead of another does not
     /// touch what that one may still be reading: it gets two ahead only when that one has come on.
     given: [Vec<Given>; 2],
 }
 
 type Given = RwLock<Vec<u32>>;
 
-/// One exchange after the other.
-struct Round {
-    number: usize,
-    /// By rank.
-    has_come: Vec<bool>,
+/// Of all ranks.
+const ALL: usize = 0;
+
+struct Progress {
+    /// By circle.
+    rounds: Vec<Round>,
     /// What ended the run.
     failure: Option<Error>,
+}
+
+/// One exchange of a circle after the other.
+struct Round {
+    number: usize,
+    /// By rank; nobody else is waited for.
+    has_come: Vec<bool>,
+}
+
+impl Circle {
+    fn new(members: Vec<usize>) -> Self {
+        let given = || members.iter().map(|_| Given::default()).collect();
+        Self { given: [given(), given()], members }
+    }
+
+    /// A round begins, in a room of `world` ranks.
+    fn round(&self, number: usize, world: usize) -> Round {
+        let has_come = (0..world).map(|rank| !self.members.contains(&rank)).collect();
+        Round { number, has_come }
+    }
 }
 
 /// What a rank is at.
@@ -73,7 +101,6 @@ pub enum Kind {
 pub struct InProcess {
     room: Arc<Room>,
     rank: usize,
-    round: AtomicUsize,
 }
 
 /// What was locked stays in order when a thread panics: each change is one assignment.
@@ -84,35 +111,44 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Room {
     /// For ranks on these devices.
     pub fn new(devices: Vec<String>, timeout: Duration, fault: Option<Fault>) -> Arc<Self> {
-        Self::from_rank(0, devices, timeout, fault)
+        Self::in_stages(1, 0, devices, timeout, fault)
     }
 
-    /// As [`Self::new`], where ranks before `first` have other rooms.
-    pub fn from_rank(
+    /// As [`Self::new`], for ranks in so many stages, which divide them. Ranks before `first` have other
+    /// rooms: then there are no stages here.
+    pub fn in_stages(
+        stages: usize,
         first: usize,
         devices: Vec<String>,
         timeout: Duration,
         fault: Option<Fault>,
     ) -> Arc<Self> {
         let world = devices.len();
+        let parts = world / stages;
+        let of_stage = |stage: usize| Circle::new((stage * parts..(stage + 1) * parts).collect());
+        let passing = |rank: usize| Circle::new(vec![rank, rank + parts]);
+        let mut circles = vec![Circle::new((0..world).collect())];
+        circles.extend((0..stages).map(of_stage));
+        circles.extend((0..world - parts).map(passing));
+        let rounds = circles.iter().map(|circle| circle.round(0, world)).collect();
         let doing = Doing { op: BETWEEN, since: Instant::now(), count: 0, is_waiting: false };
-        let given = || (0..world).map(|_| Given::default()).collect();
         Arc::new(Self {
             devices,
             first,
+            stages,
             timeout,
             fault,
-            round: Mutex::new(Round { number: 0, has_come: vec![false; world], failure: None }),
+            progress: Mutex::new(Progress { rounds, failure: None }),
             changed: Condvar::new(),
             on_failure: Mutex::default(),
             doing: (0..world).map(|_| Mutex::new(doing)).collect(),
-            given: [given(), given()],
+            circles,
         })
     }
 
     /// The place of the room's rank of this number, which only one may take.
     pub fn place(self: &Arc<Self>, rank: usize) -> InProcess {
-        InProcess { room: self.clone(), rank, round: AtomicUsize::new(0) }
+        InProcess { room: self.clone(), rank }
     }
 
     /// Ends the run, because of what happened to this rank of the room; an earlier reason stands.
@@ -124,10 +160,10 @@ impl Room {
 
     /// Ends the run for this reason, unless it has ended.
     pub fn end(&self, failure: Error) {
-        let mut round = lock(&self.round);
-        round.failure.get_or_insert(failure);
+        let mut progress = lock(&self.progress);
+        progress.failure.get_or_insert(failure);
         self.changed.notify_all();
-        drop(round);
+        drop(progress);
         std::mem::take(&mut *lock(&self.on_failure)).iter().for_each(|act| act());
     }
 
@@ -138,7 +174,7 @@ impl Room {
 
     /// What ended the run.
     pub fn failure(&self) -> Option<Error> {
-        lock(&self.round).failure.clone()
+        lock(&self.progress).failure.clone()
     }
 
     /// How long to wait at most before this is asked again, by one that waits since `since` for all ranks
@@ -181,50 +217,57 @@ impl InProcess {
     /// What the first of the room has, `len` words, which nobody else needs to give.
     pub(super) fn of_first(&self, own: &[u64], len: usize) -> Vec<u64> {
         let mut all = vec![0; len];
-        if let Some([given, ..]) = self.give(bytemuck::cast_slice(own)) {
+        if let Some([given, ..]) = self.give(ALL, bytemuck::cast_slice(own)) {
             let given = given.read().unwrap_or_else(PoisonError::into_inner);
             bytemuck::cast_slice_mut(&mut all).copy_from_slice(&given);
         }
         all
     }
 
-    /// Gives `own` to all, and returns what each has given, in the order of ranks; `None` if the run has
-    /// ended. It stays as it is until this rank gives again.
-    fn give(&self, own: &[u32]) -> Option<&[Given]> {
-        let number = self.round.fetch_add(1, Ordering::Relaxed);
-        let given = &self.room.given[number % 2];
+    /// Gives `own` to a circle that this rank is of, and returns what each member has given, in the order
+    /// of ranks; `None` if the run has ended. It stays as it is until this rank gives again.
+    fn give(&self, circle: usize, own: &[u32]) -> Option<&[Given]> {
+        let Circle { members, given } = &self.room.circles[circle];
+        // It is this round until this rank has come.
+        let number = lock(&self.room.progress).rounds[circle].number;
+        let given = &given[number % 2];
+        let place =
+            members.iter().position(|rank| *rank == self.rank).expect("a circle of its own");
         {
-            let mut given = given[self.rank].write().unwrap_or_else(PoisonError::into_inner);
+            let mut given = given[place].write().unwrap_or_else(PoisonError::into_inner);
             given.clear();
             given.extend_from_slice(own);
         }
-        self.meet(number).then_some(given)
+        self.meet(circle, number).then_some(given)
     }
 
-    /// Waits until all ranks have come to this round. False if the run has ended.
-    fn meet(&self, number: usize) -> bool {
+    /// Waits until all members of a circle have come to this round. False if the run has ended.
+    fn meet(&self, circle: usize, number: usize) -> bool {
         let room = &*self.room;
         let since = Instant::now();
         lock(&room.doing[self.rank]).is_waiting = true;
-        let mut round = lock(&room.round);
+        let mut progress = lock(&room.progress);
+        let round = &mut progress.rounds[circle];
         round.has_come[self.rank] = true;
         if round.has_come.iter().all(|has_come| *has_come) {
-            round.number += 1;
-            round.has_come.fill(false);
+            *round = room.circles[circle].round(number + 1, room.devices.len());
             room.changed.notify_all();
         }
-        while round.number == number && round.failure.is_none() {
-            let has_come = round.has_come.clone();
-            drop(round); // whoever is to blame is told of with the lock held
+        let waits = |progress: &Progress| {
+            progress.rounds[circle].number == number && progress.failure.is_none()
+        };
+        while waits(&progress) {
+            let has_come = progress.rounds[circle].has_come.clone();
+            drop(progress); // whoever is to blame is told of with the lock held
             let patience = room.patience(since, &has_come);
-            round = lock(&room.round);
-            if round.number == number && round.failure.is_none() {
-                let waited = room.changed.wait_timeout(round, patience);
-                round = waited.unwrap_or_else(PoisonError::into_inner).0;
+            progress = lock(&room.progress);
+            if waits(&progress) {
+                let waited = room.changed.wait_timeout(progress, patience);
+                progress = waited.unwrap_or_else(PoisonError::into_inner).0;
             }
         }
-        let all_came = round.number > number;
-        drop(round);
+        let all_came = progress.rounds[circle].number > number;
+        drop(progress);
         let mut doing = lock(&room.doing[self.rank]);
         (doing.is_waiting, doing.since) = (false, Instant::now());
         all_came
@@ -252,8 +295,13 @@ impl Communicator for InProcess {
         self.room.timeout
     }
 
+    fn stages(&self) -> usize {
+        self.room.stages
+    }
+
     fn all_reduce(&self, values: &mut [f32]) {
-        let Some(given) = self.give(bytemuck::cast_slice(values)) else {
+        let stage = 1 + self.rank * self.room.stages / self.world();
+        let Some(given) = self.give(stage, bytemuck::cast_slice(values)) else {
             return;
         };
         values.fill(0.0);
@@ -265,9 +313,22 @@ impl Communicator for InProcess {
         }
     }
 
+    fn pass(&self, values: &mut [f32], way: Way) {
+        let (sender, own) = match way {
+            Way::Send => (self.rank, &*values),
+            Way::Receive => (self.rank - self.stage().len(), &[][..]),
+        };
+        let passing = 1 + self.room.stages + sender;
+        let given = self.give(passing, bytemuck::cast_slice(own));
+        if let (Some([given, _]), Way::Receive) = (given, way) {
+            let given = given.read().unwrap_or_else(PoisonError::into_inner);
+            values.copy_from_slice(bytemuck::cast_slice(&given));
+        }
+    }
+
     fn all_gather(&self, own: &[u64]) -> Vec<u64> {
         let mut all = own.repeat(self.world());
-        if let Some(given) = self.give(bytemuck::cast_slice(own)) {
+        if let Some(given) = self.give(ALL, bytemuck::cast_slice(own)) {
             for (all, given) in all.chunks_exact_mut(own.len()).zip(given) {
                 let given = given.read().unwrap_or_else(PoisonError::into_inner);
                 bytemuck::cast_slice_mut(all).copy_from_slice(&given);

@@ -10,14 +10,15 @@ use crate::error::Result;
 pub struct Joined {
     own: InProcess,
     link: Arc<Link>,
+    stages: usize,
     /// NCCL, once its ranks have found each other.
     gather: OnceLock<Gather>,
 }
 
 impl Joined {
-    /// For the rank of this place in its process.
-    pub fn new(own: InProcess, link: Arc<Link>) -> Self {
-        Self { own, link, gather: OnceLock::new() }
+    /// For the rank of this place in its process. All processes' ranks are in `stages`.
+    pub fn new(own: InProcess, link: Arc<Link>, stages: usize) -> Self {
+        Self { own, link, stages, gather: OnceLock::new() }
     }
 
     /// By the processes' rendezvous: what the ranks of each have put together, put together again.
@@ -38,6 +39,10 @@ impl Communicator for Joined {
 
     fn world(&self) -> usize {
         self.link.world()
+    }
+
+    fn stages(&self) -> usize {
+        self.stages
     }
 
     fn timeout(&self) -> Duration {

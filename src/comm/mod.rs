@@ -1,4 +1,5 @@
-//! What the ranks of a model tell each other.
+//! What the ranks of a model tell each other. They stand in stages that follow each other, with as many ranks
+//! in each: those of a stage add up, and each passes on to the rank in its place of the next stage.
 //!
 //! A rank that has failed ends the run of all: from then on, every call returns at once, with numbers
 //! that mean nothing, and [`Communicator::enter`] and [`Communicator::leave`] tell why.
@@ -14,6 +15,7 @@ pub use joined::Joined;
 pub use link::Link;
 pub use rendezvous::{Hello, excuse, join};
 
+use std::ops::Range;
 use std::time::Duration;
 
 use crate::error::Result;
@@ -24,6 +26,15 @@ pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Gives what a rank has to all, and returns what all have given, in the order of ranks.
 pub type Gather = Box<dyn Fn(&[u64]) -> Result<Vec<u64>> + Send + Sync>;
 
+/// Which way numbers go from stage to stage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// To the rank in the same place of the next stage.
+    Send,
+    /// From the rank in the same place of the stage before.
+    Receive,
+}
+
 /// One rank's way to the others.
 pub trait Communicator: Send + Sync {
     /// Which rank this is.
@@ -32,14 +43,27 @@ pub trait Communicator: Send + Sync {
     /// Number of ranks.
     fn world(&self) -> usize;
 
+    /// Number of stages.
+    fn stages(&self) -> usize {
+        1
+    }
+
+    /// The ranks of this rank's stage.
+    fn stage(&self) -> Range<usize> {
+        let parts = self.world() / self.stages();
+        let first = self.rank() / parts * parts;
+        first..first + parts
+    }
+
     /// How long ranks wait for one that gets no further.
     fn timeout(&self) -> Duration {
         DEFAULT_TIMEOUT
     }
 
-    /// Replaces `values` by their sums over all ranks, added up in the order of ranks: all ranks get the
-    /// same bits.
+    /// Replaces `values` by their sums over the ranks of the stage, added up in the order of ranks: all
+    /// get the same bits.
     fn all_reduce(&self, values: &mut [f32]) {
+        assert_eq!(self.stages(), 1, "what all ranks give is no sum of one stage");
         let all = gather_floats(self, values);
         values.fill(0.0);
         for given in all {
@@ -47,7 +71,14 @@ pub trait Communicator: Send + Sync {
         }
     }
 
-    /// What the ranks give, in their order; each gives as much as the others.
+    /// Gives `values` to the next stage, or replaces them by what the stage before gives.
+    fn pass(&self, _values: &mut [f32], way: Way) {
+        unreachable!(
+            "{way:?} by the hosts of ranks that have no stages, or are in several processes"
+        )
+    }
+
+    /// What all ranks give, in their order; each gives as much as the others.
     fn all_gather(&self, own: &[u64]) -> Vec<u64>;
 
     /// Has [`Self::all_gather`] done by what `make` makes from now on, where ranks are in several processes.

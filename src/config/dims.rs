@@ -19,10 +19,14 @@ impl Share {
     pub fn of(self, whole: usize) -> Range<usize> {
         self.part * whole / self.parts..(self.part + 1) * whole / self.parts
     }
+
+    pub fn is_last(self) -> bool {
+        self.part + 1 == self.parts
+    }
 }
 
-/// The sizes of one rank's share: heads and FFN are split evenly, the vocabulary as evenly as it can
-/// be; width and layers are whole.
+/// The sizes of one rank's share. Ranks stand in stages, each with some of the layers; inside of a stage
+/// heads and FFN are split evenly, the vocabulary as evenly as it can be; the width is whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Dims {
     /// C, whole.
@@ -35,20 +39,24 @@ pub struct Dims {
     pub head_dim: usize,
     /// F of this rank.
     pub ffn: usize,
-    /// V of this rank: its rows of the embedding and of the output matrix.
+    /// V of this rank: the tokens of which it has logits. Those before the last stage have none.
     pub vocab: usize,
     /// V.
     pub whole_vocab: usize,
-    /// L, whole.
+    /// L of this rank's stage.
     pub layers: usize,
-    /// Which of the ranks this is, and of how many.
+    /// L.
+    pub whole_layers: usize,
+    /// Which of the stages this is, and of how many.
+    pub stage: Share,
+    /// Which of its stage's ranks this is, and of how many.
     pub share: Share,
     /// Which part of the KV heads it has: the same as its neighbours, where there are more ranks.
     pub kv_share: Share,
 }
 
 impl Dims {
-    /// The first of `world` shares of the model.
+    /// The first of `world` shares of the model, in one stage.
     ///
     /// # Errors
     /// What of the model cannot be split over so many ranks, by its key in config.json.
@@ -81,19 +89,55 @@ impl Dims {
             vocab: config.vocab,
             whole_vocab: config.vocab,
             layers: config.layers,
+            whole_layers: config.layers,
+            stage: Share { part: 0, parts: 1 },
             share: Share { part: 0, parts: world },
             kv_share: Share { part: 0, parts: kv_heads.min(world) },
         };
         Ok(whole.of_rank(0))
     }
 
-    /// The same model's share of the rank of this number.
+    /// As [`Self::new`], of `world` ranks in `stages`.
+    ///
+    /// # Errors
+    /// More stages than layers; ranks that do not make so many stages; what of the model cannot be split over
+    /// the ranks of a stage.
+    pub fn in_stages(config: &Config, world: usize, stages: usize) -> Result<Dims> {
+        let layers = config.layers;
+        if !(1..=layers).contains(&stages) {
+            return Err(Error::failed(format!(
+                "the model has {layers} layers: it cannot be in {stages} stages"
+            )));
+        }
+        if world == 0 || !world.is_multiple_of(stages) {
+            return Err(Error::failed(format!(
+                "{world} ranks cannot stand in {stages} stages of as many ranks each"
+            )));
+        }
+        let whole = Self::new(config, world / stages)?;
+        Ok(Self { stage: Share { part: 0, parts: stages }, ..whole }.of_rank(0))
+    }
+
+    /// The same model's share of the rank of this number: stage by stage. The last one's is the largest.
     pub fn of_rank(self, rank: usize) -> Self {
-        let (world, kv_parts) = (self.share.parts, self.kv_share.parts);
-        assert!(rank < world, "rank {rank} of {world}");
-        let share = Share { part: rank, parts: world };
-        let kv_share = Share { part: rank * kv_parts / world, parts: kv_parts };
-        Self { share, kv_share, vocab: share.of(self.whole_vocab).len(), ..self }
+        assert!(rank < self.world(), "rank {rank} of {}", self.world());
+        let (parts, kv_parts) = (self.share.parts, self.kv_share.parts);
+        let (stage, part) = (rank / parts, rank % parts);
+        let (stage, share) = (Share { part: stage, ..self.stage }, Share { part, parts });
+        let kv_share = Share { part: part * kv_parts / parts, parts: kv_parts };
+        let vocab = if stage.is_last() { share.of(self.whole_vocab).len() } else { 0 };
+        let layers = stage.of(self.whole_layers).len();
+        Self { stage, share, kv_share, vocab, layers, ..self }
+    }
+
+    /// Which of all ranks this is.
+    pub fn rank(&self) -> usize {
+        self.stage.part * self.share.parts + self.share.part
+    }
+
+    /// Number of ranks.
+    pub fn world(&self) -> usize {
+        self.stage.parts * self.share.parts
     }
 
     /// The token that the rank's first row of the vocabulary is of.

@@ -45,8 +45,9 @@ impl Cpu {
         let state = StateRegion::allocate(layout)?;
         let threads = match comm.world() {
             1 => None,
-            world => {
-                let threads = (rayon::current_num_threads() / world).max(1);
+            _ => {
+                // Of several stages one is at work at a time.
+                let threads = (rayon::current_num_threads() / comm.stage().len()).max(1);
                 let pool = ThreadPoolBuilder::new().num_threads(threads).build();
                 Some(pool.map_err(|error| Error::failed(format!("cannot start threads: {error}")))?)
             }

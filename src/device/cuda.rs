@@ -416,25 +416,6 @@ impl Cuda {
     fn failure(&self) -> String {
         format!("one of the kernels {} failed (CHASKI_SYNC=on tells which)", self.doing)
     }
-
-    /// Every launch of `program` with its function and its addresses.
-    fn resolve(&self, program: &Program) -> Result<Vec<Resolved>> {
-        let mut resolved = Vec::with_capacity(program.ops.len());
-        let mut kernels = locked(&self.kernels);
-        for op in &program.ops {
-            let launch = op.launch(&self.gpu);
-            resolved.push(Resolved {
-                function: kernels.function(&launch)?,
-                name: launch.export.name,
-                grid: launch.grid,
-                block: launch.block,
-                shared_bytes: launch.shared_bytes,
-                words: self.addresses(&launch.arguments)?,
-                exchange: op.exchange(&self.gpu),
-            });
-        }
-        Ok(resolved)
-    }
 }
 
 impl Drop for Cuda {

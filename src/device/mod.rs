@@ -223,7 +223,7 @@ impl Device {
         }
     }
 
-    /// Which way sums over all ranks go, where that is worth telling.
+    /// Which way goes what ranks tell each other, where that is worth telling.
     pub fn link(&self) -> Option<String> {
         match self {
             Self::Cpu(_) => None,

@@ -1,14 +1,15 @@
 //! The model itself: two programs of the same shape.
 
-use super::{DecodeState, State, Weights};
+use super::{DecodeState, Head, State, Weights};
 use serde::{Deserialize, Serialize};
 
+use crate::comm::Way;
 use crate::config::Dims;
 use crate::memory::Slot;
 use crate::op::Program;
 use crate::ops::{
     AllReduce, AttendDecode, AttendPrefill, Embed, GateUpSwiglu, Matmul, NormGateUp, NormHead,
-    NormQkv, Project, RmsNorm, RopeAppend, Sample,
+    NormQkv, Pass, Project, RmsNorm, RopeAppend, Sample,
 };
 
 /// A Llama as one rank sees it.
@@ -27,12 +28,37 @@ pub enum Logits {
     All,
 }
 
+impl Logits {
+    /// Positions that get logits, of a step of so many.
+    pub fn of(self, tokens: usize) -> usize {
+        match self {
+            Self::None => 0,
+            Self::Last => 1,
+            Self::All => tokens,
+        }
+    }
+}
+
 /// The first `tokens` rows of a slot that holds `[T, width]`.
 fn rows<T: bytemuck::Pod>(slot: Slot<T>, tokens: usize, width: usize) -> Slot<T> {
     slot.part(0, tokens * width)
 }
 
-/// Puts together what the ranks have found, if there are several.
+/// The residual stream at the stage's first layer: what the tokens mean, or the stage before has made of it.
+fn begin(p: &mut Program, model: &Llama, tokens: usize) {
+    let Llama { dims, weights, state, .. } = model;
+    let [partial, x] = [state.partial, state.x].map(|slot| rows(slot, tokens, dims.width));
+    match weights.embedding {
+        None => p.push(Pass { x, way: Way::Receive }),
+        Some(table) => {
+            let (ids, first_id) = (rows(state.ids, tokens, 1), dims.first_id() as u32);
+            p.push(Embed { ids, table, first_id, x: partial });
+            all_reduce(p, model, tokens, false);
+        }
+    }
+}
+
+/// Puts together what the ranks of the stage have found, if there are several.
 fn all_reduce(p: &mut Program, model: &Llama, tokens: usize, residual: bool) {
     let (world, width) = (model.dims.share.parts, model.dims.width);
     if world > 1 {
@@ -46,7 +72,6 @@ fn all_reduce(p: &mut Program, model: &Llama, tokens: usize, residual: bool) {
 pub fn prefill(model: &Llama, tokens: usize, logits: Logits) -> Program {
     let Llama { dims, norm_eps: eps, weights, state } = model;
     let (q_width, kv_width) = (dims.heads * dims.head_dim, dims.kv_heads * dims.head_dim);
-    let ids = rows(state.ids, tokens, 1);
     let x = rows(state.x, tokens, dims.width);
     let partial = rows(state.partial, tokens, dims.width);
     let q = rows(state.q, tokens, q_width);
@@ -63,8 +88,7 @@ pub fn prefill(model: &Llama, tokens: usize, logits: Logits) -> Program {
     let norm = |p: &mut Program, x, weight, y| p.push(RmsNorm { x, weight, eps: *eps, y });
     let matmul = |p: &mut Program, x, weight, y| p.push(Matmul { x, weight, residual: false, y });
     let p = &mut program;
-    p.push(Embed { ids, table: weights.embedding, first_id: dims.first_id() as u32, x: partial });
-    all_reduce(p, model, tokens, false);
+    begin(p, model, tokens);
     for (layer, &cache) in weights.layers.iter().zip(&state.caches) {
         norm(p, x, layer.attention_norm, normed);
         // Attention's scores are exponentiated: errors in them grow, so these three read both terms.
@@ -85,21 +109,21 @@ pub fn prefill(model: &Llama, tokens: usize, logits: Logits) -> Program {
         p.push(Matmul { x: hidden, weight: layer.w_down, residual: true, y: partial });
         all_reduce(p, model, tokens, true);
     }
-    let scored = match logits {
-        Logits::None => 0,
-        Logits::Last => 1,
-        Logits::All => tokens,
+    let Some(Head { norm: weight, matrix }) = weights.head else {
+        p.push(Pass { x, way: Way::Send });
+        return program;
     };
+    let scored = logits.of(tokens);
     if scored > 0 {
         let x = x.part((tokens - scored) * dims.width, scored * dims.width);
         let normed = state.prefill.normed.first(scored * dims.width);
-        norm(p, x, weights.norm, normed);
-        matmul(p, normed.rounded(), weights.head, rows(state.logits, scored, dims.vocab));
+        norm(p, x, weight, normed);
+        matmul(p, normed.rounded(), matrix, rows(state.logits, scored, dims.vocab));
     }
     program
 }
 
-/// One token, to its logits: five ops a layer.
+/// One token, to its logits or the next stage: five ops a layer.
 pub fn decode(model: &Llama) -> Program {
     let Llama { dims, norm_eps, weights, state } = model;
     let eps = *norm_eps;
@@ -113,9 +137,7 @@ pub fn decode(model: &Llama) -> Program {
     let Dims { kv_heads, head_dim, .. } = *dims;
 
     let mut p = Program::default();
-    let (ids, first_id) = (rows(state.ids, 1, 1), dims.first_id() as u32);
-    p.push(Embed { ids, table: weights.embedding, first_id, x: partial });
-    all_reduce(&mut p, model, 1, false);
+    begin(&mut p, model, 1);
     for (layer, &cache) in weights.layers.iter().zip(&state.caches) {
         let (norm, wq, wk, wv) = (layer.attention_norm, layer.wq, layer.wk, layer.wv);
         p.push(NormQkv { x, norm, eps, wq, wk, wv, cursor, frequencies, q, cache });
@@ -127,7 +149,10 @@ pub fn decode(model: &Llama) -> Program {
         p.push(Project { x: hidden, weight: layer.w_down, y: partial });
         all_reduce(&mut p, model, 1, true);
     }
-    p.push(NormHead { x, norm: weights.norm, eps, head: weights.head, logits });
+    match weights.head {
+        Some(Head { norm, matrix: head }) => p.push(NormHead { x, norm, eps, head, logits }),
+        None => p.push(Pass { x, way: Way::Send }),
+    }
     p
 }
 

@@ -8,13 +8,21 @@ use crate::memory::Weight;
 /// Where every weight lies in the weight region.
 #[derive(Debug)]
 pub struct Weights {
-    /// `[V, C]`
-    pub embedding: Weight,
+    /// Of the first stage. `[V, C]`
+    pub embedding: Option<Weight>,
+    /// Of the stage's layers.
     pub layers: Vec<Layer>,
+    /// Of the last stage.
+    pub head: Option<Head>,
+}
+
+/// What makes logits of the last layer's result.
+#[derive(Debug, Clone, Copy)]
+pub struct Head {
     /// `[C]`
     pub norm: Weight,
     /// The LM head; the embedding itself where they are tied. `[V, C]`
-    pub head: Weight,
+    pub matrix: Weight,
 }
 
 /// The weights of one transformer layer.
@@ -43,7 +51,8 @@ pub struct Layer {
 impl Weights {
     /// Finds a rank's part of every weight by its Hugging Face name and checks its shape, reading none
     /// of it. A rank has rows of what makes heads, hidden units and logits, and the columns of what
-    /// takes them up again; so only two products a layer, and the embedding, yield sums in parts.
+    /// takes them up again; so only two products a layer, and the embedding, yield sums in parts. It has
+    /// its stage's layers; the embedding is the first stage's, the head the last one's.
     ///
     /// # Errors
     /// A tensor that is missing, has another shape, or has no place in a Llama.
@@ -57,7 +66,7 @@ impl Weights {
         let kv = whole(dims.kv_heads, dims.kv_share) * dims.head_dim;
 
         let embedding = table.matrix("model.embed_tokens", [v, c], rows)?;
-        let layers = (0..dims.layers).map(|l| {
+        let layers = (0..dims.whole_layers).map(|l| {
             let name = |part: &str| format!("model.layers.{l}.{part}");
             Ok(Layer {
                 attention_norm: table.vector(&name("input_layernorm"), c)?,
@@ -71,32 +80,33 @@ impl Weights {
                 w_down: table.matrix(&name("mlp.down_proj"), [c, f], columns)?,
             })
         });
-        let layers = layers.collect::<Result<_>>()?;
+        let layers = layers.collect::<Result<Vec<Layer>>>()?;
         let norm = table.vector("model.norm", c)?;
         // Tied embeddings are told by the tensor's absence: the config's flag is often wrong.
-        let head = match checkpoint.tensor("lm_head.weight") {
+        let matrix = match checkpoint.tensor("lm_head.weight") {
             Some(_) => table.matrix("lm_head", [v, c], rows)?,
             None => embedding,
         };
         table.refuse_the_rest()?;
-        Ok(Self { embedding, layers, norm, head })
+        let stage = dims.stage;
+        Ok(Self {
+            embedding: (stage.part == 0).then_some(embedding),
+            layers: layers[stage.of(layers.len())].to_vec(),
+            head: stage.is_last().then_some(Head { norm, matrix }),
+        })
     }
 
     /// Whether the LM head is the embedding.
     pub fn tied(&self) -> bool {
-        self.head == self.embedding
-    }
-
-    /// The type that all weights share.
-    pub fn dtype(&self) -> Dtype {
-        self.embedding.dtype
+        self.head.map(|head| head.matrix) == self.embedding
     }
 
     /// Every distinct weight.
     pub fn iter(&self) -> impl Iterator<Item = Weight> + '_ {
         let layers = self.layers.iter().flat_map(Layer::iter);
-        let head = (!self.tied()).then_some(self.head);
-        [self.embedding].into_iter().chain(layers).chain([self.norm]).chain(head)
+        let norm = self.head.map(|head| head.norm);
+        let matrix = self.head.map(|head| head.matrix).filter(|_| !self.tied());
+        self.embedding.into_iter().chain(layers).chain(norm).chain(matrix)
     }
 }
 

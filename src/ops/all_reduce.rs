@@ -4,10 +4,10 @@ use crate::checkpoint::Dtype;
 use crate::config::Share;
 use crate::kernel::{self, Launch};
 use crate::memory::{Layout, Memory, Slot};
-use crate::op::{Cost, Gpu, Op};
+use crate::op::{Cost, Exchange, Gpu, Op};
 
-/// The residual stream takes up what all ranks have found, each a part of a sum: `x = sum of partial`, or
-/// `x += sum of partial`, added up in the order of ranks. `x` is the same on all of them, to the bit.
+/// The residual stream takes up what all ranks of a stage have found, each a part of a sum: `x = sum of
+/// partial`, or `x += sum of partial`, added up in the order of ranks. `x` is the same on all, to the bit.
 pub struct AllReduce {
     /// In, and zeros after: what comes next adds to it. `[T, C]`
     pub partial: Slot<f32>,
@@ -15,7 +15,7 @@ pub struct AllReduce {
     pub residual: bool,
     /// In and out. `[T, C]`
     pub x: Slot<f32>,
-    /// Number of ranks.
+    /// Number of ranks, of this stage.
     pub world: usize,
     /// Where they are several.
     pub mailbox: Option<Mailbox>,
@@ -87,8 +87,8 @@ impl Op for AllReduce {
         partial.fill(0.0);
     }
 
-    fn exchange(&self, gpu: &Gpu) -> Option<Slot<f32>> {
-        self.by_kernel(gpu).is_none().then_some(self.partial)
+    fn exchange(&self, gpu: &Gpu) -> Option<Exchange> {
+        self.by_kernel(gpu).is_none().then_some(Exchange::Sum(self.partial))
     }
 
     fn launch(&self, gpu: &Gpu) -> Launch {

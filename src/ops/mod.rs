@@ -8,6 +8,7 @@ mod embed;
 mod gate_up_swiglu;
 mod matmul;
 mod matmul_hopper;
+mod pass;
 mod rms_norm;
 mod rope_append;
 // For one token.
@@ -40,6 +41,7 @@ pub use mma_peak::MmaPeak;
 pub use norm_gate_up::NormGateUp;
 pub use norm_head::NormHead;
 pub use norm_qkv::NormQkv;
+pub use pass::Pass;
 pub use project::Project;
 pub use read_all::ReadAll;
 pub use rms_norm::RmsNorm;

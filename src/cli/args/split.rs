@@ -9,9 +9,14 @@ use crate::comm::DEFAULT_TIMEOUT;
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Several ranks")]
 pub struct SplitArgs {
-    /// Split every matrix of the model over N ranks [default: as many as --devices, or 1]
+    /// Split every matrix over N ranks of a stage [default: as many as there are --devices for, or 1]
     #[arg(long, value_name = "N", value_parser = super::positive)]
     pub tensor_parallel: Option<usize>,
+
+    /// Put the layers in N stages, one after the other, of --tensor-parallel ranks each [default: 1; with
+    /// --join, one for each machine, where the ranks are more than the model's KV heads]
+    #[arg(long, value_name = "N", value_parser = super::positive)]
+    pub pipeline_parallel: Option<usize>,
 
     /// The GPUs that the ranks run on, as in 0,1; one may stand there several times
     #[arg(long, value_name = "N,N..", value_delimiter = ',', conflicts_with = "device")]

@@ -1,46 +1,58 @@
 //! Launches with addresses, and ops that the hosts of several ranks do for their GPUs.
 
-use super::Cuda;
 use super::driver::tensor_map;
 use super::stream::{Function, launched};
+use super::{Cuda, locked};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::kernel::{Arguments, Region as Which};
 use crate::memory::{Memory, Slot};
-use crate::op::Op;
+use crate::op::{Exchange, Op, Program};
 
-/// A launch with addresses.
+/// An op's launch with addresses.
 pub(super) struct Resolved {
-    pub(super) function: Function,
+    /// None where an exchange is all.
+    function: Option<Function>,
     pub(super) name: &'static str,
-    pub(super) grid: [u32; 3],
-    pub(super) block: u32,
-    pub(super) shared_bytes: u32,
+    grid: [u32; 3],
+    block: u32,
+    shared_bytes: u32,
     /// The argument struct.
-    pub(super) words: Vec<u64>,
-    /// What is first to be added up over all ranks.
-    pub(super) exchange: Option<Slot<f32>>,
+    words: Vec<u64>,
+    /// What ranks exchange before.
+    exchange: Option<Exchange>,
+    /// Whether the kernel may begin before what comes before it in the program has ended.
+    is_programmatic: bool,
 }
 
 impl Resolved {
-    /// What the host adds up before [`Self::queue`], if it has to.
+    /// An op without a kernel.
+    fn only(name: &'static str, exchange: Option<Exchange>) -> Self {
+        let (grid, block, shared_bytes, words) = ([0; 3], 0, 0, Vec::new());
+        let (function, is_programmatic) = (None, false);
+        Self { function, name, grid, block, shared_bytes, words, exchange, is_programmatic }
+    }
+
+    /// What the host does before [`Self::queue`], if it has to.
     pub(super) fn prepare(&self, cuda: &mut Cuda) -> Result<()> {
         match self.exchange {
-            Some(slot) if cuda.link.is_by_hosts() => cuda.add_up_on_host(slot),
+            Some(exchange) if cuda.link.is_by_hosts() => cuda.exchange_on_host(exchange),
             _ => Ok(()),
         }
     }
 
     /// Queues it. `programmatic`: see [`super::stream::Stream::launch`].
-    pub(super) fn queue(&self, cuda: &Cuda, mut programmatic: bool) -> Result<()> {
-        if let (Some(slot), Some(nccl)) = (self.exchange, cuda.link.nccl()) {
+    pub(super) fn queue(&self, cuda: &Cuda, programmatic: bool) -> Result<()> {
+        if let (Some(exchange), Some(nccl)) = (self.exchange, cuda.link.nccl()) {
+            let (Exchange::Sum(slot) | Exchange::Pass(slot, _)) = exchange;
             let address = cuda.state.address(slot.offset()..slot.offset() + slot.bytes());
             // SAFETY: the address is of a slot of so many numbers in the state region, as below.
-            unsafe { nccl.all_reduce(&cuda.stream, address, slot.len()) }?;
-            programmatic = false; // NCCL's kernels do not let others begin early
+            unsafe { nccl.exchange(&cuda.stream, exchange, address) }?;
         }
+        let Some(function) = &self.function else { return Ok(()) };
+        let programmatic = programmatic && self.is_programmatic;
         let arguments = bytemuck::cast_slice(&self.words);
-        let Self { function, grid, block, shared_bytes, .. } = self;
+        let Self { grid, block, shared_bytes, .. } = self;
         // SAFETY: the struct is the one that the kernel's source declares (`kernel` generates it from
         // there), its addresses are of the slots and weights that the op names, inside the regions that
         // `Cuda` owns and frees only after its stream has ended.
@@ -63,6 +75,33 @@ pub(super) fn names(launches: &[Resolved]) -> String {
 }
 
 impl Cuda {
+    /// Every launch of `program` with its function and its addresses.
+    pub(super) fn resolve(&self, program: &Program) -> Result<Vec<Resolved>> {
+        let mut kernels = locked(&self.kernels);
+        let mut follows_pass = false;
+        let resolve = |op: &dyn Op| {
+            let exchange = op.exchange(&self.gpu);
+            // NCCL's kernels do not let others begin early.
+            let is_programmatic = exchange.is_none() && !follows_pass;
+            follows_pass = matches!(exchange, Some(Exchange::Pass(..)));
+            if follows_pass {
+                return Ok(Resolved::only(op.name(), exchange));
+            }
+            let launch = op.launch(&self.gpu);
+            Ok(Resolved {
+                function: Some(kernels.function(&launch)?),
+                name: launch.export.name,
+                grid: launch.grid,
+                block: launch.block,
+                shared_bytes: launch.shared_bytes,
+                words: self.addresses(&launch.arguments)?,
+                exchange,
+                is_programmatic,
+            })
+        };
+        program.ops.iter().map(|op| resolve(&**op)).collect()
+    }
+
     /// The argument struct with the device's addresses.
     pub(super) fn addresses(&self, arguments: &Arguments) -> Result<Vec<u64>> {
         let mut words = vec![0u64; arguments.bytes().len().div_ceil(8)];

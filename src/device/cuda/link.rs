@@ -5,23 +5,68 @@ use std::sync::Arc;
 
 use super::driver::{Alarm, Context};
 use super::nccl::Nccl;
+use super::stream::Stream;
 use super::{Card, Cuda};
-use crate::comm::Communicator;
-use crate::error::Result;
-use crate::memory::Slot;
+use crate::comm::{Communicator, Way};
+use crate::error::{Error, Result};
+use crate::op::Exchange;
 use crate::ops::{EMPTY, Mailbox};
 
-/// What carries sums over all ranks.
+/// What carries sums over the ranks of a stage, and what stages pass on.
 pub(super) enum Link {
     /// There is one rank.
     Alone,
     /// The hosts. Some ranks share a GPU, which NCCL refuses; and kernels that wait for each other on one GPU
     /// may keep each other from running.
     Hosts,
-    /// NCCL, and why it carries all of them.
-    Nccl(Arc<Nccl>, String),
+    /// NCCL, and why it carries all sums.
+    Nccl(Joined, String),
     /// This program's kernels where that is faster, else NCCL. The alarm ends what waits.
-    Peers(Arc<Nccl>, Arc<Alarm>),
+    Peers(Joined, Arc<Alarm>),
+}
+
+/// A rank's memberships in NCCL.
+pub(super) struct Joined {
+    /// Of all ranks.
+    all: Arc<Nccl>,
+    /// Of those of its stage; the same where there is but one.
+    stage: Arc<Nccl>,
+    rank: usize,
+    /// Ranks of a stage.
+    parts: usize,
+}
+
+impl Joined {
+    /// Returns when all ranks have come.
+    fn new(context: &Arc<Context>, comm: &dyn Communicator) -> Result<Self> {
+        let all = Nccl::join(context, comm, 0..comm.world())?;
+        all.carry(context, comm)?;
+        let stage = match comm.stages() {
+            1 => all.clone(),
+            _ => Nccl::join(context, comm, comm.stage())?,
+        };
+        Ok(Self { all, stage, rank: comm.rank(), parts: comm.stage().len() })
+    }
+
+    /// Queues what ranks exchange, at `address`.
+    ///
+    /// # Safety
+    /// The exchange's numbers are there, on the GPU that the stream is of, until the stream has come past.
+    pub unsafe fn exchange(&self, stream: &Stream, exchange: Exchange, address: u64) -> Result<()> {
+        // SAFETY: as the caller says.
+        unsafe {
+            match exchange {
+                Exchange::Sum(slot) => self.stage.all_reduce(stream, address, slot.len()),
+                Exchange::Pass(slot, way) => {
+                    let peer = match way {
+                        Way::Send => self.rank + self.parts,
+                        Way::Receive => self.rank - self.parts,
+                    };
+                    self.all.pass(stream, (address, slot.len()), way, peer)
+                }
+            }
+        }
+    }
 }
 
 /// Where a rank runs: the machine and the process, as far as they are told apart, and the GPU.
@@ -31,6 +76,23 @@ fn place(card: &Card) -> [u64; 2] {
     std::fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default().hash(&mut process);
     std::process::id().hash(&mut process);
     [process.finish(), card.ordinal.into()]
+}
+
+/// In the place of a GPU: peer memory is not to be used.
+const REFUSED: u64 = u64::MAX;
+
+/// A GPU among these places that this one does not reach, from 1 on; 0 if it reaches all of them.
+fn out_of_reach(card: &Card, places: &[&[u64]]) -> Result<u64> {
+    if std::env::var("CHASKI_PEERS").is_ok_and(|given| given == "off") {
+        return Ok(REFUSED);
+    }
+    for place in places.iter().filter(|place| place[1] != u64::from(card.ordinal)) {
+        let peer = Context::new(place[1] as u32)?;
+        if !card.context.reach(&peer)? {
+            return Ok(place[1] + 1);
+        }
+    }
+    Ok(0)
 }
 
 impl Link {
@@ -45,29 +107,32 @@ impl Link {
         let places = comm.all_gather(&place(card));
         comm.leave()?;
         let places: Vec<_> = places.chunks_exact(2).collect();
+        let in_one_process =
+            |places: &[&[u64]]| places.iter().all(|place| place[0] == places[0][0]);
         if (1..places.len()).any(|rank| places[..rank].contains(&places[rank])) {
-            return Ok(Self::Hosts);
+            return match comm.stages() == 1 || in_one_process(&places) {
+                true => Ok(Self::Hosts),
+                false => Err(Error::failed(
+                    "stages in several processes need a GPU for each rank, and two ranks share one",
+                )),
+            };
         }
-        let nccl = Nccl::join(&card.context, comm)?;
-        if places.iter().any(|place| place[0] != places[0][0]) {
+        let nccl = Joined::new(&card.context, comm)?;
+        let stage = comm.stage();
+        if !places.chunks(stage.len()).all(in_one_process) {
             return Ok(Self::Nccl(nccl, "ranks are not all in one process".to_owned()));
         }
-        if std::env::var("CHASKI_PEERS").is_ok_and(|given| given == "off") {
-            return Ok(Self::Nccl(nccl, "CHASKI_PEERS=off".to_owned()));
-        }
-        // One that is out of reach, from 1 on: all must know of it.
-        let mut missing = 0;
-        for place in places.iter().filter(|place| place[1] != u64::from(card.ordinal)) {
-            let peer = Context::new(place[1] as u32)?;
-            if !card.context.reach(&peer)? {
-                missing = place[1] + 1;
-            }
-        }
-        let missing = comm.all_gather(&[missing]);
+        let missing = comm.all_gather(&[out_of_reach(card, &places[stage])?]);
         comm.leave()?;
         if let Some(rank) = missing.iter().position(|missing| *missing != 0) {
-            let (from, to) = (places[rank][1], missing[rank] - 1);
-            let why = format!("cuda:{from} has no access to the memory of cuda:{to}");
+            let why = match missing[rank] {
+                REFUSED => "CHASKI_PEERS=off".to_owned(),
+                missing => format!(
+                    "cuda:{} has no access to the memory of cuda:{}",
+                    places[rank][1],
+                    missing - 1
+                ),
+            };
             return Ok(Self::Nccl(nccl, why));
         }
         let alarm = Arc::new(Alarm::allocate(&card.context)?);
@@ -80,7 +145,7 @@ impl Link {
         Ok(Self::Peers(nccl, alarm))
     }
 
-    pub fn nccl(&self) -> Option<&Nccl> {
+    pub fn nccl(&self) -> Option<&Joined> {
         match self {
             Self::Alone | Self::Hosts => None,
             Self::Nccl(nccl, _) | Self::Peers(nccl, _) => Some(nccl),
@@ -100,20 +165,27 @@ impl Link {
     }
 
     /// For people.
-    fn describe(&self) -> Option<String> {
-        match self {
-            Self::Alone => None,
-            Self::Hosts => Some("added up by the host, since ranks share a GPU: slow".to_owned()),
-            Self::Nccl(_, why) => Some(format!("through NCCL: {why}")),
-            Self::Peers(..) => Some("over peer memory, what is large through NCCL".to_owned()),
-        }
+    fn describe(&self, comm: &dyn Communicator) -> Option<String> {
+        let (sums, passing) = match self {
+            Self::Alone => return None,
+            Self::Hosts => ("by the host, since ranks share a GPU: slow".to_owned(), "by the host"),
+            Self::Nccl(_, why) => (format!("through NCCL: {why}"), "through NCCL"),
+            Self::Peers(..) => {
+                ("over peer memory, what is large through NCCL".to_owned(), "through NCCL")
+            }
+        };
+        Some(match (comm.stages(), comm.stage().len()) {
+            (1, _) => format!("sums over all ranks {sums}"),
+            (_, 1) => format!("from stage to stage {passing}"),
+            _ => format!("sums over the ranks of a stage {sums}; from stage to stage {passing}"),
+        })
     }
 }
 
 impl Cuda {
-    /// Which way sums over all ranks go, if there are several.
+    /// Which way sums go, and what stages pass on, if there are several ranks.
     pub fn link(&self) -> Option<String> {
-        self.link.describe()
+        self.link.describe(&*self.comm)
     }
 
     /// Makes the mailbox ready, and tells the ranks of each other's.
@@ -132,17 +204,21 @@ impl Cuda {
         let slots = mailbox.slots;
         let address = self.state.address(slots.offset()..slots.offset() + slots.bytes());
         // All slots are empty when this returns: each rank comes here when its own are.
-        let mut addresses = self.comm.all_gather(&[address]);
+        let mut addresses = self.comm.all_gather(&[address])[self.comm.stage()].to_vec();
         self.comm.leave()?;
         addresses.push(alarm);
         self.write(mailbox.addresses, &addresses)
     }
 
-    /// Replaces numbers by their sums over all ranks, as the host makes them.
-    pub(super) fn add_up_on_host(&mut self, slot: Slot<f32>) -> Result<()> {
-        let mut sums = self.read(slot)?.to_vec();
-        self.comm.all_reduce(&mut sums);
+    /// Does what no kernel does, on a copy.
+    pub(super) fn exchange_on_host(&mut self, exchange: Exchange) -> Result<()> {
+        let (Exchange::Sum(slot) | Exchange::Pass(slot, _)) = exchange;
+        let mut numbers = self.read(slot)?.to_vec();
+        match exchange {
+            Exchange::Sum(_) => self.comm.all_reduce(&mut numbers),
+            Exchange::Pass(_, way) => self.comm.pass(&mut numbers, way),
+        }
         self.comm.leave()?;
-        self.write(slot, &sums)
+        self.write(slot, &numbers)
     }
 }

@@ -2,6 +2,7 @@
 //! a stream.
 
 use std::ffi::{CStr, c_char};
+use std::ops::Range;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,7 +12,7 @@ use cudarc::nccl::sys::{self, ncclDataType_t, ncclRedOp_t, ncclResult_t};
 
 use super::driver::{Context, Pinned, Region};
 use super::stream::Stream;
-use crate::comm::Communicator;
+use crate::comm::{Communicator, Way};
 use crate::error::{Error, Result};
 
 /// How a communicator is to be: what NCCL 2.17 and all after it take.
@@ -72,12 +73,17 @@ fn check(doing: &str, result: ncclResult_t) -> Result<()> {
 }
 
 impl Nccl {
-    /// Joins the ranks that `comm` leads to, each on the GPU of its `context`. Returns when all have come;
-    /// a failure of one of them later ends what the others wait for.
+    /// Joins `ranks`, of those that `comm` leads to: all, or those of this rank's stage while the other stages
+    /// do the same. Each is on the GPU of its `context`. Returns when all have come; a failure of one of them
+    /// later ends what the others wait for.
     ///
     /// # Errors
     /// No NCCL on this machine; what it says; a rank that has failed.
-    pub fn join(context: &Arc<Context>, comm: &dyn Communicator) -> Result<Arc<Self>> {
+    pub fn join(
+        context: &Arc<Context>,
+        comm: &dyn Communicator,
+        ranks: Range<usize>,
+    ) -> Result<Arc<Self>> {
         // SAFETY: loading the library runs its initialisers, which ask nothing of us.
         if !unsafe { sys::is_culib_present() } {
             return Err(Error::failed(
@@ -87,15 +93,16 @@ impl Nccl {
         context.bind()?;
         let doing = "cannot join the ranks through NCCL";
         let mut id = sys::ncclUniqueId { internal: [0; 128] };
-        if comm.rank() == 0 {
+        if comm.rank() == ranks.start {
             // SAFETY: NCCL writes one id.
             check(doing, unsafe { sys::ncclGetUniqueId(&mut id) })?;
         }
         let words: [u64; 16] = bytemuck::cast(id.internal);
-        let of_first: [u64; 16] = comm.all_gather(&words)[..16].try_into().unwrap_or(words);
+        let all = comm.all_gather(&words);
         comm.leave()?;
+        let of_first: [u64; 16] = all[16 * ranks.start..][..16].try_into().unwrap_or(words);
         id.internal = bytemuck::cast(of_first);
-        let (world, rank) = (comm.world() as i32, comm.rank() as i32);
+        let (world, rank) = (ranks.len() as i32, (comm.rank() - ranks.start) as i32);
         let mut handle = ptr::null_mut();
         let mut config = Config::not_blocking();
         // SAFETY: NCCL reads the configuration, whose size it is told, and writes one handle; the context is
@@ -111,12 +118,6 @@ impl Nccl {
             true => comm.leave(),
             false => Err(Error::failed(format!("{doing}: not all have come in time"))),
         })?;
-        comm.carry(&mut || {
-            let hosts = Mutex::new(Hosts::new(context, joined.clone(), comm.world())?);
-            let gather =
-                move |own: &[u64]| hosts.lock().unwrap_or_else(PoisonError::into_inner).gather(own);
-            Ok(Box::new(gather))
-        })?;
         let left = Arc::downgrade(&joined);
         comm.on_failure(Box::new(move || {
             if let Some(joined) = left.upgrade() {
@@ -124,6 +125,19 @@ impl Nccl {
             }
         }));
         Ok(joined)
+    }
+
+    /// From now on carries what the hosts of all ranks, which are joined here, tell each other.
+    ///
+    /// # Errors
+    /// Memory that the GPU has not.
+    pub fn carry(self: &Arc<Self>, context: &Arc<Context>, comm: &dyn Communicator) -> Result<()> {
+        comm.carry(&mut || {
+            let hosts = Mutex::new(Hosts::new(context, self.clone(), comm.world())?);
+            let gather =
+                move |own: &[u64]| hosts.lock().unwrap_or_else(PoisonError::into_inner).gather(own);
+            Ok(Box::new(gather))
+        })
     }
 
     /// Waits until the last call is done; `go_on` says whether to wait any longer.
@@ -155,6 +169,30 @@ impl Nccl {
             sys::ncclAllReduce(place, place, count, float, sum, self.handle, stream.raw().cast())
         };
         self.queued("cannot add up over all ranks", result)
+    }
+
+    /// Queues that `count` f32 numbers at `address` go to `peer`, or come from there.
+    ///
+    /// # Safety
+    /// As for [`Self::all_reduce`].
+    pub unsafe fn pass(
+        &self,
+        stream: &Stream,
+        (address, count): (u64, usize),
+        way: Way,
+        peer: usize,
+    ) -> Result<()> {
+        let (place, float) = (address as *mut _, ncclDataType_t::ncclFloat32);
+        let (peer, on) = (peer as i32, stream.raw().cast());
+        stream.bind()?;
+        // SAFETY: as in `all_reduce`.
+        let result = unsafe {
+            match way {
+                Way::Send => sys::ncclSend(place, count, float, peer, self.handle, on),
+                Way::Receive => sys::ncclRecv(place, count, float, peer, self.handle, on),
+            }
+        };
+        self.queued("cannot pass on to the next stage", result)
     }
 
     /// Queues that the `count` words at `own` of all ranks are put at `all`, in their order.

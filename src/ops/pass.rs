@@ -1,0 +1,42 @@
+use crate::comm::Way;
+use crate::kernel::Launch;
+use crate::memory::{Memory, Slot};
+use crate::op::{Cost, Exchange, Gpu, Op};
+
+/// The residual stream goes from a stage of layers to the next, from each rank to the one in its place
+/// there. On GPUs that is NCCL's to do, or the hosts'.
+pub struct Pass {
+    /// In, or out. `[T, C]`
+    pub x: Slot<f32>,
+    pub way: Way,
+}
+
+impl Op for Pass {
+    fn name(&self) -> &'static str {
+        match self.way {
+            Way::Send => "send",
+            Way::Receive => "receive",
+        }
+    }
+
+    fn cost(&self, _position: usize) -> Cost {
+        match self.way {
+            Way::Send => Cost { link_bytes: self.x.bytes() as u64, ..Cost::default() },
+            Way::Receive => Cost::default(),
+        }
+    }
+
+    fn reference(&self, memory: &mut Memory<'_>) {
+        let comm = memory.comm;
+        let (x,) = memory.slots((self.x,));
+        comm.pass(x, self.way);
+    }
+
+    fn exchange(&self, _gpu: &Gpu) -> Option<Exchange> {
+        Some(Exchange::Pass(self.x, self.way))
+    }
+
+    fn launch(&self, _gpu: &Gpu) -> Launch {
+        unreachable!("{} is an exchange between ranks and nothing else", self.name())
+    }
+}
