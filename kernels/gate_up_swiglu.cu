@@ -22,23 +22,10 @@ template <class W> struct GateUpSwiglu {
     uint32_t ffn;           // F
 };
 
-// Eight units of 16 tokens, of which the first token and unit are given.
-template <class W>
-__device__ void store_units(const GateUpSwiglu<W>& args, const float (&gate)[4],
-                            const float (&up)[4], uint32_t token, uint32_t unit) {
-    float hidden[4];
-#pragma unroll
-    for (int i = 0; i < 4; i++) hidden[i] = saturated<W>(swiglu(gate[i], up[i]));
-    gather_row(hidden);
-    token += fragment_row(), unit += fragment_column();
-    if (token >= args.tokens || unit >= args.ffn) return;
-    const uint2 packed = {pack<W>(hidden[0], hidden[1]), pack<W>(hidden[2], hidden[3])};
-    *reinterpret_cast<uint2*>(args.hidden + uint64_t(token) * args.ffn + unit) = packed;
-}
-
 template <class W, class G>
 __device__ void gate_up_tiles(const GateUpSwiglu<W>& args, Stage<W, G> (&ring)[PRODUCT_STAGES]) {
     constexpr int HALF = G::WARP_N / 2;
+    const Units<W> units = {args.hidden, args.tokens, args.ffn};
     for_each_tile<G>(args.tokens, 2 * args.ffn, [&](uint32_t token, uint32_t column) {
         const uint32_t first = column / 2; // unit
         const Terms<W> x = {args.x + uint64_t(token) * args.width, 0, 1};
@@ -50,7 +37,7 @@ __device__ void gate_up_tiles(const GateUpSwiglu<W>& args, Stage<W, G> (&ring)[P
         for (int i = 0; i < G::WARP_T / 16; i++)
 #pragma unroll
             for (int j = 0; j < HALF / 8; j++)
-                store_units(args, sums[i][j], sums[i][j + HALF / 8],
+                store_units(units, sums[i][j], sums[i][j + HALF / 8],
                             token + warp_token<G>() + 16 * i, first + warp_column<G>() / 2 + 8 * j);
     });
 }

@@ -199,7 +199,8 @@ fn products_of_many_tokens_are_on_the_tensor_cores() {
 /// of 65,536, then go from the warpgroup that asks for boxes to the two with 128 sums a thread.
 #[test]
 fn hopper_has_its_own_products() {
-    for_each(&["matmul_hopper"], 90, |at, function| {
+    let kernels = ["matmul_hopper", "gate_up_swiglu_hopper"];
+    for_each(&kernels, 90, |at, function| {
         let count = |wanted| function.iter().filter(|each| each.is(wanted)).count();
         assert_eq!(count("HMMA") + count("LDSM") + count("LDGSTS"), 0, "{at}");
         assert!(count("HGMMA.64x256x16.F32") >= 4, "{at}");
@@ -209,8 +210,8 @@ fn hopper_has_its_own_products() {
         assert_eq!(count("WARPGROUP.DEPBAR"), count("HGMMA") / 4 + 1, "{at}: one more at the end");
         assert_eq!([count("USETMAXREG.DEALLOC"), count("USETMAXREG.TRY_ALLOC")], [1, 1], "{at}");
     });
-    let builds = Kernel::find("matmul_hopper").unwrap().builds;
-    for resources in builds.iter().flat_map(|build| build.resources) {
+    let builds = kernels.iter().flat_map(|name| Kernel::find(name).unwrap().builds);
+    for resources in builds.flat_map(|build| build.resources) {
         assert_eq!((resources.registers, resources.spill_bytes), (168, 0), "{}", resources.export);
     }
 }

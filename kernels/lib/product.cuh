@@ -19,6 +19,7 @@
 //! result. The odd ends of K, T and N are zeros in shared memory; only the epilogue knows of them.
 #pragma once
 #include "lib/convert.cuh"
+#include "lib/math.cuh"
 #include "lib/shared.cuh"
 #include "lib/tile.cuh"
 
@@ -177,4 +178,24 @@ __device__ inline void store_fragment(const Output& to, float (&sum)[4], uint32_
         for (int i = 0; i < 4 && column + i < to.rows; i++)
             y[i] = (to.residual ? y[i] : 0.0f) + sum[i];
     }
+}
+
+// Where gate_up_swiglu's units go.
+template <class W> struct Units {
+    Activation<W>* hidden; // [T, F]
+    uint32_t tokens, ffn;
+};
+
+// Stores eight units of 16 tokens, of which the first token and unit are given.
+template <class W>
+__device__ void store_units(const Units<W>& to, const float (&gate)[4], const float (&up)[4],
+                            uint32_t token, uint32_t unit) {
+    float hidden[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) hidden[i] = saturated<W>(swiglu(gate[i], up[i]));
+    gather_row(hidden);
+    token += fragment_row(), unit += fragment_column();
+    if (token >= to.tokens || unit >= to.ffn) return;
+    const uint2 packed = {pack<W>(hidden[0], hidden[1]), pack<W>(hidden[2], hidden[3])};
+    *reinterpret_cast<uint2*>(to.hidden + uint64_t(token) * to.ffn + unit) = packed;
 }

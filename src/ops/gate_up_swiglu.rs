@@ -1,7 +1,7 @@
 use rayon::prelude::*;
 
 use super::matmul::{matmul_cost, product_blocks};
-use super::{launch, size};
+use super::{GateUpSwigluHopper, launch, size};
 use crate::case::{Case, Content, HALF, HALF_NMSE, Judge, NUMBERS, Numbers, Setup};
 use crate::checkpoint::Dtype;
 use crate::for_dtype;
@@ -12,6 +12,7 @@ use crate::vector::{fill, matmul, widened};
 
 /// `hidden[t] = silu(w_gate x[t]) * (w_up x[t])`, with `silu(g) = g / (1 + e^-g)` (Shazeer, 2020,
 /// arXiv:2002.05202)
+#[derive(Clone, Copy)]
 pub struct GateUpSwiglu {
     /// `[T, C]`
     pub x: Activation,
@@ -24,7 +25,7 @@ pub struct GateUpSwiglu {
 }
 
 impl GateUpSwiglu {
-    fn tokens(&self) -> usize {
+    pub(super) fn tokens(&self) -> usize {
         self.x.len() / self.w_gate.cols
     }
 }
@@ -55,6 +56,9 @@ impl Op for GateUpSwiglu {
     }
 
     fn launch(&self, gpu: &Gpu) -> Launch {
+        if gpu.hopper {
+            return GateUpSwigluHopper(*self).launch(gpu);
+        }
         let Weight { dtype, rows: ffn, cols: width, .. } = self.w_gate;
         assert!(width.is_multiple_of(8) && ffn.is_multiple_of(8), "sizes {ffn}, {width}");
         assert!(self.x.dtype == dtype && self.hidden.dtype == dtype);
@@ -108,8 +112,16 @@ impl GateUpSwiglu {
             (100, 1456, 64),
             (1030, 648, 128),
         ];
+        Self::cases_of(&sizes, |op| op)
+    }
+
+    /// Cases of these sizes - tokens, units, columns -, each op in the form that `of` gives it.
+    pub(super) fn cases_of<O: Op + 'static>(
+        sizes: &[(usize, usize, usize)],
+        of: fn(Self) -> O,
+    ) -> Vec<Case> {
         let mut cases = Vec::new();
-        for (tokens, ffn, width) in sizes {
+        for (tokens, ffn, width) in sizes.iter().copied() {
             for (dtype, numbers) in HALF.into_iter().flat_map(|d| NUMBERS.map(|n| (d, n))) {
                 let mut setup = Setup::new(numbers);
                 // Gates above 17 are their own sigmoid linear units, to the bit; eight weights a row
@@ -138,15 +150,15 @@ impl GateUpSwiglu {
                     ),
                 };
                 let name = format!("{} [{tokens}, {width}] x 2 x {ffn} rows", dtype.name());
-                cases.push(setup.case(name, op));
+                cases.push(setup.case(name, of(op)));
             }
         }
-        cases.extend(HALF.map(Self::overflow));
+        cases.extend(HALF.map(|dtype| Self::overflow(dtype, of)));
         cases
     }
 
     /// Units beyond what f16 can hold.
-    fn overflow(dtype: Dtype) -> Case {
+    fn overflow<O: Op + 'static>(dtype: Dtype, of: fn(Self) -> O) -> Case {
         let mut setup = Setup::new(Numbers::Whole);
         let hundred = |i: usize| if i.is_multiple_of(2) { 100.0 } else { 0.0 };
         let op = Self {
@@ -155,7 +167,7 @@ impl GateUpSwiglu {
             w_up: setup.weight(dtype, 16, 8, Content::Whole(-200.0, 200.0)),
             hidden: setup.written_as("hidden", (dtype, 1), &[3, 16], Judge::Exact),
         };
-        setup.case(format!("{} with an overflow", dtype.name()), op)
+        setup.case(format!("{} with an overflow", dtype.name()), of(op))
     }
 }
 

@@ -9,10 +9,10 @@ use crate::op::{Cost, Gpu, Op};
 pub struct MatmulHopper(pub Matmul);
 
 /// Of what a block computes at a time (`kernels/lib/hopper.cuh`).
-const TILE_TOKENS: usize = 128;
-const TILE_ROWS: usize = 256;
+pub(super) const TILE_TOKENS: usize = 128;
+pub(super) const TILE_ROWS: usize = 256;
 /// Four stages of two inputs in slices of 64, and what it takes to align them.
-const SHARED_BYTES: u32 = 4 * (128 + 256) * 64 * 2 + 1024;
+pub(super) const SHARED_BYTES: u32 = 4 * (128 + 256) * 64 * 2 + 1024;
 
 impl Op for MatmulHopper {
     fn name(&self) -> &'static str {

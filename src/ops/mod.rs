@@ -6,6 +6,7 @@ mod all_reduce;
 mod attend_prefill;
 mod embed;
 mod gate_up_swiglu;
+mod gate_up_swiglu_hopper;
 mod matmul;
 mod matmul_hopper;
 mod pass;
@@ -34,6 +35,7 @@ pub use attend_decode::{AttendDecode, AttendScratch};
 pub use attend_prefill::AttendPrefill;
 pub use embed::Embed;
 pub use gate_up_swiglu::GateUpSwiglu;
+pub use gate_up_swiglu_hopper::GateUpSwigluHopper;
 pub use gemv::{PARTS, Tuned, gemv_shared_bytes};
 pub use matmul::Matmul;
 pub use matmul_hopper::MatmulHopper;
@@ -54,12 +56,13 @@ pub use tuned::TUNED;
 pub type MakeCases = fn() -> Vec<Case>;
 
 /// Every op and the cases that it is tested and measured with.
-pub const CASES: [(&str, MakeCases); 17] = [
+pub const CASES: [(&str, MakeCases); 18] = [
     ("all_reduce", AllReduce::cases),
     ("attend_decode", AttendDecode::cases),
     ("attend_prefill", AttendPrefill::cases),
     ("embed", Embed::cases),
     ("gate_up_swiglu", GateUpSwiglu::cases),
+    ("gate_up_swiglu_hopper", GateUpSwigluHopper::cases),
     ("matmul", Matmul::cases),
     ("matmul_hopper", MatmulHopper::cases),
     ("mma_peak", MmaPeak::cases),
