@@ -24,14 +24,17 @@ template <class W> __device__ void gate_up_swiglu_hopper(const GateUpSwigluHoppe
     constexpr int HALF = TILE_ROWS / 8 / 2;
     grid_dependency_wait();
     grid_dependency_launch();
-    const Extent extent = {args.tokens, args.ffn, args.width, 1};
     const Units<W> units = {args.hidden, args.tokens, args.ffn};
-    hopper_product<W, 128>(extent, args.x, args.w_gate, args.w_up,
-                           [&](float (&sums)[2 * HALF][4], uint32_t token, uint32_t unit) {
+    const auto halves = [&](uint32_t unit) {
+        return Halves{{args.w_gate, unit}, {args.w_up, unit}};
+    };
+    const auto store = [&](float (&sums)[2 * HALF][4], uint32_t token, uint32_t unit) {
 #pragma unroll
-                               for (int j = 0; j < HALF; j++)
-                                   store_units(units, sums[j], sums[j + HALF], token, unit + 8 * j);
-                           });
+        for (int j = 0; j < HALF; j++)
+            store_units(units, sums[j], sums[j + HALF], token, unit + 8 * j);
+    };
+    const Extent extent = {args.tokens, args.ffn, args.width, 1};
+    hopper_product<W, OutputTile<TILE_ROWS / 2>>(extent, args.x, halves, store);
 }
 
 extern "C" __global__ void __launch_bounds__(384, 1) gate_up_swiglu_hopper_bf16(const __grid_constant__ GateUpSwigluHopper<bf16> args) { gate_up_swiglu_hopper<bf16>(args); }

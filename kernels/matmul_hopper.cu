@@ -9,27 +9,42 @@
 #include "lib/hopper.cuh"
 
 template <class W> struct MatmulHopper {
-    TensorMap x;       // [terms T, K] whose sum over the terms is meant: boxes of 128 rows
-    TensorMap weight;  // [N, K] boxes of 128 rows
-    float* y;          // [T, N]
-    uint32_t tokens;   // T
-    uint32_t rows;     // N
-    uint32_t width;    // K
-    uint32_t residual; // whether to add to what y holds
-    uint32_t terms;    // 1 or 2
+    TensorMap x;        // [terms T, K] whose sum over the terms is meant: boxes of 128 rows
+    TensorMap weight;   // [N, K] boxes of 128 rows
+    TensorMap weight_1; // [N1, K] of a second product, if it has rows
+    TensorMap weight_2; // [N2, K] of a third one
+    float* y;           // [T, N]
+    float* y_1;         // [T, N1]
+    float* y_2;         // [T, N2]
+    uint32_t tokens;    // T
+    uint32_t rows;      // N
+    uint32_t rows_1;    // N1, or 0
+    uint32_t rows_2;    // N2, or 0
+    uint32_t width;     // K
+    uint32_t residual;  // whether to add to what y holds
+    uint32_t terms;     // 1 or 2
 };
 
 template <class W> __device__ void matmul_hopper(const MatmulHopper<W>& args) {
+    using Tile = OutputTile<TILE_ROWS>;
+    const Part<const TensorMap*> parts[PARTS] = {{&args.weight, args.y, args.rows},
+                                                 {&args.weight_1, args.y_1, args.rows_1},
+                                                 {&args.weight_2, args.y_2, args.rows_2}};
     grid_dependency_wait();
     grid_dependency_launch();
-    const Extent extent = {args.tokens, args.rows, args.width, args.terms};
-    const Output output = {args.y, args.tokens, args.rows, args.residual != 0};
-    hopper_product<W, 256>(extent, args.x, args.weight, args.weight,
-                           [&](float (&sums)[TILE_ROWS / 8][4], uint32_t token, uint32_t column) {
+    const auto halves = [&](uint32_t row) {
+        const TensorMap* weight = part_at<Tile>(parts, row).weight;
+        return Halves{{*weight, row}, {*weight, row + TILE_ROWS / 2}};
+    };
+    const auto store = [&](float (&sums)[TILE_ROWS / 8][4], uint32_t token, uint32_t column) {
+        const auto part = part_at<Tile>(parts, column);
+        const Output output = {part.y, args.tokens, part.rows, args.residual != 0};
 #pragma unroll
-                               for (int j = 0; j < TILE_ROWS / 8; j++)
-                                   store_fragment(output, sums[j], token, column + 8 * j);
-                           });
+        for (int j = 0; j < TILE_ROWS / 8; j++)
+            store_fragment(output, sums[j], token, column + 8 * j);
+    };
+    const Extent extent = {args.tokens, columns<Tile>(parts), args.width, args.terms};
+    hopper_product<W, Tile>(extent, args.x, halves, store);
 }
 
 extern "C" __global__ void __launch_bounds__(384, 1) matmul_hopper_bf16(const __grid_constant__ MatmulHopper<bf16> args) { matmul_hopper<bf16>(args); }

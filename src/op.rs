@@ -29,9 +29,9 @@ pub trait Op: Send + Sync {
         None
     }
 
-    /// The plain product in it, if that is all or next to all that it does: what other libraries have too.
-    fn product(&self) -> Option<Product> {
-        None
+    /// The plain products in it, if they are all or next to all that it does: what other libraries have too.
+    fn products(&self) -> Vec<Product> {
+        Vec::new()
     }
 
     /// The launch that computes the op on a GPU.

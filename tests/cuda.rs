@@ -13,10 +13,13 @@ mod process;
 use std::path::{Path, PathBuf};
 
 use chaski::checkpoint::{Checkpoint, Dtype};
-use chaski::device::Device;
-use chaski::device::cuda::Options;
+use chaski::conformance::{self, Effort};
+use chaski::device::cuda::{Card, Options};
+use chaski::device::{Cuda, Device};
 use chaski::error::Result;
 use chaski::model::{Logits, Request};
+use chaski::op::{Product, Program};
+use chaski::ops::Matmul;
 use chaski::rank::Rank;
 use chaski::sampler::SamplingOptions;
 use golden::{Expected, argmax, cases, expected, relative_error, source, worst};
@@ -167,6 +170,34 @@ fn bits_do_not_depend_on_how_work_is_given_or_run() {
                 let logits = logits(case, chunk, &[newest, way.split_once('=').unwrap()]);
                 assert!(logits == plain, "{}: {way} changes the result", case.display());
             }
+        }
+    }
+}
+
+/// q, k and v have the bits that a launch each would give them, whatever the shape of tile.
+#[test]
+fn products_in_one_launch_are_those_of_several() {
+    emulated::start();
+    let cases = conformance::cases("matmul", Effort::Usual).into_iter();
+    let cases: Vec<_> = cases.filter(|case| case.op().products().len() > 1).collect();
+    assert!(cases.len() >= 16);
+    for case in cases {
+        let mut several = Program::default();
+        for Product { x, weight, y, residual } in case.op().products() {
+            several.push(Matmul { x: x.unwrap(), products: [(weight, y)], residual });
+        }
+        for hopper in [false, true] {
+            let left = |program: &Program| {
+                let weights = Checkpoint::in_memory(case.dtype(), case.weight_region());
+                let (card, layout) = (Card::open(0).unwrap(), &case.layout);
+                let mut gpu = Cuda::new(&card, &weights, &case.weights, layout, &|_| ()).unwrap();
+                gpu.set_options(Options { hopper, ..DEFAULT });
+                gpu.write(layout.whole(), &bytemuck::cast_slice(&case.state())[..layout.bytes()])
+                    .unwrap();
+                gpu.run(program).unwrap();
+                gpu.read(layout.whole()).unwrap().to_vec()
+            };
+            assert!(left(&case.program) == left(&several), "{}, hopper: {hopper}", case.name);
         }
     }
 }

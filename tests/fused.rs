@@ -76,11 +76,9 @@ fn norm_qkv_is_its_chain() {
         let [k, v] = ["k", "v"].map(|name| output(&mut s, name, &[1, kv_heads, HEAD_DIM]));
 
         let mut chain = Program::default();
-        let residual = false;
         chain.push(RmsNorm { x, weight: norm, eps: EPS, y: wide(normed) });
-        chain.push(Matmul { x: wide(normed), weight: wq, residual, y: raw });
-        chain.push(Matmul { x: wide(normed), weight: wk, residual, y: k });
-        chain.push(Matmul { x: wide(normed), weight: wv, residual, y: v });
+        let products = [(wq, raw), (wk, k), (wv, v)];
+        chain.push(Matmul { x: wide(normed), products, residual: false });
         let queries = wide(q);
         chain.push(RopeAppend { q: raw, k, v, cursor, frequencies, queries, cache, kv_heads });
         let fused = NormQkv { x, norm, eps: EPS, wq, wk, wv, cursor, frequencies, q, cache };
@@ -104,7 +102,7 @@ fn norm_gate_up_and_norm_head_are_their_chains() {
         gates.push(norms());
         gates.push(GateUpSwiglu { x: wide(normed), w_gate, w_up, hidden: wide(y) });
         head.push(norms());
-        head.push(Matmul { x: wide(normed), weight: w_up, residual: false, y });
+        head.push(Matmul { x: wide(normed), products: [(w_up, y)], residual: false });
         let fused = NormGateUp { x, norm, eps: EPS, w_gate, w_up, hidden: y };
         let mut case = s.case("gates", fused);
         assert_same(&case, &gates, &[y.cast()]);
@@ -122,7 +120,7 @@ fn project_is_a_product_onto_the_residual_stream() {
         let weight = matrix(&mut s, dtype, 33);
         let y = s.changed("y", &[1, 33], Content::Real(1.0), Judge::Any);
         let mut chain = Program::default();
-        chain.push(Matmul { x: wide(x), weight, residual: true, y });
+        chain.push(Matmul { x: wide(x), products: [(weight, y)], residual: true });
         assert_same(&s.case("project", Project { x, weight, y }), &chain, &[y.cast()]);
     }
 }

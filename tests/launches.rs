@@ -1,10 +1,10 @@
-//! What a token of the real models costs in launches on an H100. Nothing runs: programs are data.
+//! What tokens of the real models cost in launches on an H100. Nothing runs: programs are data.
 
 use chaski::checkpoint::{Checkpoint, Dtype};
 use chaski::config::{Config, Dims};
 use chaski::kernel::{Kernel, Launch};
 use chaski::memory::Layout;
-use chaski::model::{Llama, Sizes, State, Weights, choose, decode};
+use chaski::model::{Llama, Logits, Sizes, State, Weights, choose, decode, prefill};
 use chaski::op::{Gpu, Op};
 use chaski::source::Source;
 
@@ -13,8 +13,7 @@ const H100: Gpu = Gpu::portable(132);
 const REGISTERS: u32 = 65536;
 const SHARED_BYTES: u32 = 227 << 10;
 
-/// Every op from one token to the next, and the number of layers.
-fn token(model: &str) -> (Vec<Box<dyn Op>>, usize) {
+fn llama(model: &str) -> Llama {
     let source = Source::find(model).unwrap();
     let config = Config::load(&source).unwrap();
     let dims = Dims::new(&config, 1).unwrap();
@@ -29,10 +28,15 @@ fn token(model: &str) -> (Vec<Box<dyn Op>>, usize) {
     };
     let weights = Weights::locate(&checkpoint, &dims).unwrap();
     let state = State::plan(&dims, sizes, &mut Layout::default());
-    let model = Llama { dims, norm_eps: config.norm_eps, weights, state };
+    Llama { dims, norm_eps: config.norm_eps, weights, state }
+}
+
+/// Every op from one token to the next, and the number of layers.
+fn token(model: &str) -> (Vec<Box<dyn Op>>, usize) {
+    let model = llama(model);
     let mut ops = decode(&model).ops;
     ops.push(Box::new(choose(&model)));
-    (ops, dims.layers)
+    (ops, model.dims.layers)
 }
 
 const MODELS: [&str; 4] = [
@@ -47,6 +51,17 @@ fn a_token_is_five_kernels_a_layer_and_three() {
     for model in MODELS {
         let (ops, layers) = token(model);
         assert_eq!(ops.len(), 5 * layers + 3, "{model}");
+    }
+}
+
+#[test]
+fn a_prompt_is_eight_kernels_a_layer_and_three() {
+    for model in MODELS {
+        let model = llama(model);
+        let ops = prefill(&model, 512, Logits::Last).ops;
+        assert_eq!(ops.len(), 8 * model.dims.layers + 3);
+        let products = ops.iter().filter(|op| op.name() == "matmul").map(|op| op.products().len());
+        assert_eq!(products.max(), Some(3), "q, k and v in one launch");
     }
 }
 

@@ -45,28 +45,39 @@ struct Extent {
     uint32_t terms;           // of X: [terms, T, K]
 };
 
-// The tile of which COLUMNS columns of the output come: all 256, or with two weights 128.
+// What comes of a tile of weights: a column of the output of each row, or of two.
 template <int COLUMNS> struct OutputTile {
     static constexpr uint32_t T = TILE_TOKENS, N = COLUMNS;
 };
 
+// 128 rows of weights.
+struct Rows {
+    const TensorMap& weight;
+    uint32_t first;
+};
+
+// The weights of a tile: of one matrix or of two.
+struct Halves {
+    Rows one, other;
+};
+
 // Has all slices of all of the block's tiles brought. By one thread.
-template <class W, int COLUMNS>
+template <class W, class G, class HalvesAt>
 __device__ void fill_ring(Slice<W>* ring, Barriers& barriers, const Extent& extent,
-                          const TensorMap& x, const TensorMap& first, const TensorMap& second) {
-    constexpr uint32_t HALF = TILE_ROWS / 2;
+                          const TensorMap& x, HalvesAt halves_at) {
     Turn turn = {0, 0};
-    for_each_tile<OutputTile<COLUMNS>>(extent.tokens, extent.columns, [&](uint32_t token,
-                                                                          uint32_t row) {
+    for_each_tile<G>(extent.tokens, extent.columns, [&](uint32_t token, uint32_t column) {
+        const Halves halves = halves_at(column);
         for (uint32_t term = 0; term < extent.terms; term++)
             for (uint32_t k = 0; k < extent.width; k += SLICE, turn.next()) {
                 Slice<W>& slice = ring[turn.stage];
+                W* const other = slice.w + TILE_ROWS / 2 * SLICE;
                 uint64_t* full = &barriers.full[turn.stage];
                 mbarrier_wait(&barriers.empty[turn.stage], turn.round ^ 1);
                 mbarrier_arrive_expect(full, sizeof(Slice<W>));
                 copy_box(slice.x, x, term * extent.tokens + token, k, full);
-                copy_box(slice.w, first, row, k, full);
-                copy_box(slice.w + HALF * SLICE, second, row + COLUMNS - HALF, k, full);
+                copy_box(slice.w, halves.one.weight, halves.one.first, k, full);
+                copy_box(other, halves.other.weight, halves.other.first, k, full);
             }
     });
 }
@@ -96,11 +107,10 @@ __device__ void multiply_slices(float (&sums)[TILE_ROWS / 8][4], Slice<W>* ring,
 }
 
 // Calls `finish(sums, first token, first column)` in each warp of the last two warpgroups for its 16
-// tokens of each tile. Of the 256 rows of a tile the first half is of `first`, the second of
-// `second`: those after them where COLUMNS is 256, those of the same number where it is 128.
-template <class W, int COLUMNS, class Finish>
-__device__ void hopper_product(const Extent& extent, const TensorMap& x, const TensorMap& first,
-                               const TensorMap& second, Finish finish) {
+// tokens of each tile G, whose weights are `halves_at(first column)`.
+template <class W, class G, class HalvesAt, class Finish>
+__device__ void hopper_product(const Extent& extent, const TensorMap& x, HalvesAt halves_at,
+                               Finish finish) {
     SHARED(Barriers, barriers);
     // The swizzle goes by address: stages begin at multiples of 1024.
     uint8_t* const shared = dynamic_shared<uint8_t>();
@@ -115,16 +125,15 @@ __device__ void hopper_product(const Extent& extent, const TensorMap& x, const T
     __syncthreads();
     if (warp_id() < 4) {
         give_up_registers<40>();
-        if (threadIdx.x == 0) fill_ring<W, COLUMNS>(ring, barriers, extent, x, first, second);
+        if (threadIdx.x == 0) fill_ring<W, G>(ring, barriers, extent, x, halves_at);
     } else {
         take_registers<232>();
         const uint32_t slices = extent.terms * ((extent.width + SLICE - 1) / SLICE);
         Turn turn = {0, 0};
-        for_each_tile<OutputTile<COLUMNS>>(
-            extent.tokens, extent.columns, [&](uint32_t token, uint32_t column) {
-                float sums[TILE_ROWS / 8][4];
-                multiply_slices(sums, ring, barriers, turn, slices);
-                finish(sums, token + (warp_id() - 4) * 16, column);
-            });
+        for_each_tile<G>(extent.tokens, extent.columns, [&](uint32_t token, uint32_t column) {
+            float sums[TILE_ROWS / 8][4];
+            multiply_slices(sums, ring, barriers, turn, slices);
+            finish(sums, token + (warp_id() - 4) * 16, column);
+        });
     }
 }

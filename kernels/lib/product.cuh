@@ -136,6 +136,36 @@ __device__ void for_each_tile(uint32_t tokens, uint32_t columns, OneTile tile) {
     }
 }
 
+// One of the products that share a launch and their inputs. Their tiles stand side by side.
+template <class Weight> struct Part {
+    Weight weight; // [rows, K]
+    float* y;      // [T, rows]
+    uint32_t rows; // none: there is no such product
+};
+constexpr int PARTS = 3;
+template <class Weight> using Parts = const Part<Weight> (&)[PARTS];
+
+// Columns of the tiles of all products.
+template <class G, class Weight> __device__ uint32_t columns(Parts<Weight> parts) {
+    uint32_t columns = 0;
+#pragma unroll
+    for (const Part<Weight>& part : parts) columns += (part.rows + G::N - 1) / G::N * G::N;
+    return columns;
+}
+
+// The product of whose tiles one begins at `column`, which becomes its column in there.
+template <class G, class Weight>
+__device__ Part<Weight> part_at(Parts<Weight> parts, uint32_t& column) {
+    Part<Weight> part = parts[0];
+#pragma unroll
+    for (int i = 1; i < PARTS; i++) {
+        const uint32_t before = (part.rows + G::N - 1) / G::N * G::N;
+        if (column < before) break;
+        column -= before, part = parts[i];
+    }
+    return part;
+}
+
 // Whether tiles of this shape would give work to at least a third of the blocks.
 template <class G> __device__ bool occupies_grid(uint32_t tokens, uint32_t columns) {
     const uint32_t strips = (tokens + G::T - 1) / G::T, across = (columns + G::N - 1) / G::N;

@@ -208,12 +208,11 @@ impl Bed {
         program
     }
 
-    /// What cuBLASLt does in place of the ops of [`Self::program`]; none, if it has nothing like them.
-    pub(super) fn products(&self, group: &Group, rounds: usize) -> Option<Vec<Product>> {
+    /// What cuBLASLt does in place of the ops of [`Self::program`]; nothing, if it has nothing like them.
+    pub(super) fn products(&self, group: &Group, rounds: usize) -> Vec<Product> {
         let PrefillState { normed, attended, hidden, .. } = self.model.state.prefill;
         let ops = self.program(group, rounds).ops;
-        let products = ops.iter().map(|op| {
-            let product = op.product()?;
+        let products = ops.iter().flat_map(|op| op.products()).filter_map(|product| {
             let width = product.weight.cols;
             // In place of f32 numbers, as many of 16 bits that are there anyway.
             let others = [normed, attended, hidden].into_iter();
@@ -224,8 +223,8 @@ impl Bed {
     }
 
     /// Whether cuBLASLt can be compared with.
-    pub fn has_product(&self, group: &Group) -> bool {
-        self.products(&Group { instances: 1, ..group.clone() }, 1).is_some()
+    pub fn has_products(&self, group: &Group) -> bool {
+        !self.products(&Group { instances: 1, ..group.clone() }, 1).is_empty()
     }
 
     pub(super) fn device_mut(&mut self) -> &mut Device {

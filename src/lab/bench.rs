@@ -56,7 +56,7 @@ impl Contestant {
     /// What it does `rounds` times for all of `group` that take turns.
     fn recording(&self, bed: &mut Bed, group: &Group, rounds: usize) -> Result<Recording> {
         if let Self::CublasLt = self {
-            let products = bed.products(group, rounds).unwrap_or_default();
+            let products = bed.products(group, rounds);
             return bed.device_mut().record_products(&products);
         }
         let mut program = bed.program(group, rounds);

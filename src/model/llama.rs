@@ -86,18 +86,16 @@ pub fn prefill(model: &Llama, tokens: usize, logits: Logits) -> Program {
 
     let mut program = Program::default();
     let norm = |p: &mut Program, x, weight, y| p.push(RmsNorm { x, weight, eps: *eps, y });
-    let matmul = |p: &mut Program, x, weight, y| p.push(Matmul { x, weight, residual: false, y });
     let p = &mut program;
     begin(p, model, tokens);
     for (layer, &cache) in weights.layers.iter().zip(&state.caches) {
         norm(p, x, layer.attention_norm, normed);
         // Attention's scores are exponentiated: errors in them grow, so these three read both terms.
-        matmul(p, normed, layer.wq, q);
-        matmul(p, normed, layer.wk, k);
-        matmul(p, normed, layer.wv, v);
+        let products = [(layer.wq, q), (layer.wk, k), (layer.wv, v)];
+        p.push(Matmul { x: normed, products, residual: false });
         p.push(RopeAppend { q, k, v, cursor, frequencies, queries, cache, kv_heads });
         p.push(AttendPrefill { queries, cache, cursor, heads, kv_heads, head_dim, y: attended });
-        p.push(Matmul { x: attended, weight: layer.wo, residual: true, y: partial });
+        p.push(Matmul { x: attended, products: [(layer.wo, partial)], residual: true });
         all_reduce(p, model, tokens, true);
         norm(p, x, layer.ffn_norm, normed);
         p.push(GateUpSwiglu {
@@ -106,7 +104,7 @@ pub fn prefill(model: &Llama, tokens: usize, logits: Logits) -> Program {
             w_up: layer.w_up,
             hidden,
         });
-        p.push(Matmul { x: hidden, weight: layer.w_down, residual: true, y: partial });
+        p.push(Matmul { x: hidden, products: [(layer.w_down, partial)], residual: true });
         all_reduce(p, model, tokens, true);
     }
     let Some(Head { norm: weight, matrix }) = weights.head else {
@@ -118,7 +116,8 @@ pub fn prefill(model: &Llama, tokens: usize, logits: Logits) -> Program {
         let x = x.part((tokens - scored) * dims.width, scored * dims.width);
         let normed = state.prefill.normed.first(scored * dims.width);
         norm(p, x, weight, normed);
-        matmul(p, normed.rounded(), matrix, rows(state.logits, scored, dims.vocab));
+        let products = [(matrix, rows(state.logits, scored, dims.vocab))];
+        p.push(Matmul { x: normed.rounded(), products, residual: false });
     }
     program
 }

@@ -76,7 +76,7 @@ impl Op for GateUpSwiglu {
         launch(
             kernel::GateUpSwiglu::KERNEL,
             (dtype, 0),
-            [product_blocks(self.tokens(), 2 * ffn, gpu), 1],
+            [product_blocks(self.tokens(), &[2 * ffn], gpu), 1],
             0,
             arguments,
         )

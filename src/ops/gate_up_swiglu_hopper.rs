@@ -1,3 +1,4 @@
+use super::matmul::tiles;
 use super::matmul_hopper::{SHARED_BYTES, TILE_ROWS, TILE_TOKENS};
 use super::{GateUpSwiglu, blocks, launch, size};
 use crate::case::Case;
@@ -41,7 +42,7 @@ impl Op for GateUpSwigluHopper {
             ffn: size(ffn),
         }
         .arguments();
-        let tiles = tokens.div_ceil(TILE_TOKENS) * ffn.div_ceil(TILE_UNITS);
+        let tiles = tiles(tokens, &[ffn], [TILE_TOKENS, TILE_UNITS]);
         let grid = [blocks(tiles, gpu.multiprocessors), 1];
         launch(kernel::GateUpSwigluHopper::KERNEL, (dtype, 0), grid, SHARED_BYTES, arguments)
     }

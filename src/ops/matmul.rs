@@ -7,83 +7,123 @@ use crate::memory::{Activation, Memory, Slot, Weight};
 use crate::op::{Cost, Gpu, Op, Product};
 use crate::vector::{matmul_strided, widened};
 
-/// `y[t] = weight x[t]`, or `y[t] += weight x[t]` onto the residual stream
+/// `y[t] = weight x[t]`, or `y[t] += weight x[t]` onto the residual stream, for each of up to three weights
 #[derive(Clone, Copy)]
-pub struct Matmul {
+pub struct Matmul<const N: usize> {
     /// `[T, K]`
     pub x: Activation,
-    /// `[N, K]`
-    pub weight: Weight,
+    /// Each weight `[N, K]`, and out: its `y`, `[T, N]`.
+    pub products: [(Weight, Slot<f32>); N],
     /// Add to what `y` holds.
     pub residual: bool,
-    /// Out. `[T, N]`
-    pub y: Slot<f32>,
 }
 
-impl Op for Matmul {
+impl<const N: usize> Op for Matmul<N> {
     fn name(&self) -> &'static str {
         "matmul"
     }
 
     fn cost(&self, _position: usize) -> Cost {
-        let tokens = self.x.len() / self.weight.cols;
-        matmul_cost(self.weight, tokens)
+        let tokens = self.tokens();
+        let costs = self.products.iter().map(|(weight, _)| matmul_cost(*weight, tokens));
+        costs.fold(Cost::default(), std::ops::Add::add)
     }
 
     fn reference(&self, memory: &mut Memory<'_>) {
-        for_dtype!(self.weight.dtype, W => {
-            let weight = memory.weight::<W>(self.weight);
-            let (x, y) = memory.slots((self.x.bytes, self.y));
-            let x = &widened(self.x, x);
-            let Weight { stride, cols, .. } = self.weight;
-            if self.residual {
-                matmul_strided(weight, stride, x, cols, y, |y, sum| *y += sum);
-            } else {
-                matmul_strided(weight, stride, x, cols, y, |y, sum| *y = sum);
-            }
-        });
+        for (weight, y) in self.products {
+            for_dtype!(weight.dtype, W => {
+                let Weight { stride, cols, .. } = weight;
+                let weight = memory.weight::<W>(weight);
+                let (x, y) = memory.slots((self.x.bytes, y));
+                let x = &widened(self.x, x);
+                if self.residual {
+                    matmul_strided(weight, stride, x, cols, y, |y, sum| *y += sum);
+                } else {
+                    matmul_strided(weight, stride, x, cols, y, |y, sum| *y = sum);
+                }
+            });
+        }
     }
 
-    fn product(&self) -> Option<Product> {
-        let Self { x, weight, residual, y } = *self;
-        let x = (x.dtype == weight.dtype).then_some(x);
-        Some(Product { x, weight, residual, y })
+    fn products(&self) -> Vec<Product> {
+        let Self { x, residual, .. } = *self;
+        let product = |(weight, y): (Weight, _)| {
+            let x = (x.dtype == weight.dtype).then_some(x);
+            Product { x, weight, residual, y }
+        };
+        self.products.map(product).to_vec()
     }
 
     fn launch(&self, gpu: &Gpu) -> Launch {
         if gpu.hopper {
             return MatmulHopper(*self).launch(gpu);
         }
-        let Weight { dtype, rows, cols, .. } = self.weight;
-        let tokens = self.x.len() / cols;
-        assert!(cols.is_multiple_of(8), "rows of {cols} are not of whole 16-byte pieces");
-        assert_eq!(self.x.dtype, dtype);
+        let [(weight, y), (weight_1, y_1), (weight_2, y_2)] = self.padded();
+        let [rows, rows_1, rows_2] = self.rows();
         let arguments = kernel::Matmul {
             x: self.x.bytes,
-            weight: self.weight,
-            y: self.y,
-            tokens: size(tokens),
+            weight,
+            weight_1,
+            weight_2,
+            y,
+            y_1,
+            y_2,
+            tokens: size(self.tokens()),
             rows: size(rows),
-            width: size(cols),
+            rows_1: size(rows_1),
+            rows_2: size(rows_2),
+            width: size(self.width()),
             residual: self.residual.into(),
             terms: size(self.x.terms),
         }
         .arguments();
-        launch(
-            kernel::Matmul::KERNEL,
-            (dtype, 0),
-            [product_blocks(tokens, rows, gpu), 1],
-            0,
-            arguments,
-        )
+        let grid = [product_blocks(self.tokens(), &self.rows(), gpu), 1];
+        launch(kernel::Matmul::KERNEL, (weight.dtype, 0), grid, 0, arguments)
+    }
+}
+
+/// Of a launch; those that are not needed have no rows.
+const MOST: usize = 3;
+
+impl<const N: usize> Matmul<N> {
+    pub(super) fn tokens(&self) -> usize {
+        self.x.len() / self.width()
+    }
+
+    /// K
+    pub(super) fn width(&self) -> usize {
+        self.products[0].0.cols
+    }
+
+    /// As many as a kernel takes, checked: the first stands for those that are not there.
+    pub(super) fn padded(&self) -> [(Weight, Slot<f32>); MOST] {
+        const { assert!(1 <= N && N <= MOST) };
+        let first = self.products[0];
+        let Weight { dtype, cols, .. } = first.0;
+        assert!(cols.is_multiple_of(8), "rows of {cols} are not of whole 16-byte pieces");
+        assert!(
+            self.products.iter().all(|(weight, _)| (weight.dtype, weight.cols) == (dtype, cols))
+        );
+        assert_eq!(self.x.dtype, dtype);
+        std::array::from_fn(|i| *self.products.get(i).unwrap_or(&first))
+    }
+
+    /// Of the weights; none of those that are not there.
+    pub(super) fn rows(&self) -> [usize; MOST] {
+        std::array::from_fn(|i| self.products.get(i).map_or(0, |(weight, _)| weight.rows))
     }
 }
 
 /// Tiles of a product's output, in the smallest shape that kernels use (`kernels/lib/product.cuh`): a
 /// grid of more blocks would leave some without work.
-pub(super) fn product_blocks(tokens: usize, rows: usize, gpu: &Gpu) -> u32 {
-    const TILE: usize = 32;
-    blocks(tokens.div_ceil(TILE) * rows.div_ceil(TILE), 2 * gpu.multiprocessors)
+pub(super) fn product_blocks(tokens: usize, rows: &[usize], gpu: &Gpu) -> u32 {
+    blocks(tiles(tokens, rows, [32, 32]), 2 * gpu.multiprocessors)
+}
+
+/// How many tiles of so many tokens and rows there are in products of weights with these rows.
+pub(super) fn tiles(tokens: usize, rows: &[usize], tile: [usize; 2]) -> usize {
+    let across: usize = rows.iter().map(|rows| rows.div_ceil(tile[1])).sum();
+    tokens.div_ceil(tile[0]) * across
 }
 
 /// What a product of `weight` with `tokens` inputs must move and compute.
@@ -95,75 +135,87 @@ pub(super) fn matmul_cost(weight: Weight, tokens: usize) -> Cost {
     }
 }
 
-impl Matmul {
-    /// Below, at and past the tiles of every shape (32, 64, 128) and the slices of K (32, 64, 128), of
-    /// which there are more than stages; the rows of real models.
-    pub fn cases() -> Vec<Case> {
-        let sizes = [
-            (1, 1, 8),
-            (2, 9, 1032),
-            (33, 66, 328),
-            (130, 130, 136),
-            (3, 33, 40),
-            (31, 65, 136),
-            (33, 131, 200),
-            (65, 129, 264),
-            (130, 200, 72),
-            (129, 257, 1032),
-            (1, 40, 2048),
-            (2, 33, 4096),
-            (1, 33, 14336),
-            (17, 8, 28672),
-            (100, 2900, 64),
-            (1030, 1290, 128),
-        ];
-        Self::cases_of(&sizes, |op| op)
-    }
-
+impl<const N: usize> Matmul<N> {
     /// Cases of these sizes - tokens, rows, columns -, each op in the form that `of` gives it.
     pub(super) fn cases_of<O: Op + 'static>(
-        sizes: &[(usize, usize, usize)],
+        sizes: &[(usize, [usize; N], usize)],
         of: fn(Self) -> O,
     ) -> Vec<Case> {
         let mut cases = Vec::new();
         for (i, (tokens, rows, cols)) in sizes.iter().copied().enumerate() {
             for (dtype, numbers) in HALF.into_iter().flat_map(|d| NUMBERS.map(|n| (d, n))) {
                 let mut setup = Setup::new(numbers);
-                let (shape, judge) = ([tokens, rows], numbers.judge(F32_NMSE));
                 let (residual, terms) = (i % 2 == 1, 1 + i / 2 % 2);
-                let op = Self {
-                    x: setup.read_as("x", (dtype, terms), &[tokens, cols], numbers.upto(4)),
-                    weight: setup.weight(dtype, rows, cols, numbers.upto(4)),
-                    residual,
-                    y: match residual {
-                        true => setup.changed("y", &shape, numbers.upto(100), judge),
-                        false => setup.written("y", &shape, judge),
-                    },
-                };
+                let x = setup.read_as("x", (dtype, terms), &[tokens, cols], numbers.upto(4));
+                let products = std::array::from_fn(|i| {
+                    let (shape, judge) = ([tokens, rows[i]], numbers.judge(F32_NMSE));
+                    let (weight, y) = (numbers.upto(4), ["y", "y_1", "y_2"][i]);
+                    let weight = setup.weight(dtype, rows[i], cols, weight);
+                    let y = match residual {
+                        true => setup.changed(y, &shape, numbers.upto(100), judge),
+                        false => setup.written(y, &shape, judge),
+                    };
+                    (weight, y)
+                });
                 let add = if residual { "y += " } else { "" };
-                let x = format!("{} [{terms}, {tokens}, {cols}]", dtype.name());
-                let name = format!("{add}{x} x {rows} rows");
-                cases.push(setup.case(name, of(op)));
+                let x_shape = format!("{} [{terms}, {tokens}, {cols}]", dtype.name());
+                let rows = rows.map(|rows| rows.to_string()).join(" + ");
+                let name = format!("{add}{x_shape} x {rows} rows");
+                cases.push(setup.case(name, of(Self { x, products, residual })));
             }
         }
-        cases.extend(HALF.map(|dtype| Self::not_finite(dtype, of)));
+        cases
+    }
+}
+
+impl Matmul<1> {
+    /// Below, at and past the tiles of every shape (32, 64, 128) and the slices of K (32, 64, 128), of
+    /// which there are more than stages; the rows of real models; several products.
+    pub fn cases() -> Vec<Case> {
+        let sizes = [
+            (1, [1], 8),
+            (2, [9], 1032),
+            (33, [66], 328),
+            (130, [130], 136),
+            (3, [33], 40),
+            (31, [65], 136),
+            (33, [131], 200),
+            (65, [129], 264),
+            (130, [200], 72),
+            (129, [257], 1032),
+            (1, [40], 2048),
+            (2, [33], 4096),
+            (1, [33], 14336),
+            (17, [8], 28672),
+            (100, [2900], 64),
+            (1030, [1290], 128),
+        ];
+        let threes = [
+            (3, [40, 8, 9], 136),
+            (65, [130, 33, 64], 72),
+            (1030, [900, 128, 130], 128),
+            (33, [128, 64, 64], 200),
+        ];
+        let pairs = [(2, [1, 66], 40)];
+        let mut cases = Self::cases_of(&sizes, |op| op);
+        cases.extend(HALF.map(|dtype| Self::not_finite(dtype, |op| op)));
+        cases.extend(Matmul::cases_of(&threes, |op| op));
+        cases.extend(Matmul::cases_of(&pairs, |op| op));
         cases
     }
 
     /// A NaN in the second token and an infinity in the third.
-    fn not_finite<O: Op + 'static>(dtype: Dtype, of: fn(Self) -> O) -> Case {
+    pub(super) fn not_finite<O: Op + 'static>(dtype: Dtype, of: fn(Self) -> O) -> Case {
         let mut setup = Setup::new(Numbers::Whole);
         let x = |i| match i {
             50 => f32::NAN,
             100 => f32::INFINITY,
             _ => (i % 7) as f32 - 3.0,
         };
-        let op = Self {
-            x: setup.read_as("x", (dtype, 1), &[4, 40], Content::each(x)),
-            weight: setup.weight(dtype, 9, 40, Content::Whole(-1.0, 1.0)),
-            residual: false,
-            y: setup.written("y", &[4, 9], Judge::Exact),
-        };
+        let x = setup.read_as("x", (dtype, 1), &[4, 40], Content::each(x));
+        let weight = setup.weight(dtype, 9, 40, Content::Whole(-1.0, 1.0));
+        let y = setup.written("y", &[4, 9], Judge::Exact);
+        let op = Self { x, products: [(weight, y)], residual: false };
         setup.case(format!("{} with NaN and an infinity", dtype.name()), of(op))
     }
 }

@@ -1,12 +1,13 @@
+use super::matmul::tiles;
 use super::{Matmul, blocks, launch, size};
-use crate::case::Case;
+use crate::case::{Case, HALF};
 use crate::kernel::{self, Launch, TensorMap};
-use crate::memory::{Memory, Weight};
+use crate::memory::Memory;
 use crate::op::{Cost, Gpu, Op};
 
 /// [`Matmul`] as Hopper does it best
 #[derive(Clone, Copy)]
-pub struct MatmulHopper(pub Matmul);
+pub struct MatmulHopper<const N: usize>(pub Matmul<N>);
 
 /// Of what a block computes at a time (`kernels/lib/hopper.cuh`).
 pub(super) const TILE_TOKENS: usize = 128;
@@ -14,7 +15,7 @@ pub(super) const TILE_ROWS: usize = 256;
 /// Four stages of two inputs in slices of 64, and what it takes to align them.
 pub(super) const SHARED_BYTES: u32 = 4 * (128 + 256) * 64 * 2 + 1024;
 
-impl Op for MatmulHopper {
+impl<const N: usize> Op for MatmulHopper<N> {
     fn name(&self) -> &'static str {
         "matmul_hopper"
     }
@@ -28,41 +29,50 @@ impl Op for MatmulHopper {
     }
 
     fn launch(&self, gpu: &Gpu) -> Launch {
-        let Matmul { x, weight, residual, y } = self.0;
-        let Weight { dtype, rows, cols, .. } = weight;
-        let tokens = x.len() / cols;
-        assert!(cols.is_multiple_of(8), "rows of {cols} are not of whole 16-byte pieces");
-        assert_eq!(x.dtype, dtype);
+        let (x, tokens, width) = (self.0.x, self.0.tokens(), self.0.width());
+        let [(weight, y), (weight_1, y_1), (weight_2, y_2)] = self.0.padded();
+        let [rows, rows_1, rows_2] = self.0.rows();
+        let map = |weight| TensorMap::weight(weight, TILE_ROWS as u32 / 2);
         let arguments = kernel::MatmulHopper {
-            x: TensorMap::activation(x, cols, TILE_TOKENS as u32),
-            weight: TensorMap::weight(weight, TILE_ROWS as u32 / 2),
+            x: TensorMap::activation(x, width, TILE_TOKENS as u32),
+            weight: map(weight),
+            weight_1: map(weight_1),
+            weight_2: map(weight_2),
             y,
+            y_1,
+            y_2,
             tokens: size(tokens),
             rows: size(rows),
-            width: size(cols),
-            residual: residual.into(),
+            rows_1: size(rows_1),
+            rows_2: size(rows_2),
+            width: size(width),
+            residual: self.0.residual.into(),
             terms: size(x.terms),
         }
         .arguments();
-        let tiles = tokens.div_ceil(TILE_TOKENS) * rows.div_ceil(TILE_ROWS);
+        let tiles = tiles(tokens, &self.0.rows(), [TILE_TOKENS, TILE_ROWS]);
         let grid = [blocks(tiles, gpu.multiprocessors), 1];
-        launch(kernel::MatmulHopper::KERNEL, (dtype, 0), grid, SHARED_BYTES, arguments)
+        launch(kernel::MatmulHopper::KERNEL, (x.dtype, 0), grid, SHARED_BYTES, arguments)
     }
 }
 
-impl MatmulHopper {
+impl MatmulHopper<1> {
     /// Below, at and past the tiles (128 and 256) and the slices of K (64), of which there are more than
-    /// stages; more tiles than blocks.
+    /// stages; more tiles than blocks; several products.
     pub fn cases() -> Vec<Case> {
         let sizes = [
-            (2, 9, 1032),
-            (130, 66, 72),
-            (64, 128, 64),
-            (33, 257, 328),
-            (129, 30, 200),
-            (128, 256, 256),
-            (300, 600, 136),
+            (2, [9], 1032),
+            (130, [66], 72),
+            (64, [128], 64),
+            (33, [257], 328),
+            (129, [30], 200),
+            (128, [256], 256),
+            (300, [600], 136),
         ];
-        Matmul::cases_of(&sizes, Self)
+        let threes = [(129, [256, 9, 264], 72), (2, [257, 128, 130], 136)];
+        let mut cases = Matmul::cases_of(&sizes, MatmulHopper);
+        cases.extend(HALF.map(|dtype| Matmul::not_finite(dtype, MatmulHopper)));
+        cases.extend(Matmul::cases_of(&threes, MatmulHopper));
+        cases
     }
 }

@@ -42,8 +42,8 @@ impl Op for NormHead {
         });
     }
 
-    fn product(&self) -> Option<Product> {
-        Some(Product { x: None, weight: self.head, residual: false, y: self.logits })
+    fn products(&self) -> Vec<Product> {
+        vec![Product { x: None, weight: self.head, residual: false, y: self.logits }]
     }
 
     fn launch(&self, gpu: &Gpu) -> Launch {

@@ -36,8 +36,8 @@ impl Op for Project {
         });
     }
 
-    fn product(&self) -> Option<Product> {
-        Some(Product { x: None, weight: self.weight, residual: true, y: self.y })
+    fn products(&self) -> Vec<Product> {
+        vec![Product { x: None, weight: self.weight, residual: true, y: self.y }]
     }
 
     fn launch(&self, gpu: &Gpu) -> Launch {

@@ -11,10 +11,15 @@ use chaski::model::{Plan, Request, Room, Weights};
 use chaski::rank::Rank;
 use chaski::source::Source;
 
-/// `source` on one emulated GPU. Of `request` only what is not the GPU's own matter counts.
-pub fn rank(source: &Source, request: Request) -> Result<Rank> {
+/// Has one emulated GPU there.
+pub fn start() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| cuda::emulate(1, &|_| ()).unwrap());
+}
+
+/// `source` on one emulated GPU. Of `request` only what is not the GPU's own matter counts.
+pub fn rank(source: &Source, request: Request) -> Result<Rank> {
+    start();
     let config = Config::load(source)?;
     let dims = Dims::new(&config, 1)?;
     let checkpoint = Checkpoint::open(source)?;

@@ -66,7 +66,7 @@ pub fn bench(args: &KernelBenchArgs, emulated: Option<u32>) -> Result<()> {
     ));
     let (bed, mut groups) = prepared(args, &model, opened, &wanted)?;
     if matches!(contestants[..], [_, Contestant::CublasLt]) {
-        groups.retain(|group| bed.has_product(group));
+        groups.retain(|group| bed.has_products(group));
         if groups.is_empty() {
             let what = "cuBLASLt has nothing like it: leave the name out for all that it has";
             return Err(Error::usage(format!("{}: {what}", args.names.join(", "))));
