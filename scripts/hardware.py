@@ -301,7 +301,7 @@ def demo(run):
 
 
 def ranks(run):
-    """A model split over several ranks on one GPU: against one rank, and run to run."""
+    """A model split over several ranks on one GPU: against one rank, and run to run; sums over ranks."""
     model = models(run)[-1]
     errors = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -325,7 +325,24 @@ def ranks(run):
     sizes = ["-p", "8", "-n", "2", "-r", "1"] if run.quick else ["-p", "128", "-n", "32", "-r", "3"]
     for more in ([], ["--profile"]):
         well &= run.run_chaski("bench", "-m", model, *sizes, *split, *more) is not None
-    return well
+    return well and sums(run)
+
+
+def sums(run):
+    """Sums over all ranks by size: peer memory beside NCCL where there are several GPUs, else the hosts."""
+    several = "cuda:1 " in (run.run_chaski("devices", probe=True) or "")
+    ask = ["kernels", "bench", "all_reduce", "-m", models(run)[0], "-o", "json"]
+    ask += [] if several else ["--devices", "0,0"]
+    output = run.run_chaski(*ask, *(["-r", "1"] if run.quick else []))
+    if output is None:
+        return False
+    rows = json.loads(output)
+    if several:
+        run.found(nccl_faster_from_bytes={row["ranks"]: row["nccl_from_bytes"] for row in rows})
+    way = "peers" if several else "hosts"
+    token = {row["ranks"]: row[f"{way}_us"] for row in rows if row["is_token"]}
+    run.found(**{f"sum_of_a_token_us_by_{way}": token})
+    return True
 
 
 def hopper(run):

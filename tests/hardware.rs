@@ -61,6 +61,7 @@ fn every_part_runs_on_an_emulated_gpu_and_tables_are_made_of_real_records_alone(
         assert!(part["status"] == "well" || (may_be_absent && is_absent), "{name}: {part}");
     }
     assert_eq!(parts["identity"]["found"]["answers"], 1);
+    assert!(parts["ranks"]["found"]["sum_of_a_token_us_by_hosts"]["2"].is_f64());
     assert_eq!(parts["demo"]["found"]["right"], parts["demo"]["found"]["questions"]);
     let checked = parts["check"]["steps"][0]["result"][0].clone();
     let (kernel, hash) =

@@ -184,6 +184,67 @@ fn choices_are_timed_and_the_best_written() {
     assert_eq!((status, errors.contains("cannot write /no/such/folder/tuned.rs")), (Some(1), true));
 }
 
+/// Rows of the sizes of a model whose tokens are of 1 KiB.
+fn sums(more: &[&str]) -> Vec<Value> {
+    let sums = ["all_reduce", "-m", "synthetic:tiny", "-r", "2", "-o", "json"];
+    let rows = rows(&bench(&[&sums[..], more].concat()));
+    let sizes: Vec<f64> = rows.iter().map(|row| number(row, "bytes")).collect();
+    assert_eq!(sizes, (0..=10).map(|power| f64::from(1024 << power)).collect::<Vec<_>>());
+    assert!(rows.iter().all(|row| row["is_token"] == (row["bytes"] == 1024)), "{rows:?}");
+    rows
+}
+
+#[test]
+fn sums_over_ranks_are_timed_in_all_ways_that_there_are() {
+    let agrees = |row: &Value, way: &str, ranks: f64| {
+        let field = |field: &str| number(row, &format!("{way}_{field}"));
+        assert!(field("p10_us") <= field("us") && field("us") <= field("p90_us"), "{row}");
+        let rate = number(row, "bytes") / (1e3 * field("us"));
+        assert_close(field("algbw_gb_per_s"), rate, row);
+        assert_close(field("busbw_gb_per_s"), rate * 2.0 * (ranks - 1.0) / ranks, row);
+    };
+    let rows = sums(&["--emulate", "2"]);
+    for row in &rows {
+        assert_eq!((&row["ranks"], &row["on"]), (&2.into(), &"cuda:0,cuda:1".into()));
+        ["peers", "nccl"].into_iter().for_each(|way| agrees(row, way, 2.0));
+        let ratio = number(row, "nccl_us") / number(row, "peers_us");
+        assert_close(number(row, "nccl_over_peers"), ratio, row);
+        assert!(row["hosts_us"].is_null() && row["nccl_assumed_above_bytes"] == 256 << 10, "{row}");
+    }
+    let slower = rows.iter().rev().find(|row| number(row, "nccl_over_peers") >= 1.0);
+    let from = slower.map_or(Some(1024), |row| {
+        let from = 2 * row["bytes"].as_u64().unwrap();
+        (from <= 1 << 20).then_some(from)
+    });
+    assert!(rows.iter().all(|row| row["nccl_from_bytes"].as_u64() == from), "{from:?}: {rows:?}");
+    for row in sums(&["--emulate", "1", "--devices", "0,0,0"]) {
+        agrees(&row, "hosts", 3.0);
+        assert!(row["peers_us"].is_null() && row["nccl_us"].is_null(), "{row}");
+    }
+    let off = [("CHASKI_PEERS", "off")];
+    let ask = ["kernels", "bench", "all_reduce", "--emulate", "2", "-m", "synthetic:tiny"];
+    let (status, table, errors) = chaski(&[&ask[..], &["-r", "1"]].concat(), &off);
+    assert_eq!(status, Some(0), "{errors}");
+    assert!(errors.contains("2 ranks: sums through NCCL: CHASKI_PEERS=off\n"), "{errors}");
+    assert!(table.lines().nth(2).unwrap().contains("a token of synthetic:tiny"), "{table}");
+}
+
+/// A sum that is right of one rank, which is all that `kernels check` sees.
+#[test]
+fn a_wrong_sum_is_not_timed() {
+    let (_, text, _) = chaski(&["kernels", "source", "all_reduce"], &[]);
+    let right = "sum[j] = add(sum[j], bits_float(words[j]));";
+    assert!(text.contains(right));
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("mine.cu");
+    fs::write(&path, text.replace(right, &right.replace("add(sum[j], ", "add(0.0f, "))).unwrap();
+    let source = ["--emulate", "2", "--source", path.to_str().unwrap()];
+    let (status, rows, errors) =
+        bench(&[&["all_reduce", "-m", "synthetic:tiny"], &source[..]].concat());
+    assert_eq!((status, &*rows), (Some(1), ""), "{errors}");
+    assert!(errors.contains(": a sum of 256 numbers is wrong\n"), "{errors}");
+}
+
 #[test]
 fn what_makes_no_sense_is_refused() {
     let (_folder, path) = changed("//! rms_norm:", "//! rms_norm: mine,");
@@ -191,12 +252,14 @@ fn what_makes_no_sense_is_refused() {
     let graphs_off = [("CHASKI_GRAPHS", "off")];
     for (args, environment, status, words) in [
         (&["nope"][..], &[][..], 2, "there is no kernel nope: there are all_reduce"),
-        (
-            &["all_reduce"],
-            &[],
-            2,
-            "no step of this model has kernel all_reduce: there are attend_d",
-        ),
+        (&["mma_peak"], &[], 2, "no step of this model has kernel mma_peak: there are attend_d"),
+        (&["all_reduce"], &[], 1, "between GPUs, and there is one: --devices 0,0 times ranks that"),
+        (&["all_reduce", "embed"], &[], 2, "at sizes of its own: name it alone"),
+        (&["all_reduce", "--against", "cublaslt"], &[], 1, "cuBLASLt (libcublasLt.so) is not"),
+        (&["all_reduce", "--against", "built-in"], &[], 2, "leave --against and --tune out"),
+        (&["all_reduce", "--device", "cpu"], &[], 2, "--devices 0,1 names: leave --device out"),
+        (&["all_reduce", "--devices", "0"], &[], 2, "a rank alone has nothing to add up"),
+        (&["all_reduce", "--tensor-parallel", "2"], &[], 1, "there is no GPU cuda:1: there is one"),
         (&["embed", "--source", path], &[], 2, "in place of rms_norm: embed cannot be timed"),
         (&["--source", path, "--device", "cpu"], &[], 2, "kernels run on a GPU"),
         (&["--source", "/no/such.cu"], &[], 1, "cannot read /no/such.cu"),

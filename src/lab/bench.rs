@@ -13,12 +13,12 @@ use crate::kernel::{Kernel, Source};
 use crate::op::Op;
 
 /// A run lasts at least this long, in seconds, so that starting it is no part worth mentioning...
-const RUN_TIME: f64 = 10e-3;
+pub(super) const RUN_TIME: f64 = 10e-3;
 /// ...of this many launches at most...
 const MOST_LAUNCHES: usize = 4096;
 /// ...and after this long runs enough have been timed, if they are [`FEWEST`].
-const MOST_TIME: f64 = 3.0;
-const FEWEST: usize = 3;
+pub(super) const MOST_TIME: f64 = 3.0;
+pub(super) const FEWEST: usize = 3;
 
 /// What computes a group of ops.
 #[derive(Debug, Clone)]

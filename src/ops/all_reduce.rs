@@ -37,23 +37,29 @@ pub struct Mailbox {
 /// Instead of a number: nothing has come yet.
 pub const EMPTY: f32 = -0.0;
 
-/// The most bytes of a sum that ranks make by themselves; what is more, NCCL adds up. At eight ranks, 2 MB
-/// come in for this much: 4 us at 450 GB/s, a third of what is saved in latency. Not measured.
-const MOST_BYTES: usize = 256 << 10;
-
 /// The most ranks that the kernel adds up.
 const MOST_RANKS: usize = 8;
 
 impl Mailbox {
+    /// The most bytes of a sum that ranks make by themselves; what is more, NCCL adds up. At eight
+    /// ranks, 2 MB come in for this much: 4 us at 450 GB/s, a third of what is saved in latency. Not
+    /// measured; `chaski kernels bench all_reduce` does that.
+    pub const MOST_BYTES: usize = 256 << 10;
+
     /// For sums of up to `most` numbers; `None` where a rank is alone.
     pub fn plan(share: Share, most: usize, layout: &mut Layout) -> Option<Self> {
-        let room = most.next_multiple_of(4).min(MOST_BYTES / 4);
-        (share.parts > 1).then(|| Self {
+        let room = most.next_multiple_of(4).min(Self::MOST_BYTES / 4);
+        (share.parts > 1).then(|| Self::with_room(share, room, layout))
+    }
+
+    /// For sums of up to `room` numbers, a multiple of 4, however many.
+    pub fn with_room(share: Share, room: usize, layout: &mut Layout) -> Self {
+        Self {
             slots: layout.slot(&[3, share.parts, room]),
             addresses: layout.slot(&[share.parts + 1]),
             rounds: layout.slot(&[3]),
             share,
-        })
+        }
     }
 
     /// M: the most numbers of a rank.

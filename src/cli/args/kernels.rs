@@ -28,6 +28,10 @@ pub enum KernelsCommand {
     /// The ops of a layer take turns, so that weights and keys come from memory, not from a cache; where a
     /// model has too little for that, the row says so. Times are of launches that follow each other as in
     /// a graph. A bandwidth counts only what must be read: weights and keys and values.
+    ///
+    /// all_reduce is timed between GPUs, at sizes from 2 KiB to 1 MiB and that of a token: over peer memory
+    /// beside NCCL, in turns, with as many ranks as --devices or --tensor-parallel say, else 2, 4 and 8.
+    /// Where ranks share a GPU (--devices 0,0) the hosts add up.
     Bench(Box<KernelBenchArgs>),
 }
 

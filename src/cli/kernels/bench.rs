@@ -8,6 +8,7 @@ use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::Duration;
 
+use super::all_reduce;
 use super::check::{endless, passed, time_limit};
 use super::find;
 use crate::bench::{Ceilings, Conditions, Row, Table, watched};
@@ -39,6 +40,9 @@ pub fn bench(args: &KernelBenchArgs, emulated: Option<u32>) -> Result<()> {
     set_threads(args.model.threads)?;
     let contestants = contestants(args)?;
     let wanted = wanted(args, &contestants)?;
+    if wanted.iter().any(|kernel| kernel.name == all_reduce::NAME) {
+        return all_reduce::bench(args, &wanted, contestants[0].source(), interrupt, emulated);
+    }
     let (model, opened) = fitted(args)?;
     let [hardware] = &opened.hardware[..] else {
         return Err(Error::usage("kernels are timed on one rank: leave --tensor-parallel out"));
@@ -284,10 +288,10 @@ fn cache_bytes(hardware: &Hardware) -> Result<usize> {
 }
 
 /// Ends this process when a kernel does not: the driver waits for it, and cannot be stopped from waiting.
-struct Watchdog(Sender<&'static str>);
+pub(super) struct Watchdog(Sender<&'static str>);
 
 impl Watchdog {
-    fn new(limit: Duration) -> Self {
+    pub(super) fn new(limit: Duration) -> Self {
         let (begins, runs) = mpsc::channel();
         thread::spawn(move || {
             let mut running = None;
@@ -308,7 +312,7 @@ impl Watchdog {
     }
 
     /// A run of this kernel begins.
-    fn watch(&self, kernel: &'static str) {
+    pub(super) fn watch(&self, kernel: &'static str) {
         // The thread ends after this sender, or with the process.
         let _ = self.0.send(kernel);
     }

@@ -1,5 +1,6 @@
 //! `chaski kernels`
 
+mod all_reduce;
 mod bench;
 mod check;
 mod list;

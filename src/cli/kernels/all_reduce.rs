@@ -1,0 +1,158 @@
+//! `chaski kernels bench all_reduce`: between GPUs, at sizes of its own.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde_json::{Value, json};
+
+use super::bench::Watchdog;
+use super::check::{passed, time_limit};
+use crate::bench::{Row, Table, watched};
+use crate::cli::args::{Device, KernelBenchArgs};
+use crate::cli::model::source as model_source;
+use crate::cli::output::{note, print};
+use crate::cli::split::world;
+use crate::config::Config;
+use crate::device::cuda::{Card, Nvml, device_count};
+use crate::error::{Error, Result};
+use crate::kernel::{Kernel, Source};
+use crate::lab::{
+    SHARED_SUM_COLUMNS, SUM_BYTES, SUM_COLUMNS, Sums, shares_gpu, size_name, sum_rows, time_sums,
+};
+use crate::ops::Mailbox;
+
+/// Of the kernel.
+pub const NAME: &str = "all_reduce";
+
+/// The kernel adds up over no more ranks; more than one are between GPUs.
+const RANKS: [u32; 3] = [2, 4, 8];
+
+/// Times sums over all ranks, and prints a row for each size and number of ranks.
+///
+/// # Errors
+/// GPUs that are not there; a sum that is wrong; a rank that fails.
+pub fn bench(
+    args: &KernelBenchArgs,
+    wanted: &[&Kernel],
+    source: Option<&Source>,
+    interrupt: &AtomicBool,
+    emulated: Option<u32>,
+) -> Result<()> {
+    check(args, wanted)?;
+    let places = places(args)?;
+    let model = model_source(&args.model.model, &args.model.synthetic)?;
+    let token_bytes = Config::load(&model)?.width * size_of::<f32>();
+    let mut sizes: Vec<usize> = SUM_BYTES.into_iter().chain([token_bytes]).collect();
+    sizes.sort_unstable();
+    sizes.dedup();
+    if let Some(source) = source {
+        passed(source, emulated, args.time_limit)?;
+    }
+    let limit = time_limit(args.time_limit, emulated);
+    let watchdog = Watchdog::new(limit);
+    let begins = || match interrupt.load(Ordering::Relaxed) {
+        true => Err(Error::Interrupted),
+        false => {
+            watchdog.watch(NAME);
+            Ok(())
+        }
+    };
+    let mut table = None;
+    let mut each = places.into_iter().map(|ordinals| {
+        let cards = cards(&ordinals, source)?;
+        let columns = if shares_gpu(&cards) { SHARED_SUM_COLUMNS } else { SUM_COLUMNS };
+        let table = table.get_or_insert_with(|| Table::new(args.output.into(), NAME, columns));
+        let nvml = cards[0].nvml();
+        let subject = subject(&model.to_string(), &cards[0], nvml.as_ref(), source);
+        let timed = || time_sums(&cards, &sizes, args.repetitions, limit, &begins);
+        let ((sums, result), conditions) = watched(nvml.as_ref(), timed);
+        for row in sum_rows(&sums, &cards, token_bytes, &conditions, &subject) {
+            print(&table.row(&row))?;
+        }
+        result?;
+        conclude(&sums, cards.len());
+        Ok(())
+    });
+    // Whatever ends it, what was measured is a whole table.
+    let result = each.try_for_each(|result| result);
+    drop(each);
+    print(table.map_or("", |table| table.end()))?;
+    result
+}
+
+/// That nothing is asked for which plays no part.
+fn check(args: &KernelBenchArgs, wanted: &[&Kernel]) -> Result<()> {
+    let trouble = if wanted.len() > 1 {
+        "at sizes of its own: name it alone"
+    } else if args.against.is_some() || args.tune.is_some() {
+        "and takes turns with NCCL anyway: leave --against and --tune out"
+    } else if args.model.device != Device::Auto {
+        "which --devices 0,1 names: leave --device out"
+    } else if args.model.split.join.is_some() {
+        "of one process: leave --join out"
+    } else {
+        return Ok(());
+    };
+    Err(Error::usage(format!("{NAME} is timed between GPUs, {trouble}")))
+}
+
+/// The GPUs of each of the ranks that are to add up.
+fn places(args: &KernelBenchArgs) -> Result<Vec<Vec<u32>>> {
+    let split = &args.model.split;
+    let given = !split.devices.is_empty() || split.tensor_parallel.is_some();
+    if given {
+        let ranks = world(&args.model)? as u32;
+        return match ranks {
+            1 => Err(Error::usage(format!("{NAME}: a rank alone has nothing to add up"))),
+            _ if split.devices.is_empty() => Ok(vec![(0..ranks).collect()]),
+            _ => Ok(vec![split.devices.clone()]),
+        };
+    }
+    let count = device_count()?;
+    if count < RANKS[0] {
+        let there = match count {
+            0 => "none",
+            _ => "one: --devices 0,0 times ranks that share it, for which the hosts add up",
+        };
+        return Err(Error::failed(format!("{NAME} is timed between GPUs, and there is {there}")));
+    }
+    let ranks = RANKS.into_iter().filter(|ranks| *ranks <= count);
+    Ok(ranks.map(|ranks| (0..ranks).collect()).collect())
+}
+
+fn cards(ordinals: &[u32], source: Option<&Source>) -> Result<Vec<Card>> {
+    let open = |ordinal: &u32| {
+        let card = Card::open(*ordinal)?;
+        source.into_iter().for_each(|source| card.replace_kernel(source.clone()));
+        Ok(card)
+    };
+    ordinals.iter().map(open).collect()
+}
+
+/// What all rows have in common.
+fn subject(model: &str, card: &Card, nvml: Option<&Nvml>, source: Option<&Source>) -> Row {
+    let Value::Object(row) = json!({
+        "model": model,
+        "device": card.name,
+        "source": source.map_or("built-in", |source| &source.path),
+        "driver": nvml.and_then(Nvml::driver),
+        "commit": env!("CHASKI_VERSION"),
+        "date": jiff::Timestamp::now().to_string(),
+    }) else {
+        unreachable!("json! of braces is an object");
+    };
+    row
+}
+
+/// Says which way is for which sizes.
+fn conclude(sums: &Sums, ranks: usize) {
+    let mut line = format!("{ranks} ranks: sums {}", sums.link);
+    if sums.has_both() {
+        let found = match sums.nccl_from() {
+            Some(bytes) => format!("faster from {} on", size_name(bytes)),
+            None => "not faster at the largest size".to_owned(),
+        };
+        let assumed = size_name(Mailbox::MOST_BYTES);
+        line += &format!("; NCCL is {found}, and is taken above {assumed}");
+    }
+    note(line);
+}

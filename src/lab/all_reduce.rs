@@ -1,0 +1,438 @@
+//! How long sums over all ranks take, by their size and by the way they go.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::bench::{FEWEST, MOST_TIME, RUN_TIME, Times};
+use crate::bench::{Column, Conditions, Row, number, percentile, text};
+use crate::checkpoint::Checkpoint;
+use crate::comm::{Communicator, Room};
+use crate::config::Share;
+use crate::device::cuda::Card;
+use crate::device::{Device, Hardware, Recording};
+use crate::error::{Error, Result};
+use crate::memory::{Layout, Slot};
+use crate::op::{Op, Program};
+use crate::ops::{AllReduce, Mailbox};
+
+/// Bytes of the sums to time.
+pub const SUM_BYTES: [usize; 10] = [
+    2 << 10,
+    4 << 10,
+    8 << 10,
+    16 << 10,
+    32 << 10,
+    64 << 10,
+    128 << 10,
+    256 << 10,
+    512 << 10,
+    1 << 20,
+];
+
+/// Sums of a run at most: what NCCL has captured takes memory.
+const MOST_ROUNDS: usize = 512;
+
+/// What carries a sum.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// The kernel `all_reduce`.
+    Peers,
+    /// NCCL; the kernel then takes the sum up.
+    Nccl,
+    /// The hosts, of ranks that share a GPU.
+    Hosts,
+}
+
+impl Way {
+    const ALL: [Self; 3] = [Self::Peers, Self::Nccl, Self::Hosts];
+
+    /// As the fields of rows begin.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Peers => "peers",
+            Self::Nccl => "nccl",
+            Self::Hosts => "hosts",
+        }
+    }
+}
+
+/// What was timed between some ranks.
+#[derive(Debug, Default)]
+pub struct Sums {
+    /// How the ranks reach each other, for people.
+    pub link: String,
+    /// By size, the smallest first.
+    times: Vec<SumTimes>,
+}
+
+/// Seconds that a sum takes, by the way that it goes. Runs of the same number came right after each other.
+#[derive(Debug)]
+struct SumTimes {
+    bytes: usize,
+    ways: Vec<(Way, Times)>,
+}
+
+impl SumTimes {
+    fn median(&self, way: Way) -> Option<f64> {
+        let (_, times) = self.ways.iter().find(|(known, _)| *known == way)?;
+        percentile(times, 0.5)
+    }
+
+    /// Those of NCCL over those of the kernel.
+    fn ratio(&self) -> Option<f64> {
+        Some(self.median(Way::Nccl)? / self.median(Way::Peers)?)
+    }
+}
+
+impl Sums {
+    /// The size from which on NCCL was the faster one at every size; `None` too where the two were not
+    /// both timed.
+    pub fn nccl_from(&self) -> Option<usize> {
+        let ratios =
+            self.times.iter().filter_map(|sum| sum.ratio().map(|ratio| (sum.bytes, ratio)));
+        let ratios: Vec<_> = ratios.collect();
+        ratios
+            .into_iter()
+            .rev()
+            .take_while(|(_, ratio)| *ratio < 1.0)
+            .last()
+            .map(|(bytes, _)| bytes)
+    }
+
+    /// Whether two ways were timed.
+    pub fn has_both(&self) -> bool {
+        self.times.iter().any(|sum| sum.ratio().is_some())
+    }
+}
+
+/// One rank, and where its numbers are.
+struct Member {
+    device: Device,
+    comm: Arc<dyn Communicator>,
+    mailbox: Mailbox,
+    shares_gpu: bool,
+    /// `[N]`
+    partial: Slot<f32>,
+    /// `[N]`
+    x: Slot<f32>,
+}
+
+impl Member {
+    /// `most`: N
+    fn new(
+        card: &Card,
+        comm: Arc<dyn Communicator>,
+        most: usize,
+        shares_gpu: bool,
+    ) -> Result<Self> {
+        let share = Share { part: comm.rank(), parts: comm.world() };
+        let mut layout = Layout::default();
+        let (partial, x) = (layout.slot(&[most]), layout.slot(&[most]));
+        let mailbox = Mailbox::with_room(share, most, &mut layout);
+        layout.begin_shared();
+        let (hardware, nothing) = (Hardware::Gpu(card.clone()), Checkpoint::empty());
+        let mut device = Device::of_rank(&hardware, nothing, &[], &layout, comm.clone(), &|_| ())?;
+        device.connect(&mailbox)?;
+        Ok(Self { device, comm, mailbox, shares_gpu, partial, x })
+    }
+
+    fn sum(&self, way: Way, count: usize) -> AllReduce {
+        let [partial, x] = [self.partial, self.x].map(|slot| slot.part(0, count));
+        let mailbox = (way == Way::Peers).then_some(self.mailbox);
+        AllReduce { partial, residual: true, x, world: self.comm.world(), mailbox }
+    }
+
+    fn program(&self, way: Way, count: usize, rounds: usize) -> Program {
+        let mut program = Program::default();
+        (0..rounds).for_each(|_| program.push(self.sum(way, count)));
+        program
+    }
+
+    /// The ways that there are for so many numbers.
+    fn ways(&self, count: usize) -> Vec<Way> {
+        let Device::Cuda(cuda) = &self.device else { panic!("a rank on the CPU") };
+        let by_kernel = self.sum(Way::Peers, count).exchange(&cuda.gpu()).is_none();
+        let is_there = |way: &Way| match way {
+            Way::Peers => by_kernel,
+            Way::Nccl => !self.shares_gpu,
+            Way::Hosts => self.shares_gpu,
+        };
+        Way::ALL.into_iter().filter(is_there).collect()
+    }
+
+    /// That what all ranks have comes together. Zeros are left to be added up.
+    fn check(&mut self, way: Way, count: usize) -> Result<()> {
+        let Share { part, parts } = self.mailbox.share;
+        // Whole numbers: their sums are exact.
+        let numbers = |factor: usize| -> Vec<f32> {
+            (0..count).map(|i| (factor * (i % 251)) as f32).collect()
+        };
+        let AllReduce { partial, x, .. } = self.sum(way, count);
+        self.device.write(partial, &numbers(part + 1))?;
+        self.device.write(x, &vec![0.0; count])?;
+        let program = self.program(way, count, 1);
+        self.device.run(&program)?;
+        match self.device.read(x)? == numbers(parts * (parts + 1) / 2) {
+            true => Ok(()),
+            false => Err(Error::failed(format!("a sum of {count} numbers is wrong"))),
+        }
+    }
+
+    /// Seconds that the recording takes once, from when all ranks are ready to when the last is done: the
+    /// same on all of them.
+    fn time(&mut self, recording: &mut Recording) -> Result<f64> {
+        self.comm.all_gather(&[0]);
+        self.comm.leave()?;
+        let start = Instant::now();
+        let step = self.device.step(recording)?;
+        self.device.wait(step)?;
+        let times = self.comm.all_gather(&[start.elapsed().as_nanos() as u64]);
+        self.comm.leave()?;
+        Ok(times.into_iter().max().unwrap_or(0) as f64 / 1e9)
+    }
+
+    /// Sums of so many numbers, warmed up, and how many there are in a run.
+    fn recording(&mut self, way: Way, count: usize) -> Result<(Recording, usize)> {
+        let mut run = Recording::new(self.program(way, count, 1));
+        // The first loads the kernel and captures the graph.
+        self.time(&mut run)?;
+        let warm = self.time(&mut run)?;
+        let rounds = ((RUN_TIME / warm.max(1e-9)).ceil() as usize).clamp(1, MOST_ROUNDS);
+        if rounds > 1 {
+            run = Recording::new(self.program(way, count, rounds));
+            self.time(&mut run)?;
+        }
+        Ok((run, rounds))
+    }
+
+    fn measure(
+        &mut self,
+        bytes: usize,
+        repetitions: usize,
+        begins: &dyn Fn() -> Result<()>,
+    ) -> Result<SumTimes> {
+        let count = bytes / size_of::<f32>();
+        let mut runs = Vec::new();
+        for way in self.ways(count) {
+            begins()?;
+            self.check(way, count)?;
+            runs.push((way, self.recording(way, count)?, Times::new()));
+        }
+        // What ranks decide by is the same on all of them.
+        let mut spent = 0.0;
+        for repetition in 0..repetitions {
+            if repetition >= FEWEST && spent > MOST_TIME {
+                break;
+            }
+            for (_, (run, rounds), times) in &mut runs {
+                begins()?;
+                let time = self.time(run)?;
+                spent += time;
+                times.push(time / *rounds as f64);
+            }
+        }
+        Ok(SumTimes { bytes, ways: runs.into_iter().map(|(way, _, times)| (way, times)).collect() })
+    }
+}
+
+/// Times sums of so many bytes between ranks on these GPUs, each a thread; `begins` is told before every
+/// run. Returns what was timed before an error, and the error. A rank that gets no further for longer than
+/// `patience` is one.
+pub fn time_sums(
+    cards: &[Card],
+    sizes: &[usize],
+    repetitions: usize,
+    patience: Duration,
+    begins: &(dyn Fn() -> Result<()> + Sync),
+) -> (Sums, Result<()>) {
+    let names: Vec<String> = cards.iter().map(|card| format!("cuda:{}", card.ordinal)).collect();
+    let room = Room::new(names.clone(), patience, None);
+    let most = sizes.iter().max().map_or(0, |bytes| bytes / size_of::<f32>());
+    let shares_gpu = shares_gpu(cards);
+    let work = |rank: usize, sums: &mut Sums| {
+        let mut member = Member::new(&cards[rank], Arc::new(room.place(rank)), most, shares_gpu)?;
+        sums.link = member.device.link().unwrap_or_default();
+        let begins = || if rank == 0 { begins() } else { Ok(()) };
+        for bytes in sizes {
+            sums.times.push(member.measure(*bytes, repetitions, &begins)?);
+        }
+        Ok(member)
+    };
+    let work = |rank: usize| {
+        let mut sums = Sums::default();
+        let ended = work(rank, &mut sums).map_err(|error| match error {
+            Error::Interrupted => room.end(error),
+            error => room.end(Error::failed(format!("rank {rank} on {}: {error}", names[rank]))),
+        });
+        (sums, ended)
+    };
+    let mut ended: Vec<_> = thread::scope(|scope| {
+        let work = &work;
+        let ranks: Vec<_> = (0..cards.len()).map(|rank| scope.spawn(move || work(rank))).collect();
+        // No rank's memory goes before the last one has ended.
+        ranks.into_iter().map(|rank| rank.join().expect("no panics in it")).collect()
+    });
+    let (sums, _) = ended.swap_remove(0);
+    (sums, room.failure().map_or(Ok(()), Err))
+}
+
+/// Whether some of these GPUs are one.
+pub fn shares_gpu(cards: &[Card]) -> bool {
+    let is_known = |at: usize| cards[..at].iter().any(|card| card.ordinal == cards[at].ordinal);
+    (1..cards.len()).any(is_known)
+}
+
+/// A row for each size. Bandwidths are as nccl-tests defines them (its doc/PERFORMANCE.md): `algbw` is the
+/// size over the time, and `busbw` 2 (n - 1) / n of that for n ranks, which the links at their peak limit
+/// whatever n is. `token_bytes`: the size of one token's sum.
+pub fn sum_rows(
+    sums: &Sums,
+    cards: &[Card],
+    token_bytes: usize,
+    conditions: &Conditions,
+    subject: &Row,
+) -> Vec<Row> {
+    let row = |sum: &SumTimes| {
+        let names: Vec<String> =
+            cards.iter().map(|card| format!("cuda:{}", card.ordinal)).collect();
+        let Value::Object(mut row) = json!({
+            "ranks": cards.len(),
+            "on": names.join(","),
+            "bytes": sum.bytes,
+            "is_token": sum.bytes == token_bytes,
+            "samples": sum.ways.iter().map(|(_, times)| times.len()).min(),
+            "nccl_over_peers": sum.ratio(),
+            "nccl_from_bytes": sums.nccl_from(),
+            "nccl_assumed_above_bytes": Mailbox::MOST_BYTES,
+        }) else {
+            unreachable!("json! of braces is an object");
+        };
+        for way in Way::ALL {
+            row.extend(way_fields(way, sum, cards.len()));
+        }
+        let Value::Object(more) = json!({
+            "link": sums.link,
+            "power_w": conditions.power_w,
+            "sm_clock_mhz": conditions.sm_clock_mhz,
+            "temperature_c": conditions.temperature_c,
+            "throttle_reasons": conditions.throttle_reasons,
+        }) else {
+            unreachable!("json! of braces is an object");
+        };
+        row.extend(more);
+        row.extend(subject.clone());
+        row
+    };
+    sums.times.iter().map(row).collect()
+}
+
+/// What a row says of one way; nothing where it was not taken.
+fn way_fields(way: Way, sum: &SumTimes, ranks: usize) -> Row {
+    let times = sum.ways.iter().find(|(known, _)| *known == way).map(|(_, times)| times);
+    let at = |part| percentile(times?, part);
+    let us = |part| at(part).map(|seconds: f64| 1e6 * seconds);
+    let rate = at(0.5).map(|seconds| sum.bytes as f64 / seconds / 1e9);
+    let bus = 2.0 * (ranks as f64 - 1.0) / ranks as f64;
+    [
+        ("us", us(0.5)),
+        ("p10_us", us(0.1)),
+        ("p90_us", us(0.9)),
+        ("algbw_gb_per_s", rate),
+        ("busbw_gb_per_s", rate.map(|rate| bus * rate)),
+    ]
+    .into_iter()
+    .map(|(field, value)| (format!("{}_{field}", way.name()), json!(value)))
+    .collect()
+}
+
+/// `4.98/5.12/5.40`, of one way.
+fn spread(row: &Row, way: Way) -> String {
+    let fields = ["p10_us", "us", "p90_us"].map(|field| format!("{}_{field}", way.name()));
+    match row[&fields[1]].is_number() {
+        true => fields.map(|field| number(row, &field, 2)).join("/"),
+        false => "-".to_owned(),
+    }
+}
+
+/// `16 KiB`
+pub fn size_name(bytes: usize) -> String {
+    match bytes % 1024 {
+        0 => format!("{} KiB", bytes / 1024),
+        _ => format!("{bytes} B"),
+    }
+}
+
+const SIZE: Column =
+    ("size", |row| size_name(row["bytes"].as_u64().map_or(0, |bytes| bytes as usize)));
+const FOR: Column = ("for", |row| match row["is_token"] == json!(true) {
+    true => format!("a token of {}", text(row, "model")),
+    false => String::new(),
+});
+
+/// What a person wants to see of a row, where each rank has a GPU to itself.
+pub const SUM_COLUMNS: &[Column] = &[
+    ("ranks", |row| number(row, "ranks", 0)),
+    SIZE,
+    ("peers us p10/50/90", |row| spread(row, Way::Peers)),
+    ("busbw GB/s", |row| number(row, "peers_busbw_gb_per_s", 2)),
+    ("NCCL us p10/50/90", |row| spread(row, Way::Nccl)),
+    ("busbw GB/s", |row| number(row, "nccl_busbw_gb_per_s", 2)),
+    ("NCCL/peers", |row| number(row, "nccl_over_peers", 2)),
+    FOR,
+];
+
+/// Where ranks share a GPU.
+pub const SHARED_SUM_COLUMNS: &[Column] = &[
+    ("ranks", |row| number(row, "ranks", 0)),
+    SIZE,
+    ("hosts us p10/50/90", |row| spread(row, Way::Hosts)),
+    ("busbw GB/s", |row| number(row, "hosts_busbw_gb_per_s", 2)),
+    FOR,
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sums(times: &[(usize, f64, f64)]) -> Sums {
+        let sum = |&(bytes, peers, nccl): &(usize, f64, f64)| SumTimes {
+            bytes,
+            ways: vec![(Way::Peers, vec![peers]), (Way::Nccl, vec![nccl])],
+        };
+        Sums { link: String::new(), times: times.iter().map(sum).collect() }
+    }
+
+    #[test]
+    fn nccl_is_for_sizes_from_which_on_it_is_always_faster() {
+        let alone = SumTimes { bytes: 8, ways: vec![(Way::Nccl, vec![1.0])] };
+        for (times, from) in [
+            (&[(1, 5.0, 9.0), (2, 5.0, 4.0), (4, 5.0, 6.0), (8, 9.0, 8.0)][..], Some(8)),
+            (&[(1, 5.0, 4.0), (2, 5.0, 4.0)], Some(1)),
+            (&[(1, 5.0, 6.0), (2, 5.0, 5.0)], None),
+            (&[], None),
+        ] {
+            let mut sums = sums(times);
+            assert_eq!((sums.nccl_from(), sums.has_both()), (from, !times.is_empty()));
+            sums.times.push(SumTimes { bytes: 9, ways: alone.ways.clone() });
+            assert_eq!(sums.nccl_from(), from);
+        }
+    }
+
+    /// The table of nccl-tests' page: for two ranks the two are the same, for eight 7/4.
+    #[test]
+    fn bandwidths_are_those_of_nccl_tests() {
+        let sums = sums(&[(1 << 20, 1e-3, 2e-3)]);
+        for (ranks, bus) in [(2, 1.0), (4, 1.5), (8, 1.75)] {
+            let fields = way_fields(Way::Peers, &sums.times[0], ranks);
+            let rate = (1 << 20) as f64 / 1e-3 / 1e9;
+            let field = |name: &str| fields[name].as_f64().expect("a number");
+            assert!((field("peers_algbw_gb_per_s") - rate).abs() < 1e-12);
+            assert!((field("peers_busbw_gb_per_s") - bus * rate).abs() < 1e-12);
+            assert!((field("peers_us") - 1000.0).abs() < 1e-9);
+        }
+        assert!(way_fields(Way::Hosts, &sums.times[0], 2)["hosts_us"].is_null());
+    }
+}
