@@ -79,7 +79,7 @@ impl Cuda {
     pub(super) fn resolve(&self, program: &Program) -> Result<Vec<Resolved>> {
         let mut kernels = locked(&self.kernels);
         let mut follows_pass = false;
-        let resolve = |op: &dyn Op| {
+        let mut resolve = |op: &dyn Op| {
             let exchange = op.exchange(&self.gpu);
             // NCCL's kernels do not let others begin early.
             let is_programmatic = exchange.is_none() && !follows_pass;
