@@ -166,8 +166,8 @@ fn assumptions() -> Vec<String> {
             H100.link_bandwidth / 1e9
         ),
         format!(
-            "stages (2 x 8: two of 8 ranks each) are a machine each, at work one after the other: {:.0} us by \
-             NCCL to the next (31 to 34 are published for 8 KB) and back to the first, {:.0} GB/s a rank",
+            "stages (2 x 8: two of 8 ranks each) are a machine each, at work one after the other: {:.0} us \
+             by NCCL to the next (31 to 34 are published for 8 KB) and back to the first, {:.0} GB/s a rank",
             us(H100.pass),
             H100.network_bandwidth / 1e9
         ),

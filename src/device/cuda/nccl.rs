@@ -73,9 +73,9 @@ fn check(doing: &str, result: ncclResult_t) -> Result<()> {
 }
 
 impl Nccl {
-    /// Joins `ranks`, of those that `comm` leads to: all, or those of this rank's stage while the other stages
-    /// do the same. Each is on the GPU of its `context`. Returns when all have come; a failure of one of them
-    /// later ends what the others wait for.
+    /// Joins `ranks` of those that `comm` leads to: all, or those of this rank's stage while the other
+    /// stages do the same. Each is on the GPU of its `context`. Returns when all have come; a failure of one
+    /// of them later ends what the others wait for.
     ///
     /// # Errors
     /// No NCCL on this machine; what it says; a rank that has failed.
