@@ -10,7 +10,7 @@ use crate::comm::{self, Alone, Communicator};
 use crate::config::{Config, Dims, Share};
 use crate::device::{Device, Hardware, Recording};
 use crate::error::{Error, Result};
-use crate::memory::Layout;
+use crate::memory::{Layout, Weight};
 use crate::model::{self, Llama, Logits, Plan, Sizes, State, Weights};
 use crate::op::{Cost, Program};
 use crate::ops::{self, Synthesize};
@@ -67,11 +67,28 @@ impl Rank {
         loaded: &(dyn Fn(u64) + Sync),
     ) -> Result<Self> {
         assert_eq!((dims.rank(), dims.world()), (comm.rank(), comm.world()));
+        Self::on(config, dims, checkpoint, plan, |checkpoint, weights, layout| {
+            Device::of_rank(hardware, checkpoint, weights, layout, comm, loaded)
+        })
+    }
+
+    /// As [`Self::of_several`], on what `device` makes of the weights, in the order of their use, and of the
+    /// state.
+    ///
+    /// # Errors
+    /// As [`Self::of_several`].
+    pub fn on(
+        config: &Config,
+        dims: Dims,
+        checkpoint: Checkpoint,
+        plan: &Plan,
+        device: impl FnOnce(Checkpoint, &[Weight], &Layout) -> Result<Device>,
+    ) -> Result<Self> {
         let weights = Weights::locate(&checkpoint, &dims)?;
         let mut layout = Layout::default();
         let state = State::plan(&dims, plan.sizes, &mut layout);
         let all: Vec<_> = weights.iter().collect();
-        let mut device = Device::of_rank(hardware, checkpoint, &all, &layout, comm, loaded)?;
+        let mut device = device(checkpoint, &all, &layout)?;
         device.write(state.frequencies, &config.rope.frequencies(config.head_dim))?;
         // All else is written before it is read.
         device.write(state.decode.scratch.tickets, &vec![0; dims.heads])?;

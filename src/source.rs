@@ -111,7 +111,7 @@ impl Source {
         // with every mapped model, the user must not change a model's files under a running
         // program.
         let map = unsafe { Mmap::map(&opened) }.map_err(|e| self.cannot("map", file, e))?;
-        Ok(Bytes::Mapped(Arc::new(map)))
+        Ok(Bytes::File(Arc::new((map, opened))))
     }
 
     /// A file's name for messages: `DIR/config.json`, `demo/config.json`.
@@ -176,6 +176,9 @@ impl fmt::Display for Source {
 /// A file's bytes, mapped or embedded, or bytes that are in no file; a clone shares them.
 #[derive(Debug, Clone)]
 pub enum Bytes {
+    /// Mapped, and open to be read.
+    File(Arc<(Mmap, File)>),
+    /// Memory of the system's.
     Mapped(Arc<Mmap>),
     Embedded(&'static [u8]),
     /// Words, so that numbers in them are aligned.
@@ -187,9 +190,23 @@ impl Bytes {
     /// full. A system that cannot do it reads on first use, so its answer does not matter.
     pub fn read_ahead(&self) {
         #[cfg(unix)]
-        if let Bytes::Mapped(map) = self {
-            let _ = map.advise(memmap2::Advice::WillNeed);
+        if let Bytes::File(file) = self {
+            let _ = file.0.advise(memmap2::Advice::WillNeed);
         }
+    }
+
+    /// Copies the bytes from `at` on. A file is read, not copied from its map: should it have become
+    /// shorter that is an error, where the map would end the process.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn read(&self, at: usize, into: &mut [u8]) -> io::Result<()> {
+        #[cfg(unix)]
+        if let Bytes::File(file) = self {
+            return std::os::unix::fs::FileExt::read_exact_at(&file.1, into, at as u64);
+        }
+        into.copy_from_slice(&self[at..][..into.len()]);
+        Ok(())
     }
 }
 
@@ -198,6 +215,7 @@ impl Deref for Bytes {
 
     fn deref(&self) -> &[u8] {
         match self {
+            Bytes::File(file) => &file.0,
             Bytes::Mapped(map) => map,
             Bytes::Embedded(bytes) => bytes,
             Bytes::Made(words) => bytemuck::cast_slice(words),

@@ -209,12 +209,12 @@ fn the_start_up_is_split() {
         assert_eq!(phases[..5], memory);
         assert_eq!(
             phases[5..],
-            ["tokenizer", "module load", "graph capture", "two tokens", "total"]
+            ["tokenizer", "module load", "graph capture", "two tokens", "total", "in use"]
         );
         assert!(rows[5]["ms"].is_null(), "a synthetic model has no tokenizer");
         let total = number(&rows[9], "ms");
         let within = |row: &Value| row["ms"].as_f64().is_none_or(|ms| (0.0..=total).contains(&ms));
-        assert!(rows.iter().all(within), "{rows:?}");
+        assert!(rows[..10].iter().all(within) && number(&rows[10], "ms") > 0.0, "{rows:?}");
         for phase in &rows[6..8] {
             assert_eq!(number(phase, "ms") > 0.0, device[0] == "--emulate", "{phase}");
         }

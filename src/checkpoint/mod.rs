@@ -10,6 +10,7 @@ pub mod index;
 pub mod synthetic;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::thread;
 
@@ -195,6 +196,20 @@ impl Checkpoint {
     pub fn bytes(&self, offset: usize, len: usize) -> &[u8] {
         let shard = self.shard_at(offset);
         &shard.bytes[offset - shard.base..][..len]
+    }
+
+    /// As [`Self::bytes`], copied.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or has become shorter.
+    pub fn read(&self, offset: usize, into: &mut [u8]) -> Result<()> {
+        let Shard { path, base, bytes } = self.shard_at(offset);
+        bytes.read(offset - base, into).map_err(|error| match error.kind() {
+            ErrorKind::UnexpectedEof => Error::failed(format!(
+                "{path} has become shorter since it was opened: a model's files must stay as they are"
+            )),
+            _ => Error::failed(format!("cannot read {path}: {error}")),
+        })
     }
 
     /// The path of the file that holds the tensor `name`, for messages; of the first file where

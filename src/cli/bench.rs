@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use sysinfo::{CpuRefreshKind, RefreshKind};
 
 use super::args::{BenchArgs, DepthFill, ModelArgs};
+use super::load::{Loaded, load_again};
 use super::model::{Opened, interrupt, open, set_threads, source, system};
 use super::output::{note, print, progress};
 use super::split::{largest_share, team_hardware, world};
@@ -285,7 +286,8 @@ pub(super) fn write_file(path: &Path, text: &str) -> Result<()> {
     })
 }
 
-/// From nothing to the second token, by phases. In use the tokenizer is read beside the weights.
+/// From nothing to the second token, by phases, one after the other; then in use, where the tokenizer is read
+/// beside the weights, and a GPU begins before the last of them is there.
 fn startup(args: &ModelArgs, table: &mut Table) -> Result<()> {
     let mut last = Instant::now();
     let mut lap = || std::mem::replace(&mut last, Instant::now()).elapsed().as_secs_f64();
@@ -316,6 +318,13 @@ fn startup(args: &ModelArgs, table: &mut Table) -> Result<()> {
     let after = slowest(&mut team)?;
     let [modules, graphs] = [after.modules, after.graphs].map(|time| time.as_secs_f64());
     let meanwhile = modules - before.modules.as_secs_f64() + graphs;
+    drop(team);
+    lap();
+    let Loaded { mut team, .. } = load_again(args, false, None)?;
+    for id in [0, 0] {
+        team.take_and_finish(&[id], Logits::Last)?;
+    }
+    let in_use = lap();
     let phases = [
         ("map", Some(map)),
         ("driver", Some(driver)),
@@ -327,6 +336,7 @@ fn startup(args: &ModelArgs, table: &mut Table) -> Result<()> {
         ("graph capture", Some(graphs)),
         ("two tokens", Some((taken - meanwhile).max(0.0))),
         ("total", Some(map + driver + plan + loaded + taken + tokenizer.unwrap_or(0.0))),
+        ("in use", Some(in_use)),
     ];
     for (phase, time) in phases {
         let mut row = Row::new();

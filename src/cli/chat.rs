@@ -9,9 +9,8 @@ use rustyline::history::FileHistory;
 use rustyline::{Config, Editor};
 
 use super::args::{ChatArgs, StopArgs};
-use super::model::{
-    Loaded, chat_format, interrupt, load, needed, read_messages, read_text, sampling, stop_ids,
-};
+use super::load::{Loaded, load};
+use super::model::{chat_format, interrupt, needed, read_messages, read_text, sampling, stop_ids};
 use super::output::{Printer, note, note_timing};
 use crate::chat::{Chat, Message};
 use crate::error::{Error, Result};
@@ -28,7 +27,11 @@ const HELP: &str = "\
 A line that ends in \\ goes on in the next one. Ctrl-C stops an answer.";
 
 pub fn run(args: &ChatArgs) -> Result<()> {
-    let Loaded { source, config, team, tokenizer, load } = load(&args.model, false, None)?;
+    let Loaded { source, config, mut team, tokenizer, load } = load(&args.model, false, None)?;
+    if args.prompt.is_none() && args.file.is_none() {
+        // Nobody is asked for a line beside a bar that moves.
+        team.each(|rank| rank.device_mut().finish_loading())?;
+    }
     let tokenizer = needed(&tokenizer)?;
     let chat = chat_format(&args.style, &source, tokenizer)?;
     let stop_ids = stop_ids(&args.stop, &config, chat.stop_ids());
@@ -53,7 +56,7 @@ pub fn run(args: &ChatArgs) -> Result<()> {
         return converse(conversation);
     };
     let answer = conversation.ask(question)?;
-    note(format_args!("load         {:.3} s", load.as_secs_f64()));
+    load.note();
     note_timing(&answer.timing);
     if answer.finish == Finish::Interrupted { Err(Error::Interrupted) } else { Ok(()) }
 }

@@ -1,7 +1,8 @@
 //! `chaski generate`
 
 use super::args::GenerateArgs;
-use super::model::{Loaded, interrupt, load, needed, prompt_ids, sampling, stop_ids};
+use super::load::{Loaded, load};
+use super::model::{interrupt, needed, prompt_ids, sampling, stop_ids};
 use super::output::{Printer, note, note_timing, print};
 use crate::error::{Error, Result};
 use crate::session::{Finish, Limits, Next, Session};
@@ -42,7 +43,7 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
         }
         print("\n")?;
     }
-    note(format_args!("load         {:.3} s", load.as_secs_f64()));
+    load.note();
     note_timing(&answer.timing);
     match answer.finish {
         Finish::Interrupted => Err(Error::Interrupted),

@@ -6,7 +6,8 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 
 use super::args::LogitsArgs;
-use super::model::{Loaded, interrupt, load, prompt_ids};
+use super::load::{Loaded, load};
+use super::model::{interrupt, prompt_ids};
 use super::output::{note, progress};
 use crate::error::{Error, Result};
 use crate::model::Logits;

@@ -10,6 +10,7 @@ mod generate;
 mod inspect;
 mod kernels;
 mod launch;
+mod load;
 mod logits;
 mod model;
 mod output;

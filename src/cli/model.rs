@@ -7,7 +7,6 @@ use std::io::{self, Read};
 use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
 
 use indicatif::ProgressBar;
 use sysinfo::{MemoryRefreshKind, RefreshKind, System};
@@ -18,7 +17,7 @@ use super::args::{
 };
 use super::output::{note, progress};
 use super::split::{
-    cannot_meet, check_room, describe, devices, largest_share, meet, note_link, team_hardware,
+    check_room, describe, devices, largest_share, meet, note_link, team_hardware,
 };
 use crate::chat::{Chat, ChatStyle, Message};
 use crate::checkpoint::{Checkpoint, Dtype};
@@ -33,17 +32,6 @@ use crate::sampler::SamplingOptions;
 use crate::source::Source;
 use crate::team::{self, Team};
 use crate::tokenizer::Tokenizer;
-
-/// A model in memory.
-pub struct Loaded {
-    pub source: Source,
-    pub config: Config,
-    pub team: Team,
-    /// An error that matters only to commands that need text.
-    pub tokenizer: Result<Tokenizer>,
-    /// From the first look at the files to readiness.
-    pub load: Duration,
-}
 
 /// The tokenizer, or what is wrong with it.
 pub fn needed(tokenizer: &Result<Tokenizer>) -> Result<&Tokenizer> {
@@ -72,33 +60,6 @@ pub fn source(name: &str, args: &SyntheticArgs) -> Result<Source> {
     Ok(Source::Synthetic(model))
 }
 
-/// Maps the weights and, beside that, reads the tokenizer; lays out and allocates the state. Of several
-/// processes only the first comes back: the others do what it says, and end.
-///
-/// # Errors
-/// Whatever is wrong with the model's files, or with the memory it needs.
-pub fn load(args: &ModelArgs, all_logits: bool, context: Option<usize>) -> Result<Loaded> {
-    let start = Instant::now();
-    set_threads(args.threads)?;
-    let source = source(&args.model, &args.synthetic)?;
-    let (ready, tokenizer) = std::thread::scope(|scope| {
-        let tokenizer = scope.spawn(|| Tokenizer::load(&source));
-        let opened = open_source(args, source.clone()).inspect_err(|why| cannot_meet(args, why));
-        let ready = opened.and_then(|opened| opened.team(args, all_logits, context));
-        (ready, tokenizer.join().expect("loading a tokenizer does not panic"))
-    });
-    let (config, mut team, _) = ready?;
-    if !team.leads() {
-        // A terminal's Ctrl-C reaches all processes: the first one says what comes of it.
-        ctrlc::set_handler(|| ())
-            .map_err(|error| Error::failed(format!("cannot watch for Ctrl-C: {error}")))?;
-        team.serve()?;
-        drop(team);
-        std::process::exit(0);
-    }
-    Ok(Loaded { source, config, team, tokenizer, load: start.elapsed() })
-}
-
 /// A model whose files have been looked at, and what it will run on.
 pub struct Opened {
     pub source: Source,
@@ -118,7 +79,11 @@ pub fn open(args: &ModelArgs) -> Result<Opened> {
     open_source(args, source(&args.model, &args.synthetic)?)
 }
 
-fn open_source(args: &ModelArgs, source: Source) -> Result<Opened> {
+/// As [`open`], of a model that was found.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_source(args: &ModelArgs, source: Source) -> Result<Opened> {
     let config = Config::load(&source)?;
     let dims = largest_share(args, &config)?;
     let checkpoint = Checkpoint::open(&source)?;

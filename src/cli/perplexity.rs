@@ -3,7 +3,8 @@
 use std::sync::atomic::Ordering;
 
 use super::args::PerplexityArgs;
-use super::model::{Loaded, interrupt, load, needed, read_text};
+use super::load::{Loaded, load};
+use super::model::{interrupt, needed, read_text};
 use super::output::{note, print, progress};
 use crate::error::{Error, Result};
 use crate::model::Logits;

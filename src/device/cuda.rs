@@ -6,6 +6,7 @@ pub mod emulator;
 mod kernels;
 mod launches;
 mod link;
+mod load;
 mod nccl;
 mod nvml;
 pub mod nvtx;
@@ -28,7 +29,7 @@ pub use options::Options;
 pub use weights::region_bytes;
 
 use crate::checkpoint::{Checkpoint, Dtype};
-use crate::comm::{Alone, Communicator};
+use crate::comm::Communicator;
 use crate::config::Dims;
 use crate::device::Startup;
 use crate::error::{Error, Result};
@@ -40,6 +41,7 @@ use driver::{Context, Pinned, Region};
 use kernels::Kernels;
 use launches::{Resolved, names};
 use link::Link;
+pub use load::Told;
 use stream::{Event, Graph, Stream};
 use weights::WeightRegion;
 
@@ -180,32 +182,18 @@ pub struct Recorded {
 }
 
 impl Cuda {
-    /// Allocates the two regions and copies the weights, or makes them there. `loaded` is told of bytes
-    /// that have been sent.
+    /// As [`Self::of_rank`], while weights that are copied are still on their way: whatever needs them waits.
+    /// Loading ends when `told` says so, with its error; it is dropped when all are here, or never will be.
     ///
     /// # Errors
-    /// When the GPU has not that much memory, or fails.
-    pub fn new(
-        card: &Card,
-        checkpoint: &Checkpoint,
-        weights: &[Weight],
-        layout: &Layout,
-        loaded: &(dyn Fn(u64) + Sync),
-    ) -> Result<Self> {
-        Self::of_rank(card, checkpoint, weights, layout, Arc::new(Alone), loaded)
-    }
-
-    /// As [`Self::new`], for a rank that `comm` leads to others, all of them on GPUs.
-    ///
-    /// # Errors
-    /// When the GPU has not that much memory, or fails; when the ranks cannot be joined.
-    pub fn of_rank(
+    /// As [`Self::of_rank`].
+    pub fn while_loading(
         card: &Card,
         checkpoint: &Checkpoint,
         weights: &[Weight],
         layout: &Layout,
         comm: Arc<dyn Communicator>,
-        loaded: &(dyn Fn(u64) + Sync),
+        told: Told,
     ) -> Result<Self> {
         let link = Link::find(card, &*comm)?;
         let (context, own_bytes) = (&card.context, layout.own_bytes());
@@ -214,7 +202,7 @@ impl Cuda {
         options.hopper &= card.capability == (9, 0);
         let start = Instant::now();
         let state = Region::allocate(context, own_bytes, "the KV cache and activations")?;
-        let region = WeightRegion::allocate(context, weights)?;
+        let mut region = WeightRegion::allocate(context, weights)?;
         let shared = Pinned::allocate(context, layout.bytes() - own_bytes)?;
         let mut startup = Startup { allocate: start.elapsed(), ..Startup::default() };
         let start = Instant::now();
@@ -228,7 +216,7 @@ impl Cuda {
                 let kernels = &mut locked(&card.kernels);
                 region.synthesize(context, kernels, &gpu, checkpoint, weights)?;
             }
-            false => region.copy(context, checkpoint, weights, loaded)?,
+            false => region.copy(context, checkpoint, told)?,
         }
         startup.weights = start.elapsed();
         let stream = Stream::new(context)?;
@@ -290,6 +278,7 @@ impl Cuda {
             let launches = cuda.resolve(program)?;
             cuda.doing = names(&launches);
             for (launch, op) in launches.iter().zip(&program.ops) {
+                cuda.weights.wait(Some(launch.weights))?;
                 cuda.comm.enter(op.name())?;
                 launch.prepare(cuda)?;
                 launch.queue(cuda, cuda.options.programmatic)?;
@@ -312,6 +301,7 @@ impl Cuda {
             return Ok(None);
         }
         self.guard(|cuda| {
+            cuda.weights.wait(None)?; // it has none of the waits of `run`
             let start = Instant::now();
             let launches = cuda.resolve(program)?;
             let queue = |launch: &Resolved| launch.queue(cuda, cuda.options.programmatic);

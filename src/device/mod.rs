@@ -115,6 +115,17 @@ impl Device {
         })
     }
 
+    /// Waits until all weights are here: see [`Cuda::while_loading`].
+    ///
+    /// # Errors
+    /// What keeps them from coming.
+    pub fn finish_loading(&mut self) -> Result<()> {
+        match self {
+            Self::Cpu(_) => Ok(()),
+            Self::Cuda(cuda) => cuda.finish_loading(),
+        }
+    }
+
     /// The way to the other ranks.
     pub fn comm(&self) -> &dyn Communicator {
         match self {

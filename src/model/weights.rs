@@ -101,7 +101,7 @@ impl Weights {
         self.head.map(|head| head.matrix) == self.embedding
     }
 
-    /// Every distinct weight.
+    /// Every distinct weight, in the order in which a step uses them.
     pub fn iter(&self) -> impl Iterator<Item = Weight> + '_ {
         let layers = self.layers.iter().flat_map(Layer::iter);
         let norm = self.head.map(|head| head.norm);

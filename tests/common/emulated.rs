@@ -4,9 +4,10 @@ use std::sync::Once;
 
 use chaski::checkpoint::Checkpoint;
 use chaski::config::{Config, Dims};
-use chaski::device::Hardware;
 use chaski::device::cuda::{self, Card};
+use chaski::device::{Device, Hardware};
 use chaski::error::Result;
+use chaski::memory::{Layout, Weight};
 use chaski::model::{Plan, Request, Room, Weights};
 use chaski::rank::Rank;
 use chaski::source::Source;
@@ -19,6 +20,17 @@ pub fn start() {
 
 /// `source` on one emulated GPU. Of `request` only what is not the GPU's own matter counts.
 pub fn rank(source: &Source, request: Request) -> Result<Rank> {
+    rank_on(source, request, |card, checkpoint, weights, layout| {
+        Device::new(&Hardware::Gpu(card.clone()), checkpoint, weights, layout, &|_| ())
+    })
+}
+
+/// As [`rank`], on what `device` makes of the weights, in the order of their use, and of the state.
+pub fn rank_on(
+    source: &Source,
+    request: Request,
+    device: impl FnOnce(&Card, Checkpoint, &[Weight], &Layout) -> Result<Device>,
+) -> Result<Rank> {
     start();
     let config = Config::load(source)?;
     let dims = Dims::new(&config, 1)?;
@@ -34,5 +46,7 @@ pub fn rank(source: &Source, request: Request) -> Result<Rank> {
     let weights: Vec<_> = Weights::locate(&checkpoint, &dims)?.iter().collect();
     let room = Room::Gpu(card.memory()?.0);
     let plan = Plan::new(&config, &dims, cuda::region_bytes(&weights), request, room)?;
-    Rank::new(&config, dims, checkpoint, &plan, &Hardware::Gpu(card), &|_| ())
+    Rank::on(&config, dims, checkpoint, &plan, |checkpoint, weights, layout| {
+        device(&card, checkpoint, weights, layout)
+    })
 }

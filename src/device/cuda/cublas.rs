@@ -140,6 +140,7 @@ impl Cuda {
     /// Where the library is not installed, or does not do it.
     pub fn record_products(&mut self, products: &[Product]) -> Result<Recorded> {
         self.guard(|cuda| {
+            cuda.weights.wait(None)?;
             if cuda.cublas.is_none() {
                 cuda.cublas = Some(CublasLt::load(&cuda.context)?);
             }

@@ -347,6 +347,13 @@ impl Pinned {
         unsafe { std::slice::from_raw_parts(self.start, self.bytes) }
     }
 
+    /// As [`Self::bytes`], to be changed. No copy from it may be on its way either: `Staging` waits
+    /// for its own.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: allocated and initialised, and borrowed by nobody else.
+        unsafe { std::slice::from_raw_parts_mut(self.start, self.bytes) }
+    }
+
     pub fn len(&self) -> usize {
         self.bytes
     }

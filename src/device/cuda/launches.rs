@@ -19,6 +19,8 @@ pub(super) struct Resolved {
     shared_bytes: u32,
     /// The argument struct.
     words: Vec<u64>,
+    /// How many of the weights, in the order of their use, must be here.
+    pub(super) weights: usize,
     /// What ranks exchange before.
     exchange: Option<Exchange>,
     /// Whether the kernel may begin before what comes before it in the program has ended.
@@ -29,8 +31,18 @@ impl Resolved {
     /// An op without a kernel.
     fn only(name: &'static str, exchange: Option<Exchange>) -> Self {
         let (grid, block, shared_bytes, words) = ([0; 3], 0, 0, Vec::new());
-        let (function, is_programmatic) = (None, false);
-        Self { function, name, grid, block, shared_bytes, words, exchange, is_programmatic }
+        let (function, weights, is_programmatic) = (None, 0, false);
+        Self {
+            function,
+            name,
+            grid,
+            block,
+            shared_bytes,
+            words,
+            weights,
+            exchange,
+            is_programmatic,
+        }
     }
 
     /// What the host does before [`Self::queue`], if it has to.
@@ -95,6 +107,7 @@ impl Cuda {
                 block: launch.block,
                 shared_bytes: launch.shared_bytes,
                 words: self.addresses(&launch.arguments)?,
+                weights: self.weights_of(&launch.arguments),
                 exchange,
                 is_programmatic,
             })
@@ -124,6 +137,14 @@ impl Cuda {
             words[offset / 8..][..16].copy_from_slice(&tensor_map(map, address)?);
         }
         Ok(words)
+    }
+
+    /// How many of the weights must be here for a kernel with these arguments, in the order of their use.
+    pub(super) fn weights_of(&self, arguments: &Arguments) -> usize {
+        let places = arguments.places().iter().map(|place| (place.region, place.region_offset));
+        let maps = arguments.maps().iter().map(|(_, map)| (map.region, map.region_offset));
+        let of_weights = places.chain(maps).filter(|(region, _)| matches!(region, Which::Weights));
+        of_weights.map(|(_, at)| self.weights.count_with(at)).max().unwrap_or(0)
     }
 
     /// Whether it is one of several ranks.

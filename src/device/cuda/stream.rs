@@ -185,19 +185,25 @@ unsafe impl Send for Event {}
 
 impl Event {
     pub fn new(context: &Arc<Context>) -> Result<Self> {
-        Self::with_flags(context, sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)
+        Self::with_flags(context, sys::CUevent_flags::CU_EVENT_DISABLE_TIMING as u32)
+    }
+
+    /// One that whoever waits for it sleeps, and leaves the core to others.
+    pub fn slept_for(context: &Arc<Context>) -> Result<Self> {
+        let sleeps = sys::CUevent_flags::CU_EVENT_BLOCKING_SYNC as u32;
+        Self::with_flags(context, sleeps | sys::CUevent_flags::CU_EVENT_DISABLE_TIMING as u32)
     }
 
     /// One that knows when it came.
     pub fn timed(context: &Arc<Context>) -> Result<Self> {
-        Self::with_flags(context, sys::CUevent_flags::CU_EVENT_DEFAULT)
+        Self::with_flags(context, sys::CUevent_flags::CU_EVENT_DEFAULT as u32)
     }
 
-    fn with_flags(context: &Arc<Context>, flags: sys::CUevent_flags) -> Result<Self> {
+    fn with_flags(context: &Arc<Context>, flags: u32) -> Result<Self> {
         context.bind()?;
         let mut handle = ptr::null_mut();
         // SAFETY: the driver writes one handle.
-        check("cannot create an event", unsafe { sys::cuEventCreate(&mut handle, flags as u32) })?;
+        check("cannot create an event", unsafe { sys::cuEventCreate(&mut handle, flags) })?;
         Ok(Self { context: context.clone(), handle })
     }
 
@@ -237,6 +243,9 @@ impl Drop for Event {
     }
 }
 
+/// Begins messages.
+const SENDING: &str = "cannot copy the weights to the GPU";
+
 /// Page-locked memory on its way to the device, again and again.
 pub struct Staging {
     memory: Pinned,
@@ -245,32 +254,32 @@ pub struct Staging {
 
 impl Staging {
     pub fn allocate(context: &Arc<Context>, bytes: usize) -> Result<Self> {
-        Ok(Self { memory: Pinned::allocate(context, bytes)?, sent: Event::new(context)? })
+        Ok(Self { memory: Pinned::allocate(context, bytes)?, sent: Event::slept_for(context)? })
     }
 
-    /// Copies `rows` here, one after the other, once the last copy has left, and queues their way to `at`
-    /// of the region.
-    pub fn send<'a>(
+    /// The memory, once all that was sent from it is on the device.
+    pub fn emptied(&mut self) -> Result<&mut [u8]> {
+        self.sent.wait(SENDING)?;
+        Ok(self.memory.bytes_mut())
+    }
+
+    /// Queues the way of the first `bytes` to `at` of the region.
+    pub fn send(
         &mut self,
         stream: &Stream,
-        rows: impl Iterator<Item = &'a [u8]>,
+        bytes: usize,
         region: &Region,
         at: usize,
     ) -> Result<()> {
-        let doing = "cannot copy the weights to the GPU";
-        self.sent.wait(doing)?;
-        let mut bytes = 0;
-        for row in rows {
-            self.memory.write(bytes, row);
-            bytes += row.len();
-        }
+        assert!(bytes <= self.memory.len(), "{bytes} of {}", self.memory.len());
         let to = region.address(at..at + bytes);
-        // SAFETY: the destination is inside the region; the source is page-locked and is not written, or
+        stream.bind()?;
+        // SAFETY: both ends are inside their allocations; the source is page-locked and is not written, or
         // freed, before the event that follows has come.
         let result = unsafe {
             sys::cuMemcpyHtoDAsync_v2(to, self.memory.start.cast(), bytes, stream.handle)
         };
-        check(doing, result)?;
+        check(SENDING, result)?;
         self.sent.record(stream)
     }
 }

@@ -16,6 +16,7 @@ impl Cuda {
     /// What cannot be loaded or launched, or has failed.
     pub fn run_timed(&mut self, program: &Program) -> Result<Vec<Duration>> {
         self.guard(|cuda| {
+            cuda.weights.wait(None)?;
             let launches = cuda.resolve(program)?;
             cuda.doing = super::names(&launches);
             let timed = |_| Event::timed(&cuda.context);
@@ -36,6 +37,7 @@ impl Cuda {
 
     /// What getting ready has taken so far.
     pub fn startup(&self) -> Startup {
-        Startup { modules: locked(&self.kernels).loading, ..self.startup }
+        let weights = self.weights.took().unwrap_or(self.startup.weights);
+        Startup { modules: locked(&self.kernels).loading, weights, ..self.startup }
     }
 }
