@@ -225,7 +225,10 @@ fn sums_over_ranks_are_timed_in_all_ways_that_there_are() {
     let ask = ["kernels", "bench", "all_reduce", "--emulate", "2", "-m", "synthetic:tiny"];
     let (status, table, errors) = chaski(&[&ask[..], &["-r", "1"]].concat(), &off);
     assert_eq!(status, Some(0), "{errors}");
-    assert!(errors.contains("2 ranks: sums through NCCL: CHASKI_PEERS=off\n"), "{errors}");
+    assert!(
+        errors.contains("2 ranks: sums over all ranks through NCCL: CHASKI_PEERS=off\n"),
+        "{errors}"
+    );
     assert!(table.lines().nth(2).unwrap().contains("a token of synthetic:tiny"), "{table}");
 }
 

@@ -12,9 +12,9 @@ use std::process::Command;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-use chaski::comm::Communicator;
+use chaski::comm::{Alone, Communicator};
 use chaski::device::Device;
-use chaski::device::cuda::{Cuda, Told};
+use chaski::device::cuda::{Card, Cuda, Told};
 use chaski::error::{Error, Result};
 use chaski::model::{Logits, Request};
 use chaski::rank::Rank;
@@ -120,9 +120,20 @@ fn request(tokens: usize) -> Request {
     Request { context: Some(64), chunk: tokens, all_logits: true, ..Request::default() }
 }
 
+fn card() -> Card {
+    emulated::start();
+    Card::open(0).unwrap()
+}
+
 /// The model on an emulated GPU, to which its weights may still be on their way.
-fn begin(case: &Path, tokens: usize, comm: Arc<dyn Communicator>, told: Told) -> Result<Rank> {
-    emulated::rank_on(&source(case), request(tokens), |card, checkpoint, weights, layout| {
+fn begin(
+    card: &Card,
+    case: &Path,
+    tokens: usize,
+    comm: Arc<dyn Communicator>,
+    told: Told,
+) -> Result<Rank> {
+    emulated::rank_on(card, &source(case), request(tokens), |checkpoint, weights, layout| {
         let cuda = Cuda::while_loading(card, &checkpoint, weights, layout, comm, told)?;
         Ok(Device::Cuda(Box::new(cuda)))
     })
@@ -145,8 +156,12 @@ fn needed(layers: usize, tied: bool) -> Vec<usize> {
 fn no_op_begins_before_its_weights_are_there() {
     for (name, layers, tied) in [("gqa4-hd64-bf16-tied", 3, true), ("gqa8-hd64-f16", 2, false)] {
         let (case, ids) = (case(name), [5, 3, 8, 2, 9, 1, 7]);
-        let plain = emulated::rank(&source(&case), request(7)).unwrap();
-        let plain = { plain }.prefill(&ids, Logits::All).unwrap().to_vec();
+        let mut plain = emulated::rank(&source(&case), request(7)).unwrap();
+        let plain = plain.prefill(&ids, Logits::All).unwrap().to_vec();
+        // The card's kernels are loaded then: nothing but its weights holds up an op.
+        let (card, alone) = (card(), Arc::new(Alone));
+        let mut warm = begin(&card, &case, 7, alone, Box::new(|_| Ok(()))).unwrap();
+        assert!(warm.prefill(&ids, Logits::All).unwrap() == plain, "{name}: other bits");
         let needed = needed(layers, tied);
         let pieces = *needed.last().unwrap();
         let (seen, changed) = (Mutex::default(), Condvar::new());
@@ -156,7 +171,7 @@ fn no_op_begins_before_its_weights_are_there() {
             held.hold();
             Ok(())
         });
-        let mut rank = begin(&case, 7, Arc::new(Witness(watch.clone())), told).unwrap();
+        let mut rank = begin(&card, &case, 7, Arc::new(Witness(watch.clone())), told).unwrap();
         let logits = rank.prefill(&ids, Logits::All).unwrap().to_vec();
         let seen = watch.seen.lock().unwrap();
         assert_eq!((seen.ops.len(), seen.here), (needed.len(), pieces), "{:?}", seen.ops);
@@ -189,21 +204,14 @@ fn copied(case: &Path) -> tempfile::TempDir {
 #[test]
 fn a_file_that_becomes_shorter_is_told() {
     let folder = copied(&tied());
-    let shorten = || {
+    let (card, source) = (card(), source(folder.path()));
+    let mut rank = emulated::rank_on(&card, &source, request(3), |checkpoint, weights, layout| {
         let file = File::options().write(true).open(folder.path().join("model.safetensors"));
         file.unwrap().set_len(4096).unwrap();
-    };
-    let none = || Arc::new(chaski::comm::Alone);
-    let mut rank = emulated::rank_on(
-        &source(folder.path()),
-        request(3),
-        |card, checkpoint, weights, layout| {
-            shorten();
-            let told = Box::new(|_| Ok(()));
-            let cuda = Cuda::while_loading(card, &checkpoint, weights, layout, none(), told)?;
-            Ok(Device::Cuda(Box::new(cuda)))
-        },
-    )
+        let (alone, told) = (Arc::new(Alone), Box::new(|_| Ok(())));
+        let cuda = Cuda::while_loading(&card, &checkpoint, weights, layout, alone, told)?;
+        Ok(Device::Cuda(Box::new(cuda)))
+    })
     .unwrap();
     for _ in 0..2 {
         let told = rank.prefill(&[1, 2, 3], Logits::Last).unwrap_err().to_string();
@@ -214,9 +222,8 @@ fn a_file_that_becomes_shorter_is_told() {
 
 #[test]
 fn loading_ends_when_it_is_told_to_and_with_its_rank() {
-    let alone = || Arc::new(chaski::comm::Alone);
     let stop = Box::new(|_| Err(Error::Interrupted));
-    let mut rank = begin(&tied(), 3, alone(), stop).unwrap();
+    let mut rank = begin(&card(), &tied(), 3, Arc::new(Alone), stop).unwrap();
     assert_eq!(rank.prefill(&[1, 2, 3], Logits::Last).unwrap_err(), Error::Interrupted);
     // What was told of weights is dropped with the rank, if not before.
     let owned = Arc::new(());
@@ -225,7 +232,7 @@ fn loading_ends_when_it_is_told_to_and_with_its_rank() {
         let _ = &owned;
         Ok(())
     });
-    drop(begin(&tied(), 3, alone(), told).unwrap());
+    drop(begin(&card(), &tied(), 3, Arc::new(Alone), told).unwrap());
     assert!(kept.upgrade().is_none());
 }
 

@@ -20,22 +20,23 @@ pub fn start() {
 
 /// `source` on one emulated GPU. Of `request` only what is not the GPU's own matter counts.
 pub fn rank(source: &Source, request: Request) -> Result<Rank> {
-    rank_on(source, request, |card, checkpoint, weights, layout| {
+    start();
+    let card = Card::open(0)?;
+    rank_on(&card, source, request, |checkpoint, weights, layout| {
         Device::new(&Hardware::Gpu(card.clone()), checkpoint, weights, layout, &|_| ())
     })
 }
 
 /// As [`rank`], on what `device` makes of the weights, in the order of their use, and of the state.
 pub fn rank_on(
+    card: &Card,
     source: &Source,
     request: Request,
-    device: impl FnOnce(&Card, Checkpoint, &[Weight], &Layout) -> Result<Device>,
+    device: impl FnOnce(Checkpoint, &[Weight], &Layout) -> Result<Device>,
 ) -> Result<Rank> {
-    start();
     let config = Config::load(source)?;
     let dims = Dims::new(&config, 1)?;
     let checkpoint = Checkpoint::open(source)?;
-    let card = Card::open(0)?;
     card.suits(&dims, checkpoint.dtype())?;
     let request = Request {
         cache: chaski::checkpoint::Dtype::F16,
@@ -46,7 +47,5 @@ pub fn rank_on(
     let weights: Vec<_> = Weights::locate(&checkpoint, &dims)?.iter().collect();
     let room = Room::Gpu(card.memory()?.0);
     let plan = Plan::new(&config, &dims, cuda::region_bytes(&weights), request, room)?;
-    Rank::on(&config, dims, checkpoint, &plan, |checkpoint, weights, layout| {
-        device(&card, checkpoint, weights, layout)
-    })
+    Rank::on(&config, dims, checkpoint, &plan, device)
 }

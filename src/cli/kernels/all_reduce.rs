@@ -145,7 +145,7 @@ fn subject(model: &str, card: &Card, nvml: Option<&Nvml>, source: Option<&Source
 
 /// Says which way is for which sizes.
 fn conclude(sums: &Sums, ranks: usize) {
-    let mut line = format!("{ranks} ranks: sums {}", sums.link);
+    let mut line = format!("{ranks} ranks: {}", sums.link);
     if sums.has_both() {
         let found = match sums.nccl_from() {
             Some(bytes) => format!("faster from {} on", size_name(bytes)),
