@@ -363,7 +363,7 @@ def hopper(run):
     sizes = ["-p", "8", "-n", "0", "-r", "1"] if run.quick else ["-p", "512,2048,8192", "-n", "0", "-r", "3"]
     alone = ["-p", "8", "-d", "8", "-r", "1"] if run.quick else []
     for model in models(run):
-        for command in (["bench", *sizes], ["kernels", "bench", "matmul", "gate_up_swiglu", *alone]):
+        for command in (["bench", *sizes], ["kernels", "bench", "matmul", "gate_up_swiglu", "attend_prefill", *alone]):
             ask = [*command, "-m", model, "-o", "json"]
             well &= run.run_chaski(*ask, environment=on) is not None
     return well

@@ -157,6 +157,7 @@ pub struct Place {
     pub terms: usize,
     /// What the first so many elements hold; the others are canaries.
     before: Option<(usize, Content)>,
+    reach: usize, // how many may be read, canaries too
     /// The elements that the op may write, and how they are judged.
     pub after: Option<(Range<usize>, Judge)>,
 }
@@ -164,9 +165,9 @@ pub struct Place {
 impl Place {
     /// What the op may read or write.
     pub fn used(&self) -> Slot<u8> {
-        let read = self.before.as_ref().map(|(count, _)| 0..*count);
+        let read = self.before.as_ref().map(|_| 0..self.reach);
         let written = self.after.as_ref().map(|(range, _)| range.clone());
-        let range = read.or(written).unwrap_or(0..0);
+        let range = read.or(written).unwrap_or_default();
         let size = self.element.bytes();
         self.slot.part(range.start * size, range.len() * size)
     }
@@ -352,16 +353,19 @@ impl Setup {
         Activation { dtype, terms, bytes }
     }
 
-    /// Keys or values `[S, G, D]` in f16, of which the first `rows` rows are there.
+    /// Keys or values `[S, G, D]` in f16, of which so many rows are there and so many may be read.
     pub fn cached(
         &mut self,
         name: &'static str,
         shape: [usize; 3],
-        rows: usize,
+        [rows, reach]: [usize; 2],
         content: Content,
     ) -> Slot<u8> {
-        let before = Some((rows * shape[1] * shape[2], content));
-        self.place(name, Element::Float(Dtype::F16), &shape, before, None)
+        let row = shape[1] * shape[2];
+        let before = Some((rows * row, content));
+        let slot = self.place(name, Element::Float(Dtype::F16), &shape, before, None);
+        self.places.last_mut().expect("placed just now").reach = reach * row;
+        slot
     }
 
     /// Keys or values `[S, G, D]` in f16, of which these rows are written.
@@ -397,8 +401,8 @@ impl Setup {
     ) -> Slot<u8> {
         let slot = self.layout.slot(&[len(shape), element.bytes()]);
         self.layout.slot::<u8>(&[GUARD_BYTES]);
-        let shape = shape.to_vec();
-        self.places.push(Place { name, element, shape, slot, terms: 1, before, after });
+        let (shape, reach) = (shape.to_vec(), before.as_ref().map_or(0, |(count, _)| *count));
+        self.places.push(Place { name, element, shape, slot, terms: 1, before, reach, after });
         slot
     }
 }

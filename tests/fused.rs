@@ -130,7 +130,8 @@ fn attend_decode_is_attention_of_one_token() {
     let (heads, kv_heads, rows) = (6, 2, 100);
     let mut s = Setup::new(Numbers::Real);
     let q = real(&mut s, "q", &[1, heads, HEAD_DIM]);
-    let mut part = |name| s.cached(name, [rows + 3, kv_heads, HEAD_DIM], rows, Content::Real(1.0));
+    let mut part =
+        |name| s.cached(name, [rows + 3, kv_heads, HEAD_DIM], [rows; 2], Content::Real(1.0));
     let cache = Cache { dtype: Dtype::F16, keys: part("keys"), values: part("values") };
     let cursor = s.cursor(rows - 1);
     let y = output(&mut s, "y", &[1, heads, HEAD_DIM]);

@@ -216,6 +216,41 @@ fn hopper_has_its_own_products() {
     }
 }
 
+/// What tells how products, barriers and exponentials follow each other: `HGMMA`, `SYNC`, `DEPBAR 0x1`.
+fn mark(instruction: &Instruction) -> Option<String> {
+    let Instruction { words, operands } = instruction;
+    match words[0].as_str() {
+        "HGMMA" | "MUFU" => Some(words[0].clone()),
+        "BAR" => Some(words[1].clone()),
+        "WARPGROUP" => Some(format!("{} {}", words[1], operands.last()?)),
+        _ => None,
+    }
+}
+
+/// A step begins the products with K and with V in one go, in its turn; softmax comes while those with V
+/// are under way, and is over before they are waited for.
+#[test]
+fn attention_on_hopper_hides_softmax_behind_products() {
+    for_each(&["attend_prefill_hopper"], 90, |at, function| {
+        let count = |wanted: &str| function.iter().filter(|each| each.is(wanted)).count();
+        assert_eq!(count("HMMA") + count("LDSM") + count("LDGSTS"), 0, "{at}");
+        let (columns, slices) = if at.contains("d128") { (128, 8) } else { (64, 4) };
+        // The first scores, the loop's, the last values.
+        assert_eq!(count("HGMMA"), 2 * slices + 2 * 8, "{at}");
+        assert_eq!(count(&format!("HGMMA.64x{columns}x16.F32")) % 8, 0, "{at}");
+        assert_eq!(count("UTMALDG.2D") % (columns / 64), 0, "{at}");
+        assert_eq!([count("USETMAXREG.DEALLOC"), count("USETMAXREG.TRY_ALLOC")], [1, 1], "{at}");
+        let mut order: Vec<String> = function.iter().filter_map(mark).collect();
+        order.dedup();
+        let step = ["DEPBAR 0x0", "SYNC", "ARRIVE ", "HGMMA", "ARV", "DEPBAR 0x1", "MUFU"];
+        assert!(order.windows(step.len()).any(|window| window == step), "{at}: {order:?}");
+    });
+    let builds = Kernel::find("attend_prefill_hopper").unwrap().builds;
+    for resources in builds.iter().flat_map(|build| build.resources) {
+        assert_eq!((resources.registers, resources.spill_bytes), (168, 0), "{}", resources.export);
+    }
+}
+
 /// 16 loads of 16 bytes by 256 threads: 64 KiB an SM. A quarter of a step's loads at least is asked
 /// for before the last quarter of its arithmetic.
 #[test]

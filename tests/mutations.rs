@@ -22,7 +22,7 @@ const TRIES: [(&str, &str); 4] =
 const BASICS: [&str; 4] = ["lib/ptx.cuh", "lib/ptx_hopper.cuh", "lib/shared.cuh", "lib/types.cuh"];
 
 /// A call, and what stands in its place: `...` are its arguments. The compiler is g++.
-const MUTATIONS: [(&str, &str); 11] = [
+const MUTATIONS: [(&str, &str); 13] = [
     ("__syncthreads(", "(void)0"),
     ("__syncwarp(", "(void)0"),
     ("cp_async_wait<", "(void)0"),
@@ -31,6 +31,8 @@ const MUTATIONS: [(&str, &str); 11] = [
     ("mbarrier_arrive(", "(void)0"),
     ("wgmma_wait<", "(void)0"),
     ("wgmma_fence(", "(void)0"),
+    ("named_barrier_sync(", "(void)0"),
+    ("named_barrier_arrive(", "(void)0"),
     ("atomic_add_acq_rel_gpu(", "__atomic_fetch_add(..., __ATOMIC_RELAXED)"),
     ("load_acquire_gpu(", "__atomic_load_n(..., __ATOMIC_RELAXED)"),
     ("store_release_gpu(", "__atomic_store_n(..., __ATOMIC_RELAXED)"),

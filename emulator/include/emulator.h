@@ -64,8 +64,22 @@ uint32_t shared_address(const void* shared, Site site);  // as the hardware numb
 void products_fence(Site site);
 void products_commit(Site site);
 void products_wait(unsigned groups_left, Site site);
-void multiply_64x256x16(float (&d)[32][4], uint64_t a, uint64_t b, bool accumulate, Half type,
-                        Site site);
+// wgmma: d = a b, or d += a b. A: [64, 16]; B: [16, columns].
+struct Product {
+    float (*sums)[4];           // the lane's
+    const uint32_t* registers;  // the lane's part of A; null: it is in shared memory
+    uint64_t a, b;              // descriptors
+    unsigned columns;
+    bool transposed;  // B lies in rows of its own, not in its columns
+    bool accumulate;
+    Half type;
+    Site site;
+    void* caller;
+};
+void multiply(Product product);
+// Barriers of some of a block's warps.
+void named_sync(uint32_t number, uint32_t threads, Site site);
+void named_arrive(uint32_t number, uint32_t threads, Site site);
 void change_registers(unsigned registers, Site site);
 
 // Shared memory of the running block. `key` tells one variable from another.

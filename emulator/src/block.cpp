@@ -49,6 +49,11 @@ void thread_main() {
         warp.finished++;
         block.finished++;
         progress++;
+        for (const NamedBarrier& barrier : block.named)
+            if (block.finished == block.size && barrier.arrived)
+                fail(719, thread.site,
+                     "a barrier that " + std::to_string(barrier.arrived) +
+                         " threads have come to, and nobody has waited for");
         wait(State::Finished, "", {"", 0});
     }
 }
@@ -129,6 +134,7 @@ Block* Block::begin(Grid& grid, Index index) {
     block->arrived = block->finished = block->phase = 0;
     block->waited = false;
     block->mbarriers.clear();
+    for (NamedBarrier& barrier : block->named) barrier = {};
     block->shared.begin(launch.shared_bytes);
     size_t needed = (block->size + kLanes - 1) / kLanes;
     for (size_t w = 0; w < needed; w++) {

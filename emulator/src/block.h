@@ -75,20 +75,30 @@ struct Mbarrier {
     char token[2];                            // ThreadSanitizer's names of phases, by parity
 };
 
-// Sums of products of a warp's 16 rows with 256 columns that nobody has waited for: NaN meanwhile.
+// Of some of the block's warps.
+struct NamedBarrier {
+    std::vector<bool> come;  // threads of this phase; empty: none yet
+    uint32_t threads, arrived = 0, phase = 0;
+    char token[2];  // ThreadSanitizer's names of phases, by parity
+};
+
+// Sums of products of a warp's 16 rows that nobody has waited for: NaN meanwhile.
 struct Sums {
     float (*lanes[32])[4];  // where each lane wants its own
+    unsigned columns;
     float values[16][256];
     unsigned group;
 };
 
 // What a product reads: not to be written before it is waited for.
 struct Operands {
-    uint64_t a, b, hash;
+    Product product;
+    const uint32_t* registers[32];  // of each lane, where A is in registers
+    uint64_t hash;
     unsigned group;
 };
 
-// What a lane brings to a meeting: up to four registers of A, two of B, four of the sum, or a row
+// What a lane brings to a meeting: up to four registers of A, two of B, four of the sum, or an
 // address.
 struct Payload {
     const void* row;
@@ -165,6 +175,7 @@ struct Block {
     unsigned finished = 0;  // returned
     unsigned phase = 0;     // barriers passed
     std::map<const void*, Mbarrier> mbarriers;
+    NamedBarrier named[16];
     bool waited = false;    // some thread has come to grid_dependency_wait
     char token[2];          // ThreadSanitizer's names of the barrier
 

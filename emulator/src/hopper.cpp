@@ -55,131 +55,165 @@ void for_each_row(const BoxCopy& copy, Row row) {
     }
 }
 
+// A line is a row of a matrix that is multiplied along its rows, or of one that is transposed: of 16
+// numbers or of all columns of B, in chunks of eight.
 struct Matrix {
-    uint32_t start, stride;
+    uint32_t start, leading, stride;
 
-    // A row of 16 numbers as two chunks.
-    void row(uint32_t number, const char* (&chunks)[2]) const {
-        const SharedMemory& shared = current().team->block->shared;
-        for (uint32_t c = 0; c < 2; c++) {
-            const uint32_t address = start + number / 8 * stride + number % 8 * 128 + c * 16;
-            chunks[c] = shared.at(uint32_t(swizzled(address)));
-        }
+    const char* chunk(uint32_t line, uint32_t chunk) const {
+        const uint32_t address = start + line / 8 * stride + line % 8 * 128 +
+                                 chunk / 8 * leading + chunk % 8 * 16;
+        return current().team->block->shared.at(uint32_t(swizzled(address)));
     }
 };
 
 // PTX ISA, "Matrix descriptor": what is not in the form that is emulated is an error.
-Matrix decode(uint64_t descriptor, uint32_t rows, Site site) {
-    const Matrix matrix = {uint32_t(descriptor & 0x3fff) << 4,
-                           uint32_t(descriptor >> 32 & 0x3fff) << 4};
+Matrix decode(uint64_t descriptor, uint32_t lines, uint32_t chunks, Site site) {
+    const auto bytes = [&](unsigned bit) { return uint32_t(descriptor >> bit & 0x3fff) << 4; };
+    const Matrix matrix = {bytes(0), bytes(16), bytes(32)};
+    const bool transposed = chunks > 2;
     std::string wrong;
     if (descriptor >> 62 != 1) wrong = "another swizzle than that over 128 bytes";
     if (descriptor >> 49 & 7) wrong = "a base offset";
-    if (matrix.start & 0x380) wrong = "eight rows that do not begin at a multiple of 1024";
+    if (matrix.start & (transposed ? 0x3f0 : 0x380))
+        wrong = "eight rows that do not begin at a multiple of 1024";
     if (matrix.stride != 1024) wrong = "eight rows that do not follow the eight before";
-    if (wrong.empty())
-        for (uint32_t row : {0u, rows - 1}) {
-            const char* chunks[2];
-            matrix.row(row, chunks);
-            if (!chunks[0] || !chunks[1]) wrong = "memory that is not the block's";
-        }
+    if (transposed && matrix.leading % 1024) wrong = "64 columns that do not begin at one";
+    for (uint32_t line : {0u, lines - 1})
+        for (uint32_t chunk : {0u, chunks - 1})
+            if (wrong.empty() && !matrix.chunk(line, chunk))
+                wrong = "memory that is not the block's";
     if (!wrong.empty()) fail(kLaunchFailed, site, "a matrix descriptor with " + wrong);
     return matrix;
 }
 
-// The part of an instruction that is a warp's own: 16 rows of A, all 256 of B.
-template <class Row>
-void for_each_operand_row(const Matrix& a, const Matrix& b, unsigned warp, Row row) {
-    for (uint32_t r = 0; r < 16 + 256; r++) {
-        const char* chunks[2];
-        r < 16 ? a.row(warp % 4 * 16 + r, chunks) : b.row(r - 16, chunks);
-        row(r, chunks);
+// The chunks of an operand in shared memory: of A a warp's own 16 rows, all of B.
+struct Chunks {
+    Matrix matrix;
+    uint32_t first, lines, chunks;
+
+    template <class Each>
+    void for_each(Each each) const {
+        for (uint32_t line = 0; line < lines; line++)
+            for (uint32_t c = 0; c < chunks; c++) each(line, c, matrix.chunk(first + line, c));
     }
+};
+
+Chunks operand_a(const Product& product) {
+    return {decode(product.a, 64, 2, product.site), current().warp % 4 * 16, 16, 2};
 }
 
-uint64_t hash(const Matrix& a, const Matrix& b, unsigned warp) {
+Chunks operand_b(const Product& product) {
+    const uint32_t lines = product.transposed ? 16 : product.columns;
+    const uint32_t chunks = product.transposed ? product.columns / 8 : 2;
+    return {decode(product.b, lines, chunks, product.site), 0, lines, chunks};
+}
+
+// Calls `each(chunk)` for all that the product reads of shared memory.
+template <class Each>
+void for_each_chunk(const Product& product, Each each) {
+    const auto chunk = [&](uint32_t, uint32_t, const char* bytes) { each(bytes); };
+    if (!product.registers) operand_a(product).for_each(chunk);
+    operand_b(product).for_each(chunk);
+}
+
+uint64_t hash(const Operands& operands) {
     uint64_t hash = 0;
-    for_each_operand_row(a, b, warp, [&](uint32_t, const char* const* chunks) {
-        for (int i = 0; i < 4; i++) {
+    const auto add = [&](const void* bytes) {
+        for (int i = 0; i < 2; i++) {
             uint64_t word;
-            std::memcpy(&word, chunks[i / 2] + i % 2 * 8, 8);
+            std::memcpy(&word, static_cast<const char*>(bytes) + 8 * i, 8);
             hash = (hash ^ word) * 0x9e3779b97f4a7c15;
             hash ^= hash >> 29;
         }
-    });
+    };
+    for_each_chunk(operands.product, add);
+    if (operands.product.registers)
+        for (const uint32_t* lane : operands.registers) add(lane);
     return hash;
 }
 
 void poison(const Sums& sums) {
-    for (auto* lane : sums.lanes) std::memset(lane, 0xff, sizeof(float[32][4]));
+    for (auto* lane : sums.lanes) std::memset(lane, 0xff, sums.columns / 2 * sizeof(float));
 }
 
 // Calls `each(lane's sum, row, column)` for all of a warp's sums.
 template <class S, class Each>
 void for_each_sum(S& sums, Each each) {
     for (unsigned lane = 0; lane < kLanes; lane++)
-        for (unsigned j = 0; j < 32; j++)
+        for (unsigned j = 0; j < sums.columns / 8; j++)
             for (unsigned i = 0; i < 4; i++)
                 each(sums.lanes[lane][j][i], lane / 4 + i / 2 * 8, 8 * j + lane % 4 * 2 + i % 2);
 }
 
+const Product& of(const Payload& lane) { return *static_cast<const Product*>(lane.row); }
+
 // Where these sums are kept until they are waited for; begun with what the lanes have.
 Sums& kept(Warp& warp, const Payload* all) {
     for (Sums& sums : warp.sums)
-        if (sums.lanes[0] == all[0].row) return sums;
+        if (sums.lanes[0] == of(all[0]).sums) return sums;
     Sums& sums = warp.sums.emplace_back();
-    for (unsigned lane = 0; lane < kLanes; lane++)
-        sums.lanes[lane] = static_cast<float(*)[4]>(const_cast<void*>(all[lane].row));
+    sums.columns = of(all[0]).columns;
+    for (unsigned lane = 0; lane < kLanes; lane++) sums.lanes[lane] = of(all[lane]).sums;
     for_each_sum(sums, [&](float& sum, unsigned r, unsigned c) { sums.values[r][c] = sum; });
     return sums;
 }
 
 // Rounds after every 16 products, as mma does here.
-void multiply(float (&sums)[16][256], const Matrix& a, const Matrix& b, unsigned warp,
-              bool accumulate, float (*to_float)(uint16_t)) {
+void multiply(Sums& sums, const Operands& operands) {
     static double left[16][16], right[16][256];
-    for_each_operand_row(a, b, warp, [&](uint32_t r, const char* const* chunks) {
-        for (int k = 0; k < 16; k++) {
-            uint16_t bits;
-            std::memcpy(&bits, chunks[k / 8] + k % 8 * 2, 2);
-            (r < 16 ? left[r][k] : right[k][r - 16]) = to_float(bits);
-        }
+    const Product& product = operands.product;
+    const auto number = [&](const void* at) {
+        uint16_t bits;
+        std::memcpy(&bits, at, 2);
+        return double(product.type == Half::F16 ? half_to_float(bits) : bf16_to_float(bits));
+    };
+    if (product.registers) {  // as mma_m16n8k16 has them
+        for (unsigned lane = 0; lane < kLanes; lane++)
+            for (unsigned r = 0; r < 4; r++)
+                for (unsigned i = 0; i < 2; i++)
+                    left[lane / 4 + r % 2 * 8][lane % 4 * 2 + r / 2 * 8 + i] =
+                        number(reinterpret_cast<const uint16_t*>(operands.registers[lane] + r) + i);
+    } else {
+        operand_a(product).for_each([&](uint32_t row, uint32_t c, const char* bytes) {
+            for (uint32_t i = 0; i < 8; i++) left[row][8 * c + i] = number(bytes + 2 * i);
+        });
+    }
+    operand_b(product).for_each([&](uint32_t line, uint32_t c, const char* bytes) {
+        for (uint32_t i = 0; i < 8; i++)
+            (product.transposed ? right[line][8 * c + i] : right[8 * c + i][line]) =
+                number(bytes + 2 * i);
     });
-    for (int r = 0; r < 16; r++) {
+    const unsigned columns = product.columns;
+    for (unsigned r = 0; r < 16; r++) {
         double row[256];
-        for (int c = 0; c < 256; c++) row[c] = accumulate ? sums[r][c] : 0.0;
-        for (int k = 0; k < 16; k++)
-            for (int c = 0; c < 256; c++) row[c] += left[r][k] * right[k][c];
-        for (int c = 0; c < 256; c++) sums[r][c] = float(row[c]);
+        for (unsigned c = 0; c < columns; c++)
+            row[c] = product.accumulate ? sums.values[r][c] : 0.0;
+        for (unsigned k = 0; k < 16; k++)
+            for (unsigned c = 0; c < columns; c++) row[c] += left[r][k] * right[k][c];
+        for (unsigned c = 0; c < columns; c++) sums.values[r][c] = float(row[c]);
     }
 }
 
-uint64_t wide(const uint32_t* words) { return words[0] | uint64_t(words[1]) << 32; }
-
-// Words 0-1: A, 2-3: B, 4: whether to accumulate, 5: the type, 6: the line, 7-8: the caller.
 void begin_product(Payload* all) {
     Warp& warp = *current().team;
-    const Site site = {current().site.file, int(all[0].words[6])};
-    const Operands operands = {wide(all[0].words), wide(all[0].words + 2), 0, warp.committed + 1};
-    const Matrix a = decode(operands.a, 64, site), b = decode(operands.b, 256, site);
-    const unsigned number = current().warp;
+    const Product& product = of(all[0]);
+    Operands operands = {product, {}, 0, warp.committed + 1};
+    for (unsigned lane = 0; lane < kLanes; lane++) operands.registers[lane] = of(all[lane]).registers;
     if (sanitizer::thread) {
         if (!warp.engine) warp.engine = sanitizer::create();
-        sanitizer::as(warp.engine, reinterpret_cast<void*>(wide(all[0].words + 7)), [&] {
+        sanitizer::as(warp.engine, product.caller, [&] {
             sanitizer::acquire(&warp.asked);
-            for_each_operand_row(a, b, number, [&](uint32_t, const char* const* chunks) {
-                for (int c = 0; c < 2; c++) sanitizer::read(chunks[c], 16);
-            });
+            for_each_chunk(product, [](const char* bytes) { sanitizer::read(bytes, 16); });
             sanitizer::release(&warp.done[operands.group % 4]);
         });
     }
     Sums& sums = kept(warp, all);
-    multiply(sums.values, a, b, number, all[0].words[4],
-             Half(all[0].words[5]) == Half::F16 ? half_to_float : bf16_to_float);
+    multiply(sums, operands);
     sums.group = operands.group;
     poison(sums);
+    operands.hash = hash(operands);
     warp.operands.push_back(operands);
-    warp.operands.back().hash = hash(a, b, number);
 }
 
 // Words 0: groups that may be left, 1: the line.
@@ -191,8 +225,7 @@ void end_products(Payload* all) {
     for (const Operands& each : warp.operands) {
         if (int(each.group) > last) {
             left.push_back(each);
-        } else if (hash(decode(each.a, 64, site), decode(each.b, 256, site), current().warp) !=
-                   each.hash) {
+        } else if (hash(each) != each.hash) {
             fail(kLaunchFailed, site, "what a product reads was written before wgmma_wait");
         }
     }
@@ -309,27 +342,61 @@ void products_wait(unsigned groups_left, Site site) {
     if (committed > groups_left) sanitizer::acquire(&warp.done[(committed - groups_left) % 4]);
 }
 
-void multiply_64x256x16(float (&d)[32][4], uint64_t a, uint64_t b, bool accumulate, Half type,
-                        Site site) {
+void multiply(Product product) {
     Thread& me = current();
     Warp& warp = *me.team;
-    me.site = site;
+    const Site site = me.site = product.site;
     need_hopper(site);
     if (warp.block->size % 128) fail(kLaunchFailed, site, "wgmma in an incomplete warpgroup");
     if (!warp.fenced) fail(kLaunchFailed, site, "wgmma without wgmma_fence since wgmma_wait");
+    product.caller = __builtin_return_address(0);
     Payload mine = {};
-    mine.row = d;
-    for (int half = 0; half < 2; half++) {
-        mine.words[half] = uint32_t(a >> 32 * half);
-        mine.words[2 + half] = uint32_t(b >> 32 * half);
-    }
-    mine.words[4] = accumulate;
-    mine.words[5] = uint32_t(type);
-    mine.words[6] = uint32_t(site.line);
-    const auto caller = reinterpret_cast<uint64_t>(__builtin_return_address(0));
-    std::memcpy(mine.words + 7, &caller, sizeof caller);
+    mine.row = &product;
     sanitizer::release(&warp.asked);
     meet("wgmma", site, mine, begin_product);
+}
+
+NamedBarrier& named_barrier(uint32_t number, uint32_t threads, Site site) {
+    auto& all = current().team->block->named;
+    if (number == 0 || number >= std::size(all) || threads == 0 || threads % kLanes)
+        fail(kLaunchFailed, site, "a barrier of number " + std::to_string(number) + " for " +
+                                      std::to_string(threads) + " threads");
+    return all[number];
+}
+
+// Returns the phase that the thread has come to. Who comes twice to a phase has not been waited for.
+unsigned come(NamedBarrier& barrier, uint32_t threads, Site site) {
+    const Thread& me = current();
+    if (barrier.come.empty()) barrier.come.resize(me.team->block->size), barrier.threads = threads;
+    if (barrier.threads != threads)
+        fail(kLaunchFailed, site, "a barrier that others have come to as one for " +
+                                      std::to_string(barrier.threads) + " threads");
+    const unsigned thread = me.warp * kLanes + me.lane;
+    if (barrier.come[thread])
+        fail(kLaunchFailed, site, "a barrier that the same thread has come to before, and nobody "
+                                  "has waited for");
+    barrier.come[thread] = true;
+    const unsigned phase = barrier.phase;
+    sanitizer::release(&barrier.token[phase % 2]);
+    if (++barrier.arrived == threads) {
+        barrier.arrived = 0;
+        barrier.come.clear();
+        barrier.phase++;
+        progress++;
+        current().team->block->resume(State::AtMbarrier);
+    }
+    return phase;
+}
+
+void named_sync(uint32_t number, uint32_t threads, Site site) {
+    NamedBarrier& barrier = named_barrier(number, threads, site);
+    const unsigned phase = come(barrier, threads, site);
+    while (barrier.phase == phase) wait(State::AtMbarrier, "named_barrier_sync", site);
+    sanitizer::acquire(&barrier.token[phase % 2]);
+}
+
+void named_arrive(uint32_t number, uint32_t threads, Site site) {
+    come(named_barrier(number, threads, site), threads, site);
 }
 
 void change_registers(unsigned registers, Site site) {

@@ -15,28 +15,14 @@
 //! of them.
 #pragma once
 #include "lib/product.cuh"
-#include "lib/ptx_hopper.cuh"
+#include "lib/ring.cuh"
 
-constexpr int HOPPER_THREADS = 384, HOPPER_STAGES = 4;
-constexpr uint32_t TILE_TOKENS = 128, TILE_ROWS = 256, SLICE = 64;
+constexpr uint32_t TILE_TOKENS = 128, TILE_ROWS = 256;
 
 // One slice of K: rows of 128 bytes, swizzled (copy_box).
 template <class W> struct Slice {
     W x[TILE_TOKENS * SLICE];
     W w[TILE_ROWS * SLICE]; // one half of the rows after the other
-};
-
-struct Barriers {
-    uint64_t full[HOPPER_STAGES], empty[HOPPER_STAGES];
-};
-
-// Where in the ring a role is, and the parity of that round.
-struct Turn {
-    uint32_t stage, round;
-
-    __device__ void next() {
-        if (++stage == HOPPER_STAGES) stage = 0, round ^= 1;
-    }
 };
 
 struct Extent {
@@ -116,10 +102,7 @@ __device__ void hopper_product(const Extent& extent, const TensorMap& x, HalvesA
     uint8_t* const shared = dynamic_shared<uint8_t>();
     auto* const ring = reinterpret_cast<Slice<W>*>(shared + -uint64_t(shared) % 1024);
     if (threadIdx.x == 0) {
-        for (int stage = 0; stage < HOPPER_STAGES; stage++) {
-            mbarrier_init(&barriers.full[stage], 1);
-            mbarrier_init(&barriers.empty[stage], HOPPER_THREADS / 32 - 4);
-        }
+        init(barriers);
         fence_mbarrier_init();
     }
     __syncthreads();

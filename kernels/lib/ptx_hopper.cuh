@@ -43,6 +43,17 @@ __device__ inline void mbarrier_wait(uint64_t* barrier, uint32_t parity) {
                  : "memory");
 }
 
+// Barriers of some of a block's warps, numbered from 1 to 15: who waits goes on when `threads` have
+// come, those that only arrive among them. Orders shared memory as __syncthreads does.
+
+__device__ inline void named_barrier_sync(uint32_t number, uint32_t threads) {
+    asm volatile("bar.sync %0, %1;" ::"r"(number), "r"(threads) : "memory");
+}
+
+__device__ inline void named_barrier_arrive(uint32_t number, uint32_t threads) {
+    asm volatile("bar.arrive %0, %1;" ::"r"(number), "r"(threads) : "memory");
+}
+
 // What this thread wrote to shared memory before, the tensor cores and the copy engine see after.
 __device__ inline void fence_async_proxy() {
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
@@ -72,6 +83,15 @@ __device__ inline uint64_t matrix_descriptor(const void* shared) {
            uint64_t(1024 / 16) << 32 | uint64_t(1) << 62;
 }
 
+// From `shared` on 16 rows of a matrix that lies in panels of 64 columns, each as copy_box leaves it
+// and so many bytes after the one before: for a product along its rows. PTX ISA, strides of N-major
+// matrices: the leading dimension's from 64 columns to the next 64, the other from eight rows to the
+// next eight.
+__device__ inline uint64_t transposed_descriptor(const void* shared, uint32_t panel_bytes) {
+    return uint64_t(shared_address(shared) >> 4 & 0x3fff) | uint64_t(panel_bytes >> 4) << 16 |
+           uint64_t(1024 / 16) << 32 | uint64_t(1) << 62;
+}
+
 __device__ inline void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 
 __device__ inline void wgmma_commit() {
@@ -87,6 +107,14 @@ template <int N> __device__ inline void wgmma_wait() {
 // from 8 j on as mma_m16n8k16 has them, for the 16 rows of each of the four warps.
 template <class T>
 __device__ void wgmma_m64n256k16(float (&d)[32][4], uint64_t a, uint64_t b, bool accumulate);
+
+// The same of f16 for fewer columns. b: [128, 16], d: [64, 128]
+__device__ inline void wgmma_m64n128k16(float (&d)[16][4], uint64_t a, uint64_t b, bool accumulate);
+
+// d += a b of f16, with a in registers. a: [64, 16] as mma_m16n8k16 has it, for the 16 rows of each
+// warp; b: [16, 64] or [16, 128] in rows of its own, by transposed_descriptor; d: [64, 64 or 128]
+__device__ inline void wgmma_rs_m64k16(float (&d)[8][4], const uint32_t (&a)[4], uint64_t b);
+__device__ inline void wgmma_rs_m64k16(float (&d)[16][4], const uint32_t (&a)[4], uint64_t b);
 
 #define FOUR(i) "+f"(d[i][0]), "+f"(d[i][1]), "+f"(d[i][2]), "+f"(d[i][3])
 #define SIXTEEN(i) FOUR(i), FOUR(i + 1), FOUR(i + 2), FOUR(i + 3)
@@ -114,8 +142,52 @@ __device__ void wgmma_m64n256k16(float (&d)[32][4], uint64_t a, uint64_t b, bool
 WGMMA(f16, "f16")
 WGMMA(bf16, "bf16")
 #undef WGMMA
+
+#define SUMS_32                                                                                    \
+    "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "                      \
+    "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define SUMS_64                                                                                    \
+    SUMS_32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "   \
+            "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+__device__ inline void wgmma_m64n128k16(float (&d)[16][4], uint64_t a, uint64_t b,
+                                        bool accumulate) {
+    asm volatile("{ .reg .pred p; setp.ne.u32 p, %66, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 " SUMS_64
+                 "}, %64, %65, p, 1, 1, 0, 0; }"
+                 : SIXTEEN(0), SIXTEEN(4), SIXTEEN(8), SIXTEEN(12)
+                 : "l"(a), "l"(b), "r"(uint32_t(accumulate)));
+}
+__device__ inline void wgmma_rs_m64k16(float (&d)[8][4], const uint32_t (&a)[4], uint64_t b) {
+    asm volatile("{ .reg .pred p; setp.ne.u32 p, 1, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 " SUMS_32
+                 "}, {%32, %33, %34, %35}, %36, p, 1, 1, 1; }"
+                 : SIXTEEN(0), SIXTEEN(4)
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+__device__ inline void wgmma_rs_m64k16(float (&d)[16][4], const uint32_t (&a)[4], uint64_t b) {
+    asm volatile("{ .reg .pred p; setp.ne.u32 p, 1, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 " SUMS_64
+                 "}, {%64, %65, %66, %67}, %68, p, 1, 1, 1; }"
+                 : SIXTEEN(0), SIXTEEN(4), SIXTEEN(8), SIXTEEN(12)
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+#undef SUMS_64
+#undef SUMS_32
 #undef SIXTEEN
 #undef FOUR
+
+// For the compiler alone, which does not know that products still write and read registers when it
+// has passed the line that begins them: nothing that is done to these moves across.
+template <int N> __device__ inline void hold(float (&v)[N][4]) {
+#pragma unroll
+    for (auto& each : v)
+        asm volatile("" : "+f"(each[0]), "+f"(each[1]), "+f"(each[2]), "+f"(each[3])::"memory");
+}
+template <int N> __device__ inline void hold(uint32_t (&v)[N][4]) {
+#pragma unroll
+    for (auto& each : v)
+        asm volatile("" : "+r"(each[0]), "+r"(each[1]), "+r"(each[2]), "+r"(each[3])::"memory");
+}
 
 // Registers of a thread from here on, for all of a warpgroup: N is a multiple of 8.
 template <int N> __device__ inline void give_up_registers() {

@@ -105,6 +105,11 @@ impl TensorMap {
         Self { dtype: x.dtype, region, region_offset, rows, cols, box_rows }
     }
 
+    /// Keys or values of a cache, `[S, G D]`.
+    pub fn cache(dtype: Dtype, bytes: Slot<u8>, cols: usize, box_rows: u32) -> Self {
+        Self::activation(Activation { dtype, terms: 1, bytes }, cols, box_rows)
+    }
+
     /// Bytes of the matrix.
     pub fn bytes(&self) -> usize {
         self.rows * self.cols * self.dtype.bytes()

@@ -136,8 +136,8 @@ impl AttendDecode {
                     q: setup.read("q", &[1, heads, head_dim], q),
                     cache: Cache {
                         dtype: Dtype::F16,
-                        keys: setup.cached("keys", shape, rows, keys),
-                        values: setup.cached("values", shape, rows, values),
+                        keys: setup.cached("keys", shape, [rows; 2], keys),
+                        values: setup.cached("values", shape, [rows; 2], values),
                     },
                     cursor: setup.cursor(position),
                     kv_heads,

@@ -1,7 +1,6 @@
 use rayon::prelude::*;
 
-use super::Cache;
-use super::{blocks, launch, size};
+use super::{AttendPrefillHopper, Cache, blocks, launch, size};
 use crate::case::{Case, Content, HALF, MATRIX_NMSE, NUMBERS, Numbers, Setup};
 use crate::checkpoint::Dtype;
 use crate::for_dtype;
@@ -16,6 +15,7 @@ const ELEMENTS_PER_TASK: usize = 16 * 1024;
 /// Causal attention of the step's tokens over the cache, which holds their own keys and values
 /// already (Vaswani et al., 2017, arXiv:1706.03762). Query head h reads the keys and values of head
 /// `h / (H / G)` (grouped queries: Ainslie et al., 2023, arXiv:2305.13245).
+#[derive(Clone, Copy)]
 pub struct AttendPrefill {
     /// Rotated. `[T, H, D]`
     pub queries: Activation,
@@ -34,7 +34,7 @@ pub struct AttendPrefill {
 }
 
 impl AttendPrefill {
-    fn tokens(&self) -> usize {
+    pub(super) fn tokens(&self) -> usize {
         self.queries.len() / (self.heads * self.head_dim)
     }
 }
@@ -73,6 +73,9 @@ impl Op for AttendPrefill {
     fn launch(&self, gpu: &Gpu) -> Launch {
         /// Packed rows, tokens by the query heads of a KV head, that a block takes at once.
         const ROWS: usize = 128;
+        if gpu.hopper {
+            return AttendPrefillHopper(*self).launch(gpu);
+        }
         assert!(self.queries.dtype == Dtype::F16 && self.cache.dtype == Dtype::F16);
         let rows = self.tokens() * self.heads / self.kv_heads;
         let arguments = kernel::AttendPrefill {
@@ -218,9 +221,20 @@ impl AttendPrefill {
             (300, 8, 2, 128, 212),
             (600, 32, 8, 64, 100),
         ];
+        Self::cases_of(&sizes, false, |op| op)
+    }
+
+    /// Cases of these sizes, each op in the form that `of` gives it. `in_boxes`: that what lies in the
+    /// cache past the sequence may come along.
+    pub(super) fn cases_of<O: Op + 'static>(
+        sizes: &[(usize, usize, usize, usize, usize)],
+        in_boxes: bool,
+        of: fn(Self) -> O,
+    ) -> Vec<Case> {
         let mut cases = Vec::new();
         for ((tokens, heads, kv_heads, head_dim, first), (dtype, numbers)) in sizes
-            .into_iter()
+            .iter()
+            .copied()
             .flat_map(|size| HALF.map(|dtype| NUMBERS.map(|n| (size, (dtype, n)))).into_iter())
             .flatten()
         {
@@ -228,7 +242,7 @@ impl AttendPrefill {
             let pins = Pins { heads, kv_heads, head_dim, seen: first + 1 };
             let shape = [first + tokens + 2, kv_heads, head_dim];
             let [q, keys, values] = pins.contents(numbers);
-            let rows = first + tokens;
+            let rows = [first + tokens, if in_boxes { shape[0] } else { first + tokens }];
             let op = Self {
                 queries: setup.read_as("queries", (Dtype::F16, 1), &[tokens, heads, head_dim], q),
                 cache: Cache {
@@ -249,7 +263,7 @@ impl AttendPrefill {
             };
             let heads = format!("{heads}/{kv_heads} heads of {head_dim}");
             let tokens = format!("{tokens} tokens from {first} on");
-            cases.push(setup.case(format!("{} {tokens}, {heads}", dtype.name()), op));
+            cases.push(setup.case(format!("{} {tokens}, {heads}", dtype.name()), of(op)));
         }
         cases
     }

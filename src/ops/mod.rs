@@ -4,6 +4,7 @@
 
 mod all_reduce;
 mod attend_prefill;
+mod attend_prefill_hopper;
 mod embed;
 mod gate_up_swiglu;
 mod gate_up_swiglu_hopper;
@@ -33,6 +34,7 @@ use crate::kernel::{Arguments, Kernel, Launch};
 pub use all_reduce::{AllReduce, EMPTY, Mailbox};
 pub use attend_decode::{AttendDecode, AttendScratch};
 pub use attend_prefill::AttendPrefill;
+pub use attend_prefill_hopper::AttendPrefillHopper;
 pub use embed::Embed;
 pub use gate_up_swiglu::GateUpSwiglu;
 pub use gate_up_swiglu_hopper::GateUpSwigluHopper;
@@ -56,10 +58,11 @@ pub use tuned::TUNED;
 pub type MakeCases = fn() -> Vec<Case>;
 
 /// Every op and the cases that it is tested and measured with.
-pub const CASES: [(&str, MakeCases); 18] = [
+pub const CASES: [(&str, MakeCases); 19] = [
     ("all_reduce", AllReduce::cases),
     ("attend_decode", AttendDecode::cases),
     ("attend_prefill", AttendPrefill::cases),
+    ("attend_prefill_hopper", AttendPrefillHopper::cases),
     ("embed", Embed::cases),
     ("gate_up_swiglu", GateUpSwiglu::cases),
     ("gate_up_swiglu_hopper", GateUpSwigluHopper::cases),

@@ -52,27 +52,71 @@ fn place(thread: usize, j: usize, i: usize) -> (usize, usize) {
     (16 * warp + lane / 4 + 8 * (i / 2), 8 * j + 2 * (lane % 4) + i % 2)
 }
 
-fn products(name: &str, half: fn(f32) -> u16) {
-    let a = |row: usize, k: usize| ((row * 31 + k * 17) % 13) as f32 - 6.0;
-    let b = |column: usize, k: usize| ((k * 11 + column * 29) % 17) as f32 - 8.0;
-    let pairs = |rows: usize, of: &dyn Fn(usize, usize) -> f32| -> Vec<u32> {
-        let half = |at: usize| u32::from(half(of(at / 32, at % 32)));
-        (0..rows * 16).map(|pair| half(2 * pair) | half(2 * pair + 1) << 16).collect()
-    };
-    let input = [pairs(64, &a), pairs(256, &b)].concat();
-    let found = run_on(name, 1, 128, &input, 128 * 128);
+fn a(row: usize, k: usize) -> f32 {
+    ((row * 31 + k * 17) % 13) as f32 - 6.0
+}
+
+fn b(column: usize, k: usize) -> f32 {
+    ((k * 11 + column * 29) % 17) as f32 - 8.0
+}
+
+/// A matrix of so many rows and columns in 16 bits.
+fn stored(
+    (rows, columns): (usize, usize),
+    of: fn(usize, usize) -> f32,
+    half: fn(f32) -> u16,
+) -> Vec<u32> {
+    let half = |at: usize| u32::from(half(of(at / columns, at % columns)));
+    (0..rows * columns / 2).map(|pair| half(2 * pair) | half(2 * pair + 1) << 16).collect()
+}
+
+/// That what was found is 64 rows and so many columns of `first` + A B, over 32 of k.
+fn assert_products(name: &str, found: &[u32], first: f32) {
     for (at, found) in found.iter().enumerate() {
         let (row, column) = place(at % 128, at / 512, at / 128 % 4);
-        let expected: f32 = (0..32).map(|k| a(row, k) * b(column, k)).sum();
+        let expected = first + (0..32).map(|k| a(row, k) * b(column, k)).sum::<f32>();
         assert_eq!(f32::from_bits(*found), expected, "{name}: row {row}, column {column}");
     }
+}
+
+fn products(name: &str, columns: usize, half: fn(f32) -> u16) {
+    let input = [stored((64, 32), a, half), stored((columns, 32), b, half)].concat();
+    assert_products(name, &run_on(name, 1, 128, &input, 64 * columns), 0.0);
 }
 
 #[test]
 fn products_of_a_warpgroup() {
     if is_hopper() {
-        products("wide_products_of_f16", |v| f16::from_f32(v).to_bits());
-        products("wide_products_of_bf16", |v| bf16::from_f32(v).to_bits());
+        products("wide_products_of_f16", 256, |v| f16::from_f32(v).to_bits());
+        products("wide_products_of_bf16", 256, |v| bf16::from_f32(v).to_bits());
+        products("half_as_wide_products", 128, |v| f16::from_f32(v).to_bits());
+    }
+}
+
+/// PTX ISA, "WGMMA .m64nNk16 register fragment layout for matrix A"; B lies N-major, in panels of 64 columns
+/// (CUTLASS, `make_gmma_desc<Major::MN>`, 128 bytes: the leading dimension steps from panel to panel).
+#[test]
+fn products_of_a_warpgroup_from_registers() {
+    if !is_hopper() {
+        return;
+    }
+    let half = |v| f16::from_f32(v).to_bits();
+    for (name, columns) in
+        [("products_from_registers_64", 64), ("products_from_registers_128", 128)]
+    {
+        let by_rows = stored((32, columns), |k, column| b(column, k), half);
+        let input = [stored((64, 32), a, half), by_rows].concat();
+        assert_products(name, &run_on(name, 1, 128, &input, 64 * columns), 1.0);
+    }
+}
+
+#[test]
+fn barriers_of_some_warps() {
+    if is_hopper() {
+        let input: Vec<u32> = (0..64).map(distinct).collect();
+        let heard = |round| lanes(move |lane| distinct(2 * (31 - lane) + round));
+        let found = run_on("some_warps", 1, 96, &input, 64);
+        assert_eq!(found, [heard(0), heard(1)].concat());
     }
 }
 

@@ -18,6 +18,12 @@ inline void mbarrier_arrive_expect(uint64_t* barrier, uint32_t bytes, SITE) {
 inline void mbarrier_wait(uint64_t* barrier, uint32_t parity, SITE) {
     emulator::barrier_wait(barrier, parity, site);
 }
+inline void named_barrier_sync(uint32_t number, uint32_t threads, SITE) {
+    emulator::named_sync(number, threads, site);
+}
+inline void named_barrier_arrive(uint32_t number, uint32_t threads, SITE) {
+    emulator::named_arrive(number, threads, site);
+}
 inline void fence_async_proxy() {}  // nor would this one
 inline void copy_box(void* shared, const TensorMap& map, uint32_t row, uint32_t column,
                      uint64_t* barrier, SITE) {
@@ -27,6 +33,10 @@ inline uint64_t matrix_descriptor(const void* shared, SITE) {
     return uint64_t(emulator::shared_address(shared, site) >> 4 & 0x3fff) | uint64_t(1) << 16 |
            uint64_t(1024 / 16) << 32 | uint64_t(1) << 62;
 }
+inline uint64_t transposed_descriptor(const void* shared, uint32_t panel_bytes, SITE) {
+    return uint64_t(emulator::shared_address(shared, site) >> 4 & 0x3fff) |
+           uint64_t(panel_bytes >> 4) << 16 | uint64_t(1024 / 16) << 32 | uint64_t(1) << 62;
+}
 inline void wgmma_fence(SITE) { emulator::products_fence(site); }
 inline void wgmma_commit(SITE) { emulator::products_commit(site); }
 template <int N>
@@ -35,8 +45,18 @@ inline void wgmma_wait(SITE) {
 }
 template <class T>
 inline void wgmma_m64n256k16(float (&d)[32][4], uint64_t a, uint64_t b, bool accumulate, SITE) {
-    emulator::multiply_64x256x16(d, a, b, accumulate, emulator_half<T>::type, site);
+    emulator::multiply({d, nullptr, a, b, 256, false, accumulate, emulator_half<T>::type, site, {}});
 }
+inline void wgmma_m64n128k16(float (&d)[16][4], uint64_t a, uint64_t b, bool accumulate, SITE) {
+    emulator::multiply({d, nullptr, a, b, 128, false, accumulate, emulator::Half::F16, site, {}});
+}
+template <int N>  // of eight columns
+inline void wgmma_rs_m64k16(float (&d)[N][4], const uint32_t (&a)[4], uint64_t b, SITE) {
+    static_assert(N == 8 || N == 16);
+    emulator::multiply({d, a, 0, b, 8 * N, true, true, emulator::Half::F16, site, {}});
+}
+template <class T, int N>
+inline void hold(T (&)[N][4]) {}  // products poison their sums
 template <int N>
 inline void give_up_registers(SITE) {
     emulator::change_registers(N, site);

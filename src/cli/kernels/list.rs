@@ -9,10 +9,11 @@ use crate::error::{Error, Result};
 use crate::kernel::{Arch, Build, KERNELS, Kernel, Resources};
 
 /// The ops whose chain a kernel computes, by names of `src/ops`.
-const OPS: [(&str, &[&str]); 18] = [
+const OPS: [(&str, &[&str]); 19] = [
     ("all_reduce", &["all_reduce"]),
     ("attend_decode", &["attend_decode"]),
     ("attend_prefill", &["attend_prefill"]),
+    ("attend_prefill_hopper", &["attend_prefill"]),
     ("embed", &["embed"]),
     ("gate_up_swiglu", &["gate_up_swiglu"]),
     ("gate_up_swiglu_hopper", &["gate_up_swiglu"]),
