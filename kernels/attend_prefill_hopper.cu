@@ -134,7 +134,7 @@ __device__ void begin_scores(Scores& scores, const Panels<D>& queries, const Pan
     for (uint32_t k = 0; k < D; k += 16) {
         const kv_t* q = queries.columns[k / SLICE] + first * SLICE + k % SLICE;
         const kv_t* key = keys.columns[k / SLICE] + k % SLICE;
-        wgmma_m64n128k16(scores, matrix_descriptor(q), matrix_descriptor(key), k > 0);
+        wgmma_m64n128k16<f16>(scores, matrix_descriptor(q), matrix_descriptor(key), k > 0);
     }
     wgmma_commit();
 }

@@ -34,7 +34,7 @@ template <class W> __device__ void gate_up_swiglu_hopper(const GateUpSwigluHoppe
             store_units(units, sums[j], sums[j + HALF], token, unit + 8 * j);
     };
     const Extent extent = {args.tokens, args.ffn, args.width, 1};
-    hopper_product<W, OutputTile<TILE_ROWS / 2>>(extent, args.x, halves, store);
+    hopper_product<W, OutputTile<TILE_ROWS, TILE_ROWS / 2>>(extent, args.x, halves, store);
 }
 
 extern "C" __global__ void __launch_bounds__(384, 1) gate_up_swiglu_hopper_bf16(const __grid_constant__ GateUpSwigluHopper<bf16> args) { gate_up_swiglu_hopper<bf16>(args); }

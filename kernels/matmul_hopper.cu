@@ -25,26 +25,36 @@ template <class W> struct MatmulHopper {
     uint32_t terms;     // 1 or 2
 };
 
+template <class W, class G>
+__device__ void matmul_tiles(const MatmulHopper<W>& args, Parts<const TensorMap*> parts) {
+    const auto halves = [&](uint32_t row) {
+        const TensorMap* weight = part_at<G>(parts, row).weight;
+        return Halves{{*weight, row}, {*weight, row + TILE_ROWS / 2}};
+    };
+    const auto store = [&](float (&sums)[G::ROWS / 8][4], uint32_t token, uint32_t column) {
+        const auto part = part_at<G>(parts, column);
+        const Output output = {part.y, args.tokens, part.rows, args.residual != 0};
+#pragma unroll
+        for (int j = 0; j < G::ROWS / 8; j++)
+            store_fragment(output, sums[j], token, column + 8 * j);
+    };
+    const Extent extent = {args.tokens, columns<G>(parts), args.width, args.terms};
+    hopper_product<W, G>(extent, args.x, halves, store);
+}
+
 template <class W> __device__ void matmul_hopper(const MatmulHopper<W>& args) {
-    using Tile = OutputTile<TILE_ROWS>;
+    using Wide = OutputTile<256, 256>;
+    using Narrow = OutputTile<128, 128>;
     const Part<const TensorMap*> parts[PARTS] = {{&args.weight, args.y, args.rows},
                                                  {&args.weight_1, args.y_1, args.rows_1},
                                                  {&args.weight_2, args.y_2, args.rows_2}};
     grid_dependency_wait();
     grid_dependency_launch();
-    const auto halves = [&](uint32_t row) {
-        const TensorMap* weight = part_at<Tile>(parts, row).weight;
-        return Halves{{*weight, row}, {*weight, row + TILE_ROWS / 2}};
-    };
-    const auto store = [&](float (&sums)[TILE_ROWS / 8][4], uint32_t token, uint32_t column) {
-        const auto part = part_at<Tile>(parts, column);
-        const Output output = {part.y, args.tokens, part.rows, args.residual != 0};
-#pragma unroll
-        for (int j = 0; j < TILE_ROWS / 8; j++)
-            store_fragment(output, sums[j], token, column + 8 * j);
-    };
-    const Extent extent = {args.tokens, columns<Tile>(parts), args.width, args.terms};
-    hopper_product<W, Tile>(extent, args.x, halves, store);
+    if (occupies_grid<Wide>(args.tokens, columns<Wide>(parts))) {
+        matmul_tiles<W, Wide>(args, parts);
+    } else {
+        matmul_tiles<W, Narrow>(args, parts);
+    }
 }
 
 extern "C" __global__ void __launch_bounds__(384, 1) matmul_hopper_bf16(const __grid_constant__ MatmulHopper<bf16> args) { matmul_hopper<bf16>(args); }

@@ -346,20 +346,21 @@ def sums(run):
 
 
 def hopper(run):
-    """Prefill by the kernels that only Hopper runs: against the portable ones, and how fast."""
+    """Prefill by the kernels that only Hopper runs: against the portable ones, in chunks, and how fast."""
     on = {"CHASKI_HOPPER": "on"}
     model = models(run)[-1]
     with tempfile.TemporaryDirectory() as folder:
         out = pathlib.Path(folder) / "logits.safetensors"
         ask = ["logits", "-m", model, "--random-ids", "40" if run.quick else "600", "--out", str(out)]
         logits = []
-        for environment in ({}, on):
-            if run.run_chaski(*ask, environment=environment) is None:
+        for environment, more in (({}, []), (on, []), (on, ["--prefill-chunk", "20"])):
+            if run.run_chaski(*ask, *more, environment=environment) is None:
                 return False
             logits.append(read_logits(out))
-    error = relative_l2(*logits)
-    run.found(relative_l2_to_portable=error)
-    well = error < 1e-2
+    portable, whole, chunks = logits
+    error, same = relative_l2(portable, whole), whole == chunks
+    run.found(relative_l2_to_portable=error, same_bits_in_chunks=same)
+    well = error < 1e-2 and same
     sizes = ["-p", "8", "-n", "0", "-r", "1"] if run.quick else ["-p", "512,2048,8192", "-n", "0", "-r", "3"]
     alone = ["-p", "8", "-d", "8", "-r", "1"] if run.quick else []
     for model in models(run):

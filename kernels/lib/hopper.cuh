@@ -2,15 +2,15 @@
 //! what matmul_hopper and gate_up_swiglu_hopper share.
 //!
 //! A block of three warpgroups computes one output tile of 128 tokens and 256 rows of weights at a
-//! time. One thread of the first warpgroup asks the copy engine for slices of 64 of K, 48 KB each,
-//! through a ring of four stages; each of the other two warpgroups multiplies 64 tokens with all
-//! 256 rows, 128 sums a thread. Nobody but these two kinds of barrier holds anybody up: `full`, a
+//! time; of 128 rows, where wide tiles would leave most SMs idle. One thread of the first warpgroup
+//! asks the copy engine for slices of 64 of K, up to 48 KB each, through a ring of four stages; each
+//! of the other two warpgroups multiplies 64 tokens with all rows, 128 sums a thread. Nobody but these two kinds of barrier holds anybody up: `full`, a
 //! slice has come; `empty`, all eight warps have done with a stage. The producer runs on into the
 //! next tile while this one's sums are stored. Registers go where the sums are.
 //!
 //! An input may come in two terms: weights then meet its leading digits in a first pass over K and
 //! the next digits in a second. Every sum runs over K upwards in steps of 16 from zero: neither the
-//! grid nor the number of tokens changes a bit of a token's result. The odd ends of K and N are
+//! tile, nor the grid, nor the number of tokens changes a bit of a token's result. The odd ends of K and N are
 //! zeros that the copy engine puts there, those of T zeros or other tokens; only the epilogue knows
 //! of them.
 #pragma once
@@ -31,9 +31,9 @@ struct Extent {
     uint32_t terms;           // of X: [terms, T, K]
 };
 
-// What comes of a tile of weights: a column of the output of each row, or of two.
-template <int COLUMNS> struct OutputTile {
-    static constexpr uint32_t T = TILE_TOKENS, N = COLUMNS;
+// What comes of 256 or 128 rows of weights: a column of the output of each row, or of two.
+template <int ROWS_, int COLUMNS> struct OutputTile {
+    static constexpr uint32_t T = TILE_TOKENS, N = COLUMNS, ROWS = ROWS_;
 };
 
 // 128 rows of weights.
@@ -42,7 +42,7 @@ struct Rows {
     uint32_t first;
 };
 
-// The weights of a tile: of one matrix or of two.
+// The weights of a tile: of one matrix or of two. A tile of 128 rows has no other half.
 struct Halves {
     Rows one, other;
 };
@@ -60,18 +60,29 @@ __device__ void fill_ring(Slice<W>* ring, Barriers& barriers, const Extent& exte
                 W* const other = slice.w + TILE_ROWS / 2 * SLICE;
                 uint64_t* full = &barriers.full[turn.stage];
                 mbarrier_wait(&barriers.empty[turn.stage], turn.round ^ 1);
-                mbarrier_arrive_expect(full, sizeof(Slice<W>));
+                mbarrier_arrive_expect(full, sizeof slice.x + G::ROWS * SLICE * sizeof(W));
                 copy_box(slice.x, x, term * extent.tokens + token, k, full);
                 copy_box(slice.w, halves.one.weight, halves.one.first, k, full);
-                copy_box(other, halves.other.weight, halves.other.first, k, full);
+                if (G::ROWS == TILE_ROWS)
+                    copy_box(other, halves.other.weight, halves.other.first, k, full);
             }
     });
 }
 
-// The sums of 64 tokens and 256 rows over all slices of one tile.
+// sums += 64 tokens of x times the rows of w, over 16 of K; or = where they do not accumulate.
 template <class W>
-__device__ void multiply_slices(float (&sums)[TILE_ROWS / 8][4], Slice<W>* ring,
-                                Barriers& barriers, Turn& turn, uint32_t slices) {
+__device__ void multiply(float (&sums)[32][4], const W* x, const W* w, bool accumulate) {
+    wgmma_m64n256k16<W>(sums, matrix_descriptor(x), matrix_descriptor(w), accumulate);
+}
+template <class W>
+__device__ void multiply(float (&sums)[16][4], const W* x, const W* w, bool accumulate) {
+    wgmma_m64n128k16<W>(sums, matrix_descriptor(x), matrix_descriptor(w), accumulate);
+}
+
+// The sums of 64 tokens and all rows over all slices of one tile.
+template <class W, int COLUMNS>
+__device__ void multiply_slices(float (&sums)[COLUMNS][4], Slice<W>* ring, Barriers& barriers,
+                                Turn& turn, uint32_t slices) {
     const uint32_t token = (warp_id() / 4 - 1) * 64;
     uint32_t before = 0;
     for (uint32_t slice = 0; slice < slices; slice++) {
@@ -80,8 +91,7 @@ __device__ void multiply_slices(float (&sums)[TILE_ROWS / 8][4], Slice<W>* ring,
         wgmma_fence();
 #pragma unroll
         for (uint32_t k = 0; k < SLICE; k += 16)
-            wgmma_m64n256k16<W>(sums, matrix_descriptor(stage.x + token * SLICE + k),
-                                matrix_descriptor(stage.w + k), slice > 0 || k > 0);
+            multiply(sums, stage.x + token * SLICE + k, stage.w + k, slice > 0 || k > 0);
         wgmma_commit();
         wgmma_wait<1>(); // the slice before is no longer read
         if (slice > 0 && lane_id() == 0) mbarrier_arrive(&barriers.empty[before]);
@@ -114,7 +124,7 @@ __device__ void hopper_product(const Extent& extent, const TensorMap& x, HalvesA
         const uint32_t slices = extent.terms * ((extent.width + SLICE - 1) / SLICE);
         Turn turn = {0, 0};
         for_each_tile<G>(extent.tokens, extent.columns, [&](uint32_t token, uint32_t column) {
-            float sums[TILE_ROWS / 8][4];
+            float sums[G::ROWS / 8][4];
             multiply_slices(sums, ring, barriers, turn, slices);
             finish(sums, token + (warp_id() - 4) * 16, column);
         });

@@ -108,8 +108,9 @@ template <int N> __device__ inline void wgmma_wait() {
 template <class T>
 __device__ void wgmma_m64n256k16(float (&d)[32][4], uint64_t a, uint64_t b, bool accumulate);
 
-// The same of f16 for fewer columns. b: [128, 16], d: [64, 128]
-__device__ inline void wgmma_m64n128k16(float (&d)[16][4], uint64_t a, uint64_t b, bool accumulate);
+// The same for fewer columns. b: [128, 16], d: [64, 128]
+template <class T>
+__device__ void wgmma_m64n128k16(float (&d)[16][4], uint64_t a, uint64_t b, bool accumulate);
 
 // d += a b of f16, with a in registers. a: [64, 16] as mma_m16n8k16 has it, for the 16 rows of each
 // warp; b: [16, 64] or [16, 128] in rows of its own, by transposed_descriptor; d: [64, 64 or 128]
@@ -149,14 +150,19 @@ WGMMA(bf16, "bf16")
 #define SUMS_64                                                                                    \
     SUMS_32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "   \
             "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-__device__ inline void wgmma_m64n128k16(float (&d)[16][4], uint64_t a, uint64_t b,
-                                        bool accumulate) {
-    asm volatile("{ .reg .pred p; setp.ne.u32 p, %66, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 " SUMS_64
-                 "}, %64, %65, p, 1, 1, 0, 0; }"
-                 : SIXTEEN(0), SIXTEEN(4), SIXTEEN(8), SIXTEEN(12)
-                 : "l"(a), "l"(b), "r"(uint32_t(accumulate)));
-}
+#define WGMMA(T, NAME)                                                                             \
+    template <>                                                                                    \
+    __device__ inline void wgmma_m64n128k16<T>(float (&d)[16][4], uint64_t a, uint64_t b,          \
+                                               bool accumulate) {                                  \
+        asm volatile("{ .reg .pred p; setp.ne.u32 p, %66, 0;\n"                                    \
+                     "wgmma.mma_async.sync.aligned.m64n128k16.f32." NAME "." NAME " " SUMS_64       \
+                     "}, %64, %65, p, 1, 1, 0, 0; }"                                               \
+                     : SIXTEEN(0), SIXTEEN(4), SIXTEEN(8), SIXTEEN(12)                             \
+                     : "l"(a), "l"(b), "r"(uint32_t(accumulate)));                                 \
+    }
+WGMMA(f16, "f16")
+WGMMA(bf16, "bf16")
+#undef WGMMA
 __device__ inline void wgmma_rs_m64k16(float (&d)[8][4], const uint32_t (&a)[4], uint64_t b) {
     asm volatile("{ .reg .pred p; setp.ne.u32 p, 1, 0;\n"
                  "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 " SUMS_32

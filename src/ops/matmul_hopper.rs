@@ -50,15 +50,15 @@ impl<const N: usize> Op for MatmulHopper<N> {
             terms: size(x.terms),
         }
         .arguments();
-        let tiles = tiles(tokens, &self.0.rows(), [TILE_TOKENS, TILE_ROWS]);
+        let tiles = tiles(tokens, &self.0.rows(), [TILE_TOKENS, TILE_ROWS / 2]);
         let grid = [blocks(tiles, gpu.multiprocessors), 1];
         launch(kernel::MatmulHopper::KERNEL, (x.dtype, 0), grid, SHARED_BYTES, arguments)
     }
 }
 
 impl MatmulHopper<1> {
-    /// Below, at and past the tiles (128 and 256) and the slices of K (64), of which there are more than
-    /// stages; more tiles than blocks; several products.
+    /// Below, at and past the tiles (128 and 256 or 128) and the slices of K (64), of which there are more
+    /// than stages; more tiles than blocks; several products.
     pub fn cases() -> Vec<Case> {
         let sizes = [
             (2, [9], 1032),

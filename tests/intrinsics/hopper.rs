@@ -89,7 +89,8 @@ fn products_of_a_warpgroup() {
     if is_hopper() {
         products("wide_products_of_f16", 256, |v| f16::from_f32(v).to_bits());
         products("wide_products_of_bf16", 256, |v| bf16::from_f32(v).to_bits());
-        products("half_as_wide_products", 128, |v| f16::from_f32(v).to_bits());
+        products("half_as_wide_products_of_f16", 128, |v| f16::from_f32(v).to_bits());
+        products("half_as_wide_products_of_bf16", 128, |v| bf16::from_f32(v).to_bits());
     }
 }
 

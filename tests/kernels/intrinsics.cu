@@ -355,9 +355,14 @@ extern "C" __global__ void __launch_bounds__(128) wide_products_of_bf16(WORDS) {
         wgmma_m64n256k16<bf16>(d, a, b, accumulate);
     });
 }
-extern "C" __global__ void __launch_bounds__(128) half_as_wide_products(WORDS) {
+extern "C" __global__ void __launch_bounds__(128) half_as_wide_products_of_f16(WORDS) {
     wide_product<128>(in, out, [](float (&d)[16][4], uint64_t a, uint64_t b, bool accumulate) {
-        wgmma_m64n128k16(d, a, b, accumulate);
+        wgmma_m64n128k16<f16>(d, a, b, accumulate);
+    });
+}
+extern "C" __global__ void __launch_bounds__(128) half_as_wide_products_of_bf16(WORDS) {
+    wide_product<128>(in, out, [](float (&d)[16][4], uint64_t a, uint64_t b, bool accumulate) {
+        wgmma_m64n128k16<bf16>(d, a, b, accumulate);
     });
 }
 

@@ -47,8 +47,9 @@ template <class T>
 inline void wgmma_m64n256k16(float (&d)[32][4], uint64_t a, uint64_t b, bool accumulate, SITE) {
     emulator::multiply({d, nullptr, a, b, 256, false, accumulate, emulator_half<T>::type, site, {}});
 }
+template <class T>
 inline void wgmma_m64n128k16(float (&d)[16][4], uint64_t a, uint64_t b, bool accumulate, SITE) {
-    emulator::multiply({d, nullptr, a, b, 128, false, accumulate, emulator::Half::F16, site, {}});
+    emulator::multiply({d, nullptr, a, b, 128, false, accumulate, emulator_half<T>::type, site, {}});
 }
 template <int N>  // of eight columns
 inline void wgmma_rs_m64k16(float (&d)[N][4], const uint32_t (&a)[4], uint64_t b, SITE) {
