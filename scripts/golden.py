@@ -141,6 +141,8 @@ CASES = [
     # Llama 3.2 3B's ratio 3, in float32, sharded; no scaling in the spelling of transformers 5.
     Case("gqa3-hd64-f32-tied-sharded", 96, 3, 1, 64, 104, 67, "float32", tied=True,
          spelling="rope_parameters", shard_bytes=200_000),
+    # What can be split over 2, 4 and 8 ranks on GPUs, the KV heads over 4 at most.
+    Case("split-gqa2-hd64-bf16", 64, 8, 4, 64, 192, 131, "bfloat16", factor=8.0),
 ]
 
 # (head_dim, factor) -> single inverse frequencies for theta 500000, low 1, high 4, old 8192, worked

@@ -12,6 +12,9 @@ pub enum Error {
     Failed(String),
     /// The user pressed Ctrl-C: exit status 130.
     Interrupted,
+    /// Whoever read standard output has left, as `head` does, and has all it wanted: exit status 0, and not
+    /// a word.
+    ReaderLeft,
 }
 
 pub type Result<T> = std::result::Result<T, Error>;
@@ -31,6 +34,7 @@ impl Error {
             Self::Usage(_) => 2,
             Self::Failed(_) => 1,
             Self::Interrupted => 130,
+            Self::ReaderLeft => 0,
         }
     }
 }
@@ -40,6 +44,7 @@ impl fmt::Display for Error {
         match self {
             Self::Usage(message) | Self::Failed(message) => f.write_str(message),
             Self::Interrupted => f.write_str("interrupted"),
+            Self::ReaderLeft => f.write_str("the reader of standard output has left"),
         }
     }
 }

@@ -77,6 +77,11 @@ impl Session {
         &self.cached
     }
 
+    /// Whether a failure has ended it for good.
+    pub fn has_ended(&self) -> bool {
+        self.team.has_ended()
+    }
+
     /// S: tokens the KV cache can hold.
     pub fn context(&self) -> usize {
         self.team.context()

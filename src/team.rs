@@ -1,14 +1,16 @@
 //! A team: all ranks of a model, each on a thread of its own, as one model that takes tokens. Where there are
 //! several processes, the team of the first one has those of the others do the same.
 
+mod gather;
+mod loading;
 mod processes;
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Sender, channel};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::checkpoint::Checkpoint;
 use crate::comm::{Communicator, DEFAULT_TIMEOUT, Fault, Joined, Link, Room};
@@ -18,6 +20,8 @@ use crate::error::{Error, Result};
 use crate::model::{Logits, Plan};
 use crate::rank::{self, OpTime, Rank};
 use crate::sampler::{Outcome, SamplingOptions};
+use gather::gather;
+use loading::Loading;
 use processes::Command;
 
 /// A model that can take the next token, and choose it.
@@ -119,7 +123,8 @@ impl Team {
         };
         let stages_here = if link.is_some() { 1 } else { stages };
         let room = Room::in_stages(stages_here, first, names, timeout, fault);
-        let _loading = link.as_ref().map(|link| processes::Loading::begin(link, &room));
+        link.iter().for_each(|link| link.watch(&room));
+        let loading = Loading::begin(&room, hardware.len());
         let load = |place: usize| {
             let (dims, checkpoint) = (dims.of_rank(first + place), checkpoint.clone());
             let (own, hardware) = (room.place(place), &hardware[place]);
@@ -127,8 +132,13 @@ impl Team {
                 None => Arc::new(own),
                 Some(link) => Arc::new(Joined::new(own, link.clone(), stages)),
             };
-            let loaded = Rank::of_several(config, dims, checkpoint, plan, hardware, comm, loaded);
-            loaded.map_err(|error| {
+            let loaded = |bytes| {
+                room.gets_on(place);
+                loaded(bytes);
+            };
+            let rank = Rank::of_several(config, dims, checkpoint, plan, hardware, comm, &loaded);
+            loading.ended(place);
+            rank.map_err(|error| {
                 if room.failure().as_ref() == Some(&error) {
                     return error; // another's
                 }
@@ -177,6 +187,11 @@ impl Team {
     /// Number of stages of layers.
     pub fn stages(&self) -> usize {
         self.sizes.stages
+    }
+
+    /// Whether a failure has ended the run of all ranks.
+    pub fn has_ended(&self) -> bool {
+        matches!(&self.ranks, Ranks::Several { room, .. } if room.failure().is_some())
     }
 
     /// Tokens in the KV cache.
@@ -346,11 +361,10 @@ impl Team {
         &mut self,
         work: impl Fn(&mut Rank) -> Result<R> + Clone + Send + 'static,
     ) -> Result<Vec<R>> {
-        let (members, room, link) = match &mut self.ranks {
+        let (members, room) = match &mut self.ranks {
             Ranks::One(rank) => return work(rank).map(|result| vec![result]),
-            Ranks::Several { members, room, link } => (members, room, link),
+            Ranks::Several { members, room, .. } => (members, room),
         };
-        link.iter().for_each(|link| link.set_busy(true));
         let (results, done) = channel();
         for (number, member) in members.iter().enumerate() {
             let (work, results, its_room) = (work.clone(), results.clone(), room.clone());
@@ -368,31 +382,8 @@ impl Team {
             }
         }
         drop(results);
-        let gathered = gather(&done, members.len(), room);
-        link.iter().for_each(|link| link.set_busy(false));
-        gathered
+        gather(&done, members.len(), room)
     }
-}
-
-/// What the ranks come to, by rank, unless one fails or gets no further.
-fn gather<R>(done: &Receiver<(usize, Option<R>)>, world: usize, room: &Room) -> Result<Vec<R>> {
-    let since = Instant::now();
-    let mut results: Vec<Option<R>> = (0..world).map(|_| None).collect();
-    while results.iter().any(Option::is_none) {
-        let has_come: Vec<bool> = results.iter().map(Option::is_some).collect();
-        let patience = room.patience(since, &has_come);
-        if let Some(failure) = room.failure() {
-            return Err(failure);
-        }
-        match done.recv_timeout(patience) {
-            Ok((rank, result)) => results[rank] = result, // none if it has failed
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => {
-                return Err(room.failure().unwrap_or_else(|| Error::failed("a rank has gone")));
-            }
-        }
-    }
-    Ok(results.into_iter().flatten().collect())
 }
 
 /// A panic's message.

@@ -176,6 +176,40 @@ fn thousands_of_rounds() {
     [(2, 3000), (4, 1000), (8, 500)].into_iter().for_each(|(world, rounds)| check(world, rounds));
 }
 
+/// Now one rank is a whole round ahead, now the other: it has ended a round and given its part of the next
+/// one before the other gets on.
+#[test]
+fn a_rank_that_is_a_round_ahead_takes_nothing_away() {
+    let room = Room::new(vec!["cuda:0".to_owned(), "cuda:1".to_owned()], PATIENCE, None);
+    let begin = |part: usize, card: Card| {
+        let mut rank = Rank::new(card, &room, Share { part, parts: 2 });
+        rank.device.write(rank.x, &[0.0; MOST]).unwrap();
+        rank.start(&given(part, 0), is_residual(0)).unwrap(); // the first is waited for
+        rank
+    };
+    let mut ranks: Vec<Rank> = thread::scope(|scope| {
+        let begin = &begin;
+        let threads = cards(2).into_iter().enumerate();
+        let threads: Vec<_> =
+            threads.map(|(part, card)| scope.spawn(move || begin(part, card))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    let start = |ranks: &mut [Rank], rank: usize, round: usize| {
+        ranks[rank].start(&given(rank, round), is_residual(round)).unwrap();
+    };
+    start(&mut ranks, 0, 1);
+    for round in 1..20 {
+        // The one that waits in this round, and the one that comes.
+        let (behind, ahead) = ((round + 1) % 2, round % 2);
+        start(&mut ranks, ahead, round);
+        start(&mut ranks, ahead, round + 1);
+        let Rank { device, x, .. } = &mut ranks[behind];
+        let x = device.read(*x).unwrap();
+        assert!(bits(x) == bits(&expected(2, round + 1)), "rank {behind} after round {round}");
+    }
+    start(&mut ranks, 1, 20);
+}
+
 /// Runs [`a_few_rounds`] in a process of its own.
 fn again(variables: &[(&str, &str)]) -> (bool, String) {
     let mut again = Command::new(std::env::current_exe().unwrap());

@@ -30,8 +30,8 @@ fn questions() -> Vec<Question> {
     questions
 }
 
-#[path = "common/emulated.rs"]
-mod emulated;
+#[path = "common/gpus.rs"]
+mod gpus;
 
 struct Demo {
     session: Session,
@@ -50,8 +50,9 @@ impl Demo {
         Self::on(Rank::new(&config, dims, checkpoint, &plan, &Hardware::Cpu, &|_| ()).unwrap())
     }
 
-    fn on_an_emulated_gpu() -> Self {
-        Self::on(emulated::rank(&Source::Demo, Request::default()).unwrap())
+    /// Split over ranks on emulated GPUs of these numbers.
+    fn on_gpus(ordinals: &[u32]) -> Self {
+        Self::on(gpus::team(&Source::Demo, Request::default(), ordinals).unwrap())
     }
 
     /// Split over two ranks.
@@ -112,23 +113,34 @@ fn two_ranks_answer_as_one() {
     }
 }
 
-fn assert_an_emulated_gpu_agrees(every: usize) {
-    let (mut cpu, mut gpu) = (Demo::on_the_cpu(), Demo::on_an_emulated_gpu());
+fn assert_gpus_agree(ordinals: &[u32], every: usize) {
+    let (mut cpu, mut gpus) = (Demo::on_the_cpu(), Demo::on_gpus(ordinals));
     for Question { messages, .. } in questions().into_iter().step_by(every) {
         let asked = &messages[messages.len() - 1].content;
-        assert_eq!(gpu.answer(&messages), cpu.answer(&messages), "{asked}");
+        assert_eq!(gpus.answer(&messages), cpu.answer(&messages), "{ordinals:?}: {asked}");
     }
 }
 
 #[test]
 fn an_emulated_gpu_answers_as_the_cpu() {
-    assert_an_emulated_gpu_agrees(10);
+    assert_gpus_agree(&[0], 10);
+}
+
+#[test]
+fn two_emulated_gpus_answer_as_the_cpu() {
+    assert_gpus_agree(&[0, 1], 50);
 }
 
 #[test]
 #[ignore = "takes minutes"]
 fn an_emulated_gpu_answers_all_questions_as_the_cpu() {
-    assert_an_emulated_gpu_agrees(1);
+    assert_gpus_agree(&[0], 1);
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn two_emulated_gpus_answer_all_questions_as_the_cpu() {
+    assert_gpus_agree(&[0, 1], 1);
 }
 
 #[test]

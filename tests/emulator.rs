@@ -236,6 +236,7 @@ fn faults_come_when_they_are_planned() {
     for (case, fault) in [
         ("fault_memory", "cuMemAlloc_v2:2:2"),
         ("fault_kernel", "kernel:2:700"),
+        ("fault_stalls", "kernel@1:1:stalls"),
         ("fault_lost", "cuMemcpyHtoD_v2:1:lost"),
     ] {
         expect_right(Sanitizer::None, &[case], &[("CHASKI_EMULATE_FAULT", fault)]);
@@ -247,4 +248,6 @@ fn faults_come_when_they_are_planned() {
 fn a_mode_that_does_not_exist_is_refused() {
     let wrong = ("CHASKI_EMULATE_ORDER", "backwards");
     expect_caught(Sanitizer::None, "add", &[wrong], &["CHASKI_EMULATE_ORDER=backwards"]);
+    let wrong = ("CHASKI_EMULATE_FAULT", "cuMemAlloc_v2:1:stalls"); // only kernels do
+    expect_caught(Sanitizer::None, "add", &[wrong], &["cuMemAlloc_v2:1:stalls"]);
 }

@@ -1,15 +1,18 @@
 //! A model split over several processes, each with emulated GPUs of its own, joined as launchers have it.
 
+#[path = "common/child.rs"]
+mod child;
+#[path = "common/joined.rs"]
+mod joined;
 #[path = "common/process.rs"]
 mod process;
 
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::fs;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
-use std::{fs, thread};
 
+use child::{End, end, start};
+use joined::{Variables, port, torchrun};
 use process::chaski;
 
 const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/gqa8-hd64-f16");
@@ -34,46 +37,9 @@ const SAMPLED: [&str; 12] = [
 const SIZES: [&str; 7] =
     ["--context", "64", "--prefill-chunk", "8", "--emulate", "2", "--logit-bias=7=-inf"];
 
-/// A port that nobody has.
-fn port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
-type Variables = Vec<(&'static str, String)>;
-
-/// As torchrun sets them, for a rendezvous at `port`.
-fn torchrun(process: usize, processes: usize, port: u16) -> Variables {
-    vec![
-        ("RANK", process.to_string()),
-        ("WORLD_SIZE", processes.to_string()),
-        ("LOCAL_RANK", process.to_string()),
-        ("LOCAL_WORLD_SIZE", processes.to_string()),
-        ("MASTER_ADDR", "127.0.0.1".to_owned()),
-        ("MASTER_PORT", (port - 1).to_string()),
-    ]
-}
-
-fn start(args: &[&str], variables: Variables) -> Child {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_chaski"));
-    command.args(args).envs(variables).stdin(Stdio::null());
-    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
-}
-
-/// Exit status, standard output and the lines of standard error that are errors.
-type End = (Option<i32>, String, Vec<String>);
-
-fn end(child: Child) -> End {
-    let output = child.wait_with_output().unwrap();
-    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
-    let errors = text(&output.stderr);
-    assert!(!errors.contains("panicked"), "{errors}");
-    let errors = errors.lines().filter(|line| line.starts_with("chaski: "));
-    (output.status.code(), text(&output.stdout), errors.map(str::to_owned).collect())
-}
-
 /// Two processes with these variables and arguments.
 fn two(args: &[&str], variables: impl Fn(usize) -> Variables) -> [End; 2] {
-    let children = [0, 1].map(|process| start(args, variables(process)));
+    let children = [0, 1].map(|process| start(args, &variables(process)));
     children.map(end)
 }
 
@@ -159,7 +125,8 @@ fn trouble(more: &[(&'static str, &str)], args: &[&str], world: usize) -> [End; 
     let ask = [&SAMPLED[..], &SIZES, &TIMEOUT, &["--join"]].concat();
     let mut second = torchrun(1, world, at);
     second.extend(more.iter().map(|(name, value)| (*name, (*value).to_owned())));
-    let children = [start(&ask, torchrun(0, world, at)), start(&[&ask[..], args].concat(), second)];
+    let children =
+        [start(&ask, &torchrun(0, world, at)), start(&[&ask[..], args].concat(), &second)];
     let ends = children.map(end);
     assert!(start_time.elapsed() < Duration::from_secs(100), "{:?}", start_time.elapsed());
     assert_eq!(ends[0].0, Some(1), "{ends:?}");
@@ -196,44 +163,6 @@ fn ranks_that_fail_or_stall_end_all_processes_in_time() {
         let [first, _] = trouble(&[(variable, value)], &[], 2);
         assert!(first.2[0].contains(told), "{value}: {first:?}");
     }
-}
-
-/// A process that is killed while an answer comes, the first or the second: the other one ends, too.
-#[test]
-fn a_process_that_is_killed_is_missed_at_once() {
-    for killed in [0, 1] {
-        let at = port();
-        let mut ask = [&SAMPLED[..], &SIZES, &PATIENT, &["--join", "--ignore-eos"]].concat();
-        ask[6] = "60"; // tokens
-        let mut children = [0, 1].map(|process| start(&ask, torchrun(process, 2, at)));
-        let mut one = [0];
-        children[0].stdout.as_mut().unwrap().read_exact(&mut one).unwrap();
-        children[killed].kill().unwrap();
-        let start_time = Instant::now();
-        let ends = children.map(end);
-        assert!(start_time.elapsed() < Duration::from_secs(60));
-        let (status, _, errors) = &ends[1 - killed];
-        assert_eq!(*status, Some(1), "{ends:?}");
-        assert!(errors[0].contains(&format!("rank {killed} on cuda:{killed} of ")), "{errors:?}");
-        assert!(errors[0].contains("is gone"), "{errors:?}");
-    }
-}
-
-/// Garbage at the rendezvous is turned away, and no reason to give up.
-#[test]
-fn strangers_at_the_rendezvous_are_turned_away() {
-    let at = port();
-    let ask = [&SAMPLED[..], &SIZES, &PATIENT, &["--join"]].concat();
-    let first = start(&ask, torchrun(0, 2, at));
-    let mut stranger = loop {
-        match TcpStream::connect(("127.0.0.1", at)) {
-            Ok(stranger) => break stranger,
-            Err(_) => thread::yield_now(),
-        }
-    };
-    stranger.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
-    let second = start(&ask, torchrun(1, 2, at));
-    assert!(answer([end(first), end(second)]).contains(','));
 }
 
 #[test]

@@ -138,12 +138,6 @@ int attribute(int which) {
 
 bool initialized() { return ready_to_use; }
 
-int planned_fault(const char* function) {
-    for (PlannedFault& fault : modes().faults)
-        if (fault.function == function && ++fault.seen == fault.call) return fault.result;
-    return 0;
-}
-
 void lose(Device& device, int result) {
     if (result == kDeviceLost || result == kEccUncorrectable || (result >= 700 && result < 720))
         poison(device, result);

@@ -73,7 +73,8 @@ void launch(Function* function, const LaunchConfig& config, bool programmatic, v
     Operation operation;
     operation.launch = std::make_shared<Launch>(
         Launch{&kernel, config.grid, config.block, config.shared_bytes,
-               copy_arguments(kernel, pointers, extra), programmatic, planned_fault("kernel")});
+               copy_arguments(kernel, pointers, extra), programmatic,
+               planned_fault("kernel", current_device->ordinal)});
     submit(stream_of(config.stream), std::move(operation));
 }
 

@@ -69,8 +69,7 @@ using Lock = std::unique_lock<std::mutex>;
 
 extern thread_local Device* current_device;  // a context is its device: there are only primary ones
 bool initialized();
-int planned_fault(const char* function);  // 0: none now
-void lose(Device& device, int result);    // what a planned fault leaves behind
+void lose(Device& device, int result);  // what a planned fault leaves behind
 
 // Runs an entry point: under the lock, after planned faults and sticky errors have had their say.
 template <class Body>
@@ -79,7 +78,7 @@ int enter(const char* function, Needs needs, Body&& body) {
     Device* device = current_device;
     if (needs != Needs::Nothing && !initialized()) return kNotInitialized;
     if (needs == Needs::Context && !device) return kInvalidContext;
-    if (int result = planned_fault(function)) {
+    if (int result = planned_fault(function, device ? device->ordinal : -1)) {
         if (device) lose(*device, result);
         return result;
     }

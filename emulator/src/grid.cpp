@@ -106,6 +106,10 @@ Block* Grid::next() {
 }
 
 Progress Grid::advance() {
+    if (launch_.planned_fault == kStalls) {
+        polls_outside = true;  // it is meant to: no deadlock
+        return Progress::Spinning;
+    }
     if (launch_.planned_fault && !failed())
         fail(launch_.planned_fault,
              std::string("kernel ") + launch_.kernel->name + ": planned fault");

@@ -26,7 +26,7 @@ struct Launch {
     size_t shared_bytes;
     std::vector<Argument> arguments;
     bool programmatic;  // may begin before the kernel queued before it has ended
-    int planned_fault;  // 0, or what it fails with while it runs
+    int planned_fault;  // 0, or what it fails with while it runs, or kStalls
 };
 
 enum class Progress { Finished, Waiting, Spinning, Failed };

@@ -82,11 +82,15 @@ void read_faults(Modes& modes) {
         std::string item = text.substr(at, end - at);
         size_t first = item.find(':'), second = item.rfind(':');
         if (first == std::string::npos || first == second) refuse(variable, item);
-        std::string result = item.substr(second + 1);
+        std::string function = item.substr(0, first), result = item.substr(second + 1);
+        bool stalls = result == "stalls";
+        if (stalls && function.substr(0, function.find('@')) != "kernel") refuse(variable, item);
         modes.faults.push_back(
-            {item.substr(0, first),
-             unsigned(number(variable, item.substr(first + 1, second - first - 1))),
-             result == "lost" ? kDeviceLost : int(number(variable, result)), 0});
+            {function, unsigned(number(variable, item.substr(first + 1, second - first - 1))),
+             stalls             ? kStalls
+             : result == "lost" ? kDeviceLost
+                                : int(number(variable, result)),
+             0});
         at = end + 1;
     }
 }
@@ -154,6 +158,15 @@ size_t Modes::shared_bytes() const {
 Modes& modes() {
     static Modes modes = read();
     return modes;
+}
+
+int planned_fault(const char* function, int device) {
+    if (modes().faults.empty()) return 0;
+    const std::string there = std::string(function) + "@" + std::to_string(device);
+    for (PlannedFault& fault : modes().faults)
+        if ((fault.function == function || fault.function == there) && ++fault.seen == fault.call)
+            return fault.result;
+    return 0;
 }
 
 uint64_t next_random() {  // splitmix64

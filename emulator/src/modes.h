@@ -22,11 +22,12 @@
 //   queue what it waits
 //                                   for before that is a deadlock (default 10000)
 //   CHASKI_EMULATE_PEERS=on | off   whether a device can access another's memory
-//   CHASKI_EMULATE_FAULT=FUNCTION:N:RESULT[,...]
-//                                   the N-th call (from 1) of driver function FUNCTION returns the
-//                                   CUresult RESULT. A launch that is to fail while it runs is
-//                                   `kernel:N:RESULT`. RESULT `lost`: that call's device
-//                                   disappears. Sticky results stay, as in the real driver
+//   CHASKI_EMULATE_FAULT=FUNCTION[@DEVICE]:N:RESULT[,...]
+//                                   the N-th call (from 1) of driver function FUNCTION, of those
+//                                   for DEVICE if one is given, returns the CUresult RESULT. A
+//                                   launch that is to fail while it runs is `kernel:N:RESULT`; with
+//                                   RESULT `stalls` it never ends. RESULT `lost`: that call's
+//                                   device disappears. Sticky results stay, as in the real driver
 //   CHASKI_EMULATE_RANK_FAULT=RANK:absent | RANK:dies:N | RANK:stalls:N | RANK:slow:MS
 //                                   what a rank of a NCCL communicator does to the others: it never
 //                                   comes; at its N-th operation (from 1) its process ends (its
@@ -74,9 +75,13 @@ struct Modes {
 };
 
 inline constexpr int kDeviceLost = 46;  // CUDA_ERROR_DEVICE_UNAVAILABLE
+inline constexpr int kStalls = -1;      // of a kernel: no result, ever
 
 Modes& modes();  // a wrong value ends the process with one line: a mistyped mode must not pass for
                  // a clean run
+
+// What this call is to return, for a device (-1: none is current); 0: nothing is planned.
+int planned_fault(const char* function, int device);
 
 // A small generator, so that a seed means the same schedule everywhere.
 uint64_t next_random();

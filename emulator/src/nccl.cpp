@@ -96,11 +96,7 @@ int submit(void* stream, Call call) {
                : kSuccess;
 }
 
-int planned(const char* function) {
-    for (PlannedFault& fault : modes().faults)
-        if (fault.function == function && ++fault.seen == fault.call) return fault.result;
-    return kSuccess;
-}
+int planned(const char* function) { return planned_fault(function, chaski_emulator_device()); }
 
 int enqueue(Communicator* communicator, void* stream, Kind kind, const void* from, void* to,
             size_t count, int type, int reduction, int peer) {

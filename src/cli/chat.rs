@@ -174,6 +174,9 @@ fn converse(mut conversation: Conversation<'_>) -> Result<()> {
             Ok(line) => match handle(&mut conversation, &line) {
                 Ok(true) => {}
                 Ok(false) => break Ok(()),
+                // Nobody is left to answer, or to be answered.
+                Err(error) if conversation.session.has_ended() => break Err(error),
+                Err(error @ Error::ReaderLeft) => break Err(error),
                 Err(error) => note(format_args!("chaski: {error}")),
             },
             Err(ReadlineError::Interrupted) => note("/exit or Ctrl-D leaves"),

@@ -12,13 +12,12 @@ use crate::tokenizer::{StopStrings, TextStream, Tokenizer};
 /// Writes a piece of the answer at once.
 ///
 /// # Errors
-/// When standard output cannot be written. A reader that has left, as `head` does, has all it wanted:
-/// the process ends quietly.
+/// When standard output cannot be written, or nobody reads it any more.
 pub fn print(text: &str) -> Result<()> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Ok(()) => Ok(()),
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => std::process::exit(0),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Err(Error::ReaderLeft),
         Err(error) => Err(Error::failed(format!("cannot write to standard output: {error}"))),
     }
 }

@@ -44,6 +44,8 @@ struct Progress {
     rounds: Vec<Round>,
     /// What ended the run.
     failure: Option<Error>,
+    /// The rank that is blamed, if that is a stall.
+    late: Option<usize>,
 }
 
 /// One exchange of a circle after the other.
@@ -76,6 +78,9 @@ struct Doing {
     /// Whether it waits for the others.
     is_waiting: bool,
 }
+
+/// Before the first program.
+const LOADING: &str = "loading";
 
 /// Between programs.
 const BETWEEN: &str = "no op";
@@ -131,14 +136,14 @@ impl Room {
         circles.extend((0..stages).map(of_stage));
         circles.extend((0..world - parts).map(passing));
         let rounds = circles.iter().map(|circle| circle.round(0, world)).collect();
-        let doing = Doing { op: BETWEEN, since: Instant::now(), count: 0, is_waiting: false };
+        let doing = Doing { op: LOADING, since: Instant::now(), count: 0, is_waiting: false };
         Arc::new(Self {
             devices,
             first,
             stages,
             timeout,
             fault,
-            progress: Mutex::new(Progress { rounds, failure: None }),
+            progress: Mutex::new(Progress { rounds, failure: None, late: None }),
             changed: Condvar::new(),
             on_failure: Mutex::default(),
             doing: (0..world).map(|_| Mutex::new(doing)).collect(),
@@ -153,18 +158,33 @@ impl Room {
 
     /// Ends the run, because of what happened to this rank of the room; an earlier reason stands.
     pub fn fail(&self, rank: usize, reason: &str) {
+        self.end(self.failure_of(rank, reason));
+    }
+
+    fn failure_of(&self, rank: usize, reason: &str) -> Error {
         let Doing { op, .. } = *lock(&self.doing[rank]);
         let (number, device) = (self.first + rank, &self.devices[rank]);
-        self.end(Error::failed(format!("rank {number} on {device} failed in {op}: {reason}")));
+        Error::failed(format!("rank {number} on {device} failed in {op}: {reason}"))
     }
 
     /// Ends the run for this reason, unless it has ended.
     pub fn end(&self, failure: Error) {
+        self.end_by(failure, None);
+    }
+
+    fn end_by(&self, failure: Error, late: Option<usize>) {
         let mut progress = lock(&self.progress);
-        progress.failure.get_or_insert(failure);
+        if progress.failure.is_none() {
+            (progress.failure, progress.late) = (Some(failure), late);
+        }
         self.changed.notify_all();
         drop(progress);
         std::mem::take(&mut *lock(&self.on_failure)).iter().for_each(|act| act());
+    }
+
+    /// Tells that this rank of the room is not at a stand.
+    pub fn gets_on(&self, rank: usize) {
+        lock(&self.doing[rank]).since = Instant::now();
     }
 
     /// Has `act` called once when the run has ended by a failure.
@@ -191,10 +211,25 @@ impl Room {
         };
         let left = self.timeout.saturating_sub(doing.since.max(since).elapsed());
         if left.is_zero() {
-            let seconds = self.timeout.as_secs_f64();
-            self.fail(rank, &format!("no end of it in {seconds} s; --timeout allows more"));
+            self.end_by(self.stall(rank), Some(rank));
         }
         left.max(Duration::from_millis(1))
+    }
+
+    fn stall(&self, rank: usize) -> Error {
+        let seconds = self.timeout.as_secs_f64();
+        self.failure_of(rank, &format!("no end of it in {seconds} s; --timeout allows more"))
+    }
+
+    /// The rank that is blamed for a stall, if that has ended the run.
+    pub fn late(&self) -> Option<usize> {
+        lock(&self.progress).late
+    }
+
+    /// Blames another rank for the stall that has ended the run.
+    pub fn blame(&self, rank: usize) {
+        let failure = self.stall(rank);
+        lock(&self.progress).failure = Some(failure);
     }
 }
 
@@ -358,7 +393,8 @@ impl Communicator for InProcess {
 
     fn leave(&self) -> Result<()> {
         let mut doing = lock(&self.room.doing[self.rank]);
-        (doing.op, doing.since) = (BETWEEN, Instant::now());
+        doing.op = if doing.count == 0 { LOADING } else { BETWEEN };
+        doing.since = Instant::now();
         drop(doing);
         self.room.failure().map_or(Ok(()), Err)
     }

@@ -32,8 +32,6 @@ pub struct Link {
     /// To all others, or from them to the first one.
     ways: Vec<Way>,
     timeout: Duration,
-    /// Since when the ranks of this process are at something that others may wait for.
-    busy_since: Mutex<Option<Instant>>,
     is_closing: AtomicBool,
 }
 
@@ -78,7 +76,6 @@ impl Link {
             ways: streams.into_iter().enumerate().map(way).collect::<io::Result<_>>()?,
             all,
             timeout,
-            busy_since: Mutex::new(Some(Instant::now())),
             is_closing: AtomicBool::new(false),
         }))
     }
@@ -142,11 +139,6 @@ impl Link {
                 thread::sleep(pause);
             }
         });
-    }
-
-    /// Whether this process is at something that others may wait for, and they must not fall silent.
-    pub fn set_busy(&self, is_busy: bool) {
-        *lock(&self.busy_since) = is_busy.then(Instant::now);
     }
 
     /// Tells all others what their ranks are to do.
@@ -325,13 +317,9 @@ fn listen(
                     Err(_) => return,
                 }
             }
+            Err(_) if is_silent && link.is_closing() => continue,
             Err(_) if is_silent => {
-                let limit = link.timeout / 2;
-                let waits = lock(&link.busy_since).is_some_and(|since| since.elapsed() >= limit);
-                if !waits || link.is_closing() {
-                    continue;
-                }
-                let (who, seconds) = (link.name(way.process), limit.as_secs_f64());
+                let (who, seconds) = (link.name(way.process), (link.timeout / 2).as_secs_f64());
                 Error::failed(format!(
                     "{who} has not been heard of for {seconds} s; --timeout allows more"
                 ))

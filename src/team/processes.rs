@@ -1,16 +1,9 @@
 //! A team whose ranks are in several processes.
 
-use std::process;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
-use std::time::Duration;
-
 use serde::{Deserialize, Serialize};
 use serde_json::{from_value, to_value};
 
 use super::{Ranks, Team};
-use crate::comm::{Link, Room};
 use crate::error::{Error, Result};
 use crate::model::Logits;
 use crate::sampler::SamplingOptions;
@@ -83,43 +76,6 @@ impl Team {
     /// Waits until the ranks of all processes are there.
     pub(super) fn ready(&self) -> Result<()> {
         let Ranks::Several { link: Some(link), room, .. } = &self.ranks else { return Ok(()) };
-        link.ready(|| room.failure()).inspect_err(|error| room.end(error.clone()))?;
-        link.set_busy(false);
-        Ok(())
-    }
-}
-
-/// While ranks are loaded: they may hang in a call that nothing wakes.
-pub(super) struct Loading(Arc<AtomicBool>);
-
-/// How long ranks have to notice that the run has ended.
-const GRACE: Duration = Duration::from_secs(5);
-
-impl Loading {
-    /// From now on a failure of any process ends this one; even if its ranks do not come out of what they
-    /// are at, for as long as they are loaded.
-    pub(super) fn begin(link: &Arc<Link>, room: &Arc<Room>) -> Self {
-        let is_loading = Arc::new(AtomicBool::new(true));
-        link.watch(room);
-        let (still, its_room) = (is_loading.clone(), Arc::downgrade(room));
-        room.on_failure(Box::new(move || {
-            let (still, room) = (still.clone(), its_room.clone());
-            thread::spawn(move || {
-                thread::sleep(GRACE);
-                if let Some(failure) = room.upgrade().and_then(|room| room.failure())
-                    && still.load(Ordering::Relaxed)
-                {
-                    eprintln!("chaski: {failure}");
-                    process::exit(failure.exit_status().into());
-                }
-            });
-        }));
-        Self(is_loading)
-    }
-}
-
-impl Drop for Loading {
-    fn drop(&mut self) {
-        self.0.store(false, Ordering::Relaxed);
+        link.ready(|| room.failure()).inspect_err(|error| room.end(error.clone()))
     }
 }

@@ -209,6 +209,19 @@ void fault_kernel(const char*) {
     require(try_call("cuMemFree_v2", arguments.x) == 700, "and everything after it");
 }
 
+// With CHASKI_EMULATE=2 CHASKI_EMULATE_FAULT=kernel@1:1:stalls
+void fault_stalls(const char*) {
+    for (int device = 0; device < 2; device++) {
+        use_device(device);
+        Handle add = function(load("good.cu"), "accumulate"), stream = new_stream();
+        Pair arguments = {upload(numbers(N)), upload(Values(N)), N};
+        launch(add, 1, N, 0, stream, arguments);
+        for (int look = 0; look < 100; look++)
+            require(try_call("cuStreamQuery", stream) == (device == 0 ? 0 : 600),
+                    "only the second device's kernel never ends");
+    }
+}
+
 // With CHASKI_EMULATE=2 CHASKI_EMULATE_FAULT=cuMemcpyHtoD_v2:1:lost
 void fault_lost(const char*) {
     use_device(0);
@@ -236,6 +249,7 @@ const Case* driver_cases() {
         {"compile_error", compile_error},
         {"fault_memory", fault_memory},
         {"fault_kernel", fault_kernel},
+        {"fault_stalls", fault_stalls},
         {"fault_lost", fault_lost},
         {nullptr, nullptr},
     };

@@ -1,0 +1,86 @@
+//! Faults of one of two ranks on emulated GPUs, which a number stands for: of any kind, at any place.
+
+use std::time::Duration;
+
+use chaski::random::random;
+
+/// What is asked of two ranks.
+pub const ASK: [&str; 19] = [
+    "generate",
+    "-m",
+    concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/gqa8-hd64-f16"),
+    "--ids",
+    "1,2,3",
+    "--print-ids",
+    "-n",
+    "6",
+    "--temp",
+    "2",
+    "--seed",
+    "3",
+    "--ignore-eos",
+    "--context",
+    "64",
+    "--prefill-chunk",
+    "8",
+    "--emulate",
+    "2",
+];
+
+/// How long a stall may last: what is asked takes a second.
+pub const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What goes wrong.
+#[derive(Debug)]
+pub struct Fault {
+    /// Of this rank, which is on the GPU of the same number.
+    pub rank: usize,
+    pub variable: &'static str,
+    pub value: String,
+    pub kind: Kind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Something ends with an error.
+    Error,
+    /// A kernel never ends.
+    Stall,
+    /// A collective of NCCL is never joined.
+    StallInNccl,
+    /// The rank ends in the middle of a collective.
+    Death,
+    /// The rank takes long for every collective.
+    Slow,
+}
+
+/// How often each of these is called at least, for a GPU or a rank.
+const LAUNCHES: u64 = 55;
+const SUMS: u64 = 15;
+
+impl Fault {
+    pub fn new(number: u64) -> Self {
+        let pick = |what: u64, of: u64| random(number, what) % of;
+        let rank = pick(0, 2) as usize;
+        let of_gpu = |kind: Kind, function: &str, calls: u64, result: &str| {
+            let value = format!("{function}@{rank}:{}:{result}", 1 + pick(1, calls));
+            Self { rank, variable: "CHASKI_EMULATE_FAULT", value, kind }
+        };
+        let of_rank = |kind: Kind, does: &str| {
+            let value = format!("{rank}:{does}:{}", 1 + pick(1, SUMS));
+            Self { rank, variable: "CHASKI_EMULATE_RANK_FAULT", value, kind }
+        };
+        match number % 10 {
+            0 => of_gpu(Kind::Error, "kernel", LAUNCHES, "700"),
+            1 => of_gpu(Kind::Stall, "kernel", LAUNCHES, "stalls"),
+            2 => of_gpu(Kind::Error, "cuMemAlloc_v2", 2, "2"),
+            3 => of_rank(Kind::Death, "dies"),
+            4 => of_gpu(Kind::Error, "cuLaunchKernelEx", LAUNCHES, "lost"),
+            5 => of_rank(Kind::StallInNccl, "stalls"),
+            6 => of_gpu(Kind::Error, "cuMemHostAlloc", 4, "2"),
+            7 => of_gpu(Kind::Error, "ncclAllReduce", SUMS, "3"),
+            8 => of_rank(Kind::Slow, "slow"),
+            _ => of_gpu(Kind::Error, "cuStreamSynchronize", LAUNCHES / 2, "214"),
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! Two ranks of a process on emulated GPUs, of which one fails, dies, stalls or is slow, wherever that may
+//! be: the run ends in time, with one line that names the rank, or with the right answer.
+
+#[path = "common/child.rs"]
+mod child;
+#[path = "common/faults.rs"]
+mod faults;
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use child::{end, start};
+use faults::{ASK, Fault, Kind, TIMEOUT};
+
+/// Not counted: what a busy machine adds to a run.
+const SLACK: Duration = Duration::from_secs(90);
+
+/// Exit status, answer, error, and how long it took.
+fn ask(variables: &[(&str, &str)], timeout: Duration) -> (Option<i32>, String, String, Duration) {
+    let seconds = timeout.as_secs().to_string();
+    let split = ["--tensor-parallel", "2", "--timeout", &seconds];
+    let began = Instant::now();
+    let (status, text, errors) = end(start(&[&ASK[..], &split].concat(), variables));
+    assert!(errors.len() <= 1, "{variables:?}: {errors:?}");
+    (status, text, errors.concat(), began.elapsed())
+}
+
+/// Nothing goes wrong; kernels that are new to the emulator are compiled.
+fn answer() -> String {
+    let (status, text, error, _) = ask(&[], Duration::from_secs(600));
+    assert_eq!(status, Some(0), "{error}");
+    text
+}
+
+fn check(number: u64, answer: &str) {
+    let fault = Fault::new(number);
+    let nccls = fault.variable == "CHASKI_EMULATE_RANK_FAULT" || fault.value.starts_with("nccl");
+    let peers = if nccls || number % 20 >= 10 { "off" } else { "on" };
+    let variables = [(fault.variable, &*fault.value), ("CHASKI_PEERS", peers)];
+    let (status, text, error, took) = ask(&variables, TIMEOUT);
+    let told = format!("{number}: {fault:?}, peers {peers}: {status:?} {text} {error} in {took:?}");
+    println!("{told}");
+    assert!(took < TIMEOUT + SLACK, "{told}");
+    if fault.kind == Kind::Slow {
+        return assert!(status == Some(0) && text == answer, "{told}");
+    }
+    assert!(status == Some(1), "{told}");
+    let Fault { rank, kind, .. } = fault;
+    // All ranks come out of a collective that is aborted, the one that did not join it, too.
+    let is_late = kind == Kind::StallInNccl;
+    let named = format!("rank {rank} on cuda:{rank} ");
+    assert!(error.contains(&named) || (is_late && error.contains("rank ")), "{told}");
+    if matches!(kind, Kind::Stall | Kind::StallInNccl) {
+        assert!(error.ends_with("no end of it in 10 s; --timeout allows more"), "{told}");
+    }
+}
+
+/// Several at a time: those that stall do nothing but wait.
+fn check_all(numbers: impl Iterator<Item = u64> + Send) {
+    let answer = answer();
+    let numbers = std::sync::Mutex::new(numbers);
+    let next = || numbers.lock().unwrap().next();
+    thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                while let Some(number) = next() {
+                    check(number, &answer);
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn a_rank_that_fails_ends_the_run_wherever_it_fails() {
+    check_all(0..10);
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn a_hundred_faults_on_two_gpus() {
+    check_all(10..110);
+}
+
+/// In a sum over peer memory, and before it, in a graph and outside: the rank that is late is named, not the
+/// one that waits for it.
+#[test]
+fn a_stall_over_peer_memory_is_told_of_the_rank_that_stalls() {
+    answer();
+    thread::scope(|scope| {
+        for (rank, launch) in [(0, 2), (1, 2), (1, 55)] {
+            scope.spawn(move || {
+                let value = format!("kernel@{rank}:{launch}:stalls");
+                let (status, _, error, _) = ask(&[("CHASKI_EMULATE_FAULT", &value)], TIMEOUT);
+                assert_eq!(status, Some(1), "{value}: {error}");
+                let named = format!("chaski: rank {rank} on cuda:{rank} failed in ");
+                let said = ": no end of it in 10 s; --timeout allows more";
+                assert!(error.starts_with(&named) && error.ends_with(said), "{value}: {error}");
+            });
+        }
+    });
+}
+
+/// Ranks that hang before any other one waits for them.
+#[test]
+fn a_rank_that_hangs_while_it_is_loaded_ends_the_run() {
+    answer();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let absent = [("CHASKI_EMULATE_RANK_FAULT", "1:absent"), ("CHASKI_PEERS", "off")];
+            let (status, _, error, _) = ask(&absent, TIMEOUT);
+            let named = "rank 1 on cuda:1 failed in loading: no end of it in 10 s";
+            assert!(status == Some(1) && error.contains(named), "{error}");
+        });
+        for peers in ["on", "off"] {
+            scope.spawn(move || {
+                let ask = ["generate", "-m", "synthetic:tiny", "--ids", "1,2,3", "--print-ids"];
+                let split = ["--emulate", "2", "--tensor-parallel", "2", "--timeout", "10"];
+                let stalls = ("CHASKI_EMULATE_FAULT", "kernel@1:2:stalls");
+                let variables = [stalls, ("CHASKI_PEERS", peers)];
+                let (status, _, errors) = end(start(&[&ask[..], &split].concat(), &variables));
+                let told = format!("peers {peers}: {errors:?}");
+                assert!(status == Some(1) && errors.len() == 1, "{told}");
+                assert!(errors[0].contains("rank 1 on cuda:1 failed in loading"), "{told}");
+            });
+        }
+    });
+}
