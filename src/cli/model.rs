@@ -16,9 +16,7 @@ use super::args::{
     SyntheticArgs, WeightType,
 };
 use super::output::{note, progress};
-use super::split::{
-    check_room, describe, devices, largest_share, meet, note_link, team_hardware,
-};
+use super::split::{check_room, describe, devices, largest_share, meet, note_link, team_hardware};
 use crate::chat::{Chat, ChatStyle, Message};
 use crate::checkpoint::{Checkpoint, Dtype};
 use crate::config::{Config, Dims, SamplingDefaults};
