@@ -264,6 +264,9 @@ impl Hosts {
         // SAFETY: both ranges are in `words`, which is there until `copy_out` has waited.
         unsafe { self.nccl.all_gather(&self.stream, from, to, own.len()) }?;
         self.stream.copy_out(&self.words, bytes..bytes + all, &mut self.landing)?;
+        if self.nccl.aborted.load(Ordering::Relaxed) {
+            return Err(Error::failed("the run has ended")); // nothing may have come
+        }
         Ok(bytemuck::pod_collect_to_vec(&self.landing.bytes()[..all]))
     }
 }
