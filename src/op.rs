@@ -23,9 +23,9 @@ pub trait Op: Send + Sync {
         None
     }
 
-    /// All that the op reads and writes, if several ranks do it together in ways that no kernel knows: their
-    /// hosts do it for them.
-    fn together(&self) -> Option<Vec<Slot<u8>>> {
+    /// All that the op reads and writes, if several ranks do it together and no kernel can on such GPUs:
+    /// their hosts do it for them.
+    fn together(&self, _gpu: &Gpu) -> Option<Vec<Slot<u8>>> {
         None
     }
 

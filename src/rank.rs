@@ -10,7 +10,7 @@ use crate::comm::{self, Alone, Communicator};
 use crate::config::{Config, Dims, Share};
 use crate::device::{Device, Hardware, Recording};
 use crate::error::{Error, Result};
-use crate::memory::{Layout, Weight};
+use crate::memory::{Layout, Slot, Weight};
 use crate::model::{self, Llama, Logits, Plan, Sizes, State, Weights};
 use crate::op::{Cost, Program};
 use crate::ops::{self, Synthesize};
@@ -24,15 +24,15 @@ pub struct Rank {
     sizes: Sizes,
     /// One token, to its logits.
     decode: Recording,
-    /// One token, to the choice of the next.
+    /// The choice of a token, and that token to its logits.
     step: Recording,
     choose: Program,
     /// Prefill programs by number of tokens and logits: full chunks recur.
     prefills: HashMap<(usize, Logits), Program>,
     /// Tokens in the KV cache: the next one's position.
     position: usize,
-    /// The step that was started before its token was asked for.
-    ahead: Option<usize>,
+    /// Whether the device takes the token chosen last already.
+    is_ahead: bool,
 }
 
 impl Rank {
@@ -94,23 +94,24 @@ impl Rank {
         device.write(state.decode.scratch.tickets, &vec![0; dims.heads])?;
         device.write(state.sampling.tickets, &[0; 4])?;
         device.write(state.sampling.bins, &[0; 64])?;
+        device.write(state.sampling.rounds, &[0; 4])?;
+        device.connect(state.sampling.slots, 0, state.sampling.addresses)?;
         if let Some(mailbox) = &state.mailbox {
             device.write(state.partial, &vec![0.0; state.partial.len()])?;
-            device.connect(mailbox)?;
+            device.write(mailbox.rounds, &[0; 3])?;
+            device.connect(mailbox.slots, ops::EMPTY, mailbox.addresses)?;
         }
         let model = Llama { dims, norm_eps: config.norm_eps, weights, state };
         let mut choose = Program::default();
         choose.push(model::choose(&model));
-        let mut step = model::decode(&model);
-        step.push(model::choose(&model));
         Ok(Self {
             sizes: plan.sizes,
             decode: Recording::new(model::decode(&model)),
-            step: Recording::new(step),
+            step: Recording::new(model::step(&model)),
             choose,
             prefills: HashMap::new(),
             position: 0,
-            ahead: None,
+            is_ahead: false,
             device,
             model,
         })
@@ -315,8 +316,7 @@ impl Rank {
         device.write(sampling.bias_count, &[bias_ids.len() as u32])?;
         device.write(sampling.bias_ids, &bias_ids)?;
         device.write(sampling.biases, &biases)?;
-        device.write(sampling.counts, &counts)?;
-        device.write(self.model.state.ring, &[u64::MAX; ops::RING])
+        device.write(sampling.counts, &counts)
     }
 
     /// Chooses the token that follows those taken, of the last of which the logits were asked for.
@@ -340,10 +340,11 @@ impl Rank {
     /// # Errors
     /// A device or a rank that fails.
     pub fn choice(&mut self) -> Result<Outcome> {
-        self.ahead = None;
+        self.is_ahead = false;
         self.device.write(self.model.state.cursor, &[self.position as u32 - 1])?;
+        self.device.clear(self.entry());
         self.device.run(&self.choose)?;
-        self.chosen(None)
+        self.chosen()
     }
 
     /// As [`Self::advance`], whether there is a next token or not.
@@ -352,43 +353,42 @@ impl Rank {
     /// A device or a rank that fails.
     pub fn next_choice(&mut self) -> Result<Outcome> {
         assert!(self.position < self.sizes.context, "the context is full");
-        if matches!(&self.device, Device::Cuda(cuda) if cuda.has_peers()) {
-            // The choice is not in the graph.
+        if !std::mem::take(&mut self.is_ahead) {
             self.device.step(&mut self.decode)?;
-            self.position += 1;
+        }
+        self.position += 1;
+        if !self.device.runs_beside() || self.device.needs_hosts(&self.choose) {
             return self.choice();
         }
-        let step = match self.ahead.take() {
-            Some(step) => step,
-            None => self.device.step(&mut self.step)?,
-        };
-        self.position += 1;
-        // The device knows the chosen token already: it need not wait for the host to learn of it.
-        if self.device.runs_beside() && self.position < self.sizes.context {
-            self.ahead = Some(self.device.step(&mut self.step)?);
+        self.device.clear(self.entry());
+        // The device knows the token when it has chosen it: it need not wait for the host to learn of it.
+        if self.position < self.sizes.context {
+            self.device.step(&mut self.step)?;
+            self.is_ahead = true;
+        } else {
+            self.device.run(&self.choose)?;
         }
-        self.chosen(Some(step))
+        self.chosen()
     }
 
-    /// What was chosen for `self.position`, once the step is done; all steps, if none is given.
-    fn chosen(&mut self, step: Option<usize>) -> Result<Outcome> {
-        let step = match step {
-            Some(step) => step,
-            None => self.device.end_step()?,
-        };
-        self.device.wait(step)?;
-        let entry = self.model.state.ring.part(self.position % ops::RING, 1);
-        match ops::outcome(self.device.read_shared(entry), self.position) {
-            Some(outcome) => Ok(outcome),
-            None => Err(Error::failed("the device has chosen no token: a kernel did not run")),
-        }
+    /// Where the device tells what it has chosen for `self.position`.
+    fn entry(&self) -> Slot<u64> {
+        self.model.state.ring.part(self.position % ops::RING, 1)
+    }
+
+    /// What is chosen for `self.position`, as soon as it is.
+    fn chosen(&mut self) -> Result<Outcome> {
+        let position = self.position;
+        let outcome = self.device.watch(self.entry(), |entry| ops::outcome(entry, position))?;
+        self.device.comm().leave()?;
+        outcome.ok_or_else(|| Error::failed("the device has chosen no token: a kernel did not run"))
     }
 
     /// Checks the step's tokens and puts them where the programs read them.
     fn start(&mut self, ids: &[u32]) -> Result<()> {
         check(ids, self.vocab())?;
         self.check_room(self.position + ids.len())?;
-        self.ahead = None;
+        self.is_ahead = false;
         self.device.write(self.model.state.ids, ids)?;
         self.device.write(self.model.state.cursor, &[self.position as u32])
     }

@@ -1,33 +1,28 @@
 //! Ranks on emulated GPUs that add up over each other's memory, round after round: the same bits for all,
 //! those of the sum in the order of ranks, whoever is early and whoever late.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
-use std::process::Command;
-use std::sync::{Arc, Barrier, Once};
+#[path = "common/peers.rs"]
+mod peers;
+
+use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
 
 use chaski::checkpoint::Checkpoint;
 use chaski::comm::{Communicator, Room};
 use chaski::config::Share;
-use chaski::device::cuda::{self, Card};
+use chaski::device::cuda::Card;
 use chaski::device::{Device, Hardware};
 use chaski::error::Result;
-use chaski::kernel::Source;
 use chaski::memory::{Layout, Slot};
 use chaski::op::Program;
-use chaski::ops::{AllReduce, Mailbox};
+use chaski::ops::{AllReduce, EMPTY, Mailbox};
 use chaski::random::random;
-
-/// Kernels that are new to the emulator are compiled at their first launch.
-const PATIENCE: Duration = Duration::from_secs(600);
+use peers::{
+    KERNEL, cards, each, fails, left_alone, passes_under_every_schedule_and_checker, room, tarry,
+};
 
 /// Numbers that a round exchanges at most: more than a block takes at a time.
 const MOST: usize = 1028;
-
-/// The environment's name for a file that takes the kernel's place.
-const KERNEL: &str = "CHASKI_TEST_ALL_REDUCE";
 
 /// One rank, and where its numbers are.
 struct Rank {
@@ -49,7 +44,8 @@ impl Rank {
         let device =
             Device::of_rank(&hardware, nothing, &[], &layout, comm.clone(), &|_| ()).unwrap();
         let mut rank = Self { device, comm, mailbox, partial, x };
-        rank.device.connect(&mailbox).unwrap();
+        rank.device.write(mailbox.rounds, &[0; 3]).unwrap();
+        rank.device.connect(mailbox.slots, EMPTY, mailbox.addresses).unwrap();
         assert!(rank.device.link().unwrap().contains("peer memory"));
         rank
     }
@@ -63,19 +59,6 @@ impl Rank {
         self.device.write(partial, given).unwrap();
         self.device.run(&program)
     }
-}
-
-fn cards(world: usize) -> Vec<Card> {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| cuda::emulate(8, &|_| ()).unwrap());
-    let open = |ordinal| {
-        let card = Card::open(ordinal).unwrap();
-        if let Some(file) = std::env::var_os(KERNEL) {
-            card.replace_kernel(Source::read(Path::new(&file)).unwrap());
-        }
-        card
-    };
-    (0..world as u32).map(open).collect()
 }
 
 /// What a rank gives in a round: zeros of both signs among numbers of any size.
@@ -117,45 +100,23 @@ fn bits(numbers: &[f32]) -> Vec<u32> {
 }
 
 /// The residual stream of each rank after so many rounds, which nobody waits for between.
-fn run(cards: Vec<Card>, rounds: usize) -> Vec<Vec<f32>> {
-    let world = cards.len();
-    let room = Room::new((0..world).map(|n| format!("cuda:{n}")).collect(), PATIENCE, None);
-    let work = |part: usize, card: Card| {
-        let mut rank = Rank::new(card, &room, Share { part, parts: world });
+fn run(world: usize, rounds: usize) -> Vec<Vec<f32>> {
+    each(world, |card, room, share| {
+        let mut rank = Rank::new(card, room, share);
         rank.device.write(rank.x, &[0.0; MOST]).unwrap();
         for round in 0..rounds {
-            // Now this rank is late, now that one: it does not matter when, so there is no more to it.
-            let late = random(part as u64, round as u64);
-            if late.is_multiple_of(16) {
-                thread::sleep(Duration::from_micros(late >> 52));
-            }
-            rank.start(&given(part, round), is_residual(round)).unwrap();
+            tarry(share.part, round);
+            rank.start(&given(share.part, round), is_residual(round)).unwrap();
         }
         assert!(rank.device.read(rank.partial).unwrap()[..4] == [0.0; 4]);
         let x = rank.device.read(rank.x).unwrap().to_vec();
         (x, rank)
-    };
-    // Nobody waits for one that has panicked.
-    let work = |part: usize, card: Card| {
-        let result = catch_unwind(AssertUnwindSafe(|| work(part, card)));
-        result.map_err(|_| room.fail(part, "it panicked"))
-    };
-    thread::scope(|scope| {
-        let work = &work;
-        let ranks: Vec<_> = cards
-            .into_iter()
-            .enumerate()
-            .map(|(part, card)| scope.spawn(move || work(part, card)))
-            .collect();
-        // No rank's memory goes before the last one has ended.
-        let ended: Vec<_> = ranks.into_iter().map(|rank| rank.join().unwrap()).collect();
-        ended.into_iter().map(|rank| rank.expect("no rank panics").0).collect()
     })
 }
 
 fn check(world: usize, rounds: usize) {
     let expected = bits(&expected(world, rounds));
-    for (rank, x) in run(cards(world), rounds).iter().enumerate() {
+    for (rank, x) in run(world, rounds).iter().enumerate() {
         assert!(bits(x) == expected, "rank {rank} of {world}, after {rounds} rounds");
     }
 }
@@ -180,7 +141,7 @@ fn thousands_of_rounds() {
 /// one before the other gets on.
 #[test]
 fn a_rank_that_is_a_round_ahead_takes_nothing_away() {
-    let room = Room::new(vec!["cuda:0".to_owned(), "cuda:1".to_owned()], PATIENCE, None);
+    let room = room(2);
     let begin = |part: usize, card: Card| {
         let mut rank = Rank::new(card, &room, Share { part, parts: 2 });
         rank.device.write(rank.x, &[0.0; MOST]).unwrap();
@@ -210,30 +171,9 @@ fn a_rank_that_is_a_round_ahead_takes_nothing_away() {
     start(&mut ranks, 1, 20);
 }
 
-/// Runs [`a_few_rounds`] in a process of its own.
-fn again(variables: &[(&str, &str)]) -> (bool, String) {
-    let mut again = Command::new(std::env::current_exe().unwrap());
-    again.args(["--exact", "a_few_rounds", "--nocapture"]).envs(variables.iter().copied());
-    let output = again.output().unwrap();
-    (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
-}
-
 #[test]
 fn under_every_schedule_and_every_checker() {
-    let modes = [
-        ("CHASKI_EMULATE_ORDER", "descending"),
-        ("CHASKI_EMULATE_ORDER", "shuffled:7"),
-        ("CHASKI_EMULATE_BLOCKS", "3"),
-        ("CHASKI_EMULATE_STREAMS", "lazy"),
-        ("CHASKI_EMULATE_PDL", "late"),
-        ("CHASKI_EMULATE_SANITIZE", "address"),
-        ("CHASKI_EMULATE_SANITIZE", "thread"),
-    ];
-    for (variable, value) in modes {
-        let (succeeds, said) = again(&[(variable, value)]);
-        assert!(succeeds, "{variable}={value}: {said}");
-        assert!(!said.contains("WARNING: ThreadSanitizer"), "{said}");
-    }
+    passes_under_every_schedule_and_checker("a_few_rounds");
 }
 
 /// What is wrong in these shows in the tests above.
@@ -245,39 +185,19 @@ fn mistakes_in_the_kernel_are_caught() {
         ("thread", "atomic_add_acq_rel_gpu(", "atomic_add_gpu("),
     ] {
         assert_eq!(text.matches(right).count(), 1, "{right}");
-        let file =
-            std::env::temp_dir().join(format!("chaski-all-reduce-{}.cu", std::process::id()));
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("all_reduce.cu");
         std::fs::write(&file, text.replace(right, wrong)).unwrap();
         let variables = [("CHASKI_EMULATE_SANITIZE", sanitizer), (KERNEL, file.to_str().unwrap())];
-        let (succeeds, said) = again(&variables);
-        std::fs::remove_file(&file).unwrap();
-        assert!(!succeeds || said.contains("WARNING: ThreadSanitizer"), "{right}: {said}");
+        assert!(fails("a_few_rounds", &variables).is_some(), "not noticed: {wrong} for {right}");
     }
 }
 
 /// A kernel that waits for a rank which never comes ends when the run does.
 #[test]
 fn a_rank_that_is_gone_keeps_nobody() {
-    let room = Room::new(vec!["cuda:0".to_owned(), "cuda:1".to_owned()], PATIENCE, None);
-    let (cards, both_are_there) = (cards(2), Barrier::new(2));
-    let work = |part: usize, card: Card| {
-        let mut rank = Rank::new(card, &room, Share { part, parts: 2 });
-        both_are_there.wait();
-        if part == 0 {
-            let ended = rank.start(&[1.0; 4], false).and_then(|()| rank.comm.leave());
-            return (ended.unwrap_err().to_string(), rank);
-        }
-        room.fail(1, "it is gone");
-        (String::new(), rank)
-    };
-    let (said, _) = thread::scope(|scope| {
-        let work = &work;
-        let mut cards = cards.into_iter();
-        let [first, second] = [cards.next().unwrap(), cards.next().unwrap()];
-        let first = scope.spawn(move || work(0, first));
-        let second = scope.spawn(move || work(1, second));
-        let _gone = second.join().unwrap();
-        first.join().unwrap()
-    });
+    let ready = |card, room: &_, share| Rank::new(card, room, share);
+    let said =
+        left_alone(ready, |rank| rank.start(&[1.0; 4], false).and_then(|()| rank.comm.leave()));
     assert!(said.contains("rank 1 on cuda:1") && said.contains("it is gone"), "{said}");
 }

@@ -11,10 +11,12 @@ use std::time::{Duration, Instant};
 
 use chaski::checkpoint::{Checkpoint, Dtype};
 use chaski::config::{Config, Dims};
-use chaski::device::Hardware;
 use chaski::device::cuda::{self, Card};
-use chaski::model::{Logits, Plan, Request, Room, Weights};
-use chaski::sampler::SamplingOptions;
+use chaski::device::{Device, Hardware};
+use chaski::model::{Logits, Plan, Request, Room, Weights, choose};
+use chaski::op::Program;
+use chaski::rank::Rank;
+use chaski::sampler::{Sampler, SamplingOptions};
 use chaski::team::{Options, Team};
 use golden::{Expected, argmax, cases, expected, relative_error, source, worst};
 use process::chaski;
@@ -85,32 +87,73 @@ fn logits_of_two_gpus_and_of_two_ranks_on_one_are_right_and_the_same() {
     assert!(results[..2] == results[2..]);
 }
 
+/// The devices' own choices, each taken before the hosts know of the one before: those that a sampler on
+/// the host makes from the same logits.
 #[test]
-fn tokens_are_chosen_by_both() {
+fn tokens_are_chosen_without_the_hosts() {
     let Expected { ids, greedy: theirs, .. } = expected(&case());
-    let mut team = team(&[0, 1], ids.len());
     let greedy = SamplingOptions { temperature: 0.0, ..Default::default() };
-    team.begin(&greedy, &ids).unwrap();
-    team.take(&ids, Logits::Last).unwrap();
-    let mut chosen = vec![team.choose().unwrap()];
-    while chosen.len() < 12 {
-        chosen.push(team.advance().unwrap());
+    let drawn = SamplingOptions { seed: 11, ..Default::default() };
+    let filtered = SamplingOptions { temperature: 0.8, top_k: 30, top_p: 0.9, ..drawn.clone() };
+    let penalised = SamplingOptions {
+        repeat_penalty: 1.2,
+        min_p: 0.02,
+        logit_bias: vec![(3, 2.0), (100, f32::NEG_INFINITY)],
+        ..filtered.clone()
+    };
+    for graphs in [true, false] {
+        let mut team = team(&[0, 1], ids.len());
+        give_work(&mut team, graphs);
+        for options in [&greedy, &drawn, &filtered, &penalised] {
+            team.rewind(0).unwrap();
+            team.begin(options, &ids).unwrap();
+            team.take(&ids, Logits::Last).unwrap();
+            let mut chosen = vec![team.choose().unwrap()];
+            while chosen.len() < 12 {
+                chosen.push(team.advance().unwrap());
+            }
+            if options.temperature == 0.0 {
+                assert_eq!(chosen[0], theirs[0]);
+            }
+            team.rewind(0).unwrap();
+            let mut sampler = Sampler::new(options.clone(), team.vocab()).unwrap();
+            sampler.accept_prompt(&ids);
+            let mut logits = team.prefill(&ids, Logits::Last).unwrap().to_vec();
+            for (position, token) in (ids.len() as u64..).zip(chosen) {
+                assert!(options.temperature > 0.0 || token == argmax(&logits));
+                assert_eq!(sampler.sample(&mut logits, position).unwrap(), token, "{options:?}");
+                sampler.accept(token);
+                logits = team.decode(token).unwrap().to_vec();
+            }
+        }
     }
-    assert_eq!(chosen[0], theirs[0]);
-    team.rewind(0).unwrap();
-    let mut last = argmax(team.prefill(&ids, Logits::Last).unwrap());
-    for token in chosen {
-        assert_eq!(token, last);
-        last = argmax(team.decode(last).unwrap());
-    }
+}
+
+/// With graphs or without; by kernels alone, either way.
+fn give_work(team: &mut Team, graphs: bool) {
+    let set = move |rank: &mut Rank| {
+        let mut program = Program::default();
+        program.push(choose(rank.model()));
+        let Device::Cuda(cuda) = rank.device_mut() else { panic!("on a GPU") };
+        assert!(!cuda.needs_hosts(&program));
+        cuda.set_options(cuda::Options {
+            graphs,
+            programmatic: true,
+            synchronous: false,
+            hopper: false,
+        });
+        Ok(())
+    };
+    team.each(set).unwrap();
 }
 
 fn ask(more: &[&str], environment: &[(&str, &str)]) -> (Option<i32>, String, String) {
     let case = case();
     let ask =
         ["generate", "-m", case.to_str().unwrap(), "--ids", "1,2,3", "--print-ids", "-n", "6"];
-    let how = ["--temp", "0", "--ignore-eos", "--context", "64", "--prefill-chunk", "8"];
-    chaski(&[&ask[..], &how, more].concat(), environment)
+    let sampling = ["--temp", "0.8", "--top-p", "0.9", "--seed", "5"];
+    let how = ["--ignore-eos", "--context", "64", "--prefill-chunk", "8"];
+    chaski(&[&ask[..], &sampling, &how, more].concat(), environment)
 }
 
 #[test]
@@ -150,7 +193,7 @@ fn gpus_that_fail_or_stall_end_the_run_in_time() {
         ("off", "CHASKI_EMULATE_FAULT", "ncclAllReduce:5:3"),
         ("on", "CHASKI_EMULATE_FAULT", "cuMemAlloc_v2:3:2"),
         ("on", "CHASKI_EMULATE_FAULT", "kernel:40:700"),
-        ("on", "CHASKI_EMULATE_FAULT", "kernel:90:700"),
+        ("on", "CHASKI_EMULATE_FAULT", "kernel:170:700"),
         ("on", "CHASKI_EMULATE_FAULT", "ncclCommInitRank:2:3"),
     ] {
         let start = Instant::now();

@@ -14,11 +14,15 @@ const ASK: [&str; 10] =
 /// Runs the program on an emulated GPU of which it is known how it will fail, and returns the one line
 /// that it says of that.
 fn failure(variable: &str, value: &str) -> String {
-    let environment = [("CHASKI_EMULATE", "1"), (variable, value)];
+    failure_under(&[(variable, value)])
+}
+
+fn failure_under(variables: &[(&str, &str)]) -> String {
+    let environment = [&[("CHASKI_EMULATE", "1")], variables].concat();
     let (status, _, errors) = chaski(&[&ASK[..], &["--device", "cuda"]].concat(), &environment);
-    assert_eq!(status, Some(1), "{variable}={value}: {errors}");
+    assert_eq!(status, Some(1), "{variables:?}: {errors}");
     let ours: Vec<_> = errors.lines().filter(|line| line.starts_with("chaski: ")).collect();
-    assert!(ours.len() == 1 && !errors.contains("panicked"), "{variable}={value}: {errors}");
+    assert!(ours.len() == 1 && !errors.contains("panicked"), "{variables:?}: {errors}");
     ours[0].to_owned()
 }
 
@@ -85,15 +89,29 @@ fn memory_that_runs_out_at_any_allocation_is_told_with_its_size() {
     assert!(failure("CHASKI_EMULATE_MEMORY", "725K").contains("not even one token fits"));
     let environment = [("CHASKI_EMULATE", "1"), ("CHASKI_EMULATE_MEMORY", "1M")];
     let (status, _, errors) = chaski(&[&ASK[..], &["--context", "200"]].concat(), &environment);
-    assert!(status == Some(1) && errors.contains("--context 38 would fit"), "{errors}");
+    assert!(status == Some(1) && errors.contains("--context 37 would fit"), "{errors}");
 }
 
 /// The first kernel, one of prefill, one of the first step, and one within the graph.
 #[test]
 fn a_kernel_that_fails_is_named() {
-    for call in [1, 5, 40, 60] {
+    for call in [1, 5, 40, 85] {
         let told = fault("kernel", call, "700");
         assert!(told.contains("kernel ") && told.contains("illegal memory access"), "{told}");
+    }
+}
+
+/// The host looks for tokens in its own memory, and work that is lazy goes on only as it asks for errors.
+#[test]
+fn what_fails_while_a_token_is_waited_for_is_told() {
+    let lazy = ("CHASKI_EMULATE_STREAMS", "lazy");
+    for (fault, told) in [
+        ("cuStreamQuery:1:214", "uncorrectable ECC error"),
+        ("cuStreamQuery:9:lost", "CUDA_ERROR_DEVICE_UNAVAILABLE"),
+        ("kernel:85:700", "illegal memory access"),
+    ] {
+        let said = failure_under(&[lazy, ("CHASKI_EMULATE_FAULT", fault)]);
+        assert!(said.contains("kernel") && said.contains(told), "{fault}: {said}");
     }
 }
 

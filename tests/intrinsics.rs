@@ -418,6 +418,9 @@ fn what_a_block_is_told() {
     let heard = run_on("told_across_a_system", 2, 32, &[77], 8 + 32);
     assert_eq!(heard[..8], [0, 77, 0, 0, 77, 78, 79, 80]);
     assert_eq!(heard[8..], [77 + (77 + 78 + 79 + 80) + 78; 32]);
+    let expected: Vec<u32> = (0..32).flat_map(|lane| [!lane, distinct(lane)]).collect();
+    let heard = run_on("told_in_wide_words", 2, 32, &lanes(distinct), 128);
+    assert_eq!(heard, [&expected[..], &expected].concat());
     let expected: Vec<u32> = (0..32).flat_map(|lane| [lane, distinct(lane)]).collect();
     assert_eq!(run("told_to_the_host", &lanes(distinct), 64), expected);
 }

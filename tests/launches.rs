@@ -4,7 +4,7 @@ use chaski::checkpoint::{Checkpoint, Dtype};
 use chaski::config::{Config, Dims};
 use chaski::kernel::{Kernel, Launch};
 use chaski::memory::Layout;
-use chaski::model::{Llama, Logits, Sizes, State, Weights, choose, decode, prefill};
+use chaski::model::{Llama, Logits, Sizes, State, Weights, prefill, step};
 use chaski::op::{Gpu, Op};
 use chaski::source::Source;
 
@@ -31,12 +31,10 @@ fn llama(model: &str) -> Llama {
     Llama { dims, norm_eps: config.norm_eps, weights, state }
 }
 
-/// Every op from one token to the next, and the number of layers.
+/// Every op from one token's logits to the next one's, and the number of layers.
 fn token(model: &str) -> (Vec<Box<dyn Op>>, usize) {
     let model = llama(model);
-    let mut ops = decode(&model).ops;
-    ops.push(Box::new(choose(&model)));
-    (ops, model.dims.layers)
+    (step(&model).ops, model.dims.layers)
 }
 
 const MODELS: [&str; 4] = [
@@ -91,6 +89,20 @@ fn each_kernel_finds_room_beside_the_one_before() {
             let fits = b.0 + a.0 <= REGISTERS && b.1 + a.1 <= SHARED_BYTES;
             assert!(fits, "{model}: {before} {b:?} and {after} {a:?}");
         }
+    }
+}
+
+/// The first layer's weights are on their way while the token is chosen: there is a kernel between, which
+/// has few blocks.
+#[test]
+fn the_first_layer_finds_room_beside_sampling() {
+    for model in MODELS {
+        let (ops, _) = token(model);
+        assert_eq!([0, 1, 2].map(|i| ops[i].name()), ["sample", "embed", "norm_qkv"]);
+        let needs = [0, 2].map(|i| block_needs(&*ops[i]));
+        let [Some(sample), Some(layer)] = needs else { return };
+        let fits = sample.0 + layer.0 <= REGISTERS && sample.1 + layer.1 <= SHARED_BYTES;
+        assert!(fits, "{model}: {sample:?} and {layer:?}");
     }
 }
 

@@ -90,6 +90,7 @@ void* dynamic_shared_memory();
 void poll(const void* address, Site site);  // before a load that may be part of a spin loop
 void pause(Site site);                      // let others run
 void poll_outside();  // before a load of what other devices or the host may write
+void poll_peers();    // before a load of what other devices may write, where there are such
 void progressed();                          // something was published: waiting for it may end
 void fence();
 void dependency_wait();

@@ -1,5 +1,6 @@
 // What the instructions of lib/ptx.cuh mean; those of lib/ptx_hopper.cuh are in hopper.cpp.
 #include "grid.h"
+#include "machine.h"
 #include "modes.h"
 
 #include <cstring>
@@ -253,6 +254,11 @@ void poll(const void* address, Site site) {
 void pause(Site site) { wait(State::Spinning, "a spin loop", site); }
 
 void poll_outside() { current().team->block->grid->polls_outside = true; }
+
+void poll_peers() {
+    for (const Device& device : machine().devices)
+        if (!device.peers.empty()) return poll_outside();
+}
 
 void progressed() { progress++; }
 

@@ -340,6 +340,16 @@ __device__ inline uint32_t load_relaxed_system(const uint32_t* p) {
     return r;
 }
 
+__device__ inline uint64_t load_relaxed_system(const uint64_t* p) {
+    uint64_t r;
+    asm volatile("ld.relaxed.sys.global.u64 %0, [%1];" : "=l"(r) : "l"(p) : "memory");
+    return r;
+}
+
+__device__ inline void store_relaxed_system(uint64_t* p, uint64_t v) {
+    asm volatile("st.relaxed.sys.global.u64 [%0], %1;" ::"l"(p), "l"(v) : "memory");
+}
+
 __device__ inline uint4 load16_relaxed_system(const void* p) {
     uint4 r;
     asm volatile("ld.relaxed.sys.global.v4.u32 {%0, %1, %2, %3}, [%4];"

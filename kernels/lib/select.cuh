@@ -117,10 +117,3 @@ __device__ inline bool is_last(uint32_t* ticket, Exchange& exchange) {
     __syncthreads();
     return exchange.is_last;
 }
-
-// Waits until all blocks have come here.
-__device__ inline void meet(uint32_t* ticket, Exchange& exchange) {
-    if (!is_last(ticket, exchange) && threadIdx.x == 0)
-        while (load_acquire_gpu(ticket) < gridDim.x) nanosleep(20);
-    __syncthreads();
-}

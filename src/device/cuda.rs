@@ -13,6 +13,7 @@ pub mod nvtx;
 mod options;
 mod stream;
 mod timed;
+mod watch;
 mod weights;
 
 use std::collections::HashSet;
@@ -269,8 +270,7 @@ impl Cuda {
     /// What cannot be loaded or launched, or has failed.
     pub fn run(&mut self, program: &Program) -> Result<()> {
         if let [op] = &program.ops[..]
-            && self.has_peers()
-            && let Some(slots) = op.together()
+            && let Some(slots) = op.together(&self.gpu)
         {
             return self.run_on_host(&**op, &slots);
         }
@@ -379,12 +379,6 @@ impl Cuda {
             cuda.stream.copy_out(&cuda.state, range.clone(), &mut cuda.landing)
         })?;
         Ok(bytemuck::cast_slice(&self.landing.bytes()[..slot.bytes()]))
-    }
-
-    /// The one element of a shared slot as it is now: the step that writes it has been waited for.
-    pub fn read_shared<T: Pod>(&self, slot: Slot<T>) -> T {
-        let at = slot.offset() - self.own_bytes;
-        bytemuck::pod_read_unaligned(&self.shared.read(at..at + size_of::<T>()))
     }
 
     /// Does `work`, unless something has failed before: the first error is the one to tell.

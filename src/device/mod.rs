@@ -13,7 +13,6 @@ use crate::comm::{Alone, Communicator};
 use crate::error::{Error, Result};
 use crate::memory::{Layout, Slot, Weight};
 use crate::op::{Product, Program};
-use crate::ops::Mailbox;
 pub use cpu::Cpu;
 pub use cuda::Cuda;
 
@@ -220,17 +219,28 @@ impl Device {
 
     /// Whether steps are under way while the host does something else.
     pub fn runs_beside(&self) -> bool {
-        matches!(self, Self::Cuda(cuda) if !cuda.has_peers())
+        matches!(self, Self::Cuda(_))
     }
 
-    /// Makes ready what ranks exchange sums through.
+    /// Whether the hosts of several ranks must do some of `program` for their GPUs.
+    pub fn needs_hosts(&self, program: &Program) -> bool {
+        matches!(self, Self::Cuda(cuda) if cuda.needs_hosts(program))
+    }
+
+    /// Makes ready the slots through which ranks on GPUs tell each other something: `empty` is in them at
+    /// first, `addresses` will have all ranks'.
     ///
     /// # Errors
     /// When the GPU or another rank fails.
-    pub fn connect(&mut self, mailbox: &Mailbox) -> Result<()> {
+    pub fn connect<T: Pod>(
+        &mut self,
+        slots: Slot<T>,
+        empty: T,
+        addresses: Slot<u64>,
+    ) -> Result<()> {
         match self {
             Self::Cpu(_) => Ok(()),
-            Self::Cuda(cuda) => cuda.connect(mailbox),
+            Self::Cuda(cuda) => cuda.connect(slots, empty, addresses),
         }
     }
 
@@ -267,11 +277,27 @@ impl Device {
         }
     }
 
-    /// The one element of a shared slot that a step which was waited for has written.
-    pub fn read_shared<T: Pod>(&self, slot: Slot<T>) -> T {
+    /// Empties a shared slot at once, before something is queued that writes it: see [`Self::watch`].
+    pub fn clear(&mut self, slot: Slot<u64>) {
         match self {
-            Self::Cpu(cpu) => cpu.read(slot)[0],
-            Self::Cuda(cuda) => cuda.read_shared(slot),
+            Self::Cpu(cpu) => cpu.write(slot, &[u64::MAX]),
+            Self::Cuda(cuda) => cuda.clear(slot),
+        }
+    }
+
+    /// Waits until `seen` finds what it looks for in the one element of a shared slot, which something that
+    /// is under way writes; none if all has ended and it is not there.
+    ///
+    /// # Errors
+    /// When the GPU has failed.
+    pub fn watch<R>(
+        &mut self,
+        slot: Slot<u64>,
+        seen: impl Fn(u64) -> Option<R>,
+    ) -> Result<Option<R>> {
+        match self {
+            Self::Cpu(cpu) => Ok(seen(cpu.read(slot)[0])),
+            Self::Cuda(cuda) => cuda.watch(slot, seen),
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::device::{Device, Hardware, Recording};
 use crate::error::{Error, Result};
 use crate::memory::{Layout, Slot};
 use crate::op::{Op, Program};
-use crate::ops::{AllReduce, Mailbox};
+use crate::ops::{AllReduce, EMPTY, Mailbox};
 
 /// Bytes of the sums to time.
 pub const SUM_BYTES: [usize; 10] = [
@@ -135,7 +135,8 @@ impl Member {
         layout.begin_shared();
         let (hardware, nothing) = (Hardware::Gpu(card.clone()), Checkpoint::empty());
         let mut device = Device::of_rank(&hardware, nothing, &[], &layout, comm.clone(), &|_| ())?;
-        device.connect(&mailbox)?;
+        device.write(mailbox.rounds, &[0; 3])?;
+        device.connect(mailbox.slots, EMPTY, mailbox.addresses)?;
         Ok(Self { device, comm, mailbox, shares_gpu, partial, x })
     }
 

@@ -160,6 +160,14 @@ pub fn decode(model: &Llama) -> Program {
 pub fn choose(model: &Llama) -> Sample {
     let State { sampling, ring, cursor, .. } = model.state;
     let logits = rows(model.state.logits, 1, model.dims.vocab);
-    let first_id = model.dims.first_id() as u32;
-    Sample { logits, first_id, sampling, ring, token: rows(model.state.ids, 1, 1), cursor }
+    Sample { logits, sampling, ring, token: rows(model.state.ids, 1, 1), cursor }
+}
+
+/// From the logits of the last token to those of the next: its choice comes first, so that the first layer's
+/// weights are on their way while it is made.
+pub fn step(model: &Llama) -> Program {
+    let mut program = Program::default();
+    program.push(choose(model));
+    program.ops.extend(decode(model).ops);
+    program
 }

@@ -142,7 +142,7 @@ impl State {
                     tickets: layout.slot(&[h]),
                 },
             },
-            sampling: Sampling::plan(dims.vocab, layout),
+            sampling: Sampling::plan(dims.whole_vocab, dims.share, dims.stage, layout),
             caches: (0..dims.layers)
                 .map(|_| {
                     let shape = [sizes.context, g, d, sizes.cache.bytes()];

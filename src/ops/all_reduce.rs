@@ -37,8 +37,8 @@ pub struct Mailbox {
 /// Instead of a number: nothing has come yet.
 pub const EMPTY: f32 = -0.0;
 
-/// The most ranks that the kernel adds up.
-const MOST_RANKS: usize = 8;
+/// The most ranks that work together over each other's memory.
+pub(super) const MOST_RANKS: usize = 8;
 
 impl Mailbox {
     /// The most bytes of a sum that ranks make by themselves; what is more, NCCL adds up. At eight

@@ -1,6 +1,8 @@
+use super::all_reduce::MOST_RANKS;
 use super::{blocks, launch, size};
 use crate::case::{Case, Content, Judge, Numbers, Setup};
 use crate::checkpoint::Dtype;
+use crate::config::Share;
 use crate::kernel::{self, Launch};
 use crate::memory::{Layout, Memory, Slot};
 use crate::op::{Cost, Gpu, Op};
@@ -8,10 +10,8 @@ use crate::sampler::{self, IN_PROMPT, Outcome, SamplingOptions};
 
 /// Chooses the next token and moves the cursor to it, as `sampler` specifies it to the bit.
 pub struct Sample {
-    /// In and out: bias and penalties are applied. `[1, V]`
+    /// In and out: bias and penalties are applied. Those of the rank's share of the tokens. `[1, V]`
     pub logits: Slot<f32>,
-    /// The token that the first of them is of: other ranks have the others.
-    pub first_id: u32,
     pub sampling: Sampling,
     /// Out, at `position % RING`: the outcome, see [`outcome`]. Shared. `[RING]`
     pub ring: Slot<u64>,
@@ -24,6 +24,11 @@ pub struct Sample {
 /// What sampling reads and remembers.
 #[derive(Debug, Clone, Copy)]
 pub struct Sampling {
+    /// V, the whole model's.
+    pub whole_vocab: usize,
+    /// Which of the tokens are the rank's, if it is of the last stage; the others have none.
+    pub share: Share,
+    pub stage: Share,
     /// Temperature, top-p, min-p; repeat, presence, frequency penalty. `[6]`
     pub options: Slot<f32>,
     /// `[1]`
@@ -38,14 +43,17 @@ pub struct Sampling {
     pub bias_count: Slot<u32>,
     /// Times in the answer, and whether in the prompt: `sampler::IN_PROMPT`. `[V]`
     pub counts: Slot<u32>,
-    /// `[blocks]`
-    pub best: Slot<u64>,
-    /// `[blocks]`
-    pub sums: Slot<u64>,
+    /// What blocks, those of other ranks too, tell each other in three rounds that follow each other; at
+    /// first zeros. See [`Sampling::places`].
+    pub slots: Slot<u64>,
+    /// Of all ranks' slots, and of a word by which the host ends the wait for them. `[world + 1]`
+    pub addresses: Slot<u64>,
+    /// The round modulo 3, and what is left of each; at first zeros. `[4]`
+    pub rounds: Slot<u32>,
     /// Zeros before and after. `[64]`
     pub bins: Slot<u64>,
-    /// `[2, V]`
-    pub candidates: Slot<u32>,
+    /// `[2, V]` of the whole model
+    pub candidates: Slot<u64>,
     /// Zeros before and after. `[4]`
     pub tickets: Slot<u32>,
 }
@@ -59,17 +67,21 @@ pub const MOST_TOKENS: usize = 1 << 18;
 /// Logits that a block looks at, at least.
 const SHARE: usize = 1024;
 
-/// The most blocks that the kernel can have.
-const MOST_BLOCKS: usize = 512;
+/// Bins of half a temperature.
+const WIDE_BINS: usize = 64;
 
 /// In an outcome, instead of a token: this bit and an id whose logit is broken, or all bits where no
 /// token is left.
 const FAILED: u32 = 1 << 31;
 
 impl Sampling {
-    pub fn plan(vocab: usize, layout: &mut Layout) -> Self {
-        let blocks = vocab.div_ceil(SHARE).min(MOST_BLOCKS);
+    /// For a rank's share of the tokens.
+    pub fn plan(whole_vocab: usize, share: Share, stage: Share, layout: &mut Layout) -> Self {
+        let vocab = if stage.is_last() { share.of(whole_vocab).len() } else { 0 };
         Self {
+            whole_vocab,
+            share,
+            stage,
             options: layout.slot(&[6]),
             top_k: layout.slot(&[1]),
             seed: layout.slot(&[1]),
@@ -77,12 +89,42 @@ impl Sampling {
             biases: layout.slot(&[vocab]),
             bias_count: layout.slot(&[1]),
             counts: layout.slot(&[vocab]),
-            best: layout.slot(&[blocks]),
-            sums: layout.slot(&[blocks]),
-            bins: layout.slot(&[64]),
-            candidates: layout.slot(&[2, vocab]),
+            slots: layout.slot(&[Self::places(whole_vocab, share.parts)]),
+            addresses: layout.slot(&[share.parts + 1]),
+            rounds: layout.slot(&[4]),
+            bins: layout.slot(&[WIDE_BINS]),
+            candidates: layout.slot(&[2, whole_vocab]),
             tickets: layout.slot(&[4]),
         }
+    }
+
+    /// What is told in three rounds: by each block its best token and the sum of its weights; by each rank
+    /// its bins, how many tokens it lists, and those; by one of them the drawn token.
+    fn places(whole_vocab: usize, world: usize) -> usize {
+        let room = whole_vocab.div_ceil(world);
+        3 * (world * (2 * room.div_ceil(SHARE) + WIDE_BINS + 1 + room) + 1)
+    }
+
+    /// M: the most tokens that a rank has.
+    fn room(&self) -> usize {
+        self.whole_vocab.div_ceil(self.share.parts)
+    }
+
+    /// B: the most blocks of a rank.
+    fn blocks(&self) -> usize {
+        self.room().div_ceil(SHARE)
+    }
+
+    /// The token that the rank's first logit is of.
+    fn first_id(&self) -> u32 {
+        size(self.share.of(self.whole_vocab).start)
+    }
+
+    /// Whether GPUs can choose without their hosts.
+    fn suits(&self, gpu: &Gpu) -> bool {
+        let world = self.share.parts;
+        let is_small = world <= MOST_RANKS && self.whole_vocab <= MOST_TOKENS;
+        self.stage.parts == 1 && (world == 1 || (gpu.reaches_peers && is_small))
     }
 }
 
@@ -122,7 +164,7 @@ impl Op for Sample {
         let outcome = match comm.world() {
             1 => sampler::choose(&options, counts, logits, position.into()),
             _ => {
-                let first = self.first_id;
+                let first = self.sampling.first_id();
                 sampler::choose_among_ranks(&options, counts, logits, first, position.into(), comm)
             }
         };
@@ -130,7 +172,7 @@ impl Op for Sample {
             Outcome::Token(id) => id,
             Outcome::Broken(_) | Outcome::Empty => 0,
         };
-        let row = token[0].checked_sub(self.first_id).map(|row| row as usize);
+        let row = token[0].checked_sub(self.sampling.first_id()).map(|row| row as usize);
         if let Some(count) = row.and_then(|row| counts.get_mut(row)) {
             *count += 1;
         }
@@ -138,7 +180,10 @@ impl Op for Sample {
         ring[position as usize % RING] = entry(position, outcome);
     }
 
-    fn together(&self) -> Option<Vec<Slot<u8>>> {
+    fn together(&self, gpu: &Gpu) -> Option<Vec<Slot<u8>>> {
+        if self.sampling.suits(gpu) {
+            return None;
+        }
         let Sampling { options, top_k, seed, bias_ids, biases, bias_count, counts, .. } =
             self.sampling;
         let floats = [self.logits, options, biases].map(Slot::cast);
@@ -147,10 +192,11 @@ impl Op for Sample {
     }
 
     fn launch(&self, gpu: &Gpu) -> Launch {
-        let vocab = self.logits.len();
-        assert!(vocab <= MOST_TOKENS, "a choice between {vocab} tokens");
-        let Sampling { options, top_k, seed, bias_ids, biases, bias_count, .. } = self.sampling;
-        let Sampling { counts, best, sums, bins, candidates, tickets, .. } = self.sampling;
+        let all = &self.sampling;
+        assert!(all.suits(gpu), "ranks that choose a token without their hosts");
+        assert!(all.whole_vocab <= MOST_TOKENS, "a choice between {} tokens", all.whole_vocab);
+        let Sampling { options, top_k, seed, bias_ids, biases, bias_count, counts, .. } = *all;
+        let Sampling { slots, addresses, rounds, bins, candidates, tickets, .. } = *all;
         let arguments = kernel::Sample {
             logits: self.logits,
             options,
@@ -163,17 +209,24 @@ impl Op for Sample {
             token: self.token,
             cursor: self.cursor,
             ring: self.ring,
-            best,
-            sums,
+            slots,
+            addresses,
+            rounds,
             bins,
             candidates,
             tickets,
-            vocab: size(vocab),
+            vocab: size(all.whole_vocab),
+            own_vocab: size(self.logits.len()),
+            first_id: all.first_id(),
             ring_size: size(RING),
+            world: size(all.share.parts),
+            rank: size(all.share.part),
+            blocks: size(all.blocks()),
+            room: size(all.room()),
         }
         .arguments();
         // Blocks wait for each other: there are no more than run at once.
-        let grid = [blocks(best.len(), gpu.multiprocessors), 1];
+        let grid = [blocks(all.blocks(), gpu.multiprocessors), 1];
         launch(kernel::Sample::KERNEL, (Dtype::F32, 0), grid, 0, arguments)
     }
 }
@@ -301,11 +354,14 @@ impl Sample {
         let counts: Vec<u32> =
             (0..vocab).map(|i| [0, 0, 1, 3, IN_PROMPT, IN_PROMPT | 2, 0][i % 7]).collect();
         let bytes = bytemuck::cast_slice(&counts).to_vec();
-        let (exact, blocks) = (Judge::Exact, vocab.div_ceil(SHARE).min(MOST_BLOCKS));
+        let (exact, zeros) = (Judge::Exact, |bytes| Content::Bytes(vec![0; bytes]));
+        let places = Sampling::places(vocab, 1);
         let op = Self {
             logits: setup.changed("logits", &[1, vocab], Content::each(logit), exact),
-            first_id: 0,
             sampling: Sampling {
+                whole_vocab: vocab,
+                share: Share { part: 0, parts: 1 },
+                stage: Share { part: 0, parts: 1 },
                 options: setup.given("options", &numbers),
                 top_k: setup.given("top_k", &[options.top_k as u32]),
                 seed: setup.given("seed", &[seed]),
@@ -313,8 +369,9 @@ impl Sample {
                 biases: setup.given("biases", &biases),
                 bias_count: setup.given("bias_count", &[bias_count]),
                 counts: setup.changed("counts", &[vocab], Content::Bytes(bytes), exact),
-                best: setup.written("best", &[blocks], Judge::Any),
-                sums: setup.written("sums", &[blocks], Judge::Any),
+                slots: setup.changed("slots", &[places], zeros(8 * places), Judge::Any),
+                addresses: setup.given("addresses", &[0u64; 2]),
+                rounds: setup.changed("rounds", &[4], zeros(16), Judge::Any),
                 bins: setup.given("bins", &[0u64; 64]),
                 candidates: setup.written("candidates", &[2, vocab], Judge::Any),
                 tickets: setup.given("tickets", &[0u32; 4]),

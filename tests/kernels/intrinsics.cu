@@ -232,6 +232,16 @@ extern "C" __global__ void __launch_bounds__(128) told_across_a_system(WORDS) {
     fence_system();
     out[8 + lane_id()] = out[1] + v.x + v.y + v.z + v.w + load_relaxed_system(out + 5);
 }
+// out: [64] of 64 bits
+extern "C" __global__ void __launch_bounds__(128) told_in_wide_words(WORDS) {
+    uint64_t* const wide = reinterpret_cast<uint64_t*>(out);
+    if (blockIdx.x == 1)
+        return store_relaxed_system(wide + lane_id(), uint64_t(in[lane_id()]) << 32 | ~lane_id());
+    uint64_t v = 0;
+    while ((v = load_relaxed_system(static_cast<const uint64_t*>(wide) + lane_id())) == 0)
+        nanosleep(100);
+    wide[32 + lane_id()] = v;
+}
 // out: [32] of 64 bits
 extern "C" __global__ void __launch_bounds__(128) told_to_the_host(WORDS) {
     const uint64_t value = uint64_t(in[lane_id()]) << 32 | lane_id();

@@ -168,6 +168,14 @@ inline uint32_t load_relaxed_system(const uint32_t* p) {
     emulator::poll_outside();
     return __atomic_load_n(p, __ATOMIC_RELAXED);
 }
+inline uint64_t load_relaxed_system(const uint64_t* p) {
+    emulator::poll_peers();
+    return __atomic_load_n(p, __ATOMIC_RELAXED);
+}
+inline void store_relaxed_system(uint64_t* p, uint64_t v) {
+    emulator::progressed();
+    __atomic_store_n(p, v, __ATOMIC_RELAXED);
+}
 inline uint4 load16_relaxed_system(const void* p, SITE) {
     emulator::check_aligned(p, 16, site);
     const uint32_t* const words = static_cast<const uint32_t*>(p);

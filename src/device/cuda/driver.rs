@@ -4,7 +4,7 @@
 use std::ffi::CStr;
 use std::ops::Range;
 use std::ptr;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use cudarc::driver::sys::{self, CUresult};
@@ -327,11 +327,21 @@ impl Pinned {
         Ok(address + range.start as u64)
     }
 
-    /// A copy of `range` as it is now; the device may be writing other parts.
-    pub fn read(&self, range: Range<usize>) -> Vec<u8> {
-        assert!(range.start <= range.end && range.end <= self.bytes, "{range:?} of {}", self.bytes);
-        // SAFETY: inside the allocation; volatile, because the device writes there as well.
-        range.map(|at| unsafe { self.start.add(at).read_volatile() }).collect()
+    /// The word at byte `at` as it is now; the device may be writing it.
+    pub fn load(&self, at: usize) -> u64 {
+        self.word(at).load(Ordering::Acquire)
+    }
+
+    /// Replaces the word at byte `at`, before anything is queued that uses it.
+    pub fn store(&mut self, at: usize, word: u64) {
+        self.word(at).store(word, Ordering::Release);
+    }
+
+    fn word(&self, at: usize) -> &AtomicU64 {
+        assert!(at.is_multiple_of(8) && at + 8 <= self.bytes, "{at} of {}", self.bytes);
+        // SAFETY: inside the allocation, which begins with a page and lives as long as `self`. The device
+        // writes whole words, and where it may nobody else does but by these functions.
+        unsafe { AtomicU64::from_ptr(self.start.add(at).cast()) }
     }
 
     /// Replaces the bytes from `at` on, which no device may be using at the time.

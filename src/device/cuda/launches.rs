@@ -147,9 +147,9 @@ impl Cuda {
         of_weights.map(|(_, at)| self.weights.count_with(at)).max().unwrap_or(0)
     }
 
-    /// Whether it is one of several ranks.
-    pub fn has_peers(&self) -> bool {
-        !self.link.is_alone()
+    /// Whether the hosts of several ranks must do some of `program` for their GPUs.
+    pub fn needs_hosts(&self, program: &Program) -> bool {
+        program.ops.iter().any(|op| op.together(&self.gpu).is_some())
     }
 
     /// Does an op of several ranks that no kernel does: by its reference, on copies of `slots`, which are

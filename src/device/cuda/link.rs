@@ -3,14 +3,16 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
+use bytemuck::Pod;
+
 use super::driver::{Alarm, Context};
 use super::nccl::Nccl;
 use super::stream::Stream;
 use super::{Card, Cuda};
 use crate::comm::{Communicator, Way};
 use crate::error::{Error, Result};
+use crate::memory::Slot;
 use crate::op::Exchange;
-use crate::ops::{EMPTY, Mailbox};
 
 /// What carries sums over the ranks of a stage, and what stages pass on.
 pub(super) enum Link {
@@ -156,10 +158,6 @@ impl Link {
         matches!(self, Self::Hosts)
     }
 
-    pub fn is_alone(&self) -> bool {
-        matches!(self, Self::Alone)
-    }
-
     pub fn reaches_peers(&self) -> bool {
         matches!(self, Self::Peers(..))
     }
@@ -188,26 +186,32 @@ impl Cuda {
         self.link.describe(&*self.comm)
     }
 
-    /// Makes the mailbox ready, and tells the ranks of each other's.
+    /// Fills the slots through which ranks on GPUs tell each other something, and tells the ranks where each
+    /// other's are.
     ///
     /// # Errors
     /// When the GPU or another rank fails.
-    pub fn connect(&mut self, mailbox: &Mailbox) -> Result<()> {
-        let Link::Peers(_, alarm) = &self.link else {
-            return Ok(());
+    pub fn connect<T: Pod>(
+        &mut self,
+        slots: Slot<T>,
+        empty: T,
+        addresses: Slot<u64>,
+    ) -> Result<()> {
+        let alarm = match &self.link {
+            Link::Hosts | Link::Nccl(..) => return Ok(()), // no kernel uses them
+            Link::Alone => None,
+            Link::Peers(_, alarm) => Some(alarm.address()?),
         };
-        let alarm = alarm.address()?;
-        self.write(mailbox.slots, &vec![EMPTY; mailbox.slots.len()])?;
-        self.write(mailbox.rounds, &[0; 3])?;
+        self.write(slots, &vec![empty; slots.len()])?;
+        let Some(alarm) = alarm else { return Ok(()) };
         let failure = self.failure();
         self.guard(|cuda| cuda.stream.synchronize(&failure))?;
-        let slots = mailbox.slots;
         let address = self.state.address(slots.offset()..slots.offset() + slots.bytes());
         // All slots are empty when this returns: each rank comes here when its own are.
-        let mut addresses = self.comm.all_gather(&[address])[self.comm.stage()].to_vec();
+        let mut of_all = self.comm.all_gather(&[address])[self.comm.stage()].to_vec();
         self.comm.leave()?;
-        addresses.push(alarm);
-        self.write(mailbox.addresses, &addresses)
+        of_all.push(alarm);
+        self.write(addresses, &of_all)
     }
 
     /// Does what no kernel does, on a copy.

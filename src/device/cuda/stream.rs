@@ -50,6 +50,19 @@ impl Stream {
         check(doing, unsafe { sys::cuStreamSynchronize(self.handle) })
     }
 
+    /// Whether all is done.
+    ///
+    /// # Errors
+    /// As [`Self::synchronize`].
+    pub fn has_ended(&self, doing: &str) -> Result<bool> {
+        self.context.bind()?;
+        // SAFETY: the stream lives as long as `self`.
+        match unsafe { sys::cuStreamQuery(self.handle) } {
+            CUresult::CUDA_ERROR_NOT_READY => Ok(false),
+            result => check(doing, result).map(|()| true),
+        }
+    }
+
     /// Copies `bytes` to `at` of the region. On return the source may be changed.
     pub fn copy_in(&self, region: &Region, at: usize, bytes: &[u8]) -> Result<()> {
         let to = region.address(at..at + bytes.len());

@@ -1,0 +1,55 @@
+//! Waiting for what a kernel tells the host before its graph has ended.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::Cuda;
+use crate::error::Result;
+use crate::memory::Slot;
+
+/// How often the driver is asked whether all has ended, or failed. On an emulated GPU that is what makes
+/// work go on.
+const BETWEEN_QUERIES: Duration = Duration::from_micros(20);
+
+/// A token that takes longer is one that the host can sleep for.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+impl Cuda {
+    /// Empties a shared slot at once: nothing that writes it may be under way.
+    pub fn clear(&mut self, slot: Slot<u64>) {
+        self.shared.store(slot.offset() - self.own_bytes, u64::MAX);
+    }
+
+    /// Waits until `seen` finds what it looks for in the one element of a shared slot; none if all that was
+    /// queued has ended and it is not there.
+    ///
+    /// # Errors
+    /// When a kernel has failed.
+    pub fn watch<R>(
+        &mut self,
+        slot: Slot<u64>,
+        seen: impl Fn(u64) -> Option<R>,
+    ) -> Result<Option<R>> {
+        let at = slot.offset() - self.own_bytes;
+        self.guard(|cuda| {
+            let since = Instant::now();
+            let mut asked = since;
+            let mut has_ended = false;
+            loop {
+                let found = seen(cuda.shared.load(at));
+                if found.is_some() || has_ended {
+                    return Ok(found);
+                }
+                if since.elapsed() > PATIENCE {
+                    cuda.stream.synchronize(&cuda.failure())?;
+                    has_ended = true;
+                } else if asked.elapsed() > BETWEEN_QUERIES {
+                    has_ended = cuda.stream.has_ended(&cuda.failure())?;
+                    asked = Instant::now();
+                } else {
+                    thread::yield_now();
+                }
+            }
+        })
+    }
+}

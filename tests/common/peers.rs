@@ -1,0 +1,122 @@
+//! Ranks on emulated GPUs that work together over each other's memory, without a model.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::process::Command;
+use std::sync::{Arc, Barrier, Once};
+use std::thread;
+use std::time::Duration;
+
+use chaski::comm::Room;
+use chaski::config::Share;
+use chaski::device::cuda::{self, Card};
+use chaski::error::Result;
+use chaski::kernel::Source;
+use chaski::random::random;
+
+/// Kernels that are new to the emulator are compiled at their first launch.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// The environment's name for a file that takes a kernel's place.
+pub const KERNEL: &str = "CHASKI_TEST_KERNEL";
+
+pub fn cards(world: usize) -> Vec<Card> {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| cuda::emulate(8, &|_| ()).unwrap());
+    let open = |ordinal| {
+        let card = Card::open(ordinal).unwrap();
+        if let Some(file) = std::env::var_os(KERNEL) {
+            card.replace_kernel(Source::read(Path::new(&file)).unwrap());
+        }
+        card
+    };
+    (0..world as u32).map(open).collect()
+}
+
+pub fn room(world: usize) -> Arc<Room> {
+    Room::new((0..world).map(|n| format!("cuda:{n}")).collect(), PATIENCE, None)
+}
+
+/// What `work` comes to on each of so many ranks. What it keeps, the rank's memory above all, goes when
+/// the last one has ended.
+pub fn each<T: Send, Kept: Send>(
+    world: usize,
+    work: impl Fn(Card, &Arc<Room>, Share) -> (T, Kept) + Sync,
+) -> Vec<T> {
+    let room = room(world);
+    // Nobody waits for one that has panicked.
+    let work = |part: usize, card: Card| {
+        let share = Share { part, parts: world };
+        let result = catch_unwind(AssertUnwindSafe(|| work(card, &room, share)));
+        result.map_err(|_| room.fail(part, "it panicked"))
+    };
+    thread::scope(|scope| {
+        let work = &work;
+        let ranks = cards(world).into_iter().enumerate();
+        let ranks: Vec<_> =
+            ranks.map(|(part, card)| scope.spawn(move || work(part, card))).collect();
+        let ended: Vec<_> = ranks.into_iter().map(|rank| rank.join().unwrap()).collect();
+        ended.into_iter().map(|rank| rank.expect("no rank panics").0).collect()
+    })
+}
+
+/// Now this rank is late, now that one: it does not matter when, so there is no more to it.
+pub fn tarry(rank: usize, round: usize) {
+    let late = random(rank as u64, round as u64);
+    if late.is_multiple_of(16) {
+        thread::sleep(Duration::from_micros(late >> 52));
+    }
+}
+
+/// Runs a test of this file in a process of its own; says what is wrong, if anything.
+pub fn fails(test: &str, variables: &[(&str, &str)]) -> Option<String> {
+    let mut again = Command::new(std::env::current_exe().unwrap());
+    again.args(["--exact", test, "--nocapture"]).envs(variables.iter().copied());
+    let output = again.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let is_wrong = !output.status.success() || said.contains("WARNING: ThreadSanitizer");
+    is_wrong.then_some(said)
+}
+
+/// That a test of this file passes whatever the emulator does that is no fault.
+pub fn passes_under_every_schedule_and_checker(test: &str) {
+    for (variable, value) in [
+        ("CHASKI_EMULATE_ORDER", "descending"),
+        ("CHASKI_EMULATE_ORDER", "shuffled:7"),
+        ("CHASKI_EMULATE_BLOCKS", "3"),
+        ("CHASKI_EMULATE_STREAMS", "lazy"),
+        ("CHASKI_EMULATE_PDL", "late"),
+        ("CHASKI_EMULATE_SANITIZE", "address"),
+        ("CHASKI_EMULATE_SANITIZE", "thread"),
+    ] {
+        let said = fails(test, &[(variable, value)]);
+        assert!(said.is_none(), "{variable}={value}: {}", said.unwrap_or_default());
+    }
+}
+
+/// What ends a rank's wait for another one that has gone: the two are made ready by `ready`, and one of
+/// them starts.
+pub fn left_alone<R: Send>(
+    ready: impl Fn(Card, &Arc<Room>, Share) -> R + Sync,
+    start: impl Fn(&mut R) -> Result<()> + Sync,
+) -> String {
+    let (room, both_are_there) = (room(2), Barrier::new(2));
+    let work = |(part, card): (usize, Card)| {
+        let mut rank = ready(card, &room, Share { part, parts: 2 });
+        both_are_there.wait();
+        match part {
+            0 => (start(&mut rank).unwrap_err().to_string(), rank),
+            _ => {
+                room.fail(1, "it is gone");
+                (String::new(), rank)
+            }
+        }
+    };
+    thread::scope(|scope| {
+        let work = &work;
+        let ranks = cards(2).into_iter().enumerate();
+        let ranks: Vec<_> = ranks.map(|rank| scope.spawn(move || work(rank))).collect();
+        let ended: Vec<_> = ranks.into_iter().map(|rank| rank.join().unwrap()).collect();
+        ended[0].0.clone()
+    })
+}
