@@ -88,7 +88,7 @@ fn a_hundred_faults_on_two_gpus() {
 fn a_stall_over_peer_memory_is_told_of_the_rank_that_stalls() {
     answer();
     thread::scope(|scope| {
-        for (rank, launch) in [(0, 2), (1, 2), (1, 55)] {
+        for (rank, launch) in [(0, 2), (1, 2), (1, 85)] {
             scope.spawn(move || {
                 let value = format!("kernel@{rank}:{launch}:stalls");
                 let (status, _, error, _) = ask(&[("CHASKI_EMULATE_FAULT", &value)], TIMEOUT);

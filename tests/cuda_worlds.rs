@@ -61,8 +61,9 @@ fn checked(ordinals: &[u32], way: &str) -> [Vec<f32>; 2] {
         println!("{told}");
         assert!(whole <= bound && at <= 3.0 * bound, "{told}");
         assert!(ours == logits(&mut team, ids, chunk), "{told}: other bits in the next run");
-        let residual = team.each(|rank| {
-            let x = rank.model().state.x;
+        let residual = team.each(move |rank| {
+            let model = rank.model();
+            let x = model.state.x.part(0, chunk * model.dims.width);
             Ok(rank.device_mut().read(x)?.to_vec())
         });
         let residual = residual.unwrap();

@@ -20,9 +20,9 @@ Fiber scheduler;  // whoever called Block::run
 
 // Idle warps and blocks, used again oldest first. ThreadSanitizer orders everything that one fiber
 // does, so blocks that follow each other must not run on the same fibers or a race between them
-// would go unseen.
-std::deque<Warp*> idle_warps;
-std::deque<Block*> idle_blocks;
+// would go unseen. They outlive everything, as the machine does.
+std::deque<Warp*>& idle_warps = *new std::deque<Warp*>;
+std::deque<Block*>& idle_blocks = *new std::deque<Block*>;
 constexpr size_t kIdleBlocks = 8;
 constexpr size_t kRotations = sanitizer::thread ? 2 : 1;
 

@@ -13,7 +13,7 @@ namespace {
 // small blocks, as far as there are fibers (ThreadSanitizer allows 8128 threads in a process).
 constexpr size_t kMaxResidentThreads = sanitizer::thread ? 4096 : 32768;
 
-std::string failure;
+std::string& failure = *new std::string;  // outlives everything, as the machine does
 
 }  // namespace
 

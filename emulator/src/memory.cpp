@@ -15,7 +15,8 @@ namespace {
 constexpr size_t kPage = 4096;
 constexpr size_t kAlignment = 256;  // what cuMemAlloc promises
 
-std::map<uintptr_t, Allocation> allocations;  // by address; what is freed stays, for messages
+// By address; what is freed stays, for messages. Outlives everything, as the machine does.
+std::map<uintptr_t, Allocation>& allocations = *new std::map<uintptr_t, Allocation>;
 
 // Forgets what is freed where a new allocation lies: AddressSanitizer's memory is used again.
 void forget_below(uintptr_t address, size_t bytes) {

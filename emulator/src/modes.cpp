@@ -156,7 +156,7 @@ size_t Modes::shared_bytes() const {
 }
 
 Modes& modes() {
-    static Modes modes = read();
+    static Modes& modes = *new Modes(read());  // outlives everything, as the machine does
     return modes;
 }
 
