@@ -94,7 +94,8 @@ impl Cuda {
         let mut resolve = |op: &dyn Op| {
             let exchange = op.exchange(&self.gpu);
             // NCCL's kernels do not let others begin early.
-            let is_programmatic = exchange.is_none() && !follows_pass;
+            let follows_nccl = exchange.is_some() && self.link.nccl().is_some();
+            let is_programmatic = !follows_nccl && !follows_pass;
             follows_pass = matches!(exchange, Some(Exchange::Pass(..)));
             if follows_pass {
                 return Ok(Resolved::only(op.name(), exchange));
