@@ -139,8 +139,8 @@ fn an_emulated_gpu_answers_all_questions_as_the_cpu() {
 
 #[test]
 #[ignore = "takes minutes"]
-fn two_emulated_gpus_answer_all_questions_as_the_cpu() {
-    assert_gpus_agree(&[0, 1], 1);
+fn two_emulated_gpus_answer_every_fourth_question_as_the_cpu() {
+    assert_gpus_agree(&[0, 1], 4);
 }
 
 #[test]
