@@ -4,9 +4,10 @@
 //! A block of three warpgroups computes one output tile of 128 tokens and 256 rows of weights at a
 //! time; of 128 rows, where wide tiles would leave most SMs idle. One thread of the first warpgroup
 //! asks the copy engine for slices of 64 of K, up to 48 KB each, through a ring of four stages; each
-//! of the other two warpgroups multiplies 64 tokens with all rows, 128 sums a thread. Nobody but these two kinds of barrier holds anybody up: `full`, a
-//! slice has come; `empty`, all eight warps have done with a stage. The producer runs on into the
-//! next tile while this one's sums are stored. Registers go where the sums are.
+//! of the other two warpgroups multiplies 64 tokens with all rows, 128 sums a thread. Nobody but
+//! these two kinds of barrier holds anybody up: `full`, a slice has come; `empty`, all eight warps
+//! have done with a stage. The producer runs on into the next tile while this one's sums are stored.
+//! Registers go where the sums are.
 //!
 //! An input may come in two terms: weights then meet its leading digits in a first pass over K and
 //! the next digits in a second. Every sum runs over K upwards in steps of 16 from zero: neither the
@@ -99,6 +100,7 @@ __device__ void multiply_slices(float (&sums)[COLUMNS][4], Slice<W>* ring, Barri
         turn.next();
     }
     wgmma_wait<0>();
+    hold(sums); // the compiler does not know that they were not there before
     if (lane_id() == 0) mbarrier_arrive(&barriers.empty[before]);
 }
 
