@@ -244,7 +244,10 @@ fn forget_others(folder: &Path, images: &[Images]) {
 
 /// The Rust side: the table of kernels and a struct of arguments for each.
 fn generate(programs: &[Program<'_>], images: &[Images]) -> Result<String, std::fmt::Error> {
-    let mut text = String::from("/// Every kernel, by name.\npub static KERNELS: &[Kernel] = &[\n");
+    // Constants refer to a static: anything else would be in the binary, with all the machine code,
+    // once for each unit of the compiler's that uses one.
+    let mut text = String::from("/// Every kernel, by name.\npub static KERNELS: &[Kernel] = &TABLE;\n");
+    writeln!(text, "static TABLE: [Kernel; {}] = [", programs.len())?;
     for (program, images) in programs.iter().zip(images) {
         write_kernel(&mut text, program, images)?;
     }
@@ -337,7 +340,7 @@ fn write_arguments(text: &mut String, index: usize, program: &Program<'_>) -> st
         writeln!(text, "    pub {name}: {},", kind.rust_type())?;
     }
     writeln!(text, "}}\n\nimpl {arguments} {{")?;
-    writeln!(text, "    pub const KERNEL: &'static Kernel = &KERNELS[{index}];\n")?;
+    writeln!(text, "    pub const KERNEL: &'static Kernel = &TABLE[{index}];\n")?;
     writeln!(text, "    /// The same as the kernel takes it.")?;
     writeln!(text, "    pub fn arguments(&self) -> Arguments {{")?;
     writeln!(text, "        let mut arguments = Arguments::zeroed({});", signature.bytes())?;
