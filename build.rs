@@ -246,7 +246,8 @@ fn forget_others(folder: &Path, images: &[Images]) {
 fn generate(programs: &[Program<'_>], images: &[Images]) -> Result<String, std::fmt::Error> {
     // Constants refer to a static: anything else would be in the binary, with all the machine code,
     // once for each unit of the compiler's that uses one.
-    let mut text = String::from("/// Every kernel, by name.\npub static KERNELS: &[Kernel] = &TABLE;\n");
+    let mut text =
+        String::from("/// Every kernel, by name.\npub static KERNELS: &[Kernel] = &TABLE;\n");
     writeln!(text, "static TABLE: [Kernel; {}] = [", programs.len())?;
     for (program, images) in programs.iter().zip(images) {
         write_kernel(&mut text, program, images)?;

@@ -192,8 +192,7 @@ impl Rank {
     /// # Errors
     /// A device that fails.
     pub fn finish(&mut self) -> Result<()> {
-        let step = self.device.end_step()?;
-        self.device.wait(step)
+        self.device.finish()
     }
 
     /// As [`Self::take`], op by op. Returns what each op had to do and how long it took.

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use chaski::checkpoint::{Checkpoint, Dtype};
 use chaski::conformance::{self, Effort};
-use chaski::device::cuda::{Card, Options};
+use chaski::device::cuda::{self, Card, Options};
 use chaski::device::{Cuda, Device};
 use chaski::error::Result;
 use chaski::model::{Logits, Request};
@@ -135,6 +135,24 @@ fn greedy_choices_on_the_device_are_the_highest_logits() {
         assert_eq!(last, *token);
         last = argmax(rank.decode(last).unwrap());
     }
+}
+
+/// A token costs the host the launch of a graph; each call makes sure of its context first. Queries are for
+/// tokens that are late, as they are here.
+#[test]
+fn a_token_costs_the_host_one_launch() {
+    let (case, _) = &half_cases()[1];
+    let ids = expected(case).ids;
+    let mut rank = rank(case, ids.len(), DEFAULT).unwrap();
+    rank.begin(&SamplingOptions::default(), &ids).unwrap();
+    rank.take(&ids, Logits::Last).unwrap();
+    rank.choose().unwrap();
+    rank.advance().unwrap(); // the graph is made
+    let before = cuda::calls().unwrap();
+    (0..8).for_each(|_| _ = rank.advance().unwrap());
+    let after = cuda::calls().unwrap();
+    let (calls, queries) = (after.0 - before.0, after.1 - before.1);
+    assert_eq!(calls - 2 * queries, 2 * 8, "{calls} calls, {queries} queries");
 }
 
 /// Graphs, programmatic launch, streams that run as late as they may, and the order of blocks and warps.

@@ -12,6 +12,7 @@
 namespace emulator {
 
 thread_local Device* current_device;
+thread_local uint64_t calls, queries;
 
 namespace {
 
@@ -157,6 +158,13 @@ using namespace emulator;
 // The emulator's own: the last failure of a kernel in words, with the source line.
 extern "C" __attribute__((visibility("default"))) const char* chaski_emulator_failure() {
     return last_failure().c_str();
+}
+
+// And how often the calling thread has called the driver. Of that, how often it has asked a stream
+// whether it has ended: as many times as a wait is long.
+extern "C" __attribute__((visibility("default"))) uint64_t chaski_emulator_calls(uint64_t* asked) {
+    *asked = queries;
+    return calls;
 }
 
 int chaski_emulator_device() { return current_device ? current_device->ordinal : -1; }

@@ -63,6 +63,7 @@ ENTRY cuStreamSynchronize(Stream* handle) {
 
 ENTRY cuStreamQuery(Stream* handle) {
     return enter("cuStreamQuery", Needs::Context, [&](Lock&) {
+        queries++;
         Stream& stream = stream_of(handle);
         Dependency all = {&stream, stream.submitted};
         step_once(all);

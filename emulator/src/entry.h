@@ -68,12 +68,14 @@ enum class Needs { Nothing, Devices, Context };
 using Lock = std::unique_lock<std::mutex>;
 
 extern thread_local Device* current_device;  // a context is its device: there are only primary ones
+extern thread_local uint64_t calls, queries;  // how many of entry points, and of cuStreamQuery
 bool initialized();
 void lose(Device& device, int result);  // what a planned fault leaves behind
 
 // Runs an entry point: under the lock, after planned faults and sticky errors have had their say.
 template <class Body>
 int enter(const char* function, Needs needs, Body&& body) {
+    calls++;
     Lock lock(machine().mutex);
     Device* device = current_device;
     if (needs != Needs::Nothing && !initialized()) return kNotInitialized;

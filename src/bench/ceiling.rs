@@ -126,8 +126,8 @@ fn program_rate(device: &mut Device, work: f64, program: impl Fn(u32) -> Program
         let mut recording = Recording::new(program(rounds));
         let mut run = || {
             let start = Instant::now();
-            let step = device.step(&mut recording)?;
-            device.wait(step)?;
+            device.step(&mut recording)?;
+            device.finish()?;
             Ok(start.elapsed())
         };
         // The first loads the kernel, the second is the graph's first.

@@ -24,7 +24,7 @@ use bytemuck::Pod;
 
 pub use cublas::check_cublas;
 pub use driver::{device_count, has_driver};
-pub use emulator::{Order, Sanitizer, emulate, set_order};
+pub use emulator::{Order, Sanitizer, calls, emulate, set_order};
 pub use nvml::{Nvml, Reading, THROTTLE_REASONS};
 pub use options::Options;
 pub use weights::region_bytes;
@@ -43,11 +43,8 @@ use kernels::Kernels;
 use launches::{Resolved, names};
 use link::Link;
 pub use load::Told;
-use stream::{Event, Graph, Stream};
+use stream::{Graph, Stream};
 use weights::WeightRegion;
-
-/// Steps that may be on their way at once.
-const STEPS: usize = 4;
 
 /// A GPU that nothing has been put on yet.
 #[derive(Debug, Clone)]
@@ -167,9 +164,6 @@ pub struct Cuda {
     proven: HashSet<&'static str>,
     /// What is queued, for messages.
     doing: String,
-    /// The ends of the last steps.
-    ends: Vec<Event>,
-    steps: usize,
     startup: Startup,
     /// The first error; the GPU's context is of no more use after it.
     failed: Option<Error>,
@@ -240,8 +234,6 @@ impl Cuda {
             kernels: card.kernels.clone(),
             proven: HashSet::new(),
             doing: String::new(),
-            ends: (0..STEPS).map(|_| Event::new(context)).collect::<Result<_>>()?,
-            steps: 0,
             startup,
             failed: None,
             stream,
@@ -325,22 +317,12 @@ impl Cuda {
         })
     }
 
-    /// Marks the end of a step; [`Self::wait`] knows it by the number returned.
-    pub fn end_step(&mut self) -> Result<usize> {
-        self.guard(|cuda| {
-            cuda.steps += 1;
-            cuda.ends[cuda.steps % STEPS].record(&cuda.stream)?;
-            Ok(cuda.steps)
-        })
-    }
-
-    /// Waits for the end of a step, one of the last [`STEPS`].
+    /// Waits for all that is queued.
     ///
     /// # Errors
     /// When a kernel has failed.
-    pub fn wait(&mut self, step: usize) -> Result<()> {
-        assert!(step <= self.steps && step + STEPS > self.steps, "step {step} of {}", self.steps);
-        self.guard(|cuda| cuda.ends[step % STEPS].wait(&cuda.failure()))
+    pub fn finish(&mut self) -> Result<()> {
+        self.guard(|cuda| cuda.stream.synchronize(&cuda.failure()))
     }
 
     /// Replaces the first elements of `slot`, after all that is queued.

@@ -163,24 +163,22 @@ impl Device {
         }
     }
 
-    /// As [`Self::run`], at less cost from the second time on. The step's number is for [`Self::wait`].
+    /// As [`Self::run`], at less cost from the second time on.
     ///
     /// # Errors
     /// When the GPU fails.
-    pub fn step(&mut self, recording: &mut Recording) -> Result<usize> {
+    pub fn step(&mut self, recording: &mut Recording) -> Result<()> {
         let Self::Cuda(cuda) = self else {
-            self.run(&recording.program)?;
-            return Ok(0);
+            return self.run(&recording.program);
         };
-        match &recording.graph {
-            Some(graph) => cuda.replay(graph)?,
-            None => cuda.run(&recording.program)?,
+        if let Some(graph) = &recording.graph {
+            return cuda.replay(graph);
         }
-        let step = cuda.end_step()?;
+        cuda.run(&recording.program)?;
         if std::mem::take(&mut recording.is_new) {
             recording.graph = cuda.record(&recording.program)?;
         }
-        Ok(step)
+        Ok(())
     }
 
     /// What cuBLASLt does for `products`, as something to run again and again.
@@ -195,25 +193,14 @@ impl Device {
         Ok(Recording { program: Program::default(), graph, is_new: false })
     }
 
-    /// Ends a step that consists of all that runs since the last.
-    ///
-    /// # Errors
-    /// When the GPU fails.
-    pub fn end_step(&mut self) -> Result<usize> {
-        match self {
-            Self::Cpu(_) => Ok(0),
-            Self::Cuda(cuda) => cuda.end_step(),
-        }
-    }
-
-    /// Waits for the end of a step.
+    /// Waits for the end of all that was to run.
     ///
     /// # Errors
     /// When the GPU has failed.
-    pub fn wait(&mut self, step: usize) -> Result<()> {
+    pub fn finish(&mut self) -> Result<()> {
         match self {
             Self::Cpu(_) => Ok(()),
-            Self::Cuda(cuda) => cuda.wait(step),
+            Self::Cuda(cuda) => cuda.finish(),
         }
     }
 

@@ -236,8 +236,8 @@ impl Bed {
         // Sampling moves it.
         self.device.write(self.model.state.cursor, &[phase.position() as u32])?;
         let start = Instant::now();
-        let step = self.device.step(recording)?;
-        self.device.wait(step)?;
+        self.device.step(recording)?;
+        self.device.finish()?;
         Ok(start.elapsed().as_secs_f64())
     }
 

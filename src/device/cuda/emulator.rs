@@ -79,6 +79,19 @@ pub fn failure() -> Option<String> {
     (!text.is_empty()).then_some(text)
 }
 
+/// How often the calling thread has called the emulated driver, and how often of that it has asked a stream
+/// whether it has ended; none where a real driver is in use.
+pub fn calls() -> Option<(u64, u64)> {
+    let driver = &EMULATOR.get()?.driver;
+    type Calls = unsafe extern "C" fn(*mut u64) -> u64;
+    // SAFETY: the emulator exports this function with this type.
+    let calls = unsafe { driver.get::<Calls>(b"chaski_emulator_calls\0") }.ok()?;
+    let mut queries = 0;
+    // SAFETY: it writes one number.
+    let all = unsafe { calls(&mut queries) };
+    Some((all, queries))
+}
+
 /// Which warp of a block goes next, and which block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {

@@ -197,10 +197,6 @@ pub struct Event {
 unsafe impl Send for Event {}
 
 impl Event {
-    pub fn new(context: &Arc<Context>) -> Result<Self> {
-        Self::with_flags(context, sys::CUevent_flags::CU_EVENT_DISABLE_TIMING as u32)
-    }
-
     /// One that whoever waits for it sleeps, and leaves the core to others.
     pub fn slept_for(context: &Arc<Context>) -> Result<Self> {
         let sleeps = sys::CUevent_flags::CU_EVENT_BLOCKING_SYNC as u32;
