@@ -269,7 +269,11 @@ fn inspect_counts_and_plans() {
     let row = 2 * report["config"]["width"].as_u64().unwrap();
     let read = 2 * (sum - embedding) + row;
     assert_eq!(report["decode_bytes_per_token"]["weights"], read);
-    assert!(answer(&["inspect"]).contains("tied"));
+    let told = answer(&["inspect"]);
+    assert!(told.contains("tied") && told.contains("\n38 tensors\n"), "{told}");
+    // Those of all layers in a line.
+    assert!(told.contains("model.layers.*.mlp.down_proj.weight  "), "{told}");
+    assert!(told.contains(" 4 x [192, 512] ") && !told.contains("model.layers.0"), "{told}");
 }
 
 #[test]

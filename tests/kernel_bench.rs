@@ -143,6 +143,19 @@ fn only_what_is_right_is_timed() {
     assert!(said.contains("struct RmsNorm has `uint32_t count` where"), "{said}");
 }
 
+/// The other one has no memory.
+#[test]
+fn a_kernel_is_checked_on_the_gpu_that_times_it() {
+    let (_folder, path) = changed("//! rms_norm:", "//! rms_norm: mine,");
+    let ask = ["kernels", "bench", "--emulate", "2", "--device", "cuda:1", "-m", "synthetic:tiny"];
+    let how = ["-p", "3", "-d", "1", "-r", "1", "--source", path.to_str().unwrap()];
+    let fault = [("CHASKI_EMULATE_FAULT", "cuMemAlloc_v2@0:1:2")];
+    let (status, table, errors) = chaski(&[&ask[..], &how].concat(), &fault);
+    assert_eq!(status, Some(0), "{errors}");
+    let rows: Vec<&str> = table.lines().skip(2).collect();
+    assert!(rows.len() == 2 && rows.iter().all(|row| row.contains("| Emulated GPU 1 ")), "{table}");
+}
+
 #[test]
 fn a_kernel_that_does_not_end_is_given_up() {
     let wait = "grid_dependency_wait();";
@@ -229,7 +242,11 @@ fn sums_over_ranks_are_timed_in_all_ways_that_there_are() {
         errors.contains("2 ranks: sums over all ranks through NCCL: CHASKI_PEERS=off\n"),
         "{errors}"
     );
-    assert!(table.lines().nth(2).unwrap().contains("a token of synthetic:tiny"), "{table}");
+    let row = table.lines().nth(2).unwrap();
+    assert!(
+        row.contains("a token of synthetic:tiny") && row.contains("| Emulated GPU 0 "),
+        "{table}"
+    );
 }
 
 /// A sum that is right of one rank, which is all that `kernels check` sees.

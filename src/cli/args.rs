@@ -4,6 +4,7 @@ mod bench;
 mod kernels;
 mod split;
 mod synthetic;
+mod values;
 
 use std::path::PathBuf;
 
@@ -16,6 +17,7 @@ pub use bench::{BenchArgs, DepthFill, OutputFormat};
 pub use kernels::{CasesArg, CheckArgs, DiffArgs, KernelBenchArgs, KernelsCommand, SanitizeArg};
 pub use split::{Launcher, SplitArgs};
 pub use synthetic::{SynthesizeArgs, SyntheticArgs, WeightType};
+use values::{device, gpu, kernel, logit_bias, positive};
 
 /// Llama 3 from its own checkpoint, for one user, as fast as memory allows
 ///
@@ -62,16 +64,22 @@ pub enum Command {
     /// List what models can run on (also --list-devices)
     Devices,
     /// Print the completion script of a shell
-    Completions { shell: Shell },
+    Completions {
+        /// The shell to complete commands in
+        shell: Shell,
+    },
     /// Write the manual pages into a directory
-    Man { directory: PathBuf },
+    Man {
+        /// Made if it is not there
+        directory: PathBuf,
+    },
 }
 
 /// Which model, and how it is laid out in memory.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Model")]
 pub struct ModelArgs {
-    /// The model: a directory, ORGANISATION/NAME in the Hugging Face cache, demo, the built-in one, or
+    /// The model: a directory; ORGANISATION/NAME in the Hugging Face cache; demo, which is built in; or
     /// synthetic:SHAPE, random weights in the shape of llama3-8b, llama3.2-1b, ...
     #[arg(short, long, default_value = "demo", value_name = "MODEL")]
     pub model: String,
@@ -146,7 +154,7 @@ impl From<KvType> for Dtype {
 #[command(next_help_heading = "Sampling")]
 pub struct SamplingArgs {
     /// Sharpness of the distribution; 0 always takes the most likely token
-    #[arg(long, value_name = "T")]
+    #[arg(long, value_name = "T", allow_negative_numbers = true)]
     pub temp: Option<f32>,
 
     /// Choose among the K most likely tokens; 0 is no limit
@@ -356,12 +364,12 @@ pub struct TokenizeArgs {
     #[arg(long)]
     pub plain: bool,
 
-    #[command(flatten)]
-    pub style: StyleArgs,
-
     /// The model whose tokenizer to use
     #[arg(short, long, default_value = "demo", value_name = "MODEL")]
     pub model: String,
+
+    #[command(flatten)]
+    pub style: StyleArgs,
 }
 
 #[derive(Debug, Args)]
@@ -395,39 +403,4 @@ pub struct InspectArgs {
 
     #[command(flatten)]
     pub model: ModelArgs,
-}
-
-fn device(text: &str) -> Result<Device, String> {
-    match text {
-        "auto" => Ok(Device::Auto),
-        "cpu" => Ok(Device::Cpu),
-        "cuda" => Ok(Device::Cuda(0)),
-        _ => match text.strip_prefix("cuda:").map(str::parse) {
-            Some(Ok(number)) => Ok(Device::Cuda(number)),
-            _ => Err("a device is auto, cpu, cuda or cuda:N".to_owned()),
-        },
-    }
-}
-
-fn kernel(text: &str) -> Result<KernelFile, String> {
-    let parts = text.split_once('=').map(|(name, file)| (name.to_owned(), file.into()));
-    let (name, file) = parts.ok_or("NAME=FILE.cu is needed, as in rms_norm=mine.cu")?;
-    Ok(KernelFile { name, file })
-}
-
-fn positive(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(0) => Err("at least 1 is needed".to_owned()),
-        Ok(number) => Ok(number),
-        Err(error) => Err(format!("{error}")),
-    }
-}
-
-fn logit_bias(text: &str) -> Result<(u32, f32), String> {
-    let (id, bias) = text.split_once('=').ok_or("ID=BIAS is needed, as in 128009=-2.5")?;
-    let id = id.trim().parse().map_err(|_| format!("{id:?} is not a token id"))?;
-    match bias.trim().parse::<f32>() {
-        Ok(bias) if !bias.is_nan() => Ok((id, bias)),
-        _ => Err(format!("{bias:?} is not a number")),
-    }
 }

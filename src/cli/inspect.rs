@@ -6,7 +6,7 @@ use super::args::InspectArgs;
 use super::forecast::Outlook;
 use super::model::{available_memory_bytes, hardware, plan, source};
 use super::output::print;
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Tensor};
 use crate::config::{Config, Dims};
 use crate::error::Result;
 use crate::memory::{Layout, Weight};
@@ -209,7 +209,7 @@ impl Report {
         ];
         lines.push(String::new());
         lines.push(format!(
-            "memory at a context of {} (limited by the {})",
+            "memory on one device of this machine, at a context of {} (limited by the {})",
             plan.sizes.context,
             self.limit()
         ));
@@ -228,12 +228,30 @@ impl Report {
         }
         lines.extend(self.outlook.iter().flat_map(Outlook::lines));
         lines.push(String::new());
-        lines.push(format!("{} tensors", self.checkpoint.tensors().len()));
-        for (name, tensor) in self.checkpoint.tensors() {
-            let shape = format!("{:?}", tensor.shape);
-            lines.push(format!("  {name:<50} {shape:>16} {:>12}", binary(tensor.bytes)));
-        }
+        lines.extend(self.tensor_lines());
         lines.push(String::new());
         lines.join("\n")
+    }
+
+    /// Tensors whose names differ by the layer's number alone are a line.
+    fn tensor_lines(&self) -> Vec<String> {
+        let mut kinds: Vec<(String, &Tensor, usize)> = Vec::new();
+        for (name, tensor) in self.checkpoint.tensors() {
+            let part = |part| if str::parse::<u32>(part).is_ok() { "*" } else { part };
+            let name = name.split('.').map(part).collect::<Vec<_>>().join(".");
+            let same = |(known, of, _): &&mut (String, &Tensor, usize)| {
+                *known == name && (&of.shape, of.dtype) == (&tensor.shape, tensor.dtype)
+            };
+            match kinds.iter_mut().find(same) {
+                Some((.., count)) => *count += 1,
+                None => kinds.push((name, tensor, 1)),
+            }
+        }
+        let line = |(name, tensor, count): &(String, &Tensor, usize)| {
+            let shape = format!("{count} x {:?}", tensor.shape);
+            format!("  {name:<50} {shape:>20} {:>12}", binary(count * tensor.bytes))
+        };
+        let title = format!("{} tensors", self.checkpoint.tensors().len());
+        [title].into_iter().chain(kinds.iter().map(line)).collect()
     }
 }

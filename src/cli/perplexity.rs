@@ -68,8 +68,8 @@ fn windows(tokens: usize, length: usize, stride: Option<usize>) -> Result<Vec<Wi
     }
     if tokens < 2 * length {
         return Err(Error::failed(format!(
-            "the text has {tokens} tokens and at least {} are needed for windows of {length}: give a \
-             longer text or a smaller --context",
+            "windows of {length} tokens need a text of {} and this one has {tokens}: give a longer one \
+             or a smaller --context",
             2 * length
         )));
     }

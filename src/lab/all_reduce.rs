@@ -368,6 +368,7 @@ pub fn size_name(bytes: usize) -> String {
 
 const SIZE: Column =
     ("size", |row| size_name(row["bytes"].as_u64().map_or(0, |bytes| bytes as usize)));
+const DEVICE: Column = ("device", |row| text(row, "device"));
 const FOR: Column = ("for", |row| match row["is_token"] == json!(true) {
     true => format!("a token of {}", text(row, "model")),
     false => String::new(),
@@ -375,6 +376,7 @@ const FOR: Column = ("for", |row| match row["is_token"] == json!(true) {
 
 /// What a person wants to see of a row, where each rank has a GPU to itself.
 pub const SUM_COLUMNS: &[Column] = &[
+    DEVICE,
     ("ranks", |row| number(row, "ranks", 0)),
     SIZE,
     ("peers us p10/50/90", |row| spread(row, Way::Peers)),
@@ -387,6 +389,7 @@ pub const SUM_COLUMNS: &[Column] = &[
 
 /// Where ranks share a GPU.
 pub const SHARED_SUM_COLUMNS: &[Column] = &[
+    DEVICE,
     ("ranks", |row| number(row, "ranks", 0)),
     SIZE,
     ("hosts us p10/50/90", |row| spread(row, Way::Hosts)),

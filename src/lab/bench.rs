@@ -237,4 +237,5 @@ pub const KERNEL_COLUMNS: &[Column] = &[
         let notes: Vec<String> = reasons.map(|r| format!("THROTTLED: {r}")).chain(warm).collect();
         notes.join(", ")
     }),
+    ("device", |row| text(row, "device")),
 ];

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::split::seconds;
-use super::{Device, ModelArgs, OutputFormat, PromptArgs, device, positive};
+use super::{Device, ModelArgs, OutputFormat, PromptArgs, device, gpu, positive};
 
 #[derive(Debug, Subcommand)]
 pub enum KernelsCommand {
@@ -16,7 +16,10 @@ pub enum KernelsCommand {
         json: bool,
     },
     /// Print a kernel's source
-    Source { name: String },
+    Source {
+        /// As `kernels list` names it
+        name: String,
+    },
     /// Hold kernels to their ops' references, on a GPU or, with --emulate 1, without one
     ///
     /// Every case of the kernel's op runs on the CPU and on the GPU, and all that the kernel leaves in
@@ -93,6 +96,10 @@ pub struct CheckArgs {
     /// it take the place of built-in ones
     #[arg(long, value_name = "FILE.cu")]
     pub source: Option<PathBuf>,
+
+    /// The GPU that runs them: cuda or cuda:N
+    #[arg(long, value_name = "DEVICE", default_value = "cuda", value_parser = gpu)]
+    pub device: u32,
 
     /// What watches over the kernel on an emulated GPU
     #[arg(long, value_name = "CHECKER", default_value = "none")]

@@ -44,8 +44,8 @@ pub fn bench(
     let mut sizes: Vec<usize> = SUM_BYTES.into_iter().chain([token_bytes]).collect();
     sizes.sort_unstable();
     sizes.dedup();
-    if let Some(source) = source {
-        passed(source, emulated, args.time_limit)?;
+    if let (Some(source), Some(ordinals)) = (source, places.first()) {
+        passed(source, ordinals[0], emulated, args.time_limit)?;
     }
     let limit = time_limit(args.time_limit, emulated);
     let watchdog = Watchdog::new(limit);

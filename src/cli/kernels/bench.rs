@@ -48,13 +48,13 @@ pub fn bench(args: &KernelBenchArgs, emulated: Option<u32>) -> Result<()> {
         return Err(Error::usage("kernels are timed on one rank: leave --tensor-parallel out"));
     };
     for source in contestants.iter().filter_map(Contestant::source) {
-        if matches!(hardware, Hardware::Cpu) {
+        let Hardware::Gpu(card) = hardware else {
             return Err(Error::usage(format!(
                 "{}: kernels run on a GPU; --emulate 1 stands in for one",
                 source.path
             )));
-        }
-        passed(source, emulated, args.time_limit)?;
+        };
+        passed(source, card.ordinal, emulated, args.time_limit)?;
     }
     let nvml = match hardware {
         Hardware::Cpu => None,

@@ -43,7 +43,7 @@ pub fn check(args: &CheckArgs, emulated: Option<u32>) -> Result<()> {
             Sanitizer::Thread => &ORDERS[..1],
             _ => &ORDERS,
         };
-        return worker::work(kernels[0], source, effort, orders, emulated);
+        return worker::work(kernels[0], source, args.device, (effort, orders), emulated);
     }
     let mut results = Vec::new();
     for kernel in kernels {
@@ -178,14 +178,20 @@ fn watch(
     Ok(Checked { kernel, sanitizer, cases, seconds: start.elapsed().as_secs_f64(), wrong })
 }
 
-/// That a source computes what its kernel does, by the quick cases.
+/// That a source computes what its kernel does, by the quick cases, on the GPU of number `device`.
 ///
 /// # Errors
 /// What is wrong with it, in a line.
-pub fn passed(source: &Source, emulated: Option<u32>, time_limit: Option<f64>) -> Result<()> {
+pub fn passed(
+    source: &Source,
+    device: u32,
+    emulated: Option<u32>,
+    time_limit: Option<f64>,
+) -> Result<()> {
     let args = CheckArgs {
         names: Vec::new(),
         source: Some(source.path.clone().into()),
+        device,
         sanitize: SanitizeArg::None,
         cases: Some(CasesArg::Quick),
         json: false,
@@ -279,6 +285,7 @@ fn worker(
         command.arg("--emulate").arg(devices.to_string());
     }
     command.args(["kernels", "check", kernel.name, "--worker", "--sanitize", sanitizer.name()]);
+    command.arg("--device").arg(format!("cuda:{}", args.device));
     if let Some(source) = &args.source {
         command.arg("--source").arg(source);
     }

@@ -34,22 +34,22 @@ impl Event {
     }
 }
 
-/// Runs the cases of `kernel`, or of `source` in its place.
+/// Runs the cases of `kernel`, or of `source` in its place, on the GPU of number `device`.
 ///
 /// # Errors
 /// When the GPU, or the kernel on it, fails.
 pub fn work(
     kernel: &Kernel,
     source: Option<Source>,
-    effort: Effort,
-    orders: &[Order],
+    device: u32,
+    (effort, orders): (Effort, &[Order]),
     emulated: Option<u32>,
 ) -> Result<()> {
     if let Some(devices) = emulated {
         cuda::emulate(devices, &|_| ())?;
     }
     thread::spawn(end_with_the_other);
-    let card = Card::open(0)?;
+    let card = Card::open(device)?;
     if let Some(source) = source {
         card.replace_kernel(source);
     }
