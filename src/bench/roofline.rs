@@ -89,10 +89,10 @@ fn frame(title: &str) -> String {
 }
 
 impl Axes {
-    /// Room for all points and the roof's ridge.
+    /// Room for all points, the roof's ridge and the words on its slope.
     fn around(points: &[(f64, f64)], ceilings: &Ceilings) -> Self {
         let ridge = ceilings.flops_per_s / ceilings.read_bytes_per_s;
-        let xs = points.iter().map(|point| point.0).chain([ridge, 1.0]);
+        let xs = points.iter().map(|point| point.0).chain([ridge, ridge / 20.0, 1.0]);
         let ys = points.iter().map(|point| point.1).chain([ceilings.flops_per_s]);
         let range = |values: &mut dyn Iterator<Item = f64>, room: f64| {
             let logs: Vec<f64> = values.map(f64::log10).collect();
@@ -172,8 +172,10 @@ impl Axes {
     }
 }
 
-/// Points with their labels, which step down where they would cover one another.
+/// Points, and on top of them their labels, which step down where they would cover one another.
 fn draw_points(svg: &mut String, points: &mut [Point]) {
+    let halo = "stroke=\"#ffffff\" stroke-width=\"3\" paint-order=\"stroke\"";
+    let mut texts = format!("<g {halo} stroke-linejoin=\"round\">\n");
     points.sort_by(|a, b| a.y.total_cmp(&b.y));
     // Corners: left, top, right.
     let mut labels: Vec<[f64; 3]> = Vec::new();
@@ -193,11 +195,16 @@ fn draw_points(svg: &mut String, points: &mut [Point]) {
         let _ = writeln!(
             svg,
             "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"{radius:.1}\" fill=\"{colour}\" \
-             fill-opacity=\"0.35\" stroke=\"{colour}\"/>\n\
-             <text x=\"{left:.1}\" y=\"{:.1}\" fill=\"{colour}\">{label}</text>",
-            middle + 4.0
+             fill-opacity=\"0.35\" stroke=\"{colour}\"/>"
+        );
+        let base = middle + 4.0;
+        let _ = writeln!(
+            texts,
+            "<text x=\"{left:.1}\" y=\"{base:.1}\" fill=\"{colour}\">{label}</text>"
         );
     }
+    *svg += &texts;
+    *svg += "</g>\n";
 }
 
 fn draw_legend(svg: &mut String, profiles: &[Profile]) {
