@@ -55,20 +55,9 @@ fn check(number: u64, answer: &str) {
     }
 }
 
-/// Several at a time: those that stall do nothing but wait.
 fn check_all(numbers: impl Iterator<Item = u64> + Send) {
     let answer = answer();
-    let numbers = std::sync::Mutex::new(numbers);
-    let next = || numbers.lock().unwrap().next();
-    thread::scope(|scope| {
-        for _ in 0..3 {
-            scope.spawn(|| {
-                while let Some(number) = next() {
-                    check(number, &answer);
-                }
-            });
-        }
-    });
+    faults::for_each(numbers, |number| check(number, &answer));
 }
 
 #[test]

@@ -2,31 +2,28 @@
 
 #[path = "common/golden.rs"]
 mod golden;
+#[path = "common/gpus.rs"]
+mod gpus;
 #[path = "common/process.rs"]
 mod process;
+#[path = "common/steps.rs"]
+mod steps;
 
 use std::path::PathBuf;
-use std::sync::Once;
-use std::time::{Duration, Instant};
 
-use chaski::checkpoint::{Checkpoint, Dtype};
-use chaski::config::{Config, Dims};
-use chaski::device::cuda::{self, Card};
-use chaski::device::{Device, Hardware};
-use chaski::model::{Logits, Plan, Request, Room, Weights, choose};
+use chaski::device::{Device, cuda};
+use chaski::model::{Logits, Request, choose};
 use chaski::op::Program;
 use chaski::rank::Rank;
 use chaski::sampler::{Sampler, SamplingOptions};
-use chaski::team::{Options, Team};
+use chaski::team::Team;
 use golden::{Expected, argmax, cases, expected, relative_error, source, worst};
 use process::chaski;
+use steps::prefill;
 
 /// The relative L2 of all logits of a prefill in f16, and of decoding: as for one GPU.
 const PREFILL: f64 = 2e-3;
 const DECODE: f64 = 1e-3;
-
-/// Kernels that are new to the emulator are compiled at their first launch.
-const PATIENCE: Duration = Duration::from_secs(600);
 
 /// The checkpoint whose halves suit the kernels.
 fn case() -> PathBuf {
@@ -35,32 +32,8 @@ fn case() -> PathBuf {
 
 /// Ranks on these GPUs.
 fn team(ordinals: &[u32], chunk: usize) -> Team {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| cuda::emulate(2, &|_| ()).unwrap());
-    let source = source(&case());
-    let (config, checkpoint) = (Config::load(&source).unwrap(), Checkpoint::open(&source).unwrap());
-    let dims = Dims::new(&config, ordinals.len()).unwrap().of_rank(ordinals.len() - 1);
-    let cards: Vec<Card> = ordinals.iter().map(|ordinal| Card::open(*ordinal).unwrap()).collect();
-    cards[0].suits(&dims, checkpoint.dtype()).unwrap();
-    let request = Request {
-        context: Some(128),
-        chunk,
-        all_logits: true,
-        cache: Dtype::F16,
-        activations: checkpoint.dtype(),
-        attention_blocks: cards[0].attention_blocks(),
-    };
-    let weights: Vec<_> = Weights::locate(&checkpoint, &dims).unwrap().iter().collect();
-    let room = Room::Gpu(1 << 30);
-    let plan = Plan::new(&config, &dims, cuda::region_bytes(&weights), request, room).unwrap();
-    let hardware: Vec<_> = cards.into_iter().map(Hardware::Gpu).collect();
-    let options = Options { timeout: PATIENCE, ..Options::default() };
-    Team::new(&config, checkpoint, &plan, &hardware, options, &|_| ()).unwrap()
-}
-
-fn prefill(team: &mut Team, ids: &[u32], chunk: usize) -> Vec<f32> {
-    team.rewind(0).unwrap();
-    ids.chunks(chunk).flat_map(|ids| team.prefill(ids, Logits::All).unwrap().to_vec()).collect()
+    let request = Request { context: Some(128), chunk, all_logits: true, ..Request::default() };
+    gpus::team(&source(&case()), request, 1, ordinals).unwrap()
 }
 
 #[test]
@@ -184,24 +157,15 @@ fn the_command_line_splits_over_gpus() {
     assert!(errors.contains("there is no GPU cuda:1 for a rank: there are 1"), "{errors}");
 }
 
+/// What tests/cuda_faults.rs, whose faults come before a graph is there, does not meet.
 #[test]
-fn gpus_that_fail_or_stall_end_the_run_in_time() {
-    for (peers, variable, value) in [
-        ("off", "CHASKI_EMULATE_RANK_FAULT", "1:stalls:7"),
-        ("off", "CHASKI_EMULATE_RANK_FAULT", "0:dies:9"),
-        ("off", "CHASKI_EMULATE_FAULT", "kernel:40:700"),
-        ("off", "CHASKI_EMULATE_FAULT", "ncclAllReduce:5:3"),
-        ("on", "CHASKI_EMULATE_FAULT", "cuMemAlloc_v2:3:2"),
-        ("on", "CHASKI_EMULATE_FAULT", "kernel:40:700"),
-        ("on", "CHASKI_EMULATE_FAULT", "kernel:170:700"),
-        ("on", "CHASKI_EMULATE_FAULT", "ncclCommInitRank:2:3"),
-    ] {
-        let start = Instant::now();
-        let split = ["--emulate", "2", "--tensor-parallel", "2", "--timeout", "20"];
-        let (status, _, errors) = ask(&split, &[(variable, value), ("CHASKI_PEERS", peers)]);
-        assert_eq!(status, Some(1), "{value}: {errors}");
+fn a_graph_that_fails_and_a_communicator_that_is_not_made_end_the_run() {
+    for fault in ["kernel:170:700", "ncclCommInitRank:2:3"] {
+        let split = ["--emulate", "2", "--tensor-parallel", "2", "--timeout", "600"];
+        let variables = [("CHASKI_EMULATE_FAULT", fault), ("CHASKI_PEERS", "on")];
+        let (status, _, errors) = ask(&split, &variables);
+        assert_eq!(status, Some(1), "{fault}: {errors}");
         let ours: Vec<_> = errors.lines().filter(|line| line.starts_with("chaski: ")).collect();
-        assert!(ours.len() == 1 && ours[0].contains("rank "), "{value}: {errors}");
-        assert!(start.elapsed() < Duration::from_secs(100), "{value}: {:?}", start.elapsed());
+        assert!(ours.len() == 1 && ours[0].contains("rank "), "{fault}: {errors}");
     }
 }

@@ -5,14 +5,17 @@
 mod golden;
 #[path = "common/gpus.rs"]
 mod gpus;
+#[path = "common/steps.rs"]
+mod steps;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::process::Command;
 
-use chaski::model::{Logits, Request};
+use chaski::model::Request;
 use chaski::source::Source;
 use chaski::team::Team;
 use golden::{Expected, argmax, cases, expected, relative_error, source, worst};
+use steps::prefill;
 
 /// The relative L2 of all logits of a prefill in bf16, and of decoding: as for one GPU.
 const PREFILL: f64 = 8e-3;
@@ -34,17 +37,11 @@ fn model() -> (Source, Expected) {
 
 fn team(ordinals: &[u32], way: &str) -> Team {
     let request = Request { context: Some(64), chunk: 40, all_logits: true, ..Request::default() };
-    let mut team = gpus::team(&model().0, request, ordinals).unwrap();
+    let mut team = gpus::team(&model().0, request, 1, ordinals).unwrap();
     for link in team.each(|rank| Ok(rank.device_mut().link())).unwrap() {
         assert!(link.unwrap_or_default().contains(way), "not {way}");
     }
     team
-}
-
-/// The logits of all of `ids`, taken in steps of `chunk`.
-fn logits(team: &mut Team, ids: &[u32], chunk: usize) -> Vec<f32> {
-    team.rewind(0).unwrap();
-    ids.chunks(chunk).flat_map(|ids| team.prefill(ids, Logits::All).unwrap().to_vec()).collect()
 }
 
 /// Those of a prefill and of decoding, held to what is expected of them.
@@ -55,12 +52,12 @@ fn checked(ordinals: &[u32], way: &str) -> [Vec<f32>; 2] {
     let taken = if ordinals.len() > 2 { TAKEN } else { ids.len() };
     let results = [(taken, taken, PREFILL), (DECODED, 1, DECODE)].map(|(count, chunk, bound)| {
         let (ids, theirs) = (&ids[..count], &theirs[..count * vocab]);
-        let ours = logits(&mut team, ids, chunk);
+        let ours = prefill(&mut team, ids, chunk);
         let (whole, (at, position)) = (relative_error(&ours, theirs), worst(&ours, theirs, count));
         let told = format!("{ordinals:?} {way}: {whole:.2e}, {at:.2e} at {position}");
         println!("{told}");
         assert!(whole <= bound && at <= 3.0 * bound, "{told}");
-        assert!(ours == logits(&mut team, ids, chunk), "{told}: other bits in the next run");
+        assert!(ours == prefill(&mut team, ids, chunk), "{told}: other bits in the next run");
         let residual = team.each(move |rank| {
             let model = rank.model();
             let x = model.state.x.part(0, chunk * model.dims.width);

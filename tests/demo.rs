@@ -1,6 +1,7 @@
 //! The built-in model answers questions that it was not trained on: a numeric mistake anywhere shows
 //! here in plain language.
 
+use std::process::{Command, Stdio};
 use std::sync::atomic::AtomicBool;
 
 use chaski::chat::{Chat, ChatStyle, Message};
@@ -33,6 +34,10 @@ fn questions() -> Vec<Question> {
 #[path = "common/gpus.rs"]
 mod gpus;
 
+/// In this variable, a process that is one of several knows its number.
+const PROCESS: &str = "CHASKI_TEST_PROCESS";
+const PROCESSES: usize = 2;
+
 struct Demo {
     session: Session,
     tokenizer: Tokenizer,
@@ -52,7 +57,7 @@ impl Demo {
 
     /// Split over ranks on emulated GPUs of these numbers.
     fn on_gpus(ordinals: &[u32]) -> Self {
-        Self::on(gpus::team(&Source::Demo, Request::default(), ordinals).unwrap())
+        Self::on(gpus::team(&Source::Demo, Request::default(), 1, ordinals).unwrap())
     }
 
     /// Split over two ranks.
@@ -113,9 +118,14 @@ fn two_ranks_answer_as_one() {
     }
 }
 
+/// On one question of `every`.
 fn assert_gpus_agree(ordinals: &[u32], every: usize) {
+    assert_gpus_agree_from(0, ordinals, every);
+}
+
+fn assert_gpus_agree_from(first: usize, ordinals: &[u32], every: usize) {
     let (mut cpu, mut gpus) = (Demo::on_the_cpu(), Demo::on_gpus(ordinals));
-    for Question { messages, .. } in questions().into_iter().step_by(every) {
+    for Question { messages, .. } in questions().into_iter().skip(first).step_by(every) {
         let asked = &messages[messages.len() - 1].content;
         assert_eq!(gpus.answer(&messages), cpu.answer(&messages), "{ordinals:?}: {asked}");
     }
@@ -131,16 +141,38 @@ fn two_emulated_gpus_answer_as_the_cpu() {
     assert_gpus_agree(&[0, 1], 50);
 }
 
+/// As [`assert_gpus_agree`], in [`PROCESSES`]: the emulated GPUs of one process take turns on one core. `test` is
+/// the one that calls this.
+fn assert_gpus_agree_in_processes(test: &str, ordinals: &[u32], every: usize) {
+    if let Ok(process) = std::env::var(PROCESS) {
+        let first = every * process.parse::<usize>().unwrap();
+        return assert_gpus_agree_from(first, ordinals, every * PROCESSES);
+    }
+    let start = |process: usize| {
+        let mut again = Command::new(std::env::current_exe().unwrap());
+        again.args(["--exact", test, "--ignored"]).env(PROCESS, process.to_string());
+        again.stdout(Stdio::piped()).spawn().unwrap()
+    };
+    let processes: Vec<_> = (0..PROCESSES).map(start).collect();
+    for process in processes {
+        let output = process.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && said.contains("1 passed"), "{said}");
+    }
+}
+
 #[test]
 #[ignore = "takes minutes"]
 fn an_emulated_gpu_answers_all_questions_as_the_cpu() {
-    assert_gpus_agree(&[0], 1);
+    let test = "an_emulated_gpu_answers_all_questions_as_the_cpu";
+    assert_gpus_agree_in_processes(test, &[0], 1);
 }
 
 #[test]
 #[ignore = "takes minutes"]
 fn two_emulated_gpus_answer_every_fourth_question_as_the_cpu() {
-    assert_gpus_agree(&[0, 1], 4);
+    let test = "two_emulated_gpus_answer_every_fourth_question_as_the_cpu";
+    assert_gpus_agree_in_processes(test, &[0, 1], 4);
 }
 
 #[test]

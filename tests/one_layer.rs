@@ -6,6 +6,8 @@ mod process;
 use process::chaski;
 
 const MODEL: [&str; 4] = ["-m", "synthetic:llama3.2-1b", "--layers", "1"];
+const CPU: [&str; 2] = ["--device", "cpu"];
+const EMULATED: [&str; 2] = ["--emulate", "1"];
 
 /// Status 0, and what was printed.
 fn printed(command: &[&str], more: &[&str], device: &[&str]) -> String {
@@ -15,35 +17,66 @@ fn printed(command: &[&str], more: &[&str], device: &[&str]) -> String {
     output
 }
 
-fn every_command_works(device: &[&str]) {
+fn rows(device: &[&str]) {
     let sizes = ["-p", "4", "-n", "2", "-r", "1", "-o", "jsonl"];
     let rows = printed(&["bench"], &sizes, device);
     assert_eq!(rows.lines().count(), 3, "pp4, tg2, gen2: {rows}");
-    let profile = printed(&["bench"], &[&sizes[..], &["--profile"]].concat(), device);
+}
+
+fn profile(device: &[&str]) {
+    let sizes = ["-p", "4", "-r", "1", "-o", "jsonl", "--profile"];
+    let profile = printed(&["bench"], &sizes, device);
     assert!(profile.contains("norm_head") && profile.contains("attend_prefill"), "{profile}");
+}
+
+fn kernels(device: &[&str]) {
     let alone = printed(&["kernels", "bench"], &["-p", "4", "-d", "4", "-r", "1"], device);
     assert!(alone.contains("norm_gate_up") && alone.contains("gate_up_swiglu"), "{alone}");
-    let answer = ["--ids", "1,2", "-n", "2", "--print-ids", "--context", "16"];
-    let ids = printed(&["generate"], &answer, device);
+}
+
+/// Two ids.
+fn answer(more: &[&str], device: &[&str]) -> String {
+    let ask = ["--ids", "1,2", "-n", "2", "--print-ids", "--context", "16"];
+    let ids = printed(&["generate"], &[&ask, more].concat(), device);
     assert_eq!(ids.split(',').count(), 2, "{ids}");
+    ids
 }
 
 #[test]
-fn on_the_cpu() {
-    every_command_works(&["--device", "cpu"]);
+fn every_command_on_the_cpu() {
+    rows(&CPU);
+    profile(&CPU);
+    kernels(&CPU);
+    answer(&[], &CPU);
 }
 
 #[test]
 #[ignore = "takes minutes"]
-fn on_an_emulated_gpu() {
-    every_command_works(&["--emulate", "1"]);
-    let ask = ["--a", "cpu", "--b", "cuda", "--ids", "1,2,3", "--context", "16"];
-    printed(&["diff"], &ask, &["--emulate", "1"]);
-    let built_in = chaski(&["kernels", "source", "rms_norm"], &[]).1;
-    let file = std::env::temp_dir().join(format!("chaski-rms-norm-{}.cu", std::process::id()));
-    std::fs::write(&file, built_in).unwrap();
+fn rows_of_an_emulated_gpu() {
+    rows(&EMULATED);
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn a_profile_of_an_emulated_gpu() {
+    profile(&EMULATED);
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn kernels_of_an_emulated_gpu() {
+    kernels(&EMULATED);
+}
+
+/// The built-in kernel in its own place changes nothing.
+#[test]
+#[ignore = "takes minutes"]
+fn answers_of_an_emulated_gpu() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("rms_norm.cu");
+    std::fs::write(&file, chaski(&["kernels", "source", "rms_norm"], &[]).1).unwrap();
     let kernel = format!("rms_norm={}", file.display());
-    let more = ["--kernel", &kernel, "--ids", "1,2", "-n", "2", "--print-ids", "--context", "16"];
-    printed(&["generate"], &more, &["--emulate", "1"]);
-    std::fs::remove_file(&file).unwrap();
+    assert_eq!(answer(&["--kernel", &kernel], &EMULATED), answer(&[], &EMULATED));
+    let ask = ["--a", "cpu", "--b", "cuda", "--ids", "1,2,3", "--context", "16"];
+    printed(&["diff"], &ask, &EMULATED);
 }

@@ -1,37 +1,33 @@
 //! A model split over several ranks, on the CPU.
 
+#[path = "common/cpus.rs"]
+mod cpus;
 #[path = "common/golden.rs"]
 mod golden;
 #[path = "common/process.rs"]
 mod process;
+#[path = "common/steps.rs"]
+mod steps;
 
 use std::path::Path;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use chaski::checkpoint::Checkpoint;
 use chaski::comm::{Communicator, Fault, Kind, Room as Ranks};
 use chaski::config::{Config, Dims};
 use chaski::device::Hardware;
-use chaski::error::Result;
 use chaski::memory::Weight;
 use chaski::model::{Logits, Plan, Request, Room, Weights};
 use chaski::sampler::SamplingOptions;
 use chaski::team::{Options, Team};
+use cpus::{failure, team};
 use golden::{Expected, argmax, cases, expected, relative_error, source, worst};
 use process::chaski;
+use steps::prefill;
 
 /// Relative L2 of the logits at any position.
 const TOLERANCE: f64 = 1e-4;
-
-fn team(case: &Path, world: usize, options: Options) -> Result<Team> {
-    let source = source(case);
-    let (config, checkpoint) = (Config::load(&source)?, Checkpoint::open(&source)?);
-    let dims = Dims::new(&config, world)?.of_rank(world - 1);
-    let request = Request { all_logits: true, ..Request::default() };
-    let plan = Plan::new(&config, &dims, 0, request, Room::Host(1 << 30))?;
-    Team::new(&config, checkpoint, &plan, &vec![Hardware::Cpu; world], options, &|_| ())
-}
 
 /// The cases that can be split over so many ranks.
 fn splittable(world: usize) -> Vec<std::path::PathBuf> {
@@ -39,12 +35,6 @@ fn splittable(world: usize) -> Vec<std::path::PathBuf> {
     let cases: Vec<_> = cases().into_iter().filter(|case| dims(case).is_ok()).collect();
     assert!(cases.len() >= 3, "{world} ranks have too few models");
     cases
-}
-
-/// The logits of all positions, computed in steps of `chunk` tokens.
-fn prefill(team: &mut Team, ids: &[u32], chunk: usize) -> Vec<f32> {
-    team.rewind(0).unwrap();
-    ids.chunks(chunk).flat_map(|ids| team.prefill(ids, Logits::All).unwrap().to_vec()).collect()
 }
 
 #[test]
@@ -200,26 +190,6 @@ fn sums_are_in_the_order_of_ranks_however_late_one_is() {
     });
 }
 
-/// Runs until something fails; the error, and how long after the first token it came.
-fn failure(case: &Path, world: usize, fault: Fault, timeout: Duration) -> (String, Duration) {
-    let options = Options { timeout, fault: Some(fault), ..Options::default() };
-    let mut team = team(case, world, options).unwrap();
-    let start = Instant::now();
-    let mut run = || -> Result<()> {
-        team.begin(&SamplingOptions::default(), &[1, 2, 3])?;
-        team.take(&[1, 2, 3], Logits::Last)?;
-        team.choose()?;
-        loop {
-            team.advance()?;
-        }
-    };
-    let error = run().unwrap_err().to_string();
-    let took = start.elapsed();
-    // The run has ended for good.
-    assert_eq!(team.decode(1).unwrap_err().to_string(), error);
-    (error, took)
-}
-
 /// A hundred faults: in prefill, in decoding, in the choice of tokens; on any rank.
 #[test]
 fn a_rank_that_errs_or_panics_or_stalls_anywhere_ends_the_run_in_time() {
@@ -233,7 +203,8 @@ fn a_rank_that_errs_or_panics_or_stalls_anywhere_ends_the_run_in_time() {
             Kind::Delay(_) => Duration::from_millis(500),
             _ => Duration::from_secs(30),
         };
-        let (error, took) = failure(case, world, fault, timeout);
+        let options = Options { timeout, fault: Some(fault), ..Options::default() };
+        let (error, took) = failure(team(case, world, options).unwrap());
         let said = match kind {
             Kind::Error => "a fault that was asked for",
             Kind::Panic => "it panicked: a fault that was asked for",

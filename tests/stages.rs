@@ -1,77 +1,46 @@
 //! Layers in stages that follow each other, each on ranks of its own.
 
+#[path = "common/cpus.rs"]
+mod cpus;
 #[path = "common/golden.rs"]
 mod golden;
+#[path = "common/gpus.rs"]
+mod gpus;
 #[path = "common/process.rs"]
 mod process;
+#[path = "common/steps.rs"]
+mod steps;
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::sync::Once;
 use std::time::{Duration, Instant};
 
 use chaski::checkpoint::{Checkpoint, Dtype};
 use chaski::comm::{Fault, Kind};
 use chaski::config::{Config, Dims};
-use chaski::device::Hardware;
-use chaski::device::cuda::{self, Card};
-use chaski::error::Result;
 use chaski::memory::Weight;
-use chaski::model::{Logits, Plan, Request, Room, Weights, cache_bytes_per_token};
+use chaski::model::{Logits, Request, Weights, cache_bytes_per_token};
 use chaski::sampler::SamplingOptions;
 use chaski::team::{Options, Team};
+use cpus::failure;
 use golden::{Expected, argmax, cases, expected, source, worst};
 use process::chaski;
-
-/// Kernels that are new to the emulator are compiled at their first launch.
-const PATIENCE: Duration = Duration::from_secs(600);
+use steps::prefill;
 
 fn case(name: &str) -> PathBuf {
     cases().into_iter().find(|case| case.ends_with(name)).unwrap()
 }
 
 /// Ranks in `stages` on the CPU.
-fn on_cpu(case: &Path, stages: usize, parts: usize, options: Options) -> Result<Team> {
-    let source = source(case);
-    let (config, checkpoint) = (Config::load(&source)?, Checkpoint::open(&source)?);
-    let world = stages * parts;
-    let dims = Dims::in_stages(&config, world, stages)?.of_rank(world - 1);
-    let request = Request { all_logits: true, ..Request::default() };
-    let plan = Plan::new(&config, &dims, 0, request, Room::Host(1 << 30))?;
-    let options = Options { stages, ..options };
-    Team::new(&config, checkpoint, &plan, &vec![Hardware::Cpu; world], options, &|_| ())
+fn on_cpu(case: &Path, stages: usize, parts: usize, options: Options) -> Team {
+    cpus::team(case, stages * parts, Options { stages, ..options }).unwrap()
 }
 
 /// Ranks in `stages` on emulated GPUs of these numbers.
 fn on_gpus(case: &Path, stages: usize, ordinals: &[u32]) -> Team {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| cuda::emulate(4, &|_| ()).unwrap());
-    let source = source(case);
-    let (config, checkpoint) = (Config::load(&source).unwrap(), Checkpoint::open(&source).unwrap());
-    let world = ordinals.len();
-    let dims = Dims::in_stages(&config, world, stages).unwrap().of_rank(world - 1);
-    let cards: Vec<Card> = ordinals.iter().map(|ordinal| Card::open(*ordinal).unwrap()).collect();
-    let request = Request {
-        context: Some(128),
-        chunk: 64,
-        all_logits: true,
-        cache: Dtype::F16,
-        activations: checkpoint.dtype(),
-        attention_blocks: cards[0].attention_blocks(),
-    };
-    let weights: Vec<_> = Weights::locate(&checkpoint, &dims).unwrap().iter().collect();
-    let room = Room::Gpu(1 << 30);
-    let plan = Plan::new(&config, &dims, cuda::region_bytes(&weights), request, room).unwrap();
-    let hardware: Vec<_> = cards.into_iter().map(Hardware::Gpu).collect();
-    let options = Options { timeout: PATIENCE, stages, ..Options::default() };
-    Team::new(&config, checkpoint, &plan, &hardware, options, &|_| ()).unwrap()
-}
-
-/// The logits of all positions, computed in steps of `chunk` tokens.
-fn prefill(team: &mut Team, ids: &[u32], chunk: usize) -> Vec<f32> {
-    team.rewind(0).unwrap();
-    ids.chunks(chunk).flat_map(|ids| team.prefill(ids, Logits::All).unwrap().to_vec()).collect()
+    let request = Request { context: Some(128), chunk: 64, all_logits: true, ..Request::default() };
+    gpus::team(&source(case), request, stages, ordinals).unwrap()
 }
 
 /// What is drawn after `ids`.
@@ -102,11 +71,11 @@ fn stages_change_no_bit_of_the_logits_and_no_token() {
             if Dims::new(&config, parts).is_err() {
                 continue;
             }
-            let mut one = on_cpu(&case, 1, parts, Options::default()).unwrap();
+            let mut one = on_cpu(&case, 1, parts, Options::default());
             let plain = prefill(&mut one, &ids, ids.len());
             for stages in 2..=config.layers {
                 let told = format!("{}: {stages} x {parts}", case.display());
-                let mut team = on_cpu(&case, stages, parts, Options::default()).unwrap();
+                let mut team = on_cpu(&case, stages, parts, Options::default());
                 assert_eq!((team.world(), team.stages()), (stages * parts, stages));
                 for chunk in [ids.len(), 7, 1] {
                     assert!(plain == prefill(&mut team, &ids, chunk), "{told}, by {chunk}");
@@ -230,20 +199,10 @@ fn a_rank_of_any_stage_that_fails_or_stalls_ends_all() {
             _ => Duration::from_secs(30),
         };
         let options = Options { timeout, fault: Some(fault), ..Options::default() };
-        let mut team = on_cpu(&case, 2, 2, options).unwrap();
-        let start = Instant::now();
-        let mut run = || -> Result<()> {
-            team.begin(&SamplingOptions::default(), &[1, 2, 3])?;
-            team.take(&[1, 2, 3], Logits::Last)?;
-            team.choose()?;
-            loop {
-                team.advance()?;
-            }
-        };
-        let error = run().unwrap_err().to_string();
+        let (error, took) = failure(on_cpu(&case, 2, 2, options));
         let named = format!("rank {rank} on cpu failed in ");
         assert!(error.starts_with(&named) && !error.contains("in no op"), "{fault:?}: {error}");
-        assert!(start.elapsed() < Duration::from_secs(20), "{fault:?}: {:?}", start.elapsed());
+        assert!(took < Duration::from_secs(20), "{fault:?}: {took:?}");
     }
 }
 
@@ -252,12 +211,12 @@ fn a_rank_of_any_stage_that_fails_or_stalls_ends_all() {
 fn a_slow_stage_changes_nothing() {
     let case = case("gqa8-hd64-f16");
     let ids = expected(&case).ids;
-    let plain = prefill(&mut on_cpu(&case, 2, 2, Options::default()).unwrap(), &ids, 5);
+    let plain = prefill(&mut on_cpu(&case, 2, 2, Options::default()), &ids, 5);
     for rank in [1, 2] {
         let kind = Kind::Delay(Duration::from_millis(300));
         let fault = Some(Fault { rank, op: 20, kind });
         let options = Options { fault, ..Options::default() };
-        assert!(plain == prefill(&mut on_cpu(&case, 2, 2, options).unwrap(), &ids, 5));
+        assert!(plain == prefill(&mut on_cpu(&case, 2, 2, options), &ids, 5));
     }
 }
 

@@ -1,5 +1,7 @@
 //! Faults of one of two ranks on emulated GPUs, which a number stands for: of any kind, at any place.
 
+use std::sync::Mutex;
+use std::thread;
 use std::time::Duration;
 
 use chaski::random::random;
@@ -29,6 +31,23 @@ pub const ASK: [&str; 19] = [
 
 /// How long a stall may last: what is asked takes a second.
 pub const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Calls `check` with every number, several at a time: runs that stall do nothing but wait.
+pub fn for_each(numbers: impl Iterator<Item = u64> + Send, check: impl Fn(u64) + Sync) {
+    const AT_ONCE: usize = 3;
+    let numbers = Mutex::new(numbers);
+    let next = || numbers.lock().unwrap().next();
+    let work = || {
+        while let Some(number) = next() {
+            check(number);
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(work);
+        }
+    });
+}
 
 /// What goes wrong.
 #[derive(Debug)]

@@ -15,13 +15,14 @@ use chaski::team::{Options, Team};
 /// Kernels that are new to the emulator are compiled at their first launch.
 const PATIENCE: Duration = Duration::from_secs(600);
 
-/// `source`, split over ranks on GPUs of these numbers; of `request` only what is not the GPUs' own matter
-/// counts.
-pub fn team(source: &Source, request: Request, ordinals: &[u32]) -> Result<Team> {
+/// `source`, split over ranks in `stages` on GPUs of these numbers; of `request` only what is not the GPUs'
+/// own matter counts.
+pub fn team(source: &Source, request: Request, stages: usize, ordinals: &[u32]) -> Result<Team> {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| cuda::emulate(8, &|_| ()).unwrap());
     let (config, checkpoint) = (Config::load(source)?, Checkpoint::open(source)?);
-    let dims = Dims::new(&config, ordinals.len())?.of_rank(ordinals.len() - 1);
+    let world = ordinals.len();
+    let dims = Dims::in_stages(&config, world, stages)?.of_rank(world - 1);
     let cards = ordinals.iter().map(|ordinal| Card::open(*ordinal)).collect::<Result<Vec<_>>>()?;
     cards[0].suits(&dims, checkpoint.dtype())?;
     let request = Request {
@@ -34,6 +35,6 @@ pub fn team(source: &Source, request: Request, ordinals: &[u32]) -> Result<Team>
     let room = Room::Gpu(1 << 30);
     let plan = Plan::new(&config, &dims, cuda::region_bytes(&weights), request, room)?;
     let hardware: Vec<_> = cards.into_iter().map(Hardware::Gpu).collect();
-    let options = Options { timeout: PATIENCE, ..Options::default() };
+    let options = Options { timeout: PATIENCE, stages, ..Options::default() };
     Team::new(&config, checkpoint, &plan, &hardware, options, &|_| ())
 }
