@@ -141,8 +141,8 @@ fn two_emulated_gpus_answer_as_the_cpu() {
     assert_gpus_agree(&[0, 1], 50);
 }
 
-/// As [`assert_gpus_agree`], in [`PROCESSES`]: the emulated GPUs of one process take turns on one core. `test` is
-/// the one that calls this.
+/// As [`assert_gpus_agree`], in [`PROCESSES`]: the emulated GPUs of one process take turns on one core.
+/// `test` is the one that calls this.
 fn assert_gpus_agree_in_processes(test: &str, ordinals: &[u32], every: usize) {
     if let Ok(process) = std::env::var(PROCESS) {
         let first = every * process.parse::<usize>().unwrap();
