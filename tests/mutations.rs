@@ -1,9 +1,9 @@
 //! Are the checkers any good? Every barrier and every wait of every kernel is taken out in turn, every
 //! order between blocks weakened: `chaski kernels check` must notice each.
 //!
-//! `cargo test` takes those of [`QUICK`]; `CHASKI_MUTATIONS=sample` those of one kernel; the ignored test all,
-//! which takes minutes. Each is tried as [`TRIES`] says until something is noticed; a header's, in the kernels
-//! that have it until one notices.
+//! `cargo test` takes those of [`QUICK`]; `CHASKI_MUTATIONS=sample` those of one kernel; the ignored test
+//! all, which takes minutes. Each is tried as [`TRIES`] says until something is noticed; a header's, in
+//! the kernels that have it until one notices.
 
 use std::collections::BTreeMap;
 use std::fs;

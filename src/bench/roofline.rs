@@ -172,39 +172,34 @@ impl Axes {
     }
 }
 
-/// Points, and on top of them their labels, which step down where they would cover one another.
+/// Points with their labels, which step down where they would cover one another or a point.
 fn draw_points(svg: &mut String, points: &mut [Point]) {
-    let halo = "stroke=\"#ffffff\" stroke-width=\"3\" paint-order=\"stroke\"";
-    let mut texts = format!("<g {halo} stroke-linejoin=\"round\">\n");
     points.sort_by(|a, b| a.y.total_cmp(&b.y));
-    // Corners: left, top, right.
-    let mut labels: Vec<[f64; 3]> = Vec::new();
+    // What is not to be covered: left, top, right, bottom.
+    let square =
+        |&Point { x, y, radius, .. }: &Point| [x - radius, y - radius, x + radius, y + radius];
+    let mut taken: Vec<[f64; 4]> = points.iter().map(square).collect();
     for Point { x, y, radius, colour, label } in points {
         let left = *x + *radius + 10.0;
         let right = left + LETTER * label.len() as f64;
         let mut top = *y - LINE / 2.0;
-        let covers = |other: &[f64; 3], top: f64| {
-            left < other[2] && other[0] < right && (top - other[1]).abs() < LINE
+        let covers = |[l, t, r, b]: &&[f64; 4], top: f64| {
+            left < *r && *l < right && top < *b && *t < top + LINE
         };
-        while let Some(other) = labels.iter().find(|other| covers(other, top)) {
-            top = other[1] + LINE;
+        while let Some([.., bottom]) = taken.iter().find(|other| covers(other, top)) {
+            top = *bottom;
         }
-        labels.push([left, top, right]);
+        taken.push([left, top, right, top + LINE]);
         let middle = top + LINE / 2.0;
         line(svg, [*x, *y, left - 2.0, middle], colour, 0.75);
         let _ = writeln!(
             svg,
             "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"{radius:.1}\" fill=\"{colour}\" \
-             fill-opacity=\"0.35\" stroke=\"{colour}\"/>"
-        );
-        let base = middle + 4.0;
-        let _ = writeln!(
-            texts,
-            "<text x=\"{left:.1}\" y=\"{base:.1}\" fill=\"{colour}\">{label}</text>"
+             fill-opacity=\"0.35\" stroke=\"{colour}\"/>\n\
+             <text x=\"{left:.1}\" y=\"{:.1}\" fill=\"{colour}\">{label}</text>",
+            middle + 4.0
         );
     }
-    *svg += &texts;
-    *svg += "</g>\n";
 }
 
 fn draw_legend(svg: &mut String, profiles: &[Profile]) {
