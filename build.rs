@@ -324,11 +324,12 @@ fn write_arguments(text: &mut String, index: usize, program: &Program<'_>) -> st
         writeln!(text, "/// ```")?;
     }
     writeln!(text, "#[derive(Debug, Clone, Copy)]\npub struct {arguments} {{")?;
-    for Field { name, kind, comment, .. } in &signature.fields {
+    let given = || signature.fields.iter().filter(|field| field.kind != Kind::Trace);
+    for Field { name, kind, comment, .. } in given() {
         let access = match kind {
             Kind::State { written: true, .. } => "Written. ",
             Kind::State { .. } | Kind::Weight | Kind::TensorMap => "Read. ",
-            Kind::Scalar(_) => "",
+            Kind::Scalar(_) | Kind::Trace => "",
         };
         // A shape is code: brackets alone would be a link.
         let comment = match comment.split_once(']').filter(|_| comment.starts_with('[')) {
@@ -351,6 +352,10 @@ fn write_arguments(text: &mut String, index: usize, program: &Program<'_>) -> st
             Kind::State { .. } => "slot",
             Kind::TensorMap => "map",
             Kind::Scalar(_) => "scalar",
+            Kind::Trace => {
+                writeln!(text, "        arguments.traced({offset});")?;
+                continue;
+            }
         };
         writeln!(text, "        arguments.{add}({offset}, self.{name});")?;
     }

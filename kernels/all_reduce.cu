@@ -25,6 +25,7 @@
 //! waits, and looks from time to time whether the host wants it to give up. The next kernels begin
 //! when all do: they have weights to fetch.
 #include "lib/convert.cuh"
+#include "lib/trace.cuh"
 
 // x = sum or x += sum, of all ranks' partial; partial = 0
 struct AllReduce {
@@ -38,6 +39,7 @@ struct AllReduce {
     uint32_t world; // ranks, at most 8; 1: somebody else has made the sum
     uint32_t rank; // this one
     uint32_t residual; // 1: add to what x holds
+    Trace trace;
 };
 
 constexpr uint32_t EMPTY = 1u << 31; // as a float, -0.0
@@ -128,6 +130,7 @@ __device__ inline void add_up(const AllReduce& args) {
 __device__ inline void reduce(const AllReduce& args) {
     grid_dependency_launch();
     grid_dependency_wait();
+    begun(args.trace);
     if (args.world == 1)
         take_up(args);
     else

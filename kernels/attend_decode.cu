@@ -34,6 +34,7 @@
 #include "lib/math.cuh"
 #include "lib/reduce.cuh"
 #include "lib/shared.cuh"
+#include "lib/trace.cuh"
 
 // y = softmax(q . keys / sqrt(D)) values, over the positions up to the cursor's
 struct AttendDecode {
@@ -47,6 +48,7 @@ struct AttendDecode {
     uint32_t* tickets; // [teams] zeros before and after
     uint32_t heads; // H
     uint32_t kv_heads; // G
+    Trace trace;
 };
 
 constexpr uint32_t WARPS = 4;
@@ -256,6 +258,7 @@ template <int D> __device__ void attend_decode(const AttendDecode& args) {
     prefetch_tile<D>(cached_keys, cached_values, first + stride, known, row);
     if (first + 2 * stride > known) grid_dependency_launch();
     grid_dependency_wait();
+    begun(args.trace);
     const uint32_t end = *args.cursor + 1, tiles = (end + TILE - 1) / TILE;
     const uint32_t splits = tiles < gridDim.y ? tiles : gridDim.y;
     if (split >= splits) return;

@@ -30,6 +30,7 @@
 #include "lib/math.cuh"
 #include "lib/shared.cuh"
 #include "lib/tile.cuh"
+#include "lib/trace.cuh"
 
 template <class W> struct AttendPrefill {
     const kv_t* queries;    // [T, H, D] rotated
@@ -40,6 +41,7 @@ template <class W> struct AttendPrefill {
     uint32_t tokens;        // T
     uint32_t heads;         // H
     uint32_t kv_heads;      // G
+    Trace trace;
 };
 
 constexpr int ATTEND_ROWS = 128, ATTEND_THREADS = 128;
@@ -273,6 +275,7 @@ __device__ void attend_item(const AttendPrefill<W>& args, uint32_t kv_head, uint
 template <class W, int D> __device__ void attend_prefill(const AttendPrefill<W>& args) {
     auto& tiles = *dynamic_shared<AttendTiles<D>>();
     grid_dependency_wait();
+    begun(args.trace);
     grid_dependency_launch();
     const uint32_t rows = args.tokens * (args.heads / args.kv_heads);
     const uint32_t strips = (rows + ATTEND_ROWS - 1) / ATTEND_ROWS;

@@ -33,6 +33,7 @@
 #include "lib/math.cuh"
 #include "lib/ring.cuh"
 #include "lib/shared.cuh"
+#include "lib/trace.cuh"
 
 template <class W> struct AttendPrefillHopper {
     TensorMap queries;      // [T, H D] rotated: boxes of 128 rows
@@ -43,6 +44,7 @@ template <class W> struct AttendPrefillHopper {
     uint32_t tokens;        // T
     uint32_t heads;         // H
     uint32_t kv_heads;      // G
+    Trace trace;
 };
 
 constexpr uint32_t ROWS = 128;  // of a tile: tokens of an item, or positions
@@ -343,6 +345,7 @@ __device__ void attend_prefill_hopper(const AttendPrefillHopper<W>& args) {
     }
     __syncthreads();
     grid_dependency_wait();
+    begun(args.trace);
     grid_dependency_launch();
     if (warp_id() < 4) {
         give_up_registers<24>();

@@ -4,6 +4,7 @@
 //! are wanted is known only when the kernel before has ended. The kernel after this one may begin
 //! at once: it has weights to fetch.
 #include "lib/convert.cuh"
+#include "lib/trace.cuh"
 
 // x[t] = table[ids[t] - first_id], or zeros where the table has no such row
 template <class W> struct Embed {
@@ -14,11 +15,13 @@ template <class W> struct Embed {
     uint32_t width; // C
     uint32_t rows; // V
     uint32_t first_id; // the token that the table's first row is of
+    Trace trace;
 };
 
 template <class W> __device__ void embed(const Embed<W>& args) {
     grid_dependency_launch();
     grid_dependency_wait();
+    begun(args.trace);
     const uint32_t pieces = args.width / 8;
     for (uint64_t i = uint64_t(blockIdx.x) * blockDim.x + threadIdx.x;
          i < uint64_t(args.tokens) * pieces; i += uint64_t(gridDim.x) * blockDim.x) {

@@ -11,6 +11,7 @@
 #include "lib/convert.cuh"
 #include "lib/math.cuh"
 #include "lib/product.cuh"
+#include "lib/trace.cuh"
 
 template <class W> struct GateUpSwiglu {
     const Activation<W>* x; // [T, C]
@@ -20,6 +21,7 @@ template <class W> struct GateUpSwiglu {
     uint32_t tokens;        // T
     uint32_t width;         // C
     uint32_t ffn;           // F
+    Trace trace;
 };
 
 template <class W, class G>
@@ -45,6 +47,7 @@ __device__ void gate_up_tiles(const GateUpSwiglu<W>& args, Stage<W, G> (&ring)[P
 template <class W> __device__ void gate_up_swiglu(const GateUpSwiglu<W>& args) {
     SHARED(Ring<W>, ring);
     grid_dependency_wait();
+    begun(args.trace);
     grid_dependency_launch();
     const uint32_t columns = 2 * args.ffn;
     if (occupies_grid<Large>(args.tokens, columns)) {

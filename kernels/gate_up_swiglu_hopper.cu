@@ -9,6 +9,7 @@
 //! one block an SM. Block: 384. Shared memory: the four stages and 1024 bytes to align them.
 #include "lib/hopper.cuh"
 #include "lib/math.cuh"
+#include "lib/trace.cuh"
 
 template <class W> struct GateUpSwigluHopper {
     TensorMap x;           // [T, C] boxes of 128 rows
@@ -18,11 +19,13 @@ template <class W> struct GateUpSwigluHopper {
     uint32_t tokens;       // T
     uint32_t width;        // C
     uint32_t ffn;          // F
+    Trace trace;
 };
 
 template <class W> __device__ void gate_up_swiglu_hopper(const GateUpSwigluHopper<W>& args) {
     constexpr int HALF = TILE_ROWS / 8 / 2;
     grid_dependency_wait();
+    begun(args.trace);
     grid_dependency_launch();
     const Units<W> units = {args.hidden, args.tokens, args.ffn};
     const auto halves = [&](uint32_t unit) {

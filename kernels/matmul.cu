@@ -12,6 +12,7 @@
 //! Requirements: K is a multiple of 8 (16-byte rows). Grid: any; two blocks an SM. Block: 128.
 #include "lib/convert.cuh"
 #include "lib/product.cuh"
+#include "lib/trace.cuh"
 
 template <class W> struct Matmul {
     const Activation<W>* x; // [terms, T, K] whose sum over the terms is meant
@@ -28,6 +29,7 @@ template <class W> struct Matmul {
     uint32_t width;         // K
     uint32_t residual;      // whether to add to what y holds
     uint32_t terms;         // 1 or 2
+    Trace trace;
 };
 
 template <class W, class G>
@@ -56,6 +58,7 @@ template <class W> __device__ void matmul(const Matmul<W>& args) {
                                          {args.weight_1, args.y_1, args.rows_1},
                                          {args.weight_2, args.y_2, args.rows_2}};
     grid_dependency_wait();
+    begun(args.trace);
     grid_dependency_launch();
     if (occupies_grid<Large>(args.tokens, columns<Large>(parts))) {
         matmul_tiles<W, Large>(args, parts, ring.large);

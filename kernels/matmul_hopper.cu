@@ -7,6 +7,7 @@
 //! Requirements: K is a multiple of 8 (16-byte rows). Grid: any; one block an SM. Block: 384. Shared
 //! memory: the four stages and 1024 bytes to align them.
 #include "lib/hopper.cuh"
+#include "lib/trace.cuh"
 
 template <class W> struct MatmulHopper {
     TensorMap x;        // [terms T, K] whose sum over the terms is meant: boxes of 128 rows
@@ -23,6 +24,7 @@ template <class W> struct MatmulHopper {
     uint32_t width;     // K
     uint32_t residual;  // whether to add to what y holds
     uint32_t terms;     // 1 or 2
+    Trace trace;
 };
 
 template <class W, class G>
@@ -49,6 +51,7 @@ template <class W> __device__ void matmul_hopper(const MatmulHopper<W>& args) {
                                                  {&args.weight_1, args.y_1, args.rows_1},
                                                  {&args.weight_2, args.y_2, args.rows_2}};
     grid_dependency_wait();
+    begun(args.trace);
     grid_dependency_launch();
     if (occupies_grid<Wide>(args.tokens, columns<Wide>(parts))) {
         matmul_tiles<W, Wide>(args, parts);

@@ -7,6 +7,7 @@
 //!
 //! Grid: SMs, any. Dynamic shared memory: 4 * round_up(C, 2048) bytes.
 #include "lib/gemv.cuh"
+#include "lib/trace.cuh"
 
 // hidden = silu(w_gate n) * (w_up n), with n = rms_norm(x) * norm
 template <class W> struct NormGateUp {
@@ -19,6 +20,7 @@ template <class W> struct NormGateUp {
     uint32_t ffn; // F
     uint32_t parts; // of each row, 1 to 8, a power of two (lib/gemv.cuh)
     float eps;
+    Trace trace;
 };
 
 template <class W> __device__ void norm_gate_up(const NormGateUp<W>& args) {
@@ -29,6 +31,7 @@ template <class W> __device__ void norm_gate_up(const NormGateUp<W>& args) {
     };
     const auto prepare = [&](float* x) {
         grid_dependency_wait();
+        begun(args.trace);
         scale = stage_normed(args.x, args.norm, args.width, args.eps, x);
     };
     const auto finish = [&](uint32_t f, float gate, float up) {

@@ -4,6 +4,7 @@
 //!
 //! Grid: SMs, any. Dynamic shared memory: 4 * round_up(C, 2048) bytes.
 #include "lib/gemv.cuh"
+#include "lib/trace.cuh"
 
 // logits = head n, with n = rms_norm(x) * norm
 template <class W> struct NormHead {
@@ -15,6 +16,7 @@ template <class W> struct NormHead {
     uint32_t vocab; // V
     uint32_t parts; // of each row, 1 to 8, a power of two (lib/gemv.cuh)
     float eps;
+    Trace trace;
 };
 
 template <class W> __device__ void norm_head(const NormHead<W>& args) {
@@ -26,6 +28,7 @@ template <class W> __device__ void norm_head(const NormHead<W>& args) {
     };
     const auto prepare = [&](float* x) {
         grid_dependency_wait();
+        begun(args.trace);
         scale = stage_normed(args.x, args.norm, args.width, args.eps, x);
     };
     const auto finish = [&](uint32_t pair, float a, float b) {

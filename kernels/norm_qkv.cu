@@ -7,6 +7,7 @@
 //!
 //! Grid: SMs, any. Dynamic shared memory: 4 * round_up(C, 2048) bytes.
 #include "lib/gemv.cuh"
+#include "lib/trace.cuh"
 
 // q = turn(wq n), cache row = turn(wk n), wv n; with n = rms_norm(x) * norm
 template <class W> struct NormQkv {
@@ -25,6 +26,7 @@ template <class W> struct NormQkv {
     uint32_t kv_heads; // G
     uint32_t parts; // of each row, 1 to 8, a power of two (lib/gemv.cuh)
     float eps;
+    Trace trace;
 };
 
 template <class W, int D> __device__ void norm_qkv(const NormQkv<W>& args) {
@@ -43,6 +45,7 @@ template <class W, int D> __device__ void norm_qkv(const NormQkv<W>& args) {
     };
     const auto prepare = [&](float* x) {
         grid_dependency_wait();
+        begun(args.trace);
         scale = stage_normed(args.x, args.norm, width, args.eps, x);
     };
     const auto finish = [&](uint32_t pair, float a, float b) {

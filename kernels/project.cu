@@ -5,6 +5,7 @@
 //!
 //! Grid: SMs, any. Dynamic shared memory: 4 * round_up(K, 2048) bytes.
 #include "lib/gemv.cuh"
+#include "lib/trace.cuh"
 
 // y += weight x
 template <class W> struct Project {
@@ -14,6 +15,7 @@ template <class W> struct Project {
     uint32_t width; // K
     uint32_t rows; // N
     uint32_t parts; // of each row, 1 to 8, a power of two (lib/gemv.cuh)
+    Trace trace;
 };
 
 template <class W> __device__ void project(const Project<W>& args) {
@@ -23,6 +25,7 @@ template <class W> __device__ void project(const Project<W>& args) {
     };
     const auto prepare = [&](float* x) {
         grid_dependency_wait();
+        begun(args.trace);
         stage(args.x, args.width, x);
     };
     const auto finish = [&](uint32_t pair, float a, float b) {

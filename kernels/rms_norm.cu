@@ -11,6 +11,7 @@
 #include "lib/convert.cuh"
 #include "lib/math.cuh"
 #include "lib/reduce.cuh"
+#include "lib/trace.cuh"
 
 template <class W> struct RmsNorm {
     const float* x;   // [T, C]
@@ -19,6 +20,7 @@ template <class W> struct RmsNorm {
     uint32_t tokens;  // T
     uint32_t width;   // C
     float eps;
+    Trace trace;
 };
 
 constexpr int RMS_NORM_THREADS = 256;
@@ -36,6 +38,7 @@ __device__ inline float sum_squares(const float* x, uint32_t width) {
 
 template <class W> __device__ void rms_norm(const RmsNorm<W>& args) {
     grid_dependency_wait();
+    begun(args.trace);
     grid_dependency_launch();
     for (uint64_t token = blockIdx.x; token < args.tokens; token += gridDim.x) {
         const float* x = args.x + token * args.width;

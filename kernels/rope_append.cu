@@ -12,6 +12,7 @@
 #include "lib/convert.cuh"
 #include "lib/math.cuh"
 #include "lib/shared.cuh"
+#include "lib/trace.cuh"
 
 struct RopeAppend {
     const float* q;           // [T, H, D]
@@ -25,6 +26,7 @@ struct RopeAppend {
     uint32_t tokens;          // T
     uint32_t heads;           // H
     uint32_t kv_heads;        // G
+    Trace trace;
 };
 
 constexpr int ROPE_APPEND_THREADS = 128;
@@ -82,6 +84,7 @@ __device__ inline void append(kv_t* out, const float* in, uint32_t count) {
 template <int D> __device__ void rope_append(const RopeAppend& args) {
     SHARED(Rotation<D>, rotation);
     grid_dependency_wait();
+    begun(args.trace);
     grid_dependency_launch();
     const uint32_t first = args.cursor[0], q_row = args.heads * D, kv_row = args.kv_heads * D;
     for (uint64_t token = blockIdx.x; token < args.tokens; token += gridDim.x) {

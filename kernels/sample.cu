@@ -32,6 +32,7 @@
 #include "lib/board.cuh"
 #include "lib/candidates.cuh"
 #include "lib/random.cuh"
+#include "lib/trace.cuh"
 
 // token ~ filter(softmax((logits + bias - penalties) / temperature))
 struct Sample {
@@ -60,6 +61,7 @@ struct Sample {
     uint32_t rank; // this one
     uint32_t blocks; // B
     uint32_t room; // M: the most tokens of a rank
+    Trace trace;
 };
 
 // Tickets: blocks that have filled the bins, tokens on the rank's list, blocks that have listed
@@ -292,6 +294,7 @@ __device__ inline void sample_token(const Sample& args) {
     SHARED(Exchange, exchange);
     grid_dependency_launch();
     grid_dependency_wait();
+    begun(args.trace);
     const Board board = {args.slots,  args.addresses, args.world,    args.rank,
                          args.blocks, args.room,      args.rounds[0]};
     choose(args, board, bins, exchange);

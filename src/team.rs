@@ -138,6 +138,7 @@ impl Team {
             };
             let rank = Rank::of_several(config, dims, checkpoint, plan, hardware, comm, &loaded);
             loading.ended(place);
+            room.is_at_work(place, false);
             rank.map_err(|error| {
                 if room.failure().as_ref() == Some(&error) {
                     return error; // another's
@@ -157,8 +158,9 @@ impl Team {
         let ranks = match ranks.into_iter().collect::<Result<Vec<_>>>() {
             Ok(ranks) => ranks,
             Err(error) => {
+                let stall = room.verdict().filter(|_| room.has_stalled());
                 link.iter().for_each(|link| link.close());
-                return Err(error);
+                return Err(stall.unwrap_or(error));
             }
         };
         let (context, chunk, vocab) = (ranks[0].context(), ranks[0].chunk(), ranks[0].vocab());
@@ -374,9 +376,11 @@ impl Team {
                     Err(panic) => Err(format!("it panicked: {}", said(&*panic))),
                 };
                 let result = result.map_err(|reason| its_room.fail(number, &reason)).ok();
+                its_room.is_at_work(number, false);
                 // Nobody listens any more where another rank has failed before.
                 let _ = results.send((number, result));
             };
+            room.is_at_work(number, true);
             if member.jobs.send(Box::new(job)).is_err() {
                 room.fail(number, "its thread has ended");
             }

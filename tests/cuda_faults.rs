@@ -47,9 +47,10 @@ fn check(number: u64, answer: &str) {
     assert!(status == Some(1), "{told}");
     let Fault { rank, kind, .. } = fault;
     // All ranks come out of a collective that is aborted, the one that did not join it, too.
-    let is_late = kind == Kind::StallInNccl;
+    let nobody = "chaski: all ranks wait for each other: rank ";
     let named = format!("rank {rank} on cuda:{rank} ");
-    assert!(error.contains(&named) || (is_late && error.contains("rank ")), "{told}");
+    let is_nobody = kind == Kind::StallInNccl && error.starts_with(nobody);
+    assert!(error.contains(&named) || is_nobody, "{told}");
     if matches!(kind, Kind::Stall | Kind::StallInNccl) {
         assert!(error.ends_with("no end of it in 10 s; --timeout allows more"), "{told}");
     }
@@ -71,20 +72,30 @@ fn a_hundred_faults_on_two_gpus() {
     check_all(10..110);
 }
 
-/// In a sum over peer memory, and before it, in a graph and outside: the rank that is late is named, not the
-/// one that waits for it.
+/// In a sum, and before it, in a prompt and in a graph: the rank that is late is named, not the one that
+/// waits for it, and the op that it is in, not the last one that its host has queued.
 #[test]
-fn a_stall_over_peer_memory_is_told_of_the_rank_that_stalls() {
+fn a_stall_is_told_of_the_rank_that_stalls_and_its_op() {
     answer();
+    let stalls = [
+        ("on", 0, 2, "all_reduce (op 2 of 24)"),
+        ("on", 1, 5, "rope_append (op 5 of 24)"),
+        ("on", 1, 82, "attend_decode (op 5 of 18)"),
+        ("on", 0, 84, "all_reduce (op 7 of 18)"),
+        ("off", 1, 6, "attend_prefill (op 6 of 24)"),
+        ("off", 0, 45, "attend_decode (op 4 of 17)"),
+    ];
     thread::scope(|scope| {
-        for (rank, launch) in [(0, 2), (1, 2), (1, 85)] {
+        for (peers, rank, launch, op) in stalls {
             scope.spawn(move || {
                 let value = format!("kernel@{rank}:{launch}:stalls");
-                let (status, _, error, _) = ask(&[("CHASKI_EMULATE_FAULT", &value)], TIMEOUT);
-                assert_eq!(status, Some(1), "{value}: {error}");
-                let named = format!("chaski: rank {rank} on cuda:{rank} failed in ");
-                let said = ": no end of it in 10 s; --timeout allows more";
-                assert!(error.starts_with(&named) && error.ends_with(said), "{value}: {error}");
+                let fault = [("CHASKI_EMULATE_FAULT", &*value), ("CHASKI_PEERS", peers)];
+                let (status, _, error, _) = ask(&fault, TIMEOUT);
+                let said = format!(
+                    "chaski: rank {rank} on cuda:{rank} failed in {op}: no end of it in 10 s; \
+                     --timeout allows more"
+                );
+                assert!(status == Some(1) && error == said, "peers {peers}, {value}: {error}");
             });
         }
     });

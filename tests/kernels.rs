@@ -161,13 +161,15 @@ fn arguments_are_the_bytes_of_the_struct_and_places_for_addresses() {
     };
     let [numbers, more] =
         [[3u32, 16], [100, 5]].map(|pair| u64::from_ne_bytes(bytemuck::cast(pair)));
-    assert_eq!(words(arguments.bytes()), [0, 0, 0, numbers, more]);
+    // A pair of words at a multiple of 16 bytes, for the executor.
+    assert_eq!(arguments.trace(), Some(48));
+    assert_eq!(words(arguments.bytes()), [0, 0, 0, numbers, more, 0, 0, 0]);
     let resolved = arguments.resolve(|region| match region {
         Region::Weights => 1 << 40,
         Region::State => 1 << 41,
     });
     let state = |at: usize| (1 << 41) + at as u64;
-    let expected = [state(ids_at), (1 << 40) + 4096, state(x_at), numbers, more];
+    let expected = [state(ids_at), (1 << 40) + 4096, state(x_at), numbers, more, 0, 0, 0];
     assert_eq!(words(resolved.bytes()), expected);
 }
 

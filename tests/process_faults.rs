@@ -137,6 +137,9 @@ fn both(timeout: &str, variables: &[(&'static str, &str)]) -> [End; 2] {
     children.map(end)
 }
 
+/// What is said where no rank is later than the others.
+const NOBODY: &str = "chaski: all ranks wait for each other: rank ";
+
 fn check(number: u64, answer: &str) {
     let fault = Fault::new(number);
     let seconds = TIMEOUT.as_secs().to_string();
@@ -154,10 +157,13 @@ fn check(number: u64, answer: &str) {
             continue;
         }
         assert!(*status == Some(1) && errors.len() == 1, "{told}");
-        // Who is late in a collective of NCCL, no host can see.
-        let stalls = matches!(kind, Kind::Stall | Kind::StallInNccl);
-        let named = format!("rank {rank} on cuda:{rank} ");
-        assert!(errors[0].contains(&named) || (stalls && errors[0].contains("rank ")), "{told}");
+        // All ranks come out of a collective that is aborted, the one that did not join it, too.
+        let nobody = kind == Kind::StallInNccl && errors[0].contains(NOBODY);
+        let named = format!("chaski: rank {rank} on cuda:{rank} ");
+        assert!(errors[0].contains(&named) || nobody, "{told}");
+    }
+    if matches!(kind, Kind::Stall | Kind::StallInNccl) {
+        assert!(ends[0].2 == ends[1].2, "{told}");
     }
 }
 
@@ -176,4 +182,27 @@ fn a_rank_that_fails_ends_all_processes_wherever_it_fails() {
 #[ignore = "takes minutes"]
 fn a_hundred_faults_in_two_processes() {
     check_all(10..110);
+}
+
+/// Both clocks run out at once. In a prompt, and in a graph; the other one waits for a sum of NCCL's.
+#[test]
+fn a_stall_is_told_of_the_rank_that_stalls_and_its_op_by_both_processes() {
+    let seconds = TIMEOUT.as_secs().to_string();
+    assert_eq!(both("600", &[])[0].0, Some(0));
+    for (rank, launch, op) in [
+        (0, 4, "matmul (op 4 of 24)"),
+        (1, 6, "attend_prefill (op 6 of 24)"),
+        (0, 45, "attend_decode (op 4 of 17)"),
+        (1, 46, "project (op 5 of 17)"),
+    ] {
+        let value = format!("kernel@{rank}:{launch}:stalls");
+        let ends = both(&seconds, &[("CHASKI_EMULATE_FAULT", &value)]);
+        let told = format!("{value}: {ends:?}");
+        let who = format!("chaski: rank {rank} on cuda:{rank} of ");
+        let why = format!(" failed in {op}: no end of it in 10 s; --timeout allows more");
+        for (status, _, errors) in &ends {
+            assert!(*status == Some(1) && errors.len() == 1, "{told}");
+            assert!(errors[0].starts_with(&who) && errors[0].ends_with(&why), "{told}");
+        }
+    }
 }

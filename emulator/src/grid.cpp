@@ -106,11 +106,8 @@ Block* Grid::next() {
 }
 
 Progress Grid::advance() {
-    if (launch_.planned_fault == kStalls) {
-        polls_outside = true;  // it is meant to: no deadlock
-        return Progress::Spinning;
-    }
-    if (launch_.planned_fault && !failed())
+    const bool stalls = launch_.planned_fault == kStalls;
+    if (launch_.planned_fault && !stalls && !failed())
         fail(launch_.planned_fault,
              std::string("kernel ") + launch_.kernel->name + ": planned fault");
     if (failed()) return Progress::Failed;
@@ -124,6 +121,10 @@ Progress Grid::advance() {
             bool dependents = std::any_of(resident_.begin(), resident_.end(),
                                           [](Block* b) { return b->has(State::AtDependency); });
             if ((!dependents || resident_.size() < 4) && start_block()) continue;
+            if (resident_.empty() && stalls) {
+                polls_outside = true;  // it is meant to: no deadlock
+                return Progress::Spinning;
+            }
             if (resident_.empty()) return Progress::Finished;
             if (progress == before) {
                 for (Block* b : resident_)

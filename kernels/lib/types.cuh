@@ -29,3 +29,9 @@ template <class W> using Activation = W;
 struct alignas(128) TensorMap {
     uint64_t opaque[16];
 };
+
+// Where kernels tell that they have begun: the host looks there when nothing gets on.
+struct alignas(16) Trace {
+    uint64_t* word; // of the rank
+    uint64_t place; // what to tell: of the op, among the host's programs
+};

@@ -26,6 +26,10 @@ pub(super) enum Message {
     Work(Value),
     /// The sender is there.
     Beat,
+    /// A rank gets no further, for all that the sender knows this one: see `in_process::stall`.
+    Stalled(String),
+    /// Which of the sender's ranks does not come out of what it is at, after a stall.
+    Late(Option<String>),
     /// What has ended the run.
     Failed(String),
     /// All is done.

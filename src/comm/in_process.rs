@@ -1,13 +1,19 @@
 //! Ranks that are threads of one process, and exchange what they have through its memory.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
+mod stall;
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
-use super::{Communicator, Way};
+use super::{Communicator, Link, Look, Way};
 use crate::error::{Error, Result};
+use stall::Stall;
 
 /// What the ranks share.
 pub struct Room {
+    own: Weak<Room>,
+    /// To other processes.
+    link: OnceLock<Weak<Link>>,
     /// What each rank runs on, for messages.
     devices: Vec<String>,
     /// The number of the first rank, of all that are in other rooms too.
@@ -22,6 +28,8 @@ pub struct Room {
     /// What is to be done then.
     on_failure: Mutex<Vec<Box<dyn Fn() + Send>>>,
     doing: Vec<Mutex<Doing>>,
+    /// Where the ranks' devices are.
+    looks: Vec<OnceLock<Look>>,
     /// All ranks; those of each stage; each rank with the one that it passes to.
     circles: Vec<Circle>,
 }
@@ -44,8 +52,8 @@ struct Progress {
     rounds: Vec<Round>,
     /// What ended the run.
     failure: Option<Error>,
-    /// The rank that is blamed, if that is a stall.
-    late: Option<usize>,
+    /// If that is a stall.
+    stall: Option<Stall>,
 }
 
 /// One exchange of a circle after the other.
@@ -77,6 +85,8 @@ struct Doing {
     count: usize,
     /// Whether it waits for the others.
     is_waiting: bool,
+    /// Whether it has something to do.
+    is_at_work: bool,
 }
 
 /// Before the first program.
@@ -136,17 +146,26 @@ impl Room {
         circles.extend((0..stages).map(of_stage));
         circles.extend((0..world - parts).map(passing));
         let rounds = circles.iter().map(|circle| circle.round(0, world)).collect();
-        let doing = Doing { op: LOADING, since: Instant::now(), count: 0, is_waiting: false };
-        Arc::new(Self {
+        let doing = Doing {
+            op: LOADING,
+            since: Instant::now(),
+            count: 0,
+            is_waiting: false,
+            is_at_work: true,
+        };
+        Arc::new_cyclic(|own| Self {
+            own: own.clone(),
+            link: OnceLock::new(),
             devices,
             first,
             stages,
             timeout,
             fault,
-            progress: Mutex::new(Progress { rounds, failure: None, late: None }),
+            progress: Mutex::new(Progress { rounds, failure: None, stall: None }),
             changed: Condvar::new(),
             on_failure: Mutex::default(),
             doing: (0..world).map(|_| Mutex::new(doing)).collect(),
+            looks: (0..world).map(|_| OnceLock::new()).collect(),
             circles,
         })
     }
@@ -158,11 +177,11 @@ impl Room {
 
     /// Ends the run, because of what happened to this rank of the room; an earlier reason stands.
     pub fn fail(&self, rank: usize, reason: &str) {
-        self.end(self.failure_of(rank, reason));
+        let Doing { op, .. } = *lock(&self.doing[rank]);
+        self.end(self.failure_of(rank, op, reason));
     }
 
-    fn failure_of(&self, rank: usize, reason: &str) -> Error {
-        let Doing { op, .. } = *lock(&self.doing[rank]);
+    fn failure_of(&self, rank: usize, op: &str, reason: &str) -> Error {
         let (number, device) = (self.first + rank, &self.devices[rank]);
         Error::failed(format!("rank {number} on {device} failed in {op}: {reason}"))
     }
@@ -172,14 +191,17 @@ impl Room {
         self.end_by(failure, None);
     }
 
-    fn end_by(&self, failure: Error, late: Option<usize>) {
+    /// Says whether the run had not ended before.
+    fn end_by(&self, failure: Error, stall: Option<Stall>) -> bool {
         let mut progress = lock(&self.progress);
-        if progress.failure.is_none() {
-            (progress.failure, progress.late) = (Some(failure), late);
+        let is_new = progress.failure.is_none();
+        if is_new {
+            (progress.failure, progress.stall) = (Some(failure), stall);
         }
         self.changed.notify_all();
         drop(progress);
         std::mem::take(&mut *lock(&self.on_failure)).iter().for_each(|act| act());
+        is_new
     }
 
     /// Tells that this rank of the room is not at a stand.
@@ -195,41 +217,6 @@ impl Room {
     /// What ended the run.
     pub fn failure(&self) -> Option<Error> {
         lock(&self.progress).failure.clone()
-    }
-
-    /// How long to wait at most before this is asked again, by one that waits since `since` for all ranks
-    /// but those that have come. If one of them has got no further for too long, ends the run.
-    pub fn patience(&self, since: Instant, has_come: &[bool]) -> Duration {
-        let missing = (0..has_come.len()).filter(|rank| !has_come[*rank]);
-        let doing = missing.map(|rank| (rank, *lock(&self.doing[rank])));
-        // Others wait for another, if only on their devices: the one that is behind is to blame.
-        let behind = doing
-            .filter(|(_, doing)| !doing.is_waiting)
-            .min_by_key(|(_, doing)| (doing.count, doing.since));
-        let Some((rank, doing)) = behind else {
-            return self.timeout;
-        };
-        let left = self.timeout.saturating_sub(doing.since.max(since).elapsed());
-        if left.is_zero() {
-            self.end_by(self.stall(rank), Some(rank));
-        }
-        left.max(Duration::from_millis(1))
-    }
-
-    fn stall(&self, rank: usize) -> Error {
-        let seconds = self.timeout.as_secs_f64();
-        self.failure_of(rank, &format!("no end of it in {seconds} s; --timeout allows more"))
-    }
-
-    /// The rank that is blamed for a stall, if that has ended the run.
-    pub fn late(&self) -> Option<usize> {
-        lock(&self.progress).late
-    }
-
-    /// Blames another rank for the stall that has ended the run.
-    pub fn blame(&self, rank: usize) {
-        let failure = self.stall(rank);
-        lock(&self.progress).failure = Some(failure);
     }
 }
 
@@ -385,6 +372,10 @@ impl Communicator for InProcess {
         }
         lock(&self.room.doing[self.rank]).count += 1;
         self.room.failure().map_or(Ok(()), Err)
+    }
+
+    fn watch(&self, look: Look) {
+        let _ = self.room.looks[self.rank].set(look); // a rank has one device
     }
 
     fn on_failure(&self, act: Box<dyn Fn() + Send>) {

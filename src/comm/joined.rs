@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use super::{Communicator, Gather, InProcess, Link};
+use super::{Communicator, Gather, InProcess, Link, Look};
 use crate::error::Result;
 
 /// A rank's place in its process, and the way to the others.
@@ -67,6 +67,10 @@ impl Communicator for Joined {
 
     fn enter(&self, op: &'static str) -> Result<()> {
         self.own.enter(op)
+    }
+
+    fn watch(&self, look: Look) {
+        self.own.watch(look);
     }
 
     fn on_failure(&self, act: Box<dyn Fn() + Send>) {

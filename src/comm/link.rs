@@ -6,7 +6,7 @@ use std::io;
 use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -23,6 +23,9 @@ const GLANCE: Duration = Duration::from_millis(100);
 /// How long a process that ends waits for the others to notice.
 const PARTING: Duration = Duration::from_secs(5);
 
+/// How long the first process waits after a stall for what the others say of it: longer than they take.
+const HEARING: Duration = Duration::from_secs(6);
+
 /// A process's connections.
 #[derive(Debug)]
 pub struct Link {
@@ -33,6 +36,10 @@ pub struct Link {
     ways: Vec<Way>,
     timeout: Duration,
     is_closing: AtomicBool,
+    /// What the others have said after a stall, by way: which of their ranks is late, if one is.
+    said: Mutex<Vec<Option<Option<String>>>>,
+    /// Something of that.
+    has_said: Condvar,
 }
 
 /// A connection to another process.
@@ -73,6 +80,8 @@ impl Link {
         };
         Ok(Arc::new(Self {
             process,
+            said: Mutex::new(vec![None; streams.len()]),
+            has_said: Condvar::new(),
             ways: streams.into_iter().enumerate().map(way).collect::<io::Result<_>>()?,
             all,
             timeout,
@@ -120,11 +129,15 @@ impl Link {
         let (link, its_room) = (Arc::downgrade(self), Arc::downgrade(room));
         room.on_failure(Box::new(move || {
             if let (Some(link), Some(room)) = (link.upgrade(), its_room.upgrade())
-                && let Some(failure) = room.failure()
+                && let Some(failure) = room.failure().map(|failure| failure.to_string())
             {
-                link.tell_all(&Message::Failed(failure.to_string()));
+                link.tell_all(&match room.has_stalled() {
+                    true => Message::Stalled(failure),
+                    false => Message::Failed(failure),
+                });
             }
         }));
+        room.join(self);
         for (number, way) in self.ways.iter().enumerate() {
             if let Some((stream, inbox)) = lock(&way.listener).take() {
                 let (link, room) = (Arc::downgrade(self), room.clone());
@@ -139,6 +152,39 @@ impl Link {
                 thread::sleep(pause);
             }
         });
+    }
+
+    /// Tells the first process, if this is another one, which of its ranks is late after a stall, if one is.
+    pub(super) fn tell_late(&self, late: Option<&Error>) {
+        if !self.is_first() {
+            self.tell_all(&Message::Late(late.map(Error::to_string)));
+        }
+    }
+
+    /// A rank of the other processes that is late after a stall: one that they tell of, or all those of a
+    /// process that does not say anything.
+    pub(super) fn hear_late(&self) -> Option<Error> {
+        let said = lock(&self.said);
+        let missing = |said: &mut Vec<Option<Option<String>>>| said.contains(&None);
+        let waited = self.has_said.wait_timeout_while(said, HEARING, missing);
+        let said = waited.unwrap_or_else(PoisonError::into_inner).0;
+        let told = said.iter().flatten().flatten().next();
+        let silent = || said.iter().zip(&self.ways).find(|(said, _)| said.is_none());
+        let unheard = |way: &Way| {
+            let who = self.name(way.process);
+            Error::failed(format!("{who} does not say why the others wait in vain"))
+        };
+        told.map(Error::failed).or_else(|| silent().map(|(_, way)| unheard(way)))
+    }
+
+    fn says(&self, number: usize, late: Option<String>) {
+        lock(&self.said)[number].get_or_insert(late);
+        self.has_said.notify_all();
+    }
+
+    /// Tells all others why the run has ended.
+    pub(super) fn tell_failure(&self, failure: &Error) {
+        self.tell_all(&Message::Failed(failure.to_string()));
     }
 
     /// Tells all others what their ranks are to do.
@@ -304,8 +350,21 @@ fn listen(
         let is_silent = matches!(&next, Err(error) if is_timeout(error));
         let failure = match next {
             Ok(Some(Message::Beat)) => continue,
+            Ok(Some(Message::Stalled(why))) => {
+                room.end_by_stall(Error::failed(why), None);
+                continue;
+            }
+            Ok(Some(Message::Late(late))) => {
+                link.says(number, late);
+                continue;
+            }
             Ok(Some(Message::Failed(why))) => {
-                room.end(Error::failed(why));
+                let failure = Error::failed(why);
+                room.end(failure.clone());
+                match link.is_first() {
+                    true => link.says(number, None), // what comes of a stall is none
+                    false => room.blame(failure),
+                }
                 continue; // until it leaves
             }
             Ok(Some(message)) => {

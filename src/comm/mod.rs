@@ -26,6 +26,10 @@ pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Gives what a rank has to all, and returns what all have given, in the order of ranks.
 pub type Gather = Box<dyn Fn(&[u64]) -> Result<Vec<u64>> + Send + Sync>;
 
+/// Says in which op of a program a rank's device is, if in any. Given true, it also says what the device may
+/// be waiting for instead.
+pub type Look = Box<dyn Fn(bool) -> Option<String> + Send + Sync>;
+
 /// Which way numbers go from stage to stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
@@ -94,6 +98,9 @@ pub trait Communicator: Send + Sync {
     /// # Errors
     /// What has ended the run.
     fn enter(&self, op: &'static str) -> Result<()>;
+
+    /// Has `look` asked where this rank's device is when nothing gets on.
+    fn watch(&self, _look: Look) {}
 
     /// Has `act` called once when the run has ended by a failure.
     fn on_failure(&self, _act: Box<dyn Fn() + Send>) {}

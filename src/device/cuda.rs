@@ -13,6 +13,7 @@ pub mod nvtx;
 mod options;
 mod stream;
 mod timed;
+mod trace;
 mod watch;
 mod weights;
 
@@ -44,6 +45,7 @@ use launches::{Resolved, names};
 use link::Link;
 pub use load::Told;
 use stream::{Graph, Stream};
+use trace::Trace;
 use weights::WeightRegion;
 
 /// A GPU that nothing has been put on yet.
@@ -167,7 +169,9 @@ pub struct Cuda {
     startup: Startup,
     /// The first error; the GPU's context is of no more use after it.
     failed: Option<Error>,
-    stream: Stream,
+    /// Which op it is in.
+    trace: Arc<Trace>,
+    stream: Arc<Stream>,
 }
 
 /// A program made into a graph.
@@ -214,7 +218,10 @@ impl Cuda {
             false => region.copy(context, checkpoint, told)?,
         }
         startup.weights = start.elapsed();
-        let stream = Stream::new(context)?;
+        let stream = Arc::new(Stream::new(context)?);
+        let trace = Arc::new(Trace::new(context, &stream)?);
+        let left = Arc::downgrade(&trace);
+        comm.watch(Box::new(move |nccl_waits| left.upgrade()?.look(nccl_waits)));
         Ok(Self {
             context: context.clone(),
             mirror: match link {
@@ -236,6 +243,7 @@ impl Cuda {
             doing: String::new(),
             startup,
             failed: None,
+            trace,
             stream,
         })
     }

@@ -56,6 +56,7 @@ pub struct Arguments {
     bytes: usize,
     places: Vec<Place>,
     maps: Vec<(usize, TensorMap)>,
+    trace: Option<usize>,
 }
 
 /// A pointer that is to be.
@@ -124,6 +125,7 @@ impl Arguments {
             bytes,
             places: Vec::new(),
             maps: Vec::new(),
+            trace: None,
         }
     }
 
@@ -137,6 +139,10 @@ impl Arguments {
 
     pub(super) fn map(&mut self, offset: usize, map: TensorMap) {
         self.maps.push((offset, map));
+    }
+
+    pub(super) fn traced(&mut self, offset: usize) {
+        self.trace = Some(offset);
     }
 
     pub(super) fn scalar<T: Pod>(&mut self, offset: usize, value: T) {
@@ -157,6 +163,12 @@ impl Arguments {
     /// The matrices for the copy engine, each with its place in bytes from the start of the struct.
     pub fn maps(&self) -> &[(usize, TensorMap)] {
         &self.maps
+    }
+
+    /// Where the kernel finds, in bytes from the start of the struct, the address of a word and what to write
+    /// there when it has begun.
+    pub fn trace(&self) -> Option<usize> {
+        self.trace
     }
 
     /// The struct with addresses in all places: `base` is where a region begins.

@@ -49,6 +49,8 @@ pub enum Kind {
     },
     /// A matrix of weights or activations as the copy engine takes it.
     TensorMap,
+    /// Where the kernel tells that it has begun: the executor fills it in. The last field, if it is there.
+    Trace,
     Scalar(Scalar),
 }
 
@@ -150,6 +152,7 @@ impl Kind {
         match self {
             Kind::Scalar(_) => 4,
             Kind::Weight | Kind::State { .. } => 8,
+            Kind::Trace => 16,
             Kind::TensorMap => 128,
         }
     }
@@ -162,13 +165,14 @@ impl Kind {
                 format!("{}{}*", if written { "" } else { "const " }, element.c_type())
             }
             Kind::TensorMap => "TensorMap".to_owned(),
+            Kind::Trace => "Trace".to_owned(),
             Kind::Scalar(Scalar::U32) => "uint32_t".to_owned(),
             Kind::Scalar(Scalar::I32) => "int32_t".to_owned(),
             Kind::Scalar(Scalar::F32) => "float".to_owned(),
         }
     }
 
-    /// As the generated argument struct has it. The KV cache and activations in the weights' type
+    /// As the generated argument struct has it, if it does. The KV cache and activations in the weights' type
     /// are slots of bytes, because what their elements are is known only when a model is loaded.
     pub fn rust_type(self) -> &'static str {
         match self {
@@ -180,6 +184,7 @@ impl Kind {
             Kind::State { element: Element::Bf16, .. } => "Slot<half::bf16>",
             Kind::State { element: Element::Kv | Element::Activation, .. } => "Slot<u8>",
             Kind::TensorMap => "TensorMap",
+            Kind::Trace => "",
             Kind::Scalar(Scalar::U32) => "u32",
             Kind::Scalar(Scalar::I32) => "i32",
             Kind::Scalar(Scalar::F32) => "f32",
@@ -193,6 +198,7 @@ impl Kind {
                 "int32_t" => Ok(Kind::Scalar(Scalar::I32)),
                 "float" => Ok(Kind::Scalar(Scalar::F32)),
                 "TensorMap" => Ok(Kind::TensorMap),
+                "Trace" => Ok(Kind::Trace),
                 _ => Err(format!("a number is uint32_t, int32_t or float, not {text:?}")),
             };
         };
@@ -299,6 +305,12 @@ fn fields(lines: &[&str], at: usize, generic: bool) -> Result<Vec<Field>> {
                 let end = fields.last().map_or(0, |field| field.offset + field.kind.bytes());
                 let field = field(text, end, generic);
                 let field = field.map_err(|message| Mistake { line: number, message })?;
+                if fields.last().is_some_and(|last| last.kind == Kind::Trace) {
+                    return mistake(
+                        number,
+                        "a Trace is the last field: who replaces a kernel may leave it out",
+                    );
+                }
                 if fields.iter().any(|other| other.name == field.name) {
                     return mistake(number, format!("a second field {}", field.name));
                 }
@@ -329,7 +341,7 @@ fn field(text: &str, end: usize, generic: bool) -> std::result::Result<Field, St
     if !name.starts_with(|c: char| c.is_ascii_lowercase()) || KEYWORDS.contains(&name) {
         return Err(format!("{name:?} cannot be the name of a field in Rust too"));
     }
-    if !matches!(kind, Kind::Scalar(_)) && !comment.starts_with('[') {
+    if !matches!(kind, Kind::Scalar(_) | Kind::Trace) && !comment.starts_with('[') {
         return Err(format!("{name} needs its shape: `{declaration}; // [T, C]`"));
     }
     let offset = end.next_multiple_of(kind.bytes());

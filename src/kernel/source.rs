@@ -72,8 +72,10 @@ impl Source {
     fn check(&self) -> Result<()> {
         let program = self.program().map_err(Error::failed)?;
         let Self { kernel, path, .. } = self;
-        let ours = kernel.fields.iter().map(|field| format!("{} {}", field.c_type, field.name));
-        let theirs = program.signature.fields.iter().map(declaration);
+        let ours = kernel.fields.iter().filter(|field| field.c_type != "Trace");
+        let ours = ours.map(|field| format!("{} {}", field.c_type, field.name));
+        let theirs = program.signature.fields.iter().filter(|field| field.kind != Kind::Trace);
+        let theirs = theirs.map(declaration);
         if let Some((ours, theirs)) = first_difference(ours, theirs) {
             return Err(Error::failed(format!(
                 "{path}: struct {} has {theirs} where the built-in kernel has {ours}: the host fills \

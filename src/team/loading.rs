@@ -27,7 +27,7 @@ impl Loading {
             let (still, room) = (still.clone(), its_room.clone());
             thread::spawn(move || {
                 thread::sleep(GRACE);
-                if let Some(failure) = room.upgrade().and_then(|room| room.failure())
+                if let Some(failure) = room.upgrade().and_then(|room| room.verdict())
                     && have_come(&still).contains(&false)
                 {
                     eprintln!("chaski: {failure}");

@@ -35,7 +35,9 @@ impl Team {
     pub fn serve(&mut self) -> Result<()> {
         let Ranks::Several { link: Some(link), room, .. } = &self.ranks else { return Ok(()) };
         let (link, room) = (link.clone(), room.clone());
-        while let Some(command) = link.next(|| room.failure())? {
+        while let Some(command) =
+            link.next(|| room.failure()).map_err(|error| room.verdict().unwrap_or(error))?
+        {
             let obeyed = from_value(command)
                 .map_err(|error| Error::failed(format!("process 0 makes no sense: {error}")))
                 .and_then(|command| self.obey(&command));
@@ -60,7 +62,7 @@ impl Team {
     /// Has the other processes do what this one is about to do.
     pub(super) fn tell(&self, command: impl FnOnce() -> Command) -> Result<()> {
         let Ranks::Several { link: Some(link), room, .. } = &self.ranks else { return Ok(()) };
-        if let Some(failure) = room.failure() {
+        if let Some(failure) = room.verdict() {
             return Err(failure);
         }
         if !link.is_first() {
@@ -69,13 +71,16 @@ impl Team {
         let command = to_value(command()).map_err(|error| Error::failed(error.to_string()))?;
         link.tell(command).map_err(|error| {
             room.end(error.clone());
-            room.failure().unwrap_or(error)
+            room.verdict().unwrap_or(error)
         })
     }
 
     /// Waits until the ranks of all processes are there.
     pub(super) fn ready(&self) -> Result<()> {
         let Ranks::Several { link: Some(link), room, .. } = &self.ranks else { return Ok(()) };
-        link.ready(|| room.failure()).inspect_err(|error| room.end(error.clone()))
+        link.ready(|| room.failure()).map_err(|error| {
+            room.end(error.clone());
+            room.verdict().unwrap_or(error)
+        })
     }
 }

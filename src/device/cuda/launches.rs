@@ -91,29 +91,35 @@ impl Cuda {
     pub(super) fn resolve(&self, program: &Program) -> Result<Vec<Resolved>> {
         let mut kernels = locked(&self.kernels);
         let mut follows_pass = false;
-        let mut resolve = |op: &dyn Op| {
+        let by_nccl = |op: &dyn Op| op.exchange(&self.gpu).is_some() && self.link.nccl().is_some();
+        let traced = program.ops.iter().map(|op| (op.name(), by_nccl(&**op))).collect();
+        let [word, first_place] = self.trace.of(traced);
+        let mut resolve = |number: usize, op: &dyn Op| {
             let exchange = op.exchange(&self.gpu);
             // NCCL's kernels do not let others begin early.
-            let follows_nccl = exchange.is_some() && self.link.nccl().is_some();
-            let is_programmatic = !follows_nccl && !follows_pass;
+            let is_programmatic = !by_nccl(op) && !follows_pass;
             follows_pass = matches!(exchange, Some(Exchange::Pass(..)));
             if follows_pass {
                 return Ok(Resolved::only(op.name(), exchange));
             }
             let launch = op.launch(&self.gpu);
+            let mut words = self.addresses(&launch.arguments)?;
+            if let Some(at) = launch.arguments.trace() {
+                words[at / 8..][..2].copy_from_slice(&[word, first_place + number as u64]);
+            }
             Ok(Resolved {
                 function: Some(kernels.function(&launch)?),
                 name: launch.export.name,
                 grid: launch.grid,
                 block: launch.block,
                 shared_bytes: launch.shared_bytes,
-                words: self.addresses(&launch.arguments)?,
+                words,
                 weights: self.weights_of(&launch.arguments),
                 exchange,
                 is_programmatic,
             })
         };
-        program.ops.iter().map(|op| resolve(&**op)).collect()
+        program.ops.iter().enumerate().map(|(number, op)| resolve(number, &**op)).collect()
     }
 
     /// The argument struct with the device's addresses.

@@ -121,8 +121,9 @@ impl Nccl {
         })?;
         let left = Arc::downgrade(&joined);
         comm.on_failure(Box::new(move || {
+            // NCCL may wait until the graphs that use it are gone; nobody else is to.
             if let Some(joined) = left.upgrade() {
-                joined.abort();
+                std::thread::spawn(move || joined.abort());
             }
         }));
         Ok(joined)

@@ -19,6 +19,8 @@ pub struct Stream {
 
 // SAFETY: the driver's streams may be used from any thread.
 unsafe impl Send for Stream {}
+// SAFETY: as above; nothing in here changes.
+unsafe impl Sync for Stream {}
 
 impl Stream {
     pub fn new(context: &Arc<Context>) -> Result<Self> {
@@ -77,14 +79,28 @@ impl Stream {
 
     /// Copies `range` of the region to the start of `to`, and waits.
     pub fn copy_out(&self, region: &Region, range: Range<usize>, to: &mut Pinned) -> Result<()> {
+        // SAFETY: both are borrowed until the copy is done.
+        unsafe { self.begin_copy_out(region, range, to) }?;
+        self.synchronize("cannot copy from the GPU")
+    }
+
+    /// Queues the copy of `range` of the region to the start of `to`.
+    ///
+    /// # Safety
+    /// Both stay, and nobody uses `to`, until the stream has come past.
+    pub unsafe fn begin_copy_out(
+        &self,
+        region: &Region,
+        range: Range<usize>,
+        to: &mut Pinned,
+    ) -> Result<()> {
         assert!(range.len() <= to.len(), "{range:?} into {}", to.len());
         let from = region.address(range.clone());
         self.context.bind()?;
-        // SAFETY: both ends are inside their allocations, and `to` is borrowed until the copy is done.
+        // SAFETY: both ends are inside their allocations; the rest is for the caller.
         let result =
             unsafe { sys::cuMemcpyDtoHAsync_v2(to.start.cast(), from, range.len(), self.handle) };
-        check("cannot copy from the GPU", result)?;
-        self.synchronize("cannot copy from the GPU")
+        check("cannot copy from the GPU", result)
     }
 
     /// Queues a launch. `programmatic`: it may begin before the kernel before it has ended, and waits

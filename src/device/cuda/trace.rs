@@ -1,0 +1,79 @@
+//! Which op a GPU is in. Each kernel, when it begins, writes that into a word of the GPU's memory, which
+//! costs it one store; the host looks at the word when nothing gets on, through a stream of its own.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use super::driver::{Context, Pinned, Region};
+use super::stream::Stream;
+use crate::error::Result;
+
+/// How often it is asked whether the word has come.
+const GLANCE: Duration = Duration::from_millis(1);
+
+pub(super) struct Trace {
+    /// Where programs run.
+    work: Arc<Stream>,
+    /// Another one, past which what hangs there does not get in the way.
+    beside: Stream,
+    /// The number of the program, from 1 on, and of the op in it, from 0 on.
+    word: Region,
+    landing: Mutex<Pinned>,
+    /// The ops of all programs that have been run.
+    programs: Mutex<Vec<Vec<Traced>>>,
+}
+
+/// An op: its name, and whether NCCL does its part before the op's kernel begins.
+pub(super) type Traced = (&'static str, bool);
+
+impl Trace {
+    pub fn new(context: &Arc<Context>, work: &Arc<Stream>) -> Result<Self> {
+        let beside = Stream::new(context)?;
+        let word = Region::allocate(context, 8, "the trace of its ops")?;
+        beside.copy_in(&word, 0, &[0; 8])?;
+        beside.synchronize("cannot copy to the GPU")?;
+        let landing = Mutex::new(Pinned::allocate(context, 8)?);
+        let work = work.clone();
+        Ok(Self { work, beside, word, landing, programs: Mutex::default() })
+    }
+
+    /// The address of the word, and what the first op of such a program writes there; each other one writes
+    /// one more than the one before.
+    pub fn of(&self, ops: Vec<Traced>) -> [u64; 2] {
+        let mut programs = self.programs.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = programs.iter().position(|known| *known == ops);
+        let number = known.unwrap_or_else(|| {
+            programs.push(ops);
+            programs.len() - 1
+        });
+        [self.word.address(0..8), (number as u64 + 1) << 32]
+    }
+
+    /// The op that the GPU is in; none if it has nothing to do. If NCCL may be waiting for other ranks, what
+    /// it does is told, too. Where the GPU does not even answer, this does not return.
+    pub fn look(&self, nccl_waits: bool) -> Option<String> {
+        if self.work.has_ended("").unwrap_or(true) {
+            return None;
+        }
+        let word = self.word().ok()?;
+        let programs = self.programs.lock().unwrap_or_else(PoisonError::into_inner);
+        let ops = programs.get((word >> 32).checked_sub(1)? as usize)?;
+        let at = word as u32 as usize;
+        let mut op = ops.get(at)?.0.to_owned();
+        if let Some((next, true)) = ops.get(at + 1).filter(|_| nccl_waits) {
+            op += &format!(" or {next}");
+        }
+        Some(format!("{op} (op {} of {})", at + 1, ops.len()))
+    }
+
+    fn word(&self) -> Result<u64> {
+        let mut landing = self.landing.lock().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: nobody else uses the memory, and it goes with `self`, after the stream.
+        unsafe { self.beside.begin_copy_out(&self.word, 0..8, &mut landing) }?;
+        while !self.beside.has_ended("")? {
+            thread::sleep(GLANCE);
+        }
+        Ok(landing.load(0))
+    }
+}
