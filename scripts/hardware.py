@@ -59,6 +59,7 @@ class Run:
         self.emulate = ["--emulate", str(arguments.emulate)] if arguments.emulate else []
         self.tests = arguments.tests and pathlib.Path(arguments.tests)
         self.python = arguments.python
+        self.libraries = {} if arguments.emulate else {"LD_LIBRARY_PATH": libraries(self.python)}
         self.end = time.monotonic() + arguments.seconds
         self.deadline = self.end
         self.part = None
@@ -98,7 +99,8 @@ class Run:
             print("    " + (name or " ".join(command)), flush=True)
         step = {"command": command, "environment": environment or {}}
         start = time.monotonic()
-        step["status"], output, errors = finish(command, left, environment, given)
+        set_too = {**self.libraries, **(environment or {})}
+        step["status"], output, errors = finish(command, left, set_too, given)
         step["seconds"] = round(time.monotonic() - start, 2)
         try:
             step["result"] = json.loads(output)
@@ -147,7 +149,7 @@ def finish(command, seconds, environment, given):
     try:
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            text=True, errors="replace", env={**os.environ, **(environment or {})},
+            text=True, errors="replace", env={**os.environ, **environment},
             start_new_session=True,
         )
     except OSError as error:
@@ -166,15 +168,30 @@ def finish(command, seconds, environment, given):
 def conditions():
     """The GPU's name, driver, clocks, power and temperature now."""
     fields = ["name", "driver_version", "clocks.sm", "clocks.mem", "power.draw", "temperature.gpu"]
-    fields += ["clocks_throttle_reasons.active"]
-    query = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader"]
+    # As newer drivers call it, and older ones. A field that nvidia-smi does not know spoils all others.
+    for more in (["clocks_event_reasons.active"], ["clocks_throttle_reasons.active"], []):
+        query = ["nvidia-smi", f"--query-gpu={','.join(fields + more)}", "--format=csv,noheader"]
+        try:
+            done = subprocess.run(query, capture_output=True, text=True, timeout=20)
+        except (OSError, subprocess.TimeoutExpired):
+            return {}
+        if done.returncode == 0 and done.stdout.strip():
+            values = [value.strip() for value in done.stdout.strip().splitlines()[0].split(",")]
+            return dict(zip(fields + more, values))
+    return {}
+
+
+def libraries(python):
+    """LD_LIBRARY_PATH with where NVIDIA's libraries may be that the system's loader does not find by
+    itself: the toolkit's and those that PyTorch brings."""
+    ask = "import sys; print('\\n'.join(path for path in sys.path if path))"
     try:
-        done = subprocess.run(query, capture_output=True, text=True, timeout=20)
+        found = subprocess.run([python, "-c", ask], capture_output=True, text=True, timeout=20).stdout
     except (OSError, subprocess.TimeoutExpired):
-        return {}
-    line = done.stdout.strip().splitlines()[:1] if done.returncode == 0 else []
-    values = [value.strip() for value in line[0].split(",")] if line else []
-    return dict(zip(fields, values))
+        found = ""
+    folders = [folder for path in found.splitlines() for folder in pathlib.Path(path).glob("nvidia/*/lib")]
+    known = os.environ.get("LD_LIBRARY_PATH", "").split(":") + ["/usr/local/cuda/lib64"]
+    return ":".join([*filter(None, known), *map(str, sorted(folders))])
 
 
 def models(run):
@@ -202,21 +219,23 @@ def check(run):
     listed = json.loads(run.run_chaski("kernels", "list", "--json", probe=True))
     kernels = [kernel["name"] for kernel in listed]
     kernels = kernels[::6] if run.quick else kernels
-    wrong = []
-    # The usual cases of all, then as much more as there is time for.
-    for cases in ["few"] if run.quick else ["usual", "thorough"]:
-        for kernel in kernels:
-            done = run.run_chaski("kernels", "check", kernel, "--cases", cases, "--json")
-            wrong += [] if done else [kernel]
+
+    def all_right(cases):
+        ask = ["kernels", "check", "--cases", cases, "--json"]
+        wrong = [kernel for kernel in kernels if run.run_chaski(*ask, kernel) is None]
         run.found(**{cases: "all" if not wrong else f"wrong: {', '.join(wrong)}"})
-        if wrong:
-            return False
-    well = True
+        return not wrong
+
+    well = all_right("few" if run.quick else "usual")
     for binary in sorted(run.tests.glob("*")) if run.tests else []:
         if os.access(binary, os.X_OK) and binary.is_file():
             on = {} if run.emulate else {"CHASKI_TEST_GPU": "1"}
             well &= run.run([str(binary), "--test-threads", "1"], environment=on) is not None
-    return well
+    try:  # as much more as there is time for
+        return well and (run.quick or all_right("thorough"))
+    except NoTime:
+        run.found(thorough="no time left")
+        return True
 
 
 def bench(run):
@@ -266,6 +285,8 @@ def identity(run):
                     return False
                 logits.add(hashlib.sha256(out.read_bytes()).hexdigest())
         for repetition in range(1 if run.quick else 25):
+            if repetition > 0 and run.deadline - time.monotonic() < PART_SECONDS / 10:
+                break  # what there was time for
             for way, environment in ways.items():
                 output = run.run_chaski(*ask, environment=environment, keep=repetition == 0)
                 if output is None:
