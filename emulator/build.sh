@@ -25,6 +25,6 @@ o() { for name; do echo "$work/$name.o"; done; }
 cuda=$(ls "$work"/*.o | grep -v '/\(nvrtc\|nccl\|collective\|world\).o')
 "$cxx" -shared $link -Wl,-soname,libcuda.so $cuda -o "$out/libcuda.so.1" -ldl -lpthread
 "$cxx" -shared -Wl,-soname,libnvrtc.so $(o nvrtc shell) -o "$out/libnvrtc.so.13" -ldl
-"$cxx" -shared $link -Wl,-soname,libnccl.so $(o nccl collective world modes) -o "$out/libnccl.so.2"
+"$cxx" -shared $link -Wl,-soname,libnccl.so.2 $(o nccl collective world modes) -o "$out/libnccl.so.2"
 rm -rf "$out/include"
 cp -r "$here/include" "$out/include"

@@ -18,8 +18,6 @@ use crate::sampler::{IN_PROMPT, Outcome, SamplingOptions};
 
 /// A model that can take the next token, and choose it.
 pub struct Rank {
-    /// Goes first: it waits for what uses the recordings.
-    device: Device,
     model: Llama,
     sizes: Sizes,
     /// One token, to its logits.
@@ -33,6 +31,8 @@ pub struct Rank {
     position: usize,
     /// Whether the device takes the token chosen last already.
     is_ahead: bool,
+    /// Goes last: NCCL waits for graphs that have calls of it to go.
+    device: Device,
 }
 
 impl Rank {
@@ -104,7 +104,7 @@ impl Rank {
         let model = Llama { dims, norm_eps: config.norm_eps, weights, state };
         let mut choose = Program::default();
         choose.push(model::choose(&model));
-        Ok(Self {
+        let mut rank = Self {
             sizes: plan.sizes,
             decode: Recording::new(model::decode(&model)),
             step: Recording::new(model::step(&model)),
@@ -114,7 +114,23 @@ impl Rank {
             is_ahead: false,
             device,
             model,
-        })
+        };
+        rank.prepare()?;
+        Ok(rank)
+    }
+
+    /// Has the device ready for all that it may be given.
+    fn prepare(&mut self) -> Result<()> {
+        let Self { model, sizes, device, decode, step, choose, .. } = self;
+        // Their kernels are the same for any number of tokens.
+        let prefills = [(sizes.chunk, Logits::Last), (sizes.logits, Logits::All)]
+            .map(|(tokens, logits)| model::prefill(model, tokens, logits));
+        let mut programs: Vec<&Program> = prefills.iter().collect();
+        if device.needs_hosts(choose) {
+            return device.prepare(&programs, &mut [decode]);
+        }
+        programs.push(choose);
+        device.prepare(&programs, &mut [decode, step])
     }
 
     /// Tokens in the KV cache.

@@ -413,10 +413,9 @@ impl Drop for Team {
         let Ranks::Several { members, room, link } = &mut self.ranks else { return };
         if room.failure().is_none() {
             link.iter().for_each(|link| link.end());
-            for Member { jobs, thread } in members.drain(..) {
-                drop(jobs);
-                let _ = thread.join();
-            }
+            // All at once: NCCL wants the ranks of a machine to leave it together.
+            let threads: Vec<_> = members.drain(..).map(|member| member.thread).collect();
+            threads.into_iter().for_each(|thread| drop(thread.join()));
         }
         link.iter().for_each(|link| link.close());
     }

@@ -45,19 +45,24 @@ impl Rank {
             Device::of_rank(&hardware, nothing, &[], &layout, comm.clone(), &|_| ()).unwrap();
         let mut rank = Self { device, comm, mailbox, partial, x };
         rank.device.write(mailbox.rounds, &[0; 3]).unwrap();
+        rank.device.prepare(&[&rank.program(MOST, true)], &mut []).unwrap();
         rank.device.connect(mailbox.slots, EMPTY, mailbox.addresses).unwrap();
         assert!(rank.device.link().unwrap().contains("peer memory"));
         rank
     }
 
-    /// Queues a round over the first `given` numbers.
-    fn start(&mut self, given: &[f32], residual: bool) -> Result<()> {
+    fn program(&self, count: usize, residual: bool) -> Program {
         let world = self.mailbox.share.parts;
-        let [partial, x] = [self.partial, self.x].map(|slot| slot.part(0, given.len()));
+        let [partial, x] = [self.partial, self.x].map(|slot| slot.part(0, count));
         let mut program = Program::default();
         program.push(AllReduce { partial, residual, x, world, mailbox: Some(self.mailbox) });
-        self.device.write(partial, given).unwrap();
-        self.device.run(&program)
+        program
+    }
+
+    /// Queues a round over the first `given` numbers.
+    fn start(&mut self, given: &[f32], residual: bool) -> Result<()> {
+        self.device.write(self.partial, given).unwrap();
+        self.device.run(&self.program(given.len(), residual))
     }
 }
 

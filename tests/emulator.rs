@@ -193,6 +193,23 @@ fn the_driver_refuses_what_a_driver_refuses() {
     }
 }
 
+/// Such a call, while a kernel waits for one that another thread is to launch, may be a deadlock.
+#[test]
+fn calls_that_wait_for_devices_fail_while_a_kernel_waits_for_a_peer() {
+    let hold = ("CHASKI_EMULATE_HOLD", "on");
+    let (right, said) = run(Sanitizer::None, &["peer_waits"], &[hold]);
+    let told = "cuMemAlloc while kernel wait_far on device 0 waits for a peer";
+    assert!(right && said.contains(told), "{said}");
+}
+
+/// As the original's: for ever.
+#[test]
+fn a_communicator_is_not_left_before_the_graphs_that_have_calls_of_it() {
+    expect_right(Sanitizer::None, &["graph_goes_first"], &[]);
+    let words = ["ncclCommDestroy: a graph still has calls of it"];
+    expect_caught(Sanitizer::None, "communicator_goes_first", &[], &words);
+}
+
 const COLLECTIVES: [&str; 5] =
     ["all_reduce", "sixteen_bits", "all_reduce_in_a_graph", "all_collectives", "one_thread"];
 

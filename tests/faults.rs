@@ -31,7 +31,7 @@ fn fault(function: &str, call: usize, result: &str) -> String {
 }
 
 /// Every function of the driver that the program calls in such a run.
-const FUNCTIONS: [&str; 25] = [
+const FUNCTIONS: [&str; 27] = [
     "cuInit",
     "cuDeviceGetCount",
     "cuDeviceGet",
@@ -42,9 +42,11 @@ const FUNCTIONS: [&str; 25] = [
     "cuEventCreate",
     "cuEventRecord",
     "cuEventSynchronize",
+    "cuFuncLoad",
     "cuFuncSetAttribute",
     "cuGraphInstantiateWithFlags",
     "cuGraphLaunch",
+    "cuGraphUpload",
     "cuLaunchKernelEx",
     "cuMemAlloc_v2",
     "cuMemGetInfo_v2",
@@ -108,7 +110,7 @@ fn what_fails_while_a_token_is_waited_for_is_told() {
     for (fault, told) in [
         ("cuStreamQuery:1:214", "uncorrectable ECC error"),
         ("cuStreamQuery:9:lost", "CUDA_ERROR_DEVICE_UNAVAILABLE"),
-        ("kernel:85:700", "illegal memory access"),
+        ("kernel:66:700", "illegal memory access"),
     ] {
         let said = failure_under(&[lazy, ("CHASKI_EMULATE_FAULT", fault)]);
         assert!(said.contains("kernel") && said.contains(told), "{fault}: {said}");

@@ -50,10 +50,19 @@ impl Rank {
         device.write(sampling.tickets, &[0; 4]).unwrap();
         device.write(sampling.bins, &[0; 64]).unwrap();
         device.write(sampling.rounds, &[0; 4]).unwrap();
-        device.connect(sampling.slots, 0, sampling.addresses).unwrap();
         device.write(sampling.counts, &counts(share.of(vocab))).unwrap();
         device.write(cursor, &[START]).unwrap();
-        Self { device, comm, sampling, logits, token, cursor, ring }
+        let mut rank = Self { device, comm, sampling, logits, token, cursor, ring };
+        rank.device.prepare(&[&rank.program()], &mut []).unwrap();
+        rank.device.connect(sampling.slots, 0, sampling.addresses).unwrap();
+        rank
+    }
+
+    fn program(&self) -> Program {
+        let Self { logits, sampling, ring, token, cursor, .. } = *self;
+        let mut program = Program::default();
+        program.push(Sample { logits, sampling, ring, token, cursor });
+        program
     }
 
     /// Queues the choice of the token of this round.
@@ -75,16 +84,9 @@ impl Rank {
         device.write(self.sampling.bias_ids, &ids)?;
         device.write(self.sampling.biases, &biases)?;
         device.write(self.logits, &logits(round, own))?;
-        let mut program = Program::default();
-        program.push(Sample {
-            logits: self.logits,
-            sampling: self.sampling,
-            ring: self.ring,
-            token: self.token,
-            cursor: self.cursor,
-        });
-        assert!(!device.needs_hosts(&program));
-        device.run(&program)
+        let program = self.program();
+        assert!(!self.device.needs_hosts(&program));
+        self.device.run(&program)
     }
 }
 

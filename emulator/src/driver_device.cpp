@@ -147,7 +147,8 @@ void lose(Device& device, int result) {
 void refuse_during_capture() {
     bool refused = false;
     for (Stream& stream : current_device->streams)
-        if (stream.capture && stream.capture->mode == 0) stream.capture->invalid = refused = true;
+        if (stream.capture && (stream.capture->mode == 0 || stream.capture->is_this_threads()))
+            stream.capture->invalid = refused = true;
     if (refused) throw Failure{kCaptureUnsupported};
 }
 
@@ -312,6 +313,7 @@ ENTRY cuCtxEnablePeerAccess(Device* peer, unsigned) {
     return enter("cuCtxEnablePeerAccess", Needs::Context, [&](Lock&) {
         if (!peer || peer == current_device) throw Failure{kInvalidDevice};
         if (!modes().peers) throw Failure{kPeerAccessUnsupported};
+        wait_for_all_devices("cuCtxEnablePeerAccess");
         if (!current_device->peers.insert(peer->ordinal).second)
             throw Failure{kPeerAccessAlreadyEnabled};
     });

@@ -130,6 +130,7 @@ ENTRY cuMemGetInfo_v2(size_t* free, size_t* total) {
 ENTRY cuMemAlloc_v2(uintptr_t* address, size_t bytes) {
     return enter("cuMemAlloc_v2", Needs::Context, [&](Lock&) {
         refuse_during_capture();
+        wait_for_all_devices("cuMemAlloc");
         *address = allocate_on(*current_device, bytes);
     });
 }
@@ -138,6 +139,7 @@ ENTRY cuMemFree_v2(uintptr_t address) {
     return enter("cuMemFree_v2", Needs::Context, [&](Lock& lock) {
         if (!address) return;
         refuse_during_capture();
+        wait_for_all_devices("cuMemFree");
         force(*current_device, lock);  // as the real one does
         free_now(address);
     });
@@ -164,6 +166,8 @@ ENTRY cuMemFreeAsync(uintptr_t address, Stream* stream) {
 ENTRY cuMemHostAlloc(void** memory, size_t bytes, unsigned) {
     return enter("cuMemHostAlloc", Needs::Context, [&](Lock&) {
         if (bytes == 0) throw Failure{kInvalidValue};
+        refuse_during_capture();
+        wait_for_all_devices("cuMemHostAlloc");
         *memory = allocate(bytes, kHost);
         if (!*memory) throw Failure{kOutOfMemory};
     });
@@ -172,6 +176,8 @@ ENTRY cuMemAllocHost_v2(void** memory, size_t bytes) { return cuMemHostAlloc(mem
 
 ENTRY cuMemFreeHost(void* memory) {
     return enter("cuMemFreeHost", Needs::Context, [&](Lock&) {
+        refuse_during_capture();
+        wait_for_all_devices("cuMemFreeHost");
         auto address = reinterpret_cast<uintptr_t>(memory);
         const Allocation* found = find(address);
         if (!found || found->device != kHost || !release(address)) throw Failure{kInvalidValue};

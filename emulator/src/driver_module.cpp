@@ -13,6 +13,8 @@ namespace {
 constexpr size_t kDefaultShared = 48 << 10;
 
 Module* load(const void* image) {
+    refuse_during_capture();
+    wait_for_all_devices("cuModuleLoadData");
     const char* path = path_in_image(image);
     if (!path) throw Failure{kNoBinaryForGpu};  // a real cubin or PTX: not for this machine
     void* library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
@@ -28,8 +30,15 @@ Function* function_of(Module& module, const char* name) {
     if (known != module.functions.end()) return &known->second;
     void* symbol = dlsym(module.library, (std::string("emulator_kernel_") + name).c_str());
     if (!symbol) throw Failure{kNotFound};
-    Function function = {static_cast<const Kernel*>(symbol), kDefaultShared};
+    Function function = {static_cast<const Kernel*>(symbol), kDefaultShared, false};
     return &module.functions.emplace(name, function).first->second;
+}
+
+// Lazily, as the real driver may: when it is asked for or at the first use.
+void load_function(Function& function, const char* by) {
+    refuse_during_capture();
+    wait_for_all_devices(by);
+    function.loaded = true;
 }
 
 uint64_t volume(Index size) { return uint64_t(size.x) * size.y * size.z; }
@@ -70,12 +79,14 @@ void launch(Function* function, const LaunchConfig& config, bool programmatic, v
                      function->max_dynamic_bytes);
         throw Failure{kInvalidValue};
     }
+    if (!function->loaded) load_function(*function, "the first launch of a kernel");
+    Stream& stream = stream_of(config.stream);
+    const int fault = stream.capture ? 0 : planned_fault("kernel", current_device->ordinal);
     Operation operation;
     operation.launch = std::make_shared<Launch>(
         Launch{&kernel, config.grid, config.block, config.shared_bytes,
-               copy_arguments(kernel, pointers, extra), programmatic,
-               planned_fault("kernel", current_device->ordinal)});
-    submit(stream_of(config.stream), std::move(operation));
+               copy_arguments(kernel, pointers, extra), programmatic, fault});
+    submit(stream, std::move(operation));
 }
 
 int blocks_per_multiprocessor(const Function& function, int threads, size_t shared_bytes) {
@@ -100,6 +111,7 @@ ENTRY cuModuleLoadDataEx(Module** module, const void* image, unsigned, int*, voi
 
 ENTRY cuModuleUnload(Module* module) {
     return enter("cuModuleUnload", Needs::Context, [&](Lock& lock) {
+        wait_for_all_devices("cuModuleUnload");
         force(*current_device, lock);
         delete module;  // the code stays: sanitizer reports at exit still name its lines
     });
@@ -114,6 +126,11 @@ ENTRY cuModuleGetFunction(Function** function, Module* module, const char* name)
 }
 
 ENTRY cuModuleGetGlobal_v2(uintptr_t*, size_t*, Module*, const char*) { return kNotSupported; }
+
+ENTRY cuFuncLoad(Function* function) {
+    return enter("cuFuncLoad", Needs::Context,
+                 [&](Lock&) { load_function(*function, "cuFuncLoad"); });
+}
 
 ENTRY cuFuncGetAttribute(int* value, int which, Function* function) {
     return enter("cuFuncGetAttribute", Needs::Context, [&](Lock&) {

@@ -14,7 +14,17 @@ using Clock = std::chrono::steady_clock;
 // birth.
 struct GraphHandle {
     std::vector<Operation> operations;
+    bool uploaded = false;
 };
+
+// Faults are of kernels that run, not of those that are captured.
+std::shared_ptr<const Launch> with_planned_fault(const std::shared_ptr<const Launch>& launch) {
+    const int fault = planned_fault("kernel", current_device->ordinal);
+    if (!fault) return launch;
+    auto faulty = std::make_shared<Launch>(*launch);
+    faulty->planned_fault = fault;
+    return faulty;
+}
 
 void join(Stream& stream, const std::shared_ptr<Graph>& graph) {
     if (stream.capture == graph) return;
@@ -160,6 +170,7 @@ ENTRY cuStreamBeginCapture_v2(Stream* handle, int mode) {
         stream.capture->origin = &stream;
         stream.capture->streams = {&stream};
         stream.capture->mode = mode;
+        stream.capture->thread = std::this_thread::get_id();
     });
 }
 
@@ -188,17 +199,30 @@ ENTRY cuGraphInstantiateWithFlags(GraphHandle** executable, GraphHandle* graph,
                                   unsigned long long) {
     return enter("cuGraphInstantiateWithFlags", Needs::Context, [&](Lock&) {
         if (!graph) throw Failure{kInvalidValue};
+        refuse_during_capture();
+        wait_for_all_devices("cuGraphInstantiate");
         *executable = new GraphHandle(*graph);
     });
 }
 
-ENTRY cuGraphUpload(GraphHandle*, Stream*) {
-    return enter("cuGraphUpload", Needs::Context, [](Lock&) {});
+static void upload(GraphHandle& executable, const char* function) {
+    if (!executable.uploaded) wait_for_all_devices(function);
+    executable.uploaded = true;
+}
+
+ENTRY cuGraphUpload(GraphHandle* executable, Stream*) {
+    return enter("cuGraphUpload", Needs::Context,
+                 [&](Lock&) { upload(*executable, "cuGraphUpload"); });
 }
 
 ENTRY cuGraphLaunch(GraphHandle* executable, Stream* handle) {
-    return enter("cuGraphLaunch", Needs::Context,
-                 [&](Lock&) { submit_all(stream_of(handle), executable->operations); });
+    return enter("cuGraphLaunch", Needs::Context, [&](Lock&) {
+        upload(*executable, "cuGraphLaunch of what was not uploaded");
+        std::vector<Operation> operations = executable->operations;
+        for (Operation& operation : operations)
+            if (operation.launch) operation.launch = with_planned_fault(operation.launch);
+        submit_all(stream_of(handle), operations);
+    });
 }
 
 ENTRY cuGraphGetNodes(GraphHandle* graph, void**, size_t* count) {
@@ -214,11 +238,21 @@ ENTRY cuGraphDestroy(GraphHandle* graph) {
     return enter("cuGraphDestroy", Needs::Context, [&](Lock&) { delete graph; });
 }
 
-int chaski_emulator_submit(void* stream, void* what, void* (*begin)(void*), bool (*step)(void*)) {
+bool chaski_emulator_captures(void* stream) {
+    bool captures = false;
+    enter("chaski_emulator_captures", Needs::Context, [&](Lock&) {
+        captures = stream_of(static_cast<Stream*>(stream)).capture != nullptr;
+    });
+    return captures;
+}
+
+int chaski_emulator_submit(void* stream, void* what, void* (*begin)(void*), bool (*step)(void*),
+                           void (*drop)(void*)) {
+    const std::shared_ptr<void> kept(what, drop);
     return enter("chaski_emulator_submit", Needs::Context, [&](Lock&) {
         Operation operation;
         operation.begin = [=]() -> Steps {
-            void* state = begin(what);
+            void* state = begin(kept.get());
             return [=] { return step(state); };
         };
         submit(stream_of(static_cast<Stream*>(stream)), std::move(operation));

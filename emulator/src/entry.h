@@ -37,6 +37,7 @@ enum Result {
 struct Function {
     const Kernel* kernel;
     size_t max_dynamic_bytes;
+    bool loaded;
 };
 
 struct Module {

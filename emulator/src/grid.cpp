@@ -19,6 +19,11 @@ std::string& failure = *new std::string;  // outlives everything, as the machine
 
 const std::string& last_failure() { return failure; }
 
+void report(const std::string& message) {
+    failure = message;
+    std::fprintf(stderr, "emulator: %s\n", message.c_str());
+}
+
 void fail(int result, Site site, const std::string& what) {
     const Thread& thread = current();
     Grid& grid = *thread.team->block->grid;
@@ -53,8 +58,7 @@ void Grid::run_kernel() const { launch_.kernel->run(argument_pointers_.data()); 
 void Grid::fail(int result, const std::string& message) {
     if (failed()) return;
     result_ = result;
-    failure = message;
-    std::fprintf(stderr, "emulator: %s\n", message.c_str());
+    report(message);
 }
 
 std::string Grid::spinning() const {

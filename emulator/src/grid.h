@@ -71,5 +71,6 @@ private:
 
 // The last failure in words, also written to stderr when it happens.
 const std::string& last_failure();
+void report(const std::string& message);
 
 }  // namespace emulator

@@ -5,8 +5,13 @@
 extern "C" {
 
 // Queues work on a stream, or captures it. Each time that it is to run, `begin(what)` makes a new
-// state, and `step(state)` is called until it returns true; it may not block. Returns a CUresult.
-int chaski_emulator_submit(void* stream, void* what, void* (*begin)(void*), bool (*step)(void*));
+// state, and `step(state)` is called until it returns true; it may not block. `drop(what)` is called
+// when that is of no more use: neither queued nor in a graph. Returns a CUresult.
+int chaski_emulator_submit(void* stream, void* what, void* (*begin)(void*), bool (*step)(void*),
+                           void (*drop)(void*));
+
+// Whether what is queued there is captured.
+bool chaski_emulator_captures(void* stream);
 
 // The device of the calling thread's context; -1: none.
 int chaski_emulator_device();

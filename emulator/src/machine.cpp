@@ -2,6 +2,7 @@
 
 #include "modes.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <cstring>
 
@@ -234,6 +235,33 @@ void force(Dependency until, std::unique_lock<std::mutex>& lock) {
 
 void force(Device& device, std::unique_lock<std::mutex>& lock) {
     for (Stream& stream : device.streams) force({&stream, stream.submitted}, lock);
+}
+
+static const Grid* waiting_for_a_peer(const Device& device) {
+    for (const Stream& stream : device.streams) {
+        if (stream.queue.empty()) continue;
+        const Grid* grid = stream.queue.front().grid.get();
+        // One that is to stall would never end, whoever calls.
+        if (grid && grid->polls_outside && grid->launch().planned_fault != kStalls) return grid;
+    }
+    return nullptr;
+}
+
+void wait_for_all_devices(const char* function) {
+    auto& devices = machine().devices;
+    auto waits = [](const Device& device) { return waiting_for_a_peer(device) != nullptr; };
+    if (!modes().hold || std::none_of(devices.begin(), devices.end(), waits)) return;
+    for (Device& device : devices)
+        for (Stream& stream : device.streams)
+            if (!run_until({&stream, stream.submitted})) break;
+    for (const Device& device : devices) {
+        const Grid* grid = waiting_for_a_peer(device);
+        if (!grid) continue;
+        report(std::string(function) + " while kernel " + grid->launch().kernel->name + " on device " +
+               std::to_string(device.ordinal) +
+               " waits for a peer: the driver may wait for that kernel, and keep its peer waiting");
+        throw Failure{kTimeout};
+    }
 }
 
 void step_once(Dependency towards) {

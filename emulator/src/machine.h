@@ -10,6 +10,7 @@
 #include <map>
 #include <mutex>
 #include <set>
+#include <thread>
 
 namespace emulator {
 
@@ -42,7 +43,11 @@ struct Graph {
     Stream* origin = nullptr;
     std::vector<Stream*> streams;  // that record into it
     int mode = 0;
+    std::thread::id thread;  // that began it
     bool invalid = false;
+
+    // In thread-local mode, whose calls it forbids.
+    bool is_this_threads() const { return mode == 1 && thread == std::this_thread::get_id(); }
 };
 
 struct Queued {
@@ -100,6 +105,10 @@ void force(Dependency until, std::unique_lock<std::mutex>& lock);
 void force(Device& device, std::unique_lock<std::mutex>& lock);  // all its streams
 void step_once(Dependency towards);                              // a query: some progress, no more
 bool ended(const Dependency& dependency);
+
+// A call that the real driver may hold until all devices are idle, and other threads' calls with it. If
+// a kernel waits for one that another thread has still to launch, that is for ever: the call fails.
+void wait_for_all_devices(const char* function);
 
 // The first error that a kernel on this device made stays, and everything queued on it is dropped.
 void poison(Device& device, int result);

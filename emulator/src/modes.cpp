@@ -126,6 +126,7 @@ Modes read() {
     read_switch("CHASKI_EMULATE_PDL", "early", "late", modes.early_dependents);
     read_switch("CHASKI_EMULATE_FILL", "on", "off", modes.fill);
     read_switch("CHASKI_EMULATE_PEERS", "on", "off", modes.peers);
+    read_switch("CHASKI_EMULATE_HOLD", "on", "off", modes.hold);
     read_order(modes);
     read_faults(modes);
     read_rank_fault(modes);

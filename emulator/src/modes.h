@@ -22,6 +22,9 @@
 //   queue what it waits
 //                                   for before that is a deadlock (default 10000)
 //   CHASKI_EMULATE_PEERS=on | off   whether a device can access another's memory
+//   CHASKI_EMULATE_HOLD=on | off    on: calls that the real driver may hold until all devices are idle
+//                                   fail while a kernel waits for one that is not launched yet. For
+//                                   processes in which all ranks work together (default off)
 //   CHASKI_EMULATE_FAULT=FUNCTION[@DEVICE]:N:RESULT[,...]
 //                                   the N-th call (from 1) of driver function FUNCTION, of those
 //                                   for DEVICE if one is given, returns the CUresult RESULT. A
@@ -68,6 +71,7 @@ struct Modes {
     int faulty_rank = 0;
     unsigned rank_fault_at = 0;  // operation, or milliseconds
     bool peers = true;
+    bool hold = false;
 
     // Of a multiprocessor; 1 KiB of it is the system's, for each block.
     size_t shared_bytes() const;

@@ -10,6 +10,7 @@
 #include <unistd.h>
 #include <chrono>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <thread>
@@ -57,10 +58,23 @@ struct Running {
     }
 };
 
-using Call = std::vector<Member>;
+// What is queued or captured at once.
+struct Call {
+    Call(std::vector<Member> together, bool is_captured)
+        : members(std::move(together)), captured(is_captured) {
+        for (const Member& member : members) member.communicator->captured += captured;
+    }
+    ~Call() {
+        for (const Member& member : members) member.communicator->captured -= captured;
+    }
+    const std::vector<Member> members;
+    const unsigned captured;
+};
+
+void drop(void* what) { delete static_cast<Call*>(what); }
 
 void* begin(void* what) {
-    auto* running = new Running{*static_cast<Call*>(what)};
+    auto* running = new Running{static_cast<Call*>(what)->members};
     for (Member& member : running->members) {
         Communicator& communicator = *member.communicator;
         const bool now = ++communicator.operations == modes().rank_fault_at;
@@ -89,9 +103,9 @@ thread_local int group_depth;
 thread_local std::vector<std::pair<void*, Member>> group;  // stream and call
 thread_local std::vector<Communicator*> joining;           // communicators begun in the group
 
-int submit(void* stream, Call call) {
-    // Graphs keep it, and run it again and again: it is never freed.
-    return chaski_emulator_submit(stream, new Call(std::move(call)), begin, step)
+int submit(void* stream, std::vector<Member> together) {
+    auto* call = new Call(std::move(together), chaski_emulator_captures(stream));
+    return chaski_emulator_submit(stream, call, begin, step, drop)
                ? refuse(kUnhandledCudaError, "the stream does not take it")
                : kSuccess;
 }
@@ -229,13 +243,25 @@ ENTRY ncclCommGetAsyncError(Communicator* communicator, int* result) {
 
 ENTRY ncclCommFinalize(Communicator*) { return kSuccess; }
 
-// The others go on for as long as they need nothing from this rank: its memory stays mapped.
-ENTRY ncclCommDestroy(Communicator*) { return kSuccess; }
+// The others go on for as long as they need nothing from this rank: its memory stays mapped. As in the
+// original, it does not return while a graph has calls of the communicator; which would be for ever.
+ENTRY ncclCommDestroy(Communicator* communicator) {
+    const auto from = Clock::now();
+    while (communicator->captured > 0) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+        if (Clock::now() - from < std::chrono::milliseconds(modes().patience_ms)) continue;
+        std::fprintf(stderr, "emulator: ncclCommDestroy: a graph still has calls of it\n");
+        std::abort();
+    }
+    return kSuccess;
+}
 
+// Who waits is let go at once; it returns when no graph has calls of the communicator any more.
 ENTRY ncclCommAbort(Communicator* communicator) {
     communicator->aborted = true;
     communicator->world->leave();
     chaski_emulator_notify();
+    while (communicator->captured > 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
     return kSuccess;
 }
 
@@ -283,7 +309,7 @@ ENTRY ncclGroupEnd() {
     auto calls = std::exchange(group, {});
     while (!calls.empty()) {  // what is for the same stream goes together
         void* stream = calls.front().first;
-        Call together;
+        std::vector<Member> together;
         std::vector<std::pair<void*, Member>> rest;
         for (auto& [to, member] : calls)
             if (to == stream)

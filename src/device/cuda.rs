@@ -5,6 +5,7 @@ mod driver;
 pub mod emulator;
 mod kernels;
 mod launches;
+mod libnccl;
 mod link;
 mod load;
 mod nccl;
@@ -178,6 +179,8 @@ pub struct Cuda {
 pub struct Recorded {
     graph: Graph,
     doing: String,
+    /// Under which it was made.
+    options: Options,
 }
 
 impl Cuda {
@@ -292,7 +295,7 @@ impl Cuda {
         })
     }
 
-    /// Makes a graph of `program`, if graphs are wanted. It must have run before.
+    /// Makes a graph of `program`, if graphs are wanted.
     ///
     /// # Errors
     /// What cannot be captured.
@@ -307,8 +310,13 @@ impl Cuda {
             let queue = |launch: &Resolved| launch.queue(cuda, cuda.options.programmatic);
             let graph = cuda.stream.capture(|| launches.iter().try_for_each(queue))?;
             cuda.startup.graphs += start.elapsed();
-            Ok(Some(Recorded { graph, doing: names(&launches) }))
+            Ok(Some(Recorded { graph, doing: names(&launches), options: cuda.options }))
         })
+    }
+
+    /// Whether a graph gives work as it is to be given now.
+    pub fn suits(&self, recorded: &Recorded) -> bool {
+        recorded.options == self.options
     }
 
     /// Queues a graph.
@@ -362,10 +370,11 @@ impl Cuda {
     pub fn read<T: Pod>(&mut self, slot: Slot<T>) -> Result<&[T]> {
         let range = slot.offset()..slot.offset() + slot.bytes();
         self.guard(|cuda| {
+            cuda.stream.synchronize(&cuda.failure())?;
+            // Not before: see `Self::waits_for_peers`.
             if cuda.landing.len() < range.len() {
                 cuda.landing = Pinned::allocate(&cuda.context, range.len())?;
             }
-            cuda.stream.synchronize(&cuda.failure())?;
             cuda.stream.copy_out(&cuda.state, range.clone(), &mut cuda.landing)
         })?;
         Ok(bytemuck::cast_slice(&self.landing.bytes()[..slot.bytes()]))

@@ -171,14 +171,37 @@ impl Device {
         let Self::Cuda(cuda) = self else {
             return self.run(&recording.program);
         };
-        if let Some(graph) = &recording.graph {
-            return cuda.replay(graph);
+        let is_new = std::mem::take(&mut recording.is_new);
+        match &recording.graph {
+            Some(graph) if !is_new && cuda.suits(graph) => return cuda.replay(graph),
+            _ => cuda.run(&recording.program)?,
         }
-        cuda.run(&recording.program)?;
-        if std::mem::take(&mut recording.is_new) {
+        if is_new && recording.graph.is_none() {
             recording.graph = cuda.record(&recording.program)?;
         }
         Ok(())
+    }
+
+    /// Has ready what running `programs` and `recordings` needs, where that may not be asked for later:
+    /// see [`Cuda::waits_for_peers`]. All ranks must have done so before any of them runs one.
+    ///
+    /// # Errors
+    /// What cannot be loaded or captured.
+    pub fn prepare(
+        &mut self,
+        programs: &[&Program],
+        recordings: &mut [&mut Recording],
+    ) -> Result<()> {
+        let Self::Cuda(cuda) = self else { return Ok(()) };
+        if !cuda.waits_for_peers() {
+            return Ok(());
+        }
+        programs.iter().try_for_each(|program| cuda.prepare(program))?;
+        for recording in recordings {
+            cuda.prepare(&recording.program)?;
+            recording.graph = cuda.record(&recording.program)?;
+        }
+        cuda.finish()
     }
 
     /// What cuBLASLt does for `products`, as something to run again and again.

@@ -256,7 +256,7 @@ fn packages(path: &Path) -> [PathBuf; 2] {
 }
 
 /// Where Python looks for packages; none without Python.
-fn python_paths() -> Vec<PathBuf> {
+pub fn python_paths() -> Vec<PathBuf> {
     let program = "import sys; print('\\n'.join(path for path in sys.path if path))";
     let output = Command::new("python3").args(["-c", program]).output();
     let output = output.ok().filter(|output| output.status.success());

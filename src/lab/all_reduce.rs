@@ -136,8 +136,13 @@ impl Member {
         let (hardware, nothing) = (Hardware::Gpu(card.clone()), Checkpoint::empty());
         let mut device = Device::of_rank(&hardware, nothing, &[], &layout, comm.clone(), &|_| ())?;
         device.write(mailbox.rounds, &[0; 3])?;
-        device.connect(mailbox.slots, EMPTY, mailbox.addresses)?;
-        Ok(Self { device, comm, mailbox, shares_gpu, partial, x })
+        let mut member = Self { device, comm, mailbox, shares_gpu, partial, x };
+        let programs: Vec<_> =
+            member.ways(most).into_iter().map(|way| member.program(way, most, 1)).collect();
+        member.device.prepare(&programs.iter().collect::<Vec<_>>(), &mut [])?;
+        // All are ready when this returns.
+        member.device.connect(mailbox.slots, EMPTY, mailbox.addresses)?;
+        Ok(member)
     }
 
     fn sum(&self, way: Way, count: usize) -> AllReduce {
@@ -182,6 +187,15 @@ impl Member {
         }
     }
 
+    /// The program as a recording that may be run: every rank has made its own.
+    fn recorded(&mut self, program: Program) -> Result<Recording> {
+        let mut recording = Recording::new(program);
+        self.device.prepare(&[], &mut [&mut recording])?;
+        self.comm.all_gather(&[0]);
+        self.comm.leave()?;
+        Ok(recording)
+    }
+
     /// Seconds that the recording takes once, from when all ranks are ready to when the last is done: the
     /// same on all of them.
     fn time(&mut self, recording: &mut Recording) -> Result<f64> {
@@ -197,13 +211,12 @@ impl Member {
 
     /// Sums of so many numbers, warmed up, and how many there are in a run.
     fn recording(&mut self, way: Way, count: usize) -> Result<(Recording, usize)> {
-        let mut run = Recording::new(self.program(way, count, 1));
-        // The first loads the kernel and captures the graph.
-        self.time(&mut run)?;
+        let mut run = self.recorded(self.program(way, count, 1))?;
+        self.time(&mut run)?; // not as a graph
         let warm = self.time(&mut run)?;
         let rounds = ((RUN_TIME / warm.max(1e-9)).ceil() as usize).clamp(1, MOST_ROUNDS);
         if rounds > 1 {
-            run = Recording::new(self.program(way, count, rounds));
+            run = self.recorded(self.program(way, count, rounds))?;
             self.time(&mut run)?;
         }
         Ok((run, rounds))

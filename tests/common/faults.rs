@@ -73,8 +73,7 @@ pub enum Kind {
     Slow,
 }
 
-/// How often each of these is called at least, for a GPU or a rank, before a graph is captured: one that is
-/// not needed again never runs its kernels.
+/// How often each of these is called at least, for a GPU or a rank.
 const LAUNCHES: u64 = 42;
 const WAITS: u64 = 15;
 const SUMS: u64 = 15;

@@ -86,6 +86,7 @@ pub fn passes_under_every_schedule_and_checker(test: &str) {
         ("CHASKI_EMULATE_BLOCKS", "3"),
         ("CHASKI_EMULATE_STREAMS", "lazy"),
         ("CHASKI_EMULATE_PDL", "late"),
+        ("CHASKI_EMULATE_HOLD", "on"),
         ("CHASKI_EMULATE_SANITIZE", "address"),
         ("CHASKI_EMULATE_SANITIZE", "thread"),
     ] {

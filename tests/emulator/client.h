@@ -85,6 +85,7 @@ inline Handle function(Handle module, const char* name) {
     if (!module) std::exit(1);  // the compiler has said why
     Handle found;
     call("cuModuleGetFunction", &found, module, name);
+    call("cuFuncLoad", found);
     return found;
 }
 

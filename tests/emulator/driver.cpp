@@ -55,6 +55,14 @@ void capture_refuses(const char*) {
     require(try_call("cuMemAlloc_v2", &memory, size_t(4)) == 900,
             "cuMemAlloc during capture is refused");
     require(try_call("cuStreamEndCapture", stream, &graph) == 901, "the capture is invalid");
+    void* page;
+    call("cuStreamBeginCapture_v2", stream, 1);  // this thread's calls, but not another's
+    std::thread([&] {
+        use_device(0);
+        call("cuMemAlloc_v2", &memory, size_t(4));
+    }).join();
+    require(try_call("cuMemHostAlloc", &page, size_t(4), 0u) == 900, "nor page-locked memory");
+    require(try_call("cuStreamEndCapture", stream, &graph) == 901, "the capture is invalid again");
 }
 
 // Work on another stream waits for an event.
@@ -115,6 +123,8 @@ void two_ranks(const char*) {
     struct Total {
         Pointer x, part, ticket, total;
     };
+    Handle stream = new_stream(), raise = function(load("good.cu"), "raise_flag");
+    const Total arguments = {upload(Values{7}), value, flag, allocate(4)};
     std::thread waiter([&] {
         use_device(0);
         call("cuCtxEnablePeerAccess", far_context, 0u);
@@ -123,10 +133,47 @@ void two_ranks(const char*) {
         launch(function(load("good.cu"), "wait_flag"), 1, 32, 0, stream, arguments);
         expect("what the other device wrote", download<float>(arguments.total, 1, stream), {7.0f});
     });
-    Handle stream = new_stream(), raise = function(load("good.cu"), "raise_flag");
-    launch(raise, 1, 32, 0, stream, Total{upload(Values{7}), value, flag, allocate(4)});
+    launch(raise, 1, 32, 0, stream, arguments);
     call("cuStreamSynchronize", stream);
     waiter.join();
+}
+
+// A kernel waits for one that is not launched yet: what may wait for the devices fails, until it is.
+void peer_waits(const char*) {
+    use_device(1);
+    Handle far_context, module = load("good.cu"), unloaded, graph, executable;
+    call("cuCtxGetCurrent", &far_context);
+    Handle stream = new_stream(), raise = function(module, "raise_flag");
+    call("cuModuleGetFunction", &unloaded, module, "accumulate");
+    struct Total {
+        Pointer x, part, ticket, total;
+    } arguments = {upload(Values{7}), allocate(4), upload(std::vector<uint32_t>{0}), allocate(4)};
+    const Pair pair = {allocate(N * 4), allocate(N * 4), N};
+    call("cuStreamBeginCapture_v2", stream, 1);
+    call("cuStreamEndCapture", stream, &graph);
+    use_device(0);
+    call("cuCtxEnablePeerAccess", far_context, 0u);
+    Handle near = new_stream(), wait = function(load("good.cu"), "wait_far");
+    launch(wait, 1, 32, 0, near, Total{0, arguments.part, arguments.ticket, allocate(4)});
+    require(try_call("cuStreamQuery", near) == 600, "it waits");
+    use_device(1);
+    Pointer memory;
+    void* page;
+    auto refused = [&](bool is) {
+        const int result = is ? 702 : 0;
+        require(try_call("cuMemAlloc_v2", &memory, size_t(4)) == result, "cuMemAlloc");
+        if (is) memory = arguments.total;
+        require(try_call("cuMemFree_v2", memory) == result, "cuMemFree");
+        require(try_call("cuMemHostAlloc", &page, size_t(4), 0u) == result, "cuMemHostAlloc");
+        require(try_call("cuFuncLoad", unloaded) == result, "cuFuncLoad");
+        require(launch(unloaded, 1, N, 0, stream, pair) == result, "a first launch");
+        require(try_call("cuGraphInstantiateWithFlags", &executable, graph, 0ull) == result,
+                "cuGraphInstantiate");
+    };
+    refused(true);
+    launch(raise, 1, 32, 0, stream, arguments);
+    refused(false);
+    call("cuStreamSynchronize", stream);
 }
 
 void memory(const char*) {
@@ -243,6 +290,7 @@ const Case* driver_cases() {
         {"events", events},
         {"two_devices", two_devices},
         {"two_ranks", two_ranks},
+        {"peer_waits", peer_waits},
         {"memory", memory},
         {"freed_argument", freed_argument},
         {"launches", launches},

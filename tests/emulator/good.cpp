@@ -114,9 +114,10 @@ void programmatic(const char*) {
     auto x = numbers(4 * N), y = x;
     for (float& v : y) v *= 3;
     Pair arguments = {upload(x), allocate(4 * N * sizeof(float)), 0};
+    Handle primary = function(module, "primary"), dependent = function(module, "dependent");
     call("cuStreamBeginCapture_v2", stream, 0);
-    launch_programmatic(function(module, "primary"), 4, N, stream, arguments);
-    launch_programmatic(function(module, "dependent"), 4, N, stream, arguments);
+    launch_programmatic(primary, 4, N, stream, arguments);
+    launch_programmatic(dependent, 4, N, stream, arguments);
     call("cuStreamEndCapture", stream, &graph);
     call("cuGraphInstantiateWithFlags", &executable, graph, 0ull);
     for (int replay = 0; replay < 2; replay++) {

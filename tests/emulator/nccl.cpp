@@ -138,6 +138,23 @@ void all_reduce_in_a_graph(const char*) {
     });
 }
 
+// With CHASKI_EMULATE_PATIENCE_MS
+void left(bool graph_goes_first) {
+    as_threads(2, [=](const Rank& self) {
+        Handle graph, executable;
+        Pointer x = upload(values(self.rank, 4));
+        call("cuStreamBeginCapture_v2", self.stream, 1);
+        call("ncclAllReduce", x, x, size_t(4), int(Float32), int(Sum), self.communicator, self.stream);
+        call("cuStreamEndCapture", self.stream, &graph);
+        call("cuGraphInstantiateWithFlags", &executable, graph, 0ull);
+        call("cuGraphDestroy", graph);
+        if (graph_goes_first) call("cuGraphExecDestroy", executable);
+        call("ncclCommDestroy", self.communicator);
+    });
+}
+void graph_goes_first(const char*) { left(true); }
+void communicator_goes_first(const char*) { left(false); }
+
 void collectives(const Rank& self) {
     const size_t count = 1000, ranks = size_t(self.ranks);
     Pointer x = upload(values(self.rank, count)), all = allocate(ranks * count * 4);
@@ -334,6 +351,8 @@ const Case* nccl_cases() {
         {"all_reduce_of_processes", all_reduce_of_processes},
         {"sixteen_bits", sixteen_bits},
         {"all_reduce_in_a_graph", all_reduce_in_a_graph},
+        {"graph_goes_first", graph_goes_first},
+        {"communicator_goes_first", communicator_goes_first},
         {"all_collectives", all_collectives},
         {"all_collectives_of_processes", all_collectives_of_processes},
         {"one_thread", one_thread},

@@ -155,7 +155,7 @@ impl Cuda {
             all.iter().try_for_each(queue)?;
             cuda.stream.synchronize("cuBLASLt failed")?;
             let graph = cuda.stream.capture(|| all.iter().try_for_each(queue))?;
-            Ok(Recorded { graph, doing: "of cuBLASLt".to_owned() })
+            Ok(Recorded { graph, doing: "of cuBLASLt".to_owned(), options: cuda.options })
         })
     }
 }

@@ -76,9 +76,21 @@ impl Kernels {
                 Some(source) => compiled(source, self.capability)?.into(),
                 None => image(kernel, self.capability)?,
             };
-            self.modules.insert(kernel.name, Module::load(&self.context, &image, &doing)?);
+            let load = |image: &[u8]| Module::load(&self.context, image, &doing);
+            let loaded = load(&image).or_else(|error| match image {
+                // Machine code of this build. A driver that is a major version of CUDA behind its compiler
+                // refuses it, and takes that of the compiler which was installed with it.
+                Cow::Borrowed(_) => {
+                    let own = compiled(&kernel.into(), self.capability);
+                    own.and_then(|image| load(&image)).map_err(|_| error)
+                }
+                Cow::Owned(_) => Err(error),
+            });
+            self.modules.insert(kernel.name, loaded?);
         }
-        self.modules[kernel.name].function(export.name)
+        let function = self.modules[kernel.name].function(export.name)?;
+        function.prefer_shared(export.name)?;
+        Ok(function)
     }
 }
 

@@ -1,7 +1,7 @@
 //! How the ranks of a model on GPUs reach each other.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::Arc;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Arc, OnceLock};
 
 use bytemuck::Pod;
 
@@ -12,7 +12,7 @@ use super::{Card, Cuda};
 use crate::comm::{Communicator, Way};
 use crate::error::{Error, Result};
 use crate::memory::Slot;
-use crate::op::Exchange;
+use crate::op::{Exchange, Program};
 
 /// What carries sums over the ranks of a stage, and what stages pass on.
 pub(super) enum Link {
@@ -71,13 +71,11 @@ impl Joined {
     }
 }
 
-/// Where a rank runs: the machine and the process, as far as they are told apart, and the GPU.
+/// Where a rank runs: the process, by a random number, since two containers of a machine may both be its
+/// process 1; and the GPU.
 fn place(card: &Card) -> [u64; 2] {
-    let mut process = DefaultHasher::new();
-    // Where there is no such file, the number of the process says enough.
-    std::fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default().hash(&mut process);
-    std::process::id().hash(&mut process);
-    [process.finish(), card.ordinal.into()]
+    static PROCESS: OnceLock<u64> = OnceLock::new();
+    [*PROCESS.get_or_init(|| RandomState::new().hash_one(0)), card.ordinal.into()]
 }
 
 /// In the place of a GPU: peer memory is not to be used.
@@ -184,6 +182,21 @@ impl Cuda {
     /// Which way sums go, and what stages pass on, if there are several ranks.
     pub fn link(&self) -> Option<String> {
         self.link.describe(&*self.comm)
+    }
+
+    /// Whether kernels of this rank wait for those of others: this program's or NCCL's. While any does, this
+    /// process may not make a call of the driver that waits for the devices - those that load code, that
+    /// allocate or free memory, that make a graph - or what the kernel waits for is never launched.
+    pub fn waits_for_peers(&self) -> bool {
+        self.link.nccl().is_some()
+    }
+
+    /// Makes all such calls that running `program` needs.
+    ///
+    /// # Errors
+    /// What cannot be loaded.
+    pub fn prepare(&mut self, program: &Program) -> Result<()> {
+        self.guard(|cuda| cuda.resolve(program).map(drop))
     }
 
     /// Fills the slots through which ranks on GPUs tell each other something, and tells the ranks where each

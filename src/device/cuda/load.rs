@@ -181,6 +181,14 @@ impl Loader {
         Ok(())
     }
 
+    /// Waits until its threads have ended.
+    pub fn join(&mut self) {
+        for thread in self.threads.drain(..) {
+            // It has told of its failure.
+            let _ = thread.join();
+        }
+    }
+
     /// From the beginning until all had come, or until now.
     pub fn took(&self) -> Duration {
         self.work.state().took.unwrap_or_else(|| self.work.since.elapsed())
@@ -191,10 +199,7 @@ impl Drop for Loader {
     /// The region may go next.
     fn drop(&mut self) {
         self.work.stopped.store(true, Ordering::Relaxed);
-        for thread in self.threads.drain(..) {
-            // It has told of its failure.
-            let _ = thread.join();
-        }
+        self.join();
     }
 }
 

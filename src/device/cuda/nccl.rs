@@ -1,16 +1,16 @@
 //! NVIDIA's library of collectives, loaded when a model is split over GPUs: sums over all ranks as work of
 //! a stream.
 
-use std::ffi::{CStr, c_char};
+use std::ffi::c_char;
 use std::ops::Range;
-use std::ptr;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+use std::{ptr, thread};
 
-use cudarc::nccl::sys::{self, ncclDataType_t, ncclRedOp_t, ncclResult_t};
+use cudarc::nccl::sys::{ncclComm_t, ncclDataType_t, ncclRedOp_t, ncclUniqueId};
 
 use super::driver::{Context, Pinned, Region};
+use super::libnccl::{self, Functions, IN_PROGRESS, SUCCESS, Status};
 use super::stream::Stream;
 use crate::comm::{Communicator, Way};
 use crate::error::{Error, Result};
@@ -49,28 +49,16 @@ impl Config {
 
 /// A rank's membership.
 pub struct Nccl {
-    handle: sys::ncclComm_t,
-    aborted: AtomicBool,
+    nccl: &'static Functions,
+    /// None when it has been aborted. NCCL lets any thread use a communicator, one at a time.
+    handle: Mutex<Option<Handle>>,
 }
 
-// SAFETY: NCCL lets any thread use a communicator, one at a time, but for the abort, which may come at any
-// time.
-unsafe impl Send for Nccl {}
-// SAFETY: as above; one rank's thread queues, and others only abort.
-unsafe impl Sync for Nccl {}
+#[derive(Clone, Copy)]
+struct Handle(ncclComm_t);
 
-fn check(doing: &str, result: ncclResult_t) -> Result<()> {
-    if matches!(result, ncclResult_t::ncclSuccess | ncclResult_t::ncclInProgress) {
-        return Ok(());
-    }
-    // SAFETY: both are strings of NCCL's own; the last error is that of this thread.
-    let [text, last] = unsafe {
-        [sys::ncclGetErrorString(result), sys::ncclGetLastError(ptr::null_mut())].map(|text| {
-            if text.is_null() { "".into() } else { CStr::from_ptr(text).to_string_lossy() }
-        })
-    };
-    Err(Error::failed(format!("{doing}: {text} {last}").trim_end().to_owned()))
-}
+// SAFETY: the handle names an object of NCCL's, which any thread may use.
+unsafe impl Send for Handle {}
 
 impl Nccl {
     /// Joins `ranks` of those that `comm` leads to: all, or those of this rank's stage while the other
@@ -84,18 +72,13 @@ impl Nccl {
         comm: &dyn Communicator,
         ranks: Range<usize>,
     ) -> Result<Arc<Self>> {
-        // SAFETY: loading the library runs its initialisers, which ask nothing of us.
-        if !unsafe { sys::is_culib_present() } {
-            return Err(Error::failed(
-                "a model on several GPUs needs NCCL (libnccl.so.2), which is not on this machine",
-            ));
-        }
+        let nccl = libnccl::nccl()?;
         context.bind()?;
         let doing = "cannot join the ranks through NCCL";
-        let mut id = sys::ncclUniqueId { internal: [0; 128] };
+        let mut id = ncclUniqueId { internal: [0; 128] };
         if comm.rank() == ranks.start {
             // SAFETY: NCCL writes one id.
-            check(doing, unsafe { sys::ncclGetUniqueId(&mut id) })?;
+            nccl.check(doing, unsafe { (nccl.unique_id)(&mut id) })?;
         }
         let words: [u64; 16] = bytemuck::cast(id.internal);
         let all = comm.all_gather(&words);
@@ -109,16 +92,18 @@ impl Nccl {
         // this thread's.
         let result = unsafe {
             let config = (&raw mut config).cast();
-            sys::ncclCommInitRankConfig(&mut handle, world, id, rank, config)
+            (nccl.join)(&mut handle, world, id, rank, config)
         };
-        check(doing, result)?;
-        let joined = Arc::new(Self { handle, aborted: AtomicBool::new(false) });
+        nccl.check(doing, result)?;
+        let joined = Arc::new(Self { nccl, handle: Mutex::new(Some(Handle(handle))) });
         let since = Instant::now();
         // The clock of a rank that is late runs out before this.
-        joined.settle(doing, || match since.elapsed() < 2 * comm.timeout() {
+        let go_on = || match since.elapsed() < 2 * comm.timeout() {
             true => comm.leave(),
             false => Err(Error::failed(format!("{doing}: not all have come in time"))),
-        })?;
+        };
+        // To leave as usual would be to wait for those who have not come.
+        joined.settle(doing, go_on).inspect_err(|_| joined.abort())?;
         let left = Arc::downgrade(&joined);
         comm.on_failure(Box::new(move || {
             // NCCL may wait until the graphs that use it are gone; nobody else is to.
@@ -142,18 +127,30 @@ impl Nccl {
         })
     }
 
+    /// What `call` does with the communicator.
+    ///
+    /// # Errors
+    /// When it has been aborted.
+    fn with(&self, doing: &str, call: impl FnOnce(ncclComm_t) -> Status) -> Result<Status> {
+        let handle = self.handle.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(Handle(handle)) = *handle else {
+            return Err(Error::failed(format!("{doing}: the run has ended")));
+        };
+        let status = call(handle);
+        self.nccl.check(doing, status).map(|()| status)
+    }
+
     /// Waits until the last call is done; `go_on` says whether to wait any longer.
     fn settle(&self, doing: &str, go_on: impl Fn() -> Result<()>) -> Result<()> {
         loop {
-            let mut state = ncclResult_t::ncclSuccess;
+            let mut state = SUCCESS;
             // SAFETY: the communicator is there; NCCL writes one value.
-            let result = unsafe { sys::ncclCommGetAsyncError(self.handle, &mut state) };
-            check(doing, result)?;
-            if state != ncclResult_t::ncclInProgress {
-                return check(doing, state);
+            self.with(doing, |handle| unsafe { (self.nccl.async_error)(handle, &mut state) })?;
+            if state != IN_PROGRESS {
+                return self.nccl.check(doing, state);
             }
             go_on()?;
-            std::thread::sleep(Duration::from_micros(100));
+            thread::sleep(Duration::from_micros(100));
         }
     }
 
@@ -165,12 +162,10 @@ impl Nccl {
         let (place, sum) = (address as *mut _, ncclRedOp_t::ncclSum);
         let float = ncclDataType_t::ncclFloat32;
         stream.bind()?;
-        // SAFETY: the numbers are there as the caller says; a communicator lives until it is aborted, and
-        // after that NCCL refuses.
-        let result = unsafe {
-            sys::ncclAllReduce(place, place, count, float, sum, self.handle, stream.raw().cast())
-        };
-        self.queued("cannot add up over all ranks", result)
+        // SAFETY: the numbers are there as the caller says, and so is the communicator.
+        self.queue("cannot add up over all ranks", |handle| unsafe {
+            (self.nccl.all_reduce)(place, place, count, float, sum, handle, stream.raw().cast())
+        })
     }
 
     /// Queues that `count` f32 numbers at `address` go to `peer`, or come from there.
@@ -188,13 +183,12 @@ impl Nccl {
         let (peer, on) = (peer as i32, stream.raw().cast());
         stream.bind()?;
         // SAFETY: as in `all_reduce`.
-        let result = unsafe {
+        self.queue("cannot pass on to the next stage", |handle| unsafe {
             match way {
-                Way::Send => sys::ncclSend(place, count, float, peer, self.handle, on),
-                Way::Receive => sys::ncclRecv(place, count, float, peer, self.handle, on),
+                Way::Send => (self.nccl.send)(place, count, float, peer, handle, on),
+                Way::Receive => (self.nccl.receive)(place, count, float, peer, handle, on),
             }
-        };
-        self.queued("cannot pass on to the next stage", result)
+        })
     }
 
     /// Queues that the `count` words at `own` of all ranks are put at `all`, in their order.
@@ -206,26 +200,32 @@ impl Nccl {
         let (own, all, word) = (own as *const _, all as *mut _, ncclDataType_t::ncclUint64);
         stream.bind()?;
         // SAFETY: as in `all_reduce`.
-        let result =
-            unsafe { sys::ncclAllGather(own, all, count, word, self.handle, stream.raw().cast()) };
-        self.queued("cannot gather what the ranks have", result)
+        self.queue("cannot gather what the ranks have", |handle| unsafe {
+            (self.nccl.all_gather)(own, all, count, word, handle, stream.raw().cast())
+        })
     }
 
-    fn queued(&self, doing: &str, result: ncclResult_t) -> Result<()> {
-        check(doing, result)?;
-        match result {
-            ncclResult_t::ncclInProgress => self.settle(doing, || Ok(())),
+    fn queue(&self, doing: &str, call: impl FnOnce(ncclComm_t) -> Status) -> Result<()> {
+        match self.with(doing, call)? {
+            IN_PROGRESS => self.settle(doing, || Ok(())),
             _ => Ok(()),
         }
     }
 
-    /// Ends what waits for other ranks.
+    /// Ends what waits for other ranks. NCCL lets those go at once, but returns only when no graph has
+    /// calls of the communicator any more, so nobody waits for that.
     fn abort(&self) {
-        if !self.aborted.swap(true, Ordering::Relaxed) {
-            // SAFETY: done once, and nothing but this may be done with the communicator afterwards: its
-            // rank has an error to return first.
-            let _ = unsafe { sys::ncclCommAbort(self.handle) };
+        let taken = self.handle.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let nccl = self.nccl;
+        // SAFETY: taken out, so that nobody else has it.
+        let abort = move |Handle(handle): Handle| unsafe { (nccl.abort)(handle) };
+        if let Some(handle) = taken {
+            thread::spawn(move || abort(handle));
         }
+    }
+
+    fn is_aborted(&self) -> bool {
+        self.handle.lock().unwrap_or_else(PoisonError::into_inner).is_none()
     }
 }
 
@@ -241,14 +241,19 @@ struct Hosts {
     stream: Stream,
 }
 
+/// Bytes of a rank that there is room for from the start: more than the sampler tells. Logits may need more
+/// room, but are gathered when no kernel of another rank waits: see [`super::Cuda::waits_for_peers`].
+const ROOM_BYTES: usize = 64 << 10;
+
 impl Hosts {
     fn new(context: &Arc<Context>, nccl: Arc<Nccl>, world: usize) -> Result<Self> {
+        let bytes = ROOM_BYTES * (1 + world);
         Ok(Self {
             nccl,
             context: context.clone(),
             world,
-            words: Region::allocate(context, 0, "what the ranks tell each other")?,
-            landing: Pinned::allocate(context, 0)?,
+            words: Region::allocate(context, bytes, "what the ranks tell each other")?,
+            landing: Pinned::allocate(context, ROOM_BYTES * world)?,
             stream: Stream::new(context)?,
         })
     }
@@ -265,7 +270,7 @@ impl Hosts {
         // SAFETY: both ranges are in `words`, which is there until `copy_out` has waited.
         unsafe { self.nccl.all_gather(&self.stream, from, to, own.len()) }?;
         self.stream.copy_out(&self.words, bytes..bytes + all, &mut self.landing)?;
-        if self.nccl.aborted.load(Ordering::Relaxed) {
+        if self.nccl.is_aborted() {
             return Err(Error::failed("the run has ended")); // nothing may have come
         }
         Ok(bytemuck::pod_collect_to_vec(&self.landing.bytes()[..all]))
@@ -273,10 +278,12 @@ impl Hosts {
 }
 
 impl Drop for Nccl {
+    /// Graphs that have calls of it must have gone before: NCCL waits for that.
     fn drop(&mut self) {
-        if !self.aborted.swap(true, Ordering::Relaxed) {
+        let handle = self.handle.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(Handle(handle)) = handle {
             // SAFETY: joined once, left once; the stream that used it has ended.
-            let _ = unsafe { sys::ncclCommDestroy(self.handle) };
+            let _ = unsafe { (self.nccl.destroy)(handle) };
         }
     }
 }

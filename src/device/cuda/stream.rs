@@ -141,7 +141,7 @@ impl Stream {
         unsafe { sys::cuLaunchKernelEx(&config, function.handle, &mut argument, ptr::null_mut()) }
     }
 
-    /// What `work` queues, as a graph; none of it runs.
+    /// What `work` queues, as a graph that is on the device when the stream has come past; none of it runs.
     pub fn capture(&self, work: impl FnOnce() -> Result<()>) -> Result<Graph> {
         let doing = "cannot capture a CUDA graph";
         self.context.bind()?;
@@ -152,16 +152,19 @@ impl Stream {
         let (mut graph, mut handle) = (ptr::null_mut(), ptr::null_mut());
         // SAFETY: capture has begun on this stream; the driver writes one handle.
         let ended = check(doing, unsafe { sys::cuStreamEndCapture(self.handle, &mut graph) });
-        worked?;
-        ended?;
-        // SAFETY: the graph was made just now and is destroyed once; the executable one keeps a copy.
-        let result = unsafe {
-            let result = sys::cuGraphInstantiateWithFlags(&mut handle, graph, 0);
-            let _ = sys::cuGraphDestroy(graph);
-            result
-        };
-        check(doing, result)?;
-        Ok(Graph { context: self.context.clone(), handle })
+        let made = worked.and(ended).and_then(|()| {
+            // SAFETY: the graph was made just now, and the executable one keeps a copy.
+            check(doing, unsafe { sys::cuGraphInstantiateWithFlags(&mut handle, graph, 0) })
+        });
+        if !graph.is_null() {
+            // SAFETY: made just now and destroyed once.
+            let _ = unsafe { sys::cuGraphDestroy(graph) };
+        }
+        made?;
+        let graph = Graph { context: self.context.clone(), handle };
+        // SAFETY: both handles live.
+        check(doing, unsafe { sys::cuGraphUpload(graph.handle, self.handle) })?;
+        Ok(graph)
     }
 
     /// Queues a graph.
@@ -348,7 +351,8 @@ impl Module {
         Ok(Self { context: context.clone(), handle })
     }
 
-    /// The function called `name`, allowed `shared_bytes` of dynamic shared memory.
+    /// The function called `name`, on the device when this returns: the driver may otherwise wait with that
+    /// for its first launch, which then waits for whatever runs.
     pub fn function(&self, name: &str) -> Result<Function> {
         let doing = format!("kernel {name} cannot be loaded");
         let text = CString::new(name).map_err(|_| Error::failed(format!("{doing}: its name")))?;
@@ -358,6 +362,8 @@ impl Module {
         check(&doing, unsafe {
             sys::cuModuleGetFunction(&mut handle, self.handle, text.as_ptr())
         })?;
+        // SAFETY: the function is of the module, which lives.
+        check(&doing, unsafe { sys::cuFuncLoad(handle) })?;
         Ok(Function { handle })
     }
 }
@@ -366,10 +372,23 @@ impl Function {
     /// Allows launches with this much dynamic shared memory. Without, 48 KiB would be allowed, less what
     /// the function has of its own.
     pub fn allow_shared(&self, bytes: u32, name: &str) -> Result<()> {
-        let which = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        use sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES as which;
+        let doing = format!("kernel {name} cannot have {bytes} bytes of shared memory");
+        self.set(which, bytes as i32, &doing)
+    }
+
+    /// Asks for as much shared memory in a multiprocessor as there can be. A kernel finds room beside one
+    /// that ends only where both ask for the same: the split of the L1 cache and shared memory is changed
+    /// when nothing runs there.
+    pub fn prefer_shared(&self, name: &str) -> Result<()> {
+        use sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT as which;
+        let most = sys::CUshared_carveout::CU_SHAREDMEM_CARVEOUT_MAX_SHARED as i32;
+        self.set(which, most, &format!("kernel {name} cannot ask for shared memory"))
+    }
+
+    fn set(&self, which: sys::CUfunction_attribute, value: i32, doing: &str) -> Result<()> {
         // SAFETY: whoever has the function keeps its module.
-        let result = unsafe { sys::cuFuncSetAttribute(self.handle, which, bytes as i32) };
-        check(&format!("kernel {name} cannot have {bytes} bytes of shared memory"), result)
+        check(doing, unsafe { sys::cuFuncSetAttribute(self.handle, which, value) })
     }
 }
 

@@ -87,6 +87,13 @@ impl WeightRegion {
         self.loader.as_ref().map_or(Ok(()), |loader| loader.wait(count))
     }
 
+    /// Waits until all are here, and what brought them has given back its memory.
+    pub fn finish(&mut self) -> Result<()> {
+        self.wait(None)?;
+        self.loader.iter_mut().for_each(Loader::join);
+        Ok(())
+    }
+
     /// Weights that are here when the one at this offset of the checkpoint is.
     pub fn count_with(&self, offset: usize) -> usize {
         self.places.by_offset[&offset].number + 1
@@ -185,6 +192,6 @@ impl Cuda {
     /// # Errors
     /// What keeps them from coming.
     pub fn finish_loading(&mut self) -> Result<()> {
-        self.guard(|cuda| cuda.weights.wait(None))
+        self.guard(|cuda| cuda.weights.finish())
     }
 }

@@ -144,6 +144,12 @@ extern "C" __global__ void __launch_bounds__(32) raise_flag(Total args) {
     }
 }
 
+// As a kernel waits for another device.
+extern "C" __global__ void __launch_bounds__(32) wait_far(Total args) {
+    if (threadIdx.x == 0)
+        while (load_relaxed_system(args.ticket) == 0) nanosleep(20);
+}
+
 // A pair for programmatic launch: y = 2 x, then y = y + x in the dependent.
 extern "C" __global__ void __launch_bounds__(N) primary(Pair args) {
     grid_dependency_launch();
