@@ -19,6 +19,9 @@
 //! (4). So emptying comes before storing: a fence, a store, the load that sees it, a fence. And the
 //! set's last readers, round r - 1 of the other, are behind it as well. A rank that is a round ahead
 //! of another, which is all that can be, stores into a set that the other neither reads nor empties.
+//! (2) and the next round's (1) may be of different threads, in kernels that follow each other: what a
+//! thread has fenced is there for the whole system when the next kernel begins, so its stores have
+//! no fence of their own. PTX's model, to the letter, would want one; each sum would wait for it.
 //! The round is counted on the device: a graph needs no patching.
 //!
 //! All blocks run at once: no more than one a multiprocessor. Each stores all its parts before it

@@ -45,8 +45,8 @@ __device__ void matmul_tiles(const MatmulHopper<W>& args, Parts<const TensorMap*
 }
 
 template <class W> __device__ void matmul_hopper(const MatmulHopper<W>& args) {
-    using Wide = OutputTile<256, 256>;
-    using Narrow = OutputTile<128, 128>;
+    using Wide = OutputTile<256, 256, 128>;
+    using Narrow = OutputTile<128, 128, 128>;
     const Part<const TensorMap*> parts[PARTS] = {{&args.weight, args.y, args.rows},
                                                  {&args.weight_1, args.y_1, args.rows_1},
                                                  {&args.weight_2, args.y_2, args.rows_2}};

@@ -200,7 +200,8 @@ __device__ inline void publish(const Sample& args, uint64_t best, uint32_t drawn
     if (token - args.first_id < args.own_vocab) args.counts[token - args.first_id] += 1;
     *args.token = token;
     *args.cursor = position;
-    store_release_system(args.ring + position % args.ring_size, uint64_t(position) << 32 | outcome);
+    // All that the host looks at: nothing has to be there before it.
+    store_relaxed_system(args.ring + position % args.ring_size, uint64_t(position) << 32 | outcome);
 }
 
 // Draws one of all tokens: the block that has it does, and another of each other rank hears of it.

@@ -146,6 +146,13 @@ fn what_is_done_on_the_side_is_waited_for() {
         let lines = [line("copy_box(x"), line("wgmma_m64n256k16<f16>")];
         expect_caught(Sanitizer::Thread, case, &[], &["data race", &lines[0], &lines[1]]);
     };
+    let at = line("copy_box(x");
+    caught("no_fence_after_init", &["an mbarrier without fence_mbarrier_init", &at]);
+    let at = line("FIXED ? 232");
+    caught("too_many_registers", &["240 registers, which others have not given up", &at]);
+    let (written, read) = (line("*= gridDim.x"), line("wgmma_m64n256k16<f16>"));
+    let words = &["data race", &written, &read];
+    expect_caught(Sanitizer::Thread, "no_fence_between_proxies", &[], words);
     race("no_full_barrier");
     race("early_empty_barrier");
     let older = ("CHASKI_EMULATE_CAPABILITY", "8.0");

@@ -23,13 +23,16 @@ const TRIES: [(&str, &str); 4] =
 const BASICS: [&str; 4] = ["lib/ptx.cuh", "lib/ptx_hopper.cuh", "lib/shared.cuh", "lib/types.cuh"];
 
 /// A call, and what stands in its place: `...` are its arguments. The compiler is g++.
-const MUTATIONS: [(&str, &str); 13] = [
+const MUTATIONS: [(&str, &str); 16] = [
     ("__syncthreads(", "(void)0"),
     ("__syncwarp(", "(void)0"),
     ("cp_async_wait<", "(void)0"),
     ("grid_dependency_wait(", "(void)0"),
     ("mbarrier_wait(", "(void)0"),
     ("mbarrier_arrive(", "(void)0"),
+    ("fence_mbarrier_init(", "(void)0"),
+    ("fence_async_proxy(", "(void)0"),
+    ("fence_gpu(", "(void)0"),
     ("wgmma_wait<", "(void)0"),
     ("wgmma_fence(", "(void)0"),
     ("named_barrier_sync(", "(void)0"),

@@ -18,7 +18,10 @@ use chaski::op::Program;
 use chaski::ops::{self, RING, Sample, Sampling};
 use chaski::random::random;
 use chaski::sampler::{IN_PROMPT, Outcome, SamplingOptions, choose};
-use peers::{each, left_alone, passes_under_every_schedule_and_checker, tarry};
+use peers::{
+    LATE_STORES, THREAD_SANITIZER, catches, each, left_alone,
+    passes_under_every_schedule_and_checker, tarry,
+};
 
 /// Position of the last token of the prompt.
 const START: u32 = 40;
@@ -190,6 +193,12 @@ fn a_few_rounds() {
     [(2, 1500), (3, 101)].into_iter().for_each(|(world, vocab)| check(world, vocab, 18));
 }
 
+/// The same.
+#[test]
+fn two_blocks_of_a_rank() {
+    check(1, 2000, 18);
+}
+
 #[test]
 fn hundreds_of_rounds() {
     [(2, 101, 400), (4, 33, 200)].into_iter().for_each(|(world, vocab, n)| check(world, vocab, n));
@@ -198,6 +207,17 @@ fn hundreds_of_rounds() {
 #[test]
 fn under_every_schedule_and_every_checker() {
     passes_under_every_schedule_and_checker("a_few_rounds");
+}
+
+/// What orders what ranks and blocks tell each other: without one of these it shows.
+#[test]
+fn mistakes_in_the_kernel_are_caught() {
+    catches("a_few_rounds", "sample", &[(LATE_STORES, "    fence_system();\n", "")]);
+    let mistakes = [
+        (THREAD_SANITIZER, "        fence_gpu();\n        for", "        for"),
+        (THREAD_SANITIZER, "        fence_gpu();\n        return", "        return"),
+    ];
+    catches("two_blocks_of_a_rank", "sample", &mistakes);
 }
 
 /// Blocks that wait for a rank which never comes end when the run does.

@@ -57,6 +57,8 @@ void copy_wait(unsigned groups_left);
 // Hopper's barriers in shared memory, boxes of a matrix that the copy engine brings, and products of
 // a warpgroup: src/hopper.cpp.
 void barrier_init(void* barrier, uint32_t arrivals, Site site);
+void tell_of_barriers();  // lets the copy engine know of those made by this thread
+void tell_of_writes();    // and engines of what this thread has written, or seen written
 void barrier_arrive(void* barrier, uint32_t expected_bytes, Site site);
 void barrier_wait(void* barrier, uint32_t parity, Site site);
 void copy_box(void* to, const void* map, uint32_t row, uint32_t column, void* barrier, Site site);
@@ -80,7 +82,7 @@ void multiply(Product product);
 // Barriers of some of a block's warps.
 void named_sync(uint32_t number, uint32_t threads, Site site);
 void named_arrive(uint32_t number, uint32_t threads, Site site);
-void change_registers(unsigned registers, Site site);
+void change_registers(unsigned registers, bool more, Site site);
 
 // Shared memory of the running block. `key` tells one variable from another.
 void* shared_variable(const void* key, size_t bytes, size_t alignment);
@@ -93,6 +95,11 @@ void poll_outside();  // before a load of what other devices or the host may wri
 void poll_peers();    // before a load of what other devices may write, where there are such
 void progressed();                          // something was published: waiting for it may end
 void fence();
+// Of relaxed accesses for the system: takes a store that is seen later, if stores are late; before a
+// load; a release for the system, from where on all of the device's stores are seen.
+bool store_late(void* to, uint64_t value, unsigned bytes, Site site);
+void look(const void* from);
+void land_stores();
 void dependency_wait();
 void dependency_launch();
 

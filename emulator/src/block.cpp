@@ -35,6 +35,10 @@ void thread_main() {
         sanitizer::acquire(block.shared.use_before());
         block.grid->run_kernel();
         sanitizer::release(block.shared.use());
+        // Shared memory stays the block's until copies that nobody has waited for have ended.
+        if (thread.copier)
+            sanitizer::as(thread.copier, nullptr,
+                          [&] { sanitizer::release(block.shared.use()); });
         sanitizer::release(block.grid->end_token());
         Warp& warp = *thread.team;
         if (warp.arrived || block.arrived) {
@@ -80,6 +84,7 @@ void set_up(Thread& thread, Warp& warp, unsigned number, const Block& block) {
     thread.team = &warp;
     thread.state = State::Ready;
     thread.polled = nullptr;
+    thread.seen.clear();
     thread.copies.resize(1);
     thread.copies.front().copies.clear();
 }
@@ -144,7 +149,7 @@ Block* Block::begin(Grid& grid, Index index) {
         warp->arrived = warp->finished = warp->phase = 0;
         warp->sums.clear();
         warp->operands.clear();
-        warp->committed = 0;
+        warp->committed = warp->registers = 0;
         warp->fenced = false;
         for (unsigned lane = 0; lane < warp->size; lane++)
             set_up(warp->lanes[lane], *warp, w * kLanes + lane, *block);

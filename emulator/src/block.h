@@ -7,6 +7,7 @@
 #include <deque>
 #include <list>
 #include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -48,6 +49,12 @@ struct Thread : Self {
     void* copier = nullptr;  // ThreadSanitizer's idea of who writes what they bring: ordered with
                              // us by waits only
     char copier_token = 0;
+    // Fences, and what they order by way of relaxed accesses for the system (stores.cpp):
+    // ThreadSanitizer's names of the last ones, which of them came last, and those of other threads
+    // that came before stores which this one has seen since.
+    char fences[4];
+    unsigned last_fence = 0;
+    std::set<const char*> seen;
 };
 
 // A matrix in global memory as cuTensorMapEncodeTiled describes it: our own layout of its 128 bytes.
@@ -71,6 +78,7 @@ struct Mbarrier {
     uint32_t count, pending;  // arrivals of a phase, and how many are still missing
     int64_t bytes = 0;        // expected and not yet brought
     uint32_t phase = 0;
+    const Thread* maker;    // while the copy engine does not know of it
     std::vector<BoxCopy> under_way, brought;  // of this phase; of ended ones, until somebody looks
     char token[2];                            // ThreadSanitizer's names of phases, by parity
 };
@@ -114,6 +122,7 @@ struct Warp {
     unsigned ready = 0;     // lanes in State::Ready
     unsigned arrived = 0;   // lanes at the current meeting
     unsigned finished = 0;  // lanes that have returned
+    unsigned registers = 0; // of a thread, if they have been changed
     unsigned phase =
         0;  // meetings held: a lane may be one ahead of another, so two sets of everything
     Payload payload[2][kLanes];
@@ -126,6 +135,7 @@ struct Warp {
     bool fenced = false;
     void* engine = nullptr;  // ThreadSanitizer's idea of who reads the operands
     char asked, done[4];     // its names of what the engine is told, and of groups
+    void* proxy = nullptr;  // the same who knows only of what fences between the proxies tell
 };
 
 // Shared memory of one block after another. With AddressSanitizer every variable is an allocation
@@ -177,6 +187,7 @@ struct Block {
     std::map<const void*, Mbarrier> mbarriers;
     NamedBarrier named[16];
     bool waited = false;    // some thread has come to grid_dependency_wait
+    char told;               // ThreadSanitizer's name of what engines know of shared memory
     char token[2];          // ThreadSanitizer's names of the barrier
 
     static Block* begin(Grid& grid, Index index);

@@ -2,6 +2,7 @@
 #include "entry.h"
 
 #include "hooks.h"
+#include "stores.h"
 
 #include <cstdio>
 #include <cstring>
@@ -23,6 +24,7 @@ void free_now(uintptr_t address) {
     if (!found || found->device == kHost || found->address != address || found->freed)
         throw Failure{kInvalidValue};
     machine().devices[found->device].used_bytes -= found->bytes;
+    land_stores(address, found->bytes);
     release(address);
 }
 
@@ -39,6 +41,8 @@ void check_device(const char* function, uintptr_t address, size_t bytes) {
 }
 
 void move(void* to, const void* from, size_t bytes) {
+    land_stores(reinterpret_cast<uintptr_t>(to), bytes);
+    land_stores(reinterpret_cast<uintptr_t>(from), bytes);
     sanitizer::read(from, bytes);
     sanitizer::write(to, bytes);
     std::memcpy(to, from, bytes);
@@ -83,6 +87,7 @@ void fill(const char* function, Stream* handle, uintptr_t to, T value, size_t co
     check_device(function, to, count * sizeof(T));
     Operation operation;
     operation.run = [=] {
+        land_stores(to, count * sizeof(T));
         sanitizer::write(pointer(to), count * sizeof(T));
         for (size_t i = 0; i < count; i++)
             std::memcpy(static_cast<T*>(pointer(to)) + i, &value, sizeof value);

@@ -5,6 +5,7 @@
 #include "grid.h"
 #include "modes.h"
 
+#include <algorithm>
 #include <cstring>
 
 namespace emulator {
@@ -201,11 +202,21 @@ void begin_product(Payload* all) {
     Operands operands = {product, {}, 0, warp.committed + 1};
     for (unsigned lane = 0; lane < kLanes; lane++) operands.registers[lane] = of(all[lane]).registers;
     if (sanitizer::thread) {
-        if (!warp.engine) warp.engine = sanitizer::create();
-        sanitizer::as(warp.engine, product.caller, [&] {
-            sanitizer::acquire(&warp.asked);
+        // Twice: what is read must have been written before the product was begun, and, unless the
+        // copy engine wrote it, before a fence between the proxies.
+        if (!warp.engine) warp.engine = sanitizer::create(), warp.proxy = sanitizer::create();
+        const auto read = [&] {
             for_each_chunk(product, [](const char* bytes) { sanitizer::read(bytes, 16); });
             sanitizer::release(&warp.done[operands.group % 4]);
+        };
+        sanitizer::as(warp.engine, product.caller, [&] {
+            sanitizer::acquire(&warp.asked);
+            read();
+        });
+        sanitizer::as(warp.proxy, product.caller, [&] {
+            sanitizer::acquire(warp.block->shared.use_before());
+            sanitizer::acquire(&warp.block->told);
+            read();
         });
     }
     Sums& sums = kept(warp, all);
@@ -250,7 +261,15 @@ void barrier_init(void* barrier, uint32_t arrivals, Site site) {
     sanitizer::write(barrier, sizeof(uint64_t));
     Mbarrier& made = current().team->block->mbarriers[barrier];
     made.count = made.pending = arrivals;
+    made.maker = &current();
 }
+
+void tell_of_barriers() {
+    for (auto& [address, barrier] : current().team->block->mbarriers)
+        if (barrier.maker == &current()) barrier.maker = nullptr;
+}
+
+void tell_of_writes() { sanitizer::release(&current().team->block->told); }
 
 void barrier_arrive(void* barrier, uint32_t expected_bytes, Site site) {
     Mbarrier& all = mbarrier(barrier, site);
@@ -284,6 +303,7 @@ void copy_box(void* to, const void* map, uint32_t row, uint32_t column, void* ba
     me.site = site;  // for a fault in here
     Mbarrier& all = mbarrier(barrier, site);
     check_aligned(to, 128, site);
+    if (all.maker) fail(kLaunchFailed, site, "an mbarrier without fence_mbarrier_init");
     BoxCopy copy = {static_cast<char*>(to), {}, row, column};
     std::memcpy(&copy.map, map, sizeof copy.map);
     if (copy.map.magic != kTensorMap)
@@ -305,6 +325,7 @@ void copy_box(void* to, const void* map, uint32_t row, uint32_t column, void* ba
             sanitizer::acquire(&me.copier_token);
             touch();
             sanitizer::release(&all.token[all.phase]);
+            sanitizer::release(&me.team->block->told);
         });
     } else {
         touch();
@@ -399,11 +420,24 @@ void named_arrive(uint32_t number, uint32_t threads, Site site) {
     come(named_barrier(number, threads, site), threads, site);
 }
 
-void change_registers(unsigned registers, Site site) {
+void change_registers(unsigned registers, bool more, Site site) {
     need_hopper(site);
-    if (registers % 8 || registers < 24 || registers > 256)
-        fail(kLaunchFailed, site, "setmaxnreg of " + std::to_string(registers) + " registers");
+    Warp& warp = *current().team;
+    const Block& block = *warp.block;
+    const std::string wish = "setmaxnreg of " + std::to_string(registers) + " registers";
+    if (registers % 8 || registers < 24 || registers > 256) fail(kLaunchFailed, site, wish);
     meet("setmaxnreg", site, {});
+    // At first all threads have an equal share; what nobody gives up is waited for for ever.
+    const unsigned share = std::min(65536 / block.size, 255u) / 8 * 8;
+    if (!warp.registers && (more ? registers < share : registers > share))
+        fail(kLaunchFailed, site, wish + " where each thread has " + std::to_string(share));
+    warp.registers = registers;
+    size_t all = 0;
+    for (const Warp* each : block.warps) all += each->registers;
+    const bool settled = std::none_of(block.warps.begin(), block.warps.end(),
+                                      [](const Warp* each) { return each->registers == 0; });
+    if (settled && all > share * block.warps.size())
+        fail(kLaunchFailed, site, wish + ", which others have not given up");
 }
 
 }  // namespace emulator

@@ -262,14 +262,6 @@ void poll_peers() {
 
 void progressed() { progress++; }
 
-// A fence orders by way of the atomics around it. What it adds is not modelled pair by pair: fences
-// are ordered among each other, which may hide a race but never invents one.
-void fence() {
-    static char token;
-    sanitizer::acquire(&token);
-    sanitizer::release(&token);
-}
-
 void dependency_wait() {
     Block& block = *current().team->block;
     Grid& grid = *block.grid;

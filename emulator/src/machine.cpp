@@ -1,6 +1,7 @@
 #include "machine.h"
 
 #include "modes.h"
+#include "stores.h"
 
 #include <algorithm>
 #include <cstdio>
@@ -70,6 +71,7 @@ void run_early(Stream& stream) {
 }
 
 Step run_kernel(Stream& stream) {
+    running_device = stream.device->ordinal;
     Queued& head = stream.queue.front();
     if (!head.grid) {
         if (!head.operation.launch->programmatic) settle(stream);

@@ -123,6 +123,7 @@ Modes read() {
     read_number("CHASKI_EMULATE_PATIENCE_MS", modes.patience_ms);
     read_number("CHASKI_EMULATE_DRIVER", modes.driver_version);
     read_switch("CHASKI_EMULATE_STREAMS", "lazy", "eager", modes.lazy);
+    read_switch("CHASKI_EMULATE_STORES", "late", "prompt", modes.late_stores);
     read_switch("CHASKI_EMULATE_PDL", "early", "late", modes.early_dependents);
     read_switch("CHASKI_EMULATE_FILL", "on", "off", modes.fill);
     read_switch("CHASKI_EMULATE_PEERS", "on", "off", modes.peers);

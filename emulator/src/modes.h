@@ -13,6 +13,9 @@
 //                                   (default 1: a block runs alone until it ends or spins)
 //   CHASKI_EMULATE_STREAMS=eager | lazy
 //                                   lazy: work runs only when a synchronisation forces it
+//   CHASKI_EMULATE_STORES=prompt | late
+//                                   late: relaxed stores for the system are seen late, word by word,
+//                                   and another device's store to a word before a fence is an error
 //   CHASKI_EMULATE_PDL=early | late
 //                                   early: a programmatic dependent runs up to its
 //                                   grid_dependency_wait before the kernel it depends on, wherever
@@ -63,6 +66,7 @@ struct Modes {
     Order order = Order::Ascending;
     unsigned resident_blocks = 1;
     bool lazy = false;
+    bool late_stores = false;
     bool early_dependents = true;
     bool fill = true;
     unsigned patience_ms = 10000;

@@ -52,6 +52,7 @@ struct Board {
         if (threadIdx.x < world) store(threadIdx.x, at, v);
     }
 
+    // What ranks tell each other is in the word itself; the fences here are for one GPU's blocks.
     // Tells all of the block's share, and `nothing` for the blocks that there might have been. What the
     // block has read or written comes before what others of its rank do when they have heard.
     __device__ void tell_share(uint32_t from, uint64_t v, uint64_t nothing) const {

@@ -132,12 +132,13 @@ template <class W> struct Step {
         b = load_stream(at.b + chunk * GEMV_CHUNK, valid);
     }
 
-    // Into the L2 cache, a line of 128 bytes a lane: of row a in one half of the warp, of row b in
-    // the other.
+    // Into the L2 cache: of each row a line of 128 bytes a lane.
     __device__ void prefetch() const {
-        const uint32_t column = lane_id() % 16 * 64;
-        const W* const row = (lane_id() < 16 ? at.a : at.b) - lane_id() * 8;
-        if (column < left) prefetch_l2(row + column);
+        static_assert(GEMV_STEP == 32 * 64, "all of a step");
+        const uint32_t line = lane_id() * 64, from_lane = line - lane_id() * 8;
+        if (line >= left) return;
+        prefetch_l2(at.a + from_lane);
+        prefetch_l2(at.b + from_lane);
     }
 };
 

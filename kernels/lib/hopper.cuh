@@ -32,18 +32,19 @@ struct Extent {
     uint32_t terms;           // of X: [terms, T, K]
 };
 
-// What comes of 256 or 128 rows of weights: a column of the output of each row, or of two.
-template <int ROWS_, int COLUMNS> struct OutputTile {
-    static constexpr uint32_t T = TILE_TOKENS, N = COLUMNS, ROWS = ROWS_;
+// What comes of 256 or 128 rows of weights, in boxes of 128 or 64: a column of the output of each row,
+// or of two.
+template <int ROWS_, int COLUMNS, int BOX_> struct OutputTile {
+    static constexpr uint32_t T = TILE_TOKENS, N = COLUMNS, ROWS = ROWS_, BOX = BOX_;
 };
 
-// 128 rows of weights.
+// Rows of weights.
 struct Rows {
     const TensorMap& weight;
     uint32_t first;
 };
 
-// The weights of a tile: of one matrix or of two. A tile of 128 rows has no other half.
+// The weights of a tile: of one matrix or of two. A tile of one box has no other half.
 struct Halves {
     Rows one, other;
 };
@@ -52,20 +53,23 @@ struct Halves {
 template <class W, class G, class HalvesAt>
 __device__ void fill_ring(Slice<W>* ring, Barriers& barriers, const Extent& extent,
                           const TensorMap& x, HalvesAt halves_at) {
+    constexpr uint32_t BOXES = G::ROWS / G::BOX, OF_HALF = BOXES > 1 ? BOXES / 2 : 1;
     Turn turn = {0, 0};
     for_each_tile<G>(extent.tokens, extent.columns, [&](uint32_t token, uint32_t column) {
         const Halves halves = halves_at(column);
         for (uint32_t term = 0; term < extent.terms; term++)
             for (uint32_t k = 0; k < extent.width; k += SLICE, turn.next()) {
                 Slice<W>& slice = ring[turn.stage];
-                W* const other = slice.w + TILE_ROWS / 2 * SLICE;
                 uint64_t* full = &barriers.full[turn.stage];
                 mbarrier_wait(&barriers.empty[turn.stage], turn.round ^ 1);
                 mbarrier_arrive_expect(full, sizeof slice.x + G::ROWS * SLICE * sizeof(W));
                 copy_box(slice.x, x, term * extent.tokens + token, k, full);
-                copy_box(slice.w, halves.one.weight, halves.one.first, k, full);
-                if (G::ROWS == TILE_ROWS)
-                    copy_box(other, halves.other.weight, halves.other.first, k, full);
+#pragma unroll
+                for (uint32_t i = 0; i < BOXES; i++) {
+                    const Rows& half = i < OF_HALF ? halves.one : halves.other;
+                    const uint32_t row = half.first + i % OF_HALF * G::BOX;
+                    copy_box(slice.w + i * G::BOX * SLICE, half.weight, row, k, full);
+                }
             }
     });
 }

@@ -326,11 +326,6 @@ __device__ inline void store_release_gpu(uint32_t* p, uint32_t v) {
     asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(p), "r"(v) : "memory");
 }
 
-// For a host that looks on.
-__device__ inline void store_release_system(uint64_t* p, uint64_t v) {
-    asm volatile("st.release.sys.global.u64 [%0], %1;" ::"l"(p), "l"(v) : "memory");
-}
-
 // Between GPUs, and with the host. A vector is four accesses of a word each, in any order: whoever
 // reads it may see some of the words new and others old.
 

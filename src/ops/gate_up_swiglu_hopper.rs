@@ -1,5 +1,5 @@
 use super::matmul::tiles;
-use super::matmul_hopper::{SHARED_BYTES, TILE_ROWS, TILE_TOKENS};
+use super::matmul_hopper::{SHARED_BYTES, TILE_TOKENS};
 use super::{GateUpSwiglu, blocks, launch, size};
 use crate::case::Case;
 use crate::kernel::{self, Launch, TensorMap};
@@ -10,8 +10,8 @@ use crate::op::{Cost, Gpu, Op};
 #[derive(Clone, Copy)]
 pub struct GateUpSwigluHopper(pub GateUpSwiglu);
 
-/// Of a tile: as many rows each of gate and up.
-const TILE_UNITS: usize = TILE_ROWS / 2;
+/// Of a narrow tile: as many rows each of gate and up, a box of either.
+const TILE_UNITS: usize = 64;
 
 impl Op for GateUpSwigluHopper {
     fn name(&self) -> &'static str {
@@ -49,8 +49,8 @@ impl Op for GateUpSwigluHopper {
 }
 
 impl GateUpSwigluHopper {
-    /// Below, at and past the tiles (128 and 128) and the slices of K (64), of which there are more than
-    /// stages; more tiles than blocks.
+    /// Below, at and past the tiles (128 and 128 or 64) and the slices of K (64), of which there are more
+    /// than stages; more tiles than blocks.
     pub fn cases() -> Vec<Case> {
         let sizes = [(2, 8, 1032), (130, 72, 136), (33, 136, 328), (128, 128, 64), (257, 264, 72)];
         GateUpSwiglu::cases_of(&sizes, Self)

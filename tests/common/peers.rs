@@ -11,7 +11,7 @@ use chaski::comm::Room;
 use chaski::config::Share;
 use chaski::device::cuda::{self, Card};
 use chaski::error::Result;
-use chaski::kernel::Source;
+use chaski::kernel::{Kernel, Source};
 use chaski::random::random;
 
 /// Kernels that are new to the emulator are compiled at their first launch.
@@ -78,6 +78,37 @@ pub fn fails(test: &str, variables: &[(&str, &str)]) -> Option<String> {
     is_wrong.then_some(said)
 }
 
+/// Stores that nothing orders are seen as late as they may be.
+pub const LATE_STORES: (&str, &str) = ("CHASKI_EMULATE_STORES", "late");
+pub const THREAD_SANITIZER: (&str, &str) = ("CHASKI_EMULATE_SANITIZE", "thread");
+
+/// That each mistake - where it shows, what is right and what is wrong, in the kernel or a header of its
+/// own - makes a test of this file fail.
+pub fn catches(test: &str, kernel: &str, mistakes: &[((&str, &str), &str, &str)]) {
+    let kernel = Kernel::find(kernel).unwrap();
+    let name = format!("{}.cu", kernel.name);
+    let headers = kernel.headers.iter().map(|header| (header.name, header.text));
+    let files: Vec<_> = [(&*name, kernel.source)].into_iter().chain(headers).collect();
+    let fails_with = |mode: (&str, &str), right: &str, wrong: &str| {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(folder.path().join("lib")).unwrap();
+        for (name, text) in &files {
+            std::fs::write(folder.path().join(name), text.replace(right, wrong)).unwrap();
+        }
+        let file = folder.path().join(&name);
+        fails(test, &[mode, (KERNEL, file.to_str().unwrap())])
+    };
+    for (mode, right, wrong) in mistakes {
+        let count: usize = files.iter().map(|(_, text)| text.matches(right).count()).sum();
+        assert_eq!(count, 1, "{right}");
+        let said = fails_with(*mode, right, wrong);
+        assert!(said.is_some(), "not noticed with {mode:?}: {wrong:?} for {right:?}");
+    }
+    // It was none of what else is new: another file, this mode.
+    let said = fails_with(mistakes[0].0, "", "");
+    assert!(said.is_none(), "without a mistake: {}", said.unwrap_or_default());
+}
+
 /// That a test of this file passes whatever the emulator does that is no fault.
 pub fn passes_under_every_schedule_and_checker(test: &str) {
     for (variable, value) in [
@@ -87,8 +118,9 @@ pub fn passes_under_every_schedule_and_checker(test: &str) {
         ("CHASKI_EMULATE_STREAMS", "lazy"),
         ("CHASKI_EMULATE_PDL", "late"),
         ("CHASKI_EMULATE_HOLD", "on"),
+        LATE_STORES,
         ("CHASKI_EMULATE_SANITIZE", "address"),
-        ("CHASKI_EMULATE_SANITIZE", "thread"),
+        THREAD_SANITIZER,
     ] {
         let said = fails(test, &[(variable, value)]);
         assert!(said.is_none(), "{variable}={value}: {}", said.unwrap_or_default());

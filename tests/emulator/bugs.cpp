@@ -14,11 +14,11 @@ bool is_fixed(const char* name) { return std::strstr(name, "_fixed") != nullptr;
 
 // Runs a kernel of bugs.cu, one block unless told, and compares.
 void compare(const char* name, const Values& x, const Values& wanted, uint32_t count = 0,
-             unsigned grid = 1) {
+             unsigned grid = 1, unsigned threads = N) {
     use_device(0);
     Handle kernel = function(load("bugs.cu"), name), stream = new_stream();
     Pair arguments = {upload(x), upload(Values(N)), count};
-    if (launch(kernel, grid, N, 0, stream, arguments)) std::exit(1);
+    if (launch(kernel, grid, threads, 0, stream, arguments)) std::exit(1);
     expect(name, download<float>(arguments.y, N, stream), wanted);
 }
 
@@ -63,6 +63,11 @@ void weak_wait(const char* name) {
 void copies(const char* name) {
     Values x = numbers(N);
     compare(name, x, x, N);
+}
+
+void registers(const char* name) {
+    Values x = numbers(N);
+    compare(name, x, x, 0, 1, 384);
 }
 
 void divergent_shuffle(const char* name) {
@@ -148,6 +153,7 @@ const Case* bug_cases() {
         BOTH(weak_wait, weak_wait),
         BOTH(divergent_barrier, copies),
         BOTH(divergent_shuffle, divergent_shuffle),
+        BOTH(too_many_registers, registers),
         BOTH(shared_bounds, copies),
         BOTH(global_bounds, copies),
         BOTH(misaligned, misaligned),
@@ -159,6 +165,8 @@ const Case* bug_cases() {
         {"early_empty_barrier", square},
         {"no_wait_for_products", square},
         {"no_fence_before_products", square},
+        {"no_fence_after_init", square},
+        {"no_fence_between_proxies", square},
         {"products_fixed", square},
         {nullptr, nullptr},
     };

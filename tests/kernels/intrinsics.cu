@@ -245,7 +245,7 @@ extern "C" __global__ void __launch_bounds__(128) told_in_wide_words(WORDS) {
 // out: [32] of 64 bits
 extern "C" __global__ void __launch_bounds__(128) told_to_the_host(WORDS) {
     const uint64_t value = uint64_t(in[lane_id()]) << 32 | lane_id();
-    store_release_system(reinterpret_cast<uint64_t*>(out) + lane_id(), value);
+    store_relaxed_system(reinterpret_cast<uint64_t*>(out) + lane_id(), value);
 }
 
 // Blocks of 128: four counters. out: [4] their ends, then [128] what each thread found

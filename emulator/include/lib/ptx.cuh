@@ -157,24 +157,22 @@ inline void store_release_gpu(uint32_t* p, uint32_t v) {
     emulator::progressed();
     __atomic_store_n(p, v, __ATOMIC_RELEASE);
 }
-inline void store_release_system(uint64_t* p, uint64_t v) {
-    emulator::progressed();
-    __atomic_store_n(p, v, __ATOMIC_RELEASE);
-}
 inline void fence_gpu() { emulator::fence(); }
 
 // Between devices, and with the host. Each word of a vector for itself.
 inline uint32_t load_relaxed_system(const uint32_t* p) {
     emulator::poll_outside();
+    emulator::look(p);
     return __atomic_load_n(p, __ATOMIC_RELAXED);
 }
 inline uint64_t load_relaxed_system(const uint64_t* p) {
     emulator::poll_peers();
+    emulator::look(p);
     return __atomic_load_n(p, __ATOMIC_RELAXED);
 }
-inline void store_relaxed_system(uint64_t* p, uint64_t v) {
+inline void store_relaxed_system(uint64_t* p, uint64_t v, SITE) {
     emulator::progressed();
-    __atomic_store_n(p, v, __ATOMIC_RELAXED);
+    if (!emulator::store_late(p, v, 8, site)) __atomic_store_n(p, v, __ATOMIC_RELAXED);
 }
 inline uint4 load16_relaxed_system(const void* p, SITE) {
     emulator::check_aligned(p, 16, site);
@@ -185,13 +183,17 @@ inline uint4 load16_relaxed_system(const void* p, SITE) {
 inline void store16_relaxed_system(void* p, uint4 v, SITE) {
     emulator::check_aligned(p, 16, site);
     emulator::progressed();
-    uint32_t* const words = static_cast<uint32_t*>(p);
-    __atomic_store_n(words, v.x, __ATOMIC_RELAXED);
-    __atomic_store_n(words + 1, v.y, __ATOMIC_RELAXED);
-    __atomic_store_n(words + 2, v.z, __ATOMIC_RELAXED);
-    __atomic_store_n(words + 3, v.w, __ATOMIC_RELAXED);
+    const uint32_t values[4] = {v.x, v.y, v.z, v.w};
+    for (int i = 0; i < 4; i++) {
+        uint32_t* const word = static_cast<uint32_t*>(p) + i;
+        if (!emulator::store_late(word, values[i], 4, site))
+            __atomic_store_n(word, values[i], __ATOMIC_RELAXED);
+    }
 }
-inline void fence_system() { emulator::fence(); }
+inline void fence_system() {
+    emulator::land_stores();
+    emulator::fence();
+}
 inline void nanosleep(uint32_t, SITE) { emulator::pause(site); }
 inline uint32_t atomic_add_shared(uint32_t* shared, uint32_t v) {
     emulator::progressed();

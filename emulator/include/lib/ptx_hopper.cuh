@@ -10,7 +10,7 @@ inline uint32_t shared_address(const void* shared, SITE) {
 inline void mbarrier_init(uint64_t* barrier, uint32_t arrivals, SITE) {
     emulator::barrier_init(barrier, arrivals, site);
 }
-inline void fence_mbarrier_init() {}  // a missing one would not show
+inline void fence_mbarrier_init() { emulator::tell_of_barriers(); }
 inline void mbarrier_arrive(uint64_t* barrier, SITE) { emulator::barrier_arrive(barrier, 0, site); }
 inline void mbarrier_arrive_expect(uint64_t* barrier, uint32_t bytes, SITE) {
     emulator::barrier_arrive(barrier, bytes, site);
@@ -24,7 +24,7 @@ inline void named_barrier_sync(uint32_t number, uint32_t threads, SITE) {
 inline void named_barrier_arrive(uint32_t number, uint32_t threads, SITE) {
     emulator::named_arrive(number, threads, site);
 }
-inline void fence_async_proxy() {}  // nor would this one
+inline void fence_async_proxy() { emulator::tell_of_writes(); }
 inline void copy_box(void* shared, const TensorMap& map, uint32_t row, uint32_t column,
                      uint64_t* barrier, SITE) {
     emulator::copy_box(shared, &map, row, column, barrier, site);
@@ -60,11 +60,11 @@ template <class T, int N>
 inline void hold(T (&)[N][4]) {}  // products poison their sums
 template <int N>
 inline void give_up_registers(SITE) {
-    emulator::change_registers(N, site);
+    emulator::change_registers(N, false, site);
 }
 template <int N>
 inline void take_registers(SITE) {
-    emulator::change_registers(N, site);
+    emulator::change_registers(N, true, site);
 }
 
 #undef SITE

@@ -127,7 +127,7 @@ struct alignas(128) Square {
     uint32_t slices;
 };
 
-enum Bug { NONE, NO_FULL, NO_EMPTY, EARLY_EMPTY, NO_DONE, NO_FENCE };
+enum Bug { NONE, NO_FULL, NO_EMPTY, EARLY_EMPTY, NO_DONE, NO_FENCE, NO_INIT_FENCE, NO_PROXY_FENCE };
 
 template <Bug BUG>
 __device__ void square(const Square& args) {
@@ -135,7 +135,8 @@ __device__ void square(const Square& args) {
     SHARED(uint8_t[33 * 1024], shared);
     uint16_t* x = reinterpret_cast<uint16_t*>(shared + -uint64_t(shared) % 1024);
     uint64_t *full = &barriers[0], *empty = &barriers[1];
-    if (threadIdx.x == 0) mbarrier_init(full, 1), mbarrier_init(empty, 4), fence_mbarrier_init();
+    if (threadIdx.x == 0) mbarrier_init(full, 1), mbarrier_init(empty, 4);
+    if (threadIdx.x == 0 && BUG != NO_INIT_FENCE) fence_mbarrier_init();
     __syncthreads();
     if (warp_id() < 4) {
         for (uint32_t slice = 0; threadIdx.x == 0 && slice < args.slices; slice++) {
@@ -148,6 +149,9 @@ __device__ void square(const Square& args) {
     float d[32][4];
     for (uint32_t slice = 0; slice < args.slices; slice++) {
         if (BUG != NO_FULL) mbarrier_wait(full, slice % 2);
+        x[threadIdx.x % 128] *= gridDim.x;  // 1
+        if (BUG != NO_PROXY_FENCE) fence_async_proxy();
+        named_barrier_sync(1, 128);
         if (BUG != NO_FENCE) wgmma_fence();
         for (int k = 0; k < 64; k += 16)
             wgmma_m64n256k16<f16>(d, matrix_descriptor(x + k), matrix_descriptor(x + k), slice || k);
@@ -162,6 +166,18 @@ __device__ void square(const Square& args) {
             args.y[(row + i / 2 * 8) * 256 + 8 * j + lane_id() % 4 * 2 + i % 2] = d[j][i];
 }
 
+// A warpgroup gives registers up, two take more than that.
+template <bool FIXED>
+__device__ void too_many_registers_of(const Pair& args) {
+    if (warp_id() < 4)
+        give_up_registers<40>();
+    else
+        take_registers<FIXED ? 232 : 240>();
+    if (threadIdx.x < N) args.y[threadIdx.x] = args.x[threadIdx.x];
+}
+
+extern "C" __global__ void __launch_bounds__(384) too_many_registers(Pair args) { too_many_registers_of<false>(args); }
+extern "C" __global__ void __launch_bounds__(384) too_many_registers_fixed(Pair args) { too_many_registers_of<true>(args); }
 extern "C" __global__ void __launch_bounds__(N) missing_barrier(Pair args) { missing_barrier_of<false>(args); }
 extern "C" __global__ void __launch_bounds__(N) missing_barrier_fixed(Pair args) { missing_barrier_of<true>(args); }
 extern "C" __global__ void __launch_bounds__(N) reused_buffer(Pair args) { reused_buffer_of<false>(args); }
@@ -191,4 +207,6 @@ extern "C" __global__ void __launch_bounds__(N) no_empty_barrier(const __grid_co
 extern "C" __global__ void __launch_bounds__(N) early_empty_barrier(const __grid_constant__ Square args) { square<EARLY_EMPTY>(args); }
 extern "C" __global__ void __launch_bounds__(N) no_wait_for_products(const __grid_constant__ Square args) { square<NO_DONE>(args); }
 extern "C" __global__ void __launch_bounds__(N) no_fence_before_products(const __grid_constant__ Square args) { square<NO_FENCE>(args); }
+extern "C" __global__ void __launch_bounds__(N) no_fence_after_init(const __grid_constant__ Square args) { square<NO_INIT_FENCE>(args); }
+extern "C" __global__ void __launch_bounds__(N) no_fence_between_proxies(const __grid_constant__ Square args) { square<NO_PROXY_FENCE>(args); }
 extern "C" __global__ void __launch_bounds__(N) products_fixed(const __grid_constant__ Square args) { square<NONE>(args); }

@@ -1,0 +1,107 @@
+// Fences, and relaxed accesses for the whole system by way of which they order what threads do: who has
+// seen a store, and fences then, comes after what was done before the fence before the store.
+//
+// CHASKI_EMULATE_STORES=late: relaxed stores for the whole system, seen by others as late and in as
+// odd an order as PTX allows. A word waits here from its store until a fence for the system follows on
+// its device, or until it has been looked for some times; each word for itself, also of a vector.
+//
+// If another device stores to a word that still waits here, nothing orders the two: the older one may
+// be what stays. What ranks tell each other must not be lost so, so that is an error.
+#include "grid.h"
+#include "modes.h"
+#include "stores.h"
+
+#include <cstring>
+#include <iterator>
+#include <map>
+
+namespace emulator {
+
+int running_device;
+
+namespace {
+
+struct Late {
+    uint64_t value;
+    unsigned bytes, looks;  // how often it is looked for in vain
+    int device;
+    const Grid* grid;
+    Site site;
+};
+
+constexpr int kLaunchFailed = 719;
+constexpr unsigned kMostLooks = 6;
+
+// By address. Outlives everything, as the machine does.
+using Stores = std::map<uintptr_t, Late>;
+Stores& waiting = *new Stores;
+
+Stores::iterator land(Stores::iterator store) {
+    std::memcpy(reinterpret_cast<void*>(store->first), &store->second.value, store->second.bytes);
+    progress++;
+    return waiting.erase(store);
+}
+
+// By address: the last fence before the last store. An older fence's name may have come to mean a
+// newer one since, if it is the fourth: that may hide a race, but never invents one.
+std::map<uintptr_t, const char*>& fenced = *new std::map<uintptr_t, const char*>;
+
+const Grid* running_grid() { return current().team->block->grid; }
+
+}  // namespace
+
+bool store_late(void* to, uint64_t value, unsigned bytes, Site site) {
+    const auto address = reinterpret_cast<uintptr_t>(to);
+    const Thread& me = current();
+    if (sanitizer::thread) fenced[address] = &me.fences[me.last_fence];
+    if (!modes().late_stores) return false;
+    const auto before = waiting.find(address);
+    if (before != waiting.end() && before->second.device != running_device) {
+        const Late& other = before->second;
+        fail(kLaunchFailed, site,
+             "device " + std::to_string(other.device) + " has stored there before, at " +
+                 other.site.file + ":" + std::to_string(other.site.line) +
+                 ", and no fence_system orders the two: what is stored now may be lost");
+    }
+    const auto looks = unsigned(next_random() % (kMostLooks + 1));
+    waiting[address] = {value, bytes, looks, running_device, running_grid(), site};
+    return true;
+}
+
+void look(const void* from) {
+    const auto address = reinterpret_cast<uintptr_t>(from);
+    if (sanitizer::thread) {
+        const auto fence = fenced.find(address);
+        if (fence != fenced.end()) current().seen.insert(fence->second);
+    }
+    const auto found = waiting.find(address);
+    if (found == waiting.end()) return;
+    Late& late = found->second;
+    progress++;
+    // The device's own later kernels come after it.
+    const bool behind = late.device == running_device && late.grid != running_grid();
+    if (behind || late.looks == 0)
+        land(found);
+    else
+        late.looks--;
+}
+
+void fence() {
+    Thread& me = current();
+    for (const char* other : me.seen) sanitizer::acquire(other);
+    me.seen.clear();
+    me.last_fence = (me.last_fence + 1) % std::size(me.fences);
+    sanitizer::release(&me.fences[me.last_fence]);
+}
+
+void land_stores() {
+    for (auto store = waiting.begin(); store != waiting.end();)
+        store = store->second.device == running_device ? land(store) : std::next(store);
+}
+
+void land_stores(uintptr_t address, size_t bytes) {
+    auto store = waiting.lower_bound(address);
+    while (store != waiting.end() && store->first < address + bytes) store = land(store);
+}
+
+}  // namespace emulator
