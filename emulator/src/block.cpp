@@ -18,6 +18,35 @@ namespace {
 
 Fiber scheduler;  // whoever called Block::run
 
+// Lanes of the warp that runs take turns: each goes over to the next one itself.
+struct Round {
+    Warp* warp;
+    unsigned phase;  // of the block: past a barrier the choice is open again
+    unsigned start, turn;
+};
+Round round;
+
+// The lane whose turn it is, if there is one left in this round.
+Thread* next_in_round() {
+    Warp& warp = *round.warp;
+    const Block& block = *warp.block;
+    if (block.phase != round.phase || block.grid->failed()) return nullptr;
+    const bool descending = modes().order == Order::Descending;
+    while (round.turn < warp.size) {
+        const unsigned turn = round.turn++, place = round.start + turn;
+        Thread& lane =
+            warp.lanes[descending ? warp.size - 1 - turn : place - (place < warp.size ? 0 : warp.size)];
+        if (lane.state == State::Ready) return &lane;
+    }
+    return nullptr;
+}
+
+void switch_to_next(Fiber& from) {
+    Thread* next = next_in_round();
+    self = next;
+    switch_fiber(from, next ? next->fiber : scheduler);
+}
+
 // Idle warps and blocks, used again oldest first. ThreadSanitizer orders everything that one fiber
 // does, so blocks that follow each other must not run on the same fibers or a race between them
 // would go unseen. They outlive everything, as the machine does.
@@ -104,10 +133,10 @@ void wait(State state, const char* doing, Site site) {
     me.doing = doing;
     me.site = site;
     me.team->ready--;
-    switch_fiber(me.fiber, scheduler);
+    switch_to_next(me.fiber);
 }
 
-void give_way() { switch_fiber(current().fiber, scheduler); }
+void give_way() { switch_to_next(current().fiber); }
 
 void abandon() {
     current().team->ready--;
@@ -188,17 +217,11 @@ bool Block::run() {
     if (!warp) return false;
     adopt(scheduler);
     catch_stack_overflow();
-    const unsigned before = phase;  // past a barrier the choice is open again
+    const unsigned before = phase;
     while (warp->ready && !grid->failed() && phase == before) {
-        unsigned start = modes().order == Order::Shuffled ? next_random() % warp->size : 0;
-        for (unsigned i = 0; i < warp->size && !grid->failed() && phase == before; i++) {
-            Thread& thread =
-                warp->lanes[modes().order == Order::Descending ? warp->size - 1 - i
-                                                               : (start + i) % warp->size];
-            if (thread.state != State::Ready) continue;
-            self = &thread;
-            switch_fiber(scheduler, thread.fiber);
-        }
+        const bool shuffled = modes().order == Order::Shuffled;
+        round = {warp, before, shuffled ? unsigned(next_random() % warp->size) : 0, 0};
+        switch_to_next(scheduler);
     }
     self = nullptr;
     return true;

@@ -3,7 +3,9 @@
 #include "machine.h"
 #include "modes.h"
 
+#include <cmath>
 #include <cstring>
+#include <limits>
 
 namespace emulator {
 namespace {
@@ -39,8 +41,8 @@ Payload* meet(const char* what, Site site, const Payload& mine, void (*last)(Pay
     warp.arrived = 0;
     warp.phase++;
     progress++;
-    for (unsigned lane = 0; lane < warp.size; lane++)
-        if (warp.lanes[lane].state == State::AtMeeting) ready(warp.lanes[lane]);
+    for (unsigned lane = 0; lane < warp.size; lane++) warp.lanes[lane].state = State::Ready;
+    warp.ready = warp.size;
     return all;
 }
 
@@ -86,16 +88,24 @@ void multiply(Payload* all) {
             for (unsigned word = 0; word < 2; word++) b[2 * t + half + word * 8][g] = at(4 + word);
         }
     }
-    for (unsigned lane = 0; lane < kLanes; lane++)
-        for (unsigned i = 0; i < 4; i++) {
-            const unsigned row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
-            float c;
-            std::memcpy(&c, &all[lane].words[6 + i], sizeof c);
-            double sum = c;
-            for (unsigned k = 0; k < 16; k++) sum += a[row][k] * b[k][column];
-            c = float(sum);
-            std::memcpy(&all[lane].words[6 + i], &c, sizeof c);
-        }
+    bool finite = true;
+    for (const auto& row : b)
+        for (double factor : row) finite &= std::abs(factor) <= std::numeric_limits<float>::max();
+    for (unsigned row = 0; row < 16; row++) {
+        bool zeros = finite;
+        for (double factor : a[row]) zeros &= factor == 0;
+        if (zeros) continue;  // of a token that is not there: it would add zeros
+        // Two columns lie with each of four lanes.
+        auto words = [&](unsigned t) { return &all[row % 8 * 4 + t].words[6 + row / 8 * 2]; };
+        float c[8];
+        for (unsigned t = 0; t < 4; t++) std::memcpy(&c[2 * t], words(t), 2 * sizeof *c);
+        double sums[8];
+        for (unsigned column = 0; column < 8; column++) sums[column] = c[column];
+        for (unsigned k = 0; k < 16; k++)
+            for (unsigned column = 0; column < 8; column++) sums[column] += a[row][k] * b[k][column];
+        for (unsigned column = 0; column < 8; column++) c[column] = float(sums[column]);
+        for (unsigned t = 0; t < 4; t++) std::memcpy(words(t), &c[2 * t], 2 * sizeof *c);
+    }
 }
 
 }  // namespace
