@@ -140,8 +140,8 @@ impl Team {
             loading.ended(place);
             room.is_at_work(place, false);
             rank.map_err(|error| {
-                if room.failure().as_ref() == Some(&error) {
-                    return error; // another's
+                if let Some(earlier) = room.failure() {
+                    return earlier; // another's, of which this one may come
                 }
                 // Others may be waiting for it.
                 room.fail(place, &error.to_string());

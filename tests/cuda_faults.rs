@@ -80,8 +80,8 @@ fn a_stall_is_told_of_the_rank_that_stalls_and_its_op() {
     let stalls = [
         ("on", 0, 2, "all_reduce (op 2 of 24)"),
         ("on", 1, 5, "rope_append (op 5 of 24)"),
-        ("on", 1, 82, "attend_decode (op 5 of 18)"),
-        ("on", 0, 84, "all_reduce (op 7 of 18)"),
+        ("on", 1, 83, "attend_decode (op 5 of 18)"),
+        ("on", 0, 85, "all_reduce (op 7 of 18)"),
         ("off", 1, 6, "attend_prefill (op 6 of 24)"),
         ("off", 0, 45, "attend_decode (op 4 of 17)"),
     ];
