@@ -44,8 +44,9 @@ std::string include_directory() {
 std::vector<std::string> compiler() {
     const char* chosen = std::getenv("CHASKI_CXX");
     std::vector<std::string> command = {chosen && *chosen ? chosen : "g++"};
-    for (const char* flag :
-         {"-std=c++17", "-g", "-fPIC", "-fno-exceptions", "-ffp-contract=off", "-w", "-x", "c++"})
+    // Two modules may have a kernel of one name: nothing of theirs is unique in the process.
+    for (const char* flag : {"-std=c++17", "-g", "-fPIC", "-fno-exceptions", "-fno-gnu-unique",
+                             "-ffp-contract=off", "-w", "-x", "c++"})
         command.push_back(flag);
     command.insert(command.end(), std::begin(kSanitizer), std::end(kSanitizer));
     command.push_back("-fdebug-prefix-map=" + current_directory() +
