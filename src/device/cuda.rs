@@ -397,12 +397,18 @@ impl Cuda {
 
     /// Begins the message of an error that came up while waiting.
     fn failure(&self) -> String {
-        format!("one of the kernels {} failed (CHASKI_SYNC=on tells which)", self.doing)
+        match self.doing.as_str() {
+            "" => "the GPU has failed".to_owned(),
+            doing => format!("one of the kernels {doing} failed (CHASKI_SYNC=on tells which)"),
+        }
     }
 }
 
 impl Drop for Cuda {
     fn drop(&mut self) {
+        if let Some(nccl) = self.link.nccl().filter(|_| self.failed.is_some()) {
+            nccl.abort(); // to leave as usual is to wait for the others, and for every graph
+        }
         // The memory goes next. What failed was told of; what fails now concerns nobody any more.
         let _ = self.stream.synchronize("");
     }

@@ -50,6 +50,12 @@ impl Joined {
         Ok(Self { all, stage, rank: comm.rank(), parts: comm.stage().len() })
     }
 
+    /// Ends what waits for other ranks.
+    pub fn abort(&self) {
+        self.stage.abort();
+        self.all.abort();
+    }
+
     /// Queues what ranks exchange, at `address`.
     ///
     /// # Safety

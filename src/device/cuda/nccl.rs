@@ -106,9 +106,8 @@ impl Nccl {
         joined.settle(doing, go_on).inspect_err(|_| joined.abort())?;
         let left = Arc::downgrade(&joined);
         comm.on_failure(Box::new(move || {
-            // NCCL may wait until the graphs that use it are gone; nobody else is to.
             if let Some(joined) = left.upgrade() {
-                std::thread::spawn(move || joined.abort());
+                joined.abort();
             }
         }));
         Ok(joined)
@@ -214,7 +213,7 @@ impl Nccl {
 
     /// Ends what waits for other ranks. NCCL lets those go at once, but returns only when no graph has
     /// calls of the communicator any more, so nobody waits for that.
-    fn abort(&self) {
+    pub(super) fn abort(&self) {
         let taken = self.handle.lock().unwrap_or_else(PoisonError::into_inner).take();
         let nccl = self.nccl;
         // SAFETY: taken out, so that nobody else has it.
