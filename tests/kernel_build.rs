@@ -29,6 +29,17 @@ fn nvrtc() -> Option<Nvrtc> {
     found
 }
 
+/// Once in all of the binary, not once in each unit of the compiler's that refers to a kernel.
+#[test]
+fn machine_code_is_in_a_binary_once() {
+    let Some(_) = nvrtc() else { return };
+    let build =
+        KERNELS.iter().flat_map(|kernel| kernel.builds).max_by_key(|build| build.cubin.len());
+    let cubin = build.unwrap().cubin;
+    let binary = fs::read(std::env::current_exe().unwrap()).unwrap();
+    assert_eq!(binary.windows(cubin.len()).filter(|bytes| *bytes == cubin).count(), 1);
+}
+
 #[test]
 fn every_kernel_is_built_for_every_architecture_without_spills() {
     let Some(nvrtc) = nvrtc() else { return };
