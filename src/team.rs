@@ -140,13 +140,10 @@ impl Team {
             loading.ended(place);
             room.is_at_work(place, false);
             rank.map_err(|error| {
-                if let Some(earlier) = room.failure() {
-                    return earlier; // another's, of which this one may come
-                }
-                // Others may be waiting for it.
-                room.fail(place, &error.to_string());
                 let (rank, name) = (first + place, hardware.name());
-                Error::failed(format!("rank {rank} on {name} cannot start: {error}"))
+                let own = Error::failed(format!("rank {rank} on {name} cannot start: {error}"));
+                room.end(own.clone()); // others may be waiting for it
+                room.failure().unwrap_or(own) // an earlier one may have caused it
             })
         };
         let ranks: Vec<Result<Rank>> = thread::scope(|scope| {
