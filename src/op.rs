@@ -1,7 +1,7 @@
 //! What a model's program is made of.
 
 use crate::comm::Way;
-use crate::kernel::Launch;
+use crate::kernel::{KernelSet, Launch};
 use crate::memory::{Activation, Memory, Slot, Weight};
 
 /// One step of a model: what it means, and what it must move and compute.
@@ -53,14 +53,14 @@ pub struct Gpu {
     pub multiprocessors: u32,
     /// Whether kernels may use the memory of all other ranks.
     pub reaches_peers: bool,
-    /// Products of many tokens are for kernels that only Hopper runs.
-    pub hopper: bool,
+    /// Which it runs of those that mean the same.
+    pub kernels: KernelSet,
 }
 
 impl Gpu {
     /// One that is alone, and runs kernels for all architectures only.
     pub const fn portable(multiprocessors: u32) -> Self {
-        Self { multiprocessors, reaches_peers: false, hopper: false }
+        Self { multiprocessors, reaches_peers: false, kernels: KernelSet::PORTABLE }
     }
 }
 

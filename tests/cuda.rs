@@ -17,6 +17,7 @@ use chaski::conformance::{self, Effort};
 use chaski::device::cuda::{self, Card, Options};
 use chaski::device::{Cuda, Device};
 use chaski::error::Result;
+use chaski::kernel::KernelSet;
 use chaski::model::{Logits, Request};
 use chaski::op::{Product, Program};
 use chaski::ops::Matmul;
@@ -32,7 +33,7 @@ const PREFILL_F16: f64 = 2e-3;
 const DECODE: f64 = 1e-3;
 
 const DEFAULT: Options =
-    Options { graphs: true, programmatic: true, synchronous: false, hopper: false };
+    Options { graphs: true, programmatic: true, synchronous: false, kernels: KernelSet::PORTABLE };
 
 fn rank(case: &Path, chunk: usize, options: Options) -> Result<Rank> {
     let context = Some(expected(case).ids.len() + 64);
@@ -84,7 +85,7 @@ fn prefill_matches_transformers_in_chunks_too() {
 /// And bit for bit the same in chunks.
 #[test]
 fn prefill_with_hoppers_own_kernels_matches() {
-    let hopper = Options { hopper: true, ..DEFAULT };
+    let hopper = Options { kernels: KernelSet::ALL, ..DEFAULT };
     for (case, dtype) in half_cases() {
         let whole = prefilled(&case, expected(&case).ids.len(), hopper);
         assert_close(&case, "prefill on Hopper", &whole, bound(dtype));
@@ -204,18 +205,18 @@ fn products_in_one_launch_are_those_of_several() {
         for Product { x, weight, y, residual } in case.op().products() {
             several.push(Matmul { x: x.unwrap(), products: [(weight, y)], residual });
         }
-        for hopper in [false, true] {
+        for kernels in [KernelSet::PORTABLE, KernelSet::ALL] {
             let left = |program: &Program| {
                 let weights = Checkpoint::in_memory(case.dtype(), case.weight_region());
                 let (card, layout) = (Card::open(0).unwrap(), &case.layout);
                 let mut gpu = Cuda::new(&card, &weights, &case.weights, layout, &|_| ()).unwrap();
-                gpu.set_options(Options { hopper, ..DEFAULT });
+                gpu.set_options(Options { kernels, ..DEFAULT });
                 gpu.write(layout.whole(), &bytemuck::cast_slice(&case.state())[..layout.bytes()])
                     .unwrap();
                 gpu.run(program).unwrap();
                 gpu.read(layout.whole()).unwrap().to_vec()
             };
-            assert!(left(&case.program) == left(&several), "{}, hopper: {hopper}", case.name);
+            assert!(left(&case.program) == left(&several), "{}, {kernels:?}", case.name);
         }
     }
 }

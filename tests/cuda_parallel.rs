@@ -12,6 +12,7 @@ mod steps;
 use std::path::PathBuf;
 
 use chaski::device::{Device, cuda};
+use chaski::kernel::KernelSet;
 use chaski::model::{Logits, Request, choose};
 use chaski::op::Program;
 use chaski::rank::Rank;
@@ -113,7 +114,7 @@ fn give_work(team: &mut Team, graphs: bool) {
             graphs,
             programmatic: true,
             synchronous: false,
-            hopper: false,
+            kernels: KernelSet::PORTABLE,
         });
         Ok(())
     };

@@ -60,6 +60,8 @@ pub struct Card {
     pub multiprocessors: u32,
     /// Compute capability, major and minor.
     pub capability: (u32, u32),
+    /// How work is given to it; of that it does what it can.
+    pub options: Options,
 }
 
 impl Card {
@@ -72,7 +74,8 @@ impl Card {
         let (name, multiprocessors) = (context.name()?, context.multiprocessors()?);
         let capability = context.capability()?;
         let kernels = Arc::new(Mutex::new(Kernels::new(&context)?));
-        Ok(Self { context, kernels, ordinal, name, multiprocessors, capability })
+        let options = Options::from_environment();
+        Ok(Self { context, kernels, ordinal, name, multiprocessors, capability, options })
     }
 
     /// From now on runs `source` in place of its kernel's own.
@@ -153,6 +156,8 @@ pub struct Cuda {
     link: Link,
     /// What the host does for several ranks, it does in this image of the state.
     mirror: Option<StateRegion>,
+    /// Compute capability.
+    capability: (u32, u32),
     gpu: Gpu,
     options: Options,
     weights: WeightRegion,
@@ -199,9 +204,7 @@ impl Cuda {
     ) -> Result<Self> {
         let link = Link::find(card, &*comm)?;
         let (context, own_bytes) = (&card.context, layout.own_bytes());
-        let mut options = Options::from_environment();
-        options.programmatic &= card.capability.0 >= 9;
-        options.hopper &= card.capability == (9, 0);
+        let options = card.options.on(card.capability);
         let start = Instant::now();
         let state = Region::allocate(context, own_bytes, "the KV cache and activations")?;
         let mut region = WeightRegion::allocate(context, weights)?;
@@ -211,7 +214,7 @@ impl Cuda {
         let gpu = Gpu {
             multiprocessors: card.multiprocessors,
             reaches_peers: link.reaches_peers(),
-            hopper: options.hopper,
+            kernels: options.kernels,
         };
         match checkpoint.is_synthetic() {
             true => {
@@ -234,6 +237,7 @@ impl Cuda {
             comm,
             cublas: None,
             link,
+            capability: card.capability,
             gpu,
             options,
             weights: region,
@@ -261,10 +265,10 @@ impl Cuda {
         &*self.comm
     }
 
-    /// Replaces the way in which work is given to the GPU.
+    /// Replaces the way in which work is given to the GPU; of that it does what it can.
     pub fn set_options(&mut self, options: Options) {
-        self.options = options;
-        self.gpu.hopper = options.hopper;
+        self.options = options.on(self.capability);
+        self.gpu.kernels = self.options.kernels;
     }
 
     /// Queues every kernel of `program`.

@@ -24,6 +24,7 @@ mod arch;
 pub mod compile;
 mod launch;
 pub mod nvrtc;
+mod set;
 pub mod signature;
 mod source;
 
@@ -32,6 +33,7 @@ use std::path::PathBuf;
 pub use arch::{ARCHS, Arch};
 pub use compile::Resources;
 pub use launch::{Arguments, Launch, Place, Region, TensorMap};
+pub use set::KernelSet;
 pub use source::Source;
 
 use crate::checkpoint::Dtype;

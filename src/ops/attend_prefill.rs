@@ -73,7 +73,7 @@ impl Op for AttendPrefill {
     fn launch(&self, gpu: &Gpu) -> Launch {
         /// Packed rows, tokens by the query heads of a KV head, that a block takes at once.
         const ROWS: usize = 128;
-        if gpu.hopper {
+        if gpu.kernels.contains(kernel::AttendPrefillHopper::KERNEL) {
             return AttendPrefillHopper(*self).launch(gpu);
         }
         assert!(self.queries.dtype == Dtype::F16 && self.cache.dtype == Dtype::F16);

@@ -56,7 +56,7 @@ impl Op for GateUpSwiglu {
     }
 
     fn launch(&self, gpu: &Gpu) -> Launch {
-        if gpu.hopper {
+        if gpu.kernels.contains(kernel::GateUpSwigluHopper::KERNEL) {
             return GateUpSwigluHopper(*self).launch(gpu);
         }
         let Weight { dtype, rows: ffn, cols: width, .. } = self.w_gate;

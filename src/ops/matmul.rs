@@ -55,7 +55,7 @@ impl<const N: usize> Op for Matmul<N> {
     }
 
     fn launch(&self, gpu: &Gpu) -> Launch {
-        if gpu.hopper {
+        if gpu.kernels.contains(kernel::MatmulHopper::KERNEL) {
             return MatmulHopper(*self).launch(gpu);
         }
         let [(weight, y), (weight_1, y_1), (weight_2, y_2)] = self.padded();

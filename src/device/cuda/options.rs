@@ -1,6 +1,8 @@
 //! What can be chosen about the CUDA executor.
 
-/// How work is given to the GPU; none of it changes a bit of the results.
+use crate::kernel::KernelSet;
+
+/// How work is given to the GPU. None of it changes a bit of the results but the choice of kernels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Options {
     /// Recorded programs are replayed as CUDA graphs.
@@ -9,8 +11,14 @@ pub struct Options {
     pub programmatic: bool,
     /// Every kernel is waited for, so that an error names the right one.
     pub synchronous: bool,
-    /// Prefill takes Hopper's own kernels, where the GPU is one.
-    pub hopper: bool,
+    /// Which kernels it runs, where several mean the same.
+    pub kernels: KernelSet,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { graphs: true, programmatic: true, synchronous: false, kernels: KernelSet::ALL }
+    }
 }
 
 impl Options {
@@ -22,7 +30,19 @@ impl Options {
             graphs: !is("CHASKI_GRAPHS", "off"),
             programmatic: !is("CHASKI_PDL", "off"),
             synchronous: is("CHASKI_SYNC", "on"),
-            hopper: is("CHASKI_HOPPER", "on"),
+            kernels: match is("CHASKI_HOPPER", "on") {
+                true => KernelSet::ALL,
+                false => KernelSet::PORTABLE,
+            },
+        }
+    }
+
+    /// Of these what a GPU of this compute capability can do.
+    pub fn on(self, capability: (u32, u32)) -> Self {
+        Self {
+            programmatic: self.programmatic && capability.0 >= 9,
+            kernels: self.kernels & KernelSet::of(capability),
+            ..self
         }
     }
 }
