@@ -7,7 +7,8 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use bytemuck::{Pod, Zeroable};
+use bytemuck::Pod;
+use memmap2::{MmapMut, MmapOptions};
 
 use crate::checkpoint::{Checkpoint, Dtype};
 use crate::comm::Communicator;
@@ -235,27 +236,23 @@ impl_slots!(a A, b B, c C, d D, e E, f F);
 impl_slots!(a A, b B, c C, d D, e E, f F, g G);
 impl_slots!(a A, b B, c C, d D, e E, f F, g G, h H);
 
-/// The state region in host memory, zeroed.
+/// The state region in host memory, zeroed: pages of the system's, so aligned for every element type and
+/// vector load.
 pub struct StateRegion {
-    lines: Box<[CacheLine]>,
+    bytes: MmapMut,
 }
 
-/// The unit of allocation: its alignment is what every element type and vector load needs.
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C, align(64))]
-struct CacheLine([u8; 64]);
-
 impl StateRegion {
-    /// Allocates what `layout` asks for. Pages that are never touched cost nothing.
+    /// Maps what `layout` asks for. A page that is never touched costs nothing.
     ///
     /// # Errors
     /// When the system refuses that much memory.
     pub fn allocate(layout: &Layout) -> Result<Self> {
-        let lines = layout.bytes().div_ceil(size_of::<CacheLine>());
-        match bytemuck::allocation::try_zeroed_slice_box(lines) {
-            Ok(lines) => Ok(Self { lines }),
-            Err(()) => Err(Error::failed(format!(
-                "cannot allocate {} bytes for the KV cache and activations; try a smaller --context",
+        match MmapOptions::new().len(layout.bytes().max(1)).map_anon() {
+            Ok(bytes) => Ok(Self { bytes }),
+            Err(error) => Err(Error::failed(format!(
+                "cannot allocate {} bytes for the KV cache and activations ({error}); try a smaller \
+                 --context",
                 layout.bytes()
             ))),
         }
@@ -263,7 +260,7 @@ impl StateRegion {
 
     /// The elements of `slot`.
     pub fn read<T: Pod>(&self, slot: Slot<T>) -> &[T] {
-        bytemuck::cast_slice(&bytemuck::cast_slice::<_, u8>(&self.lines)[slot.range()])
+        bytemuck::cast_slice(&self.bytes[slot.range()])
     }
 
     /// The elements of `slot`, to be changed in place.
@@ -277,7 +274,7 @@ impl StateRegion {
     }
 
     fn as_bytes_mut(&mut self) -> &mut [u8] {
-        bytemuck::cast_slice_mut(&mut self.lines)
+        &mut self.bytes
     }
 }
 

@@ -11,6 +11,7 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use chaski::kernel::KERNELS;
 use child::{End, end, start};
 use joined::{Variables, port, torchrun};
 use process::chaski;
@@ -114,6 +115,58 @@ fn logits_of_two_processes_are_those_of_one_with_two_ranks() {
     let at = port();
     answer(two(&ask, |process| torchrun(process, 2, at)));
     assert!(fs::read(&one).unwrap() == fs::read(&several).unwrap());
+}
+
+/// The built-in `norm_head` but for the sign of its logits.
+fn upside_down(folder: &Path) -> String {
+    let kernel = KERNELS.iter().find(|kernel| kernel.name == "norm_head").unwrap();
+    let source = kernel.source.replace("? a : b) * scale", "? a : b) * -scale");
+    assert_ne!(source, kernel.source);
+    fs::write(folder.join("upside_down.cu"), source).unwrap();
+    format!("norm_head={}", folder.join("upside_down.cu").display())
+}
+
+#[test]
+fn a_kernel_in_the_place_of_a_built_in_one_runs_on_every_rank() {
+    let folder = tempfile::tempdir().unwrap();
+    let kernel = upside_down(folder.path());
+    let ask = ["generate", "-m", MODEL, "--ids", "1,2,3", "-n", "4", "--print-ids", "--temp", "0"];
+    let ask = [&ask[..], &SIZES[..6], &PATIENT].concat();
+    let told = |more: &[&str]| {
+        let (status, ids, errors) = chaski(&[&ask[..], more].concat(), &[]);
+        assert_eq!(status, Some(0), "{more:?}: {errors}");
+        ids
+    };
+    let alone = told(&["--kernel", &kernel]);
+    assert_ne!(alone, told(&[]), "the logits' signs matter");
+    for split in [["--devices", "0,1"], ["--devices", "1,1"], ["--tensor-parallel", "2"]] {
+        assert_eq!(told(&[&split[..], &["--kernel", &kernel]].concat()), alone, "{split:?}");
+    }
+    let ask = [&ask[..], &["--join", "--kernel", &kernel]].concat();
+    let at = port();
+    assert_eq!(answer(two(&ask, |process| torchrun(process, 2, at))), alone);
+    // All processes are to run the same.
+    let [first, second] = trouble(&[], &["--kernel", &kernel], 2);
+    assert!(first.2[0].contains("model") && first.2 == second.2, "{first:?} {second:?}");
+}
+
+#[test]
+fn options_that_would_play_no_part_are_refused() {
+    let ids = ["--ids", "1,2"];
+    for (command, options, told) in [
+        (&["diff"][..], &["--tensor-parallel", "2"][..], "--tensor-parallel"),
+        (&["diff"], &["--devices", "0,1"], "--devices"),
+        (&["diff"], &["--device", "cuda"], "--device"),
+        (&["generate"], &["--device", "cuda:1", "--tensor-parallel", "2"], "--devices"),
+        (&["kernels", "bench"], &["--kernel", "norm_head=x.cu"], "--source"),
+        (&["kernels", "bench"], &["--pipeline-parallel", "2"], "--pipeline-parallel"),
+        (&["kernels", "bench"], &["--join"], "--join"),
+    ] {
+        let ids = if command[0] == "kernels" { &[][..] } else { &ids };
+        let ask = [command, ids, &["-m", MODEL, "--emulate", "2"], options].concat();
+        let (status, _, errors) = chaski(&ask, &[]);
+        assert!(status == Some(2) && errors.contains(told), "{ask:?}: {status:?} {errors}");
+    }
 }
 
 /// Long enough for machines that are busy.

@@ -4,6 +4,8 @@
 #include "sanitizer.h"
 
 #include <sys/mman.h>
+#include <unistd.h>
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -14,6 +16,7 @@ namespace {
 
 constexpr size_t kPage = 4096;
 constexpr size_t kAlignment = 256;  // what cuMemAlloc promises
+constexpr size_t kPoisonBytes = 8 << 20;
 
 // By address; what is freed stays, for messages. Outlives everything, as the machine does.
 std::map<uintptr_t, Allocation>& allocations = *new std::map<uintptr_t, Allocation>;
@@ -30,6 +33,39 @@ void forget_below(uintptr_t address, size_t bytes) {
 
 size_t round_up(size_t bytes, size_t to) { return (bytes + to - 1) / to * to; }
 
+// A file of 0xFF, in memory; -1 where the system has no such files.
+int poison_file() {
+    static int file = [] {
+        int made = memfd_create("chaski-poison", MFD_CLOEXEC);
+        if (made < 0 || ftruncate(made, kPoisonBytes) != 0) return -1;
+        void* all = mmap(nullptr, kPoisonBytes, PROT_READ | PROT_WRITE, MAP_SHARED, made, 0);
+        if (all == MAP_FAILED) return -1;
+        std::memset(all, 0xff, kPoisonBytes);
+        munmap(all, kPoisonBytes);
+        return made;
+    }();
+    return file;
+}
+
+// Fills fresh memory with 0xFF. Of a large one the pages are copies of a file's that are made when
+// they are written to: what nobody touches costs nothing.
+void poison(char* memory, size_t bytes) {
+    char* end = memory + bytes;
+    char* page = reinterpret_cast<char*>(round_up(reinterpret_cast<uintptr_t>(memory), kPage));
+    if (bytes < kPoisonBytes || poison_file() < 0) {
+        std::memset(memory, 0xff, bytes);
+        return;
+    }
+    std::memset(memory, 0xff, page - memory);
+    while (size_t piece = std::min<size_t>((end - page) / kPage * kPage, kPoisonBytes)) {
+        void* mapped = mmap(page, piece, PROT_READ | PROT_WRITE,
+                            MAP_PRIVATE | MAP_NORESERVE | MAP_FIXED, poison_file(), 0);
+        if (mapped == MAP_FAILED) break;  // too many maps: as it is then
+        page += piece;
+    }
+    std::memset(page, 0xff, end - page);
+}
+
 // Between two pages that may not be touched, as close to the second as the alignment allows.
 char* map(size_t bytes) {
     size_t body = round_up(bytes, kPage);
@@ -38,7 +74,7 @@ char* map(size_t bytes) {
     if (memory == MAP_FAILED) return nullptr;
     char* first = static_cast<char*>(memory) + kPage;
     if (mprotect(first, body, PROT_READ | PROT_WRITE) != 0) return nullptr;
-    if (modes().fill) std::memset(first, 0xff, body);
+    if (modes().fill) poison(first, body);
     return first + body - round_up(bytes, kAlignment);
 }
 
@@ -55,7 +91,7 @@ void* allocate(size_t bytes, int device) {
     void* memory = nullptr;
     if (sanitizer::address) {
         if (posix_memalign(&memory, kAlignment, bytes)) return nullptr;
-        if (modes().fill) std::memset(memory, 0xff, bytes);
+        if (modes().fill) poison(static_cast<char*>(memory), bytes);
     } else {
         memory = map(bytes);
     }

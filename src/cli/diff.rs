@@ -1,8 +1,9 @@
 //! `chaski diff`
 
-use super::args::{DiffArgs, ModelArgs};
-use super::model::{hardware, plan, prompt_ids, source};
+use super::args::{Device, DiffArgs, ModelArgs};
+use super::model::{hardware, plan, prompt_ids, set_threads, source};
 use super::output::print;
+use super::split::check_alone;
 use crate::checkpoint::Checkpoint;
 use crate::config::{Config, Dims};
 use crate::device::Hardware;
@@ -15,6 +16,11 @@ use crate::tokenizer::Tokenizer;
 /// # Errors
 /// When they part; and whatever keeps them from running.
 pub fn run(args: &DiffArgs) -> Result<()> {
+    check_alone(&args.model, "diff")?;
+    if args.model.device != Device::Auto || !args.model.split.devices.is_empty() {
+        return Err(Error::usage("diff compares what --a and --b name: leave --device out"));
+    }
+    set_threads(args.model.threads)?;
     let source = source(&args.model.model, &args.model.synthetic)?;
     let config = Config::load(&source)?;
     let dims = Dims::new(&config, 1)?;
@@ -34,7 +40,8 @@ pub fn run(args: &DiffArgs) -> Result<()> {
     // A GPU can do with less: the CPU does as it does.
     let leading = sides.iter().find(|(hardware, _)| matches!(hardware, Hardware::Gpu(_)));
     let (hardware, checkpoint) = leading.unwrap_or(&sides[0]);
-    let plan = plan(&args.model, hardware, &config, &dims, checkpoint, false, Some(ids.len()))?;
+    let context = Some(ids.len().max(args.model.context.unwrap_or(0)));
+    let plan = plan(&args.model, hardware, &config, &dims, checkpoint, false, context)?;
     let mut pair = Pair::new(&config, &plan, sides)?;
     let mut first = None;
     if !args.json {

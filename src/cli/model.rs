@@ -181,7 +181,16 @@ pub fn hardware(args: &ModelArgs, dims: &Dims, weights: Dtype) -> Result<Hardwar
         }
         suits => suits?,
     }
-    for KernelFile { name, file } in &args.kernel {
+    replace_kernels(&args.kernel, [&card])?;
+    Ok(Hardware::Gpu(card))
+}
+
+/// The sources that are to take the place of built-in ones.
+///
+/// # Errors
+/// One that cannot be read, or is in place of another kernel.
+pub fn kernel_sources(files: &[KernelFile]) -> Result<Vec<kernel::Source>> {
+    let read = |KernelFile { name, file }: &KernelFile| {
         let source = kernel::Source::read(file)?;
         if source.kernel.name != name {
             return Err(Error::usage(format!(
@@ -190,9 +199,24 @@ pub fn hardware(args: &ModelArgs, dims: &Dims, weights: Dtype) -> Result<Hardwar
                 source.kernel.name
             )));
         }
-        card.replace_kernel(source);
+        Ok(source)
+    };
+    files.iter().map(read).collect()
+}
+
+/// Has these sources run in place of built-in ones, on all of the GPUs.
+///
+/// # Errors
+/// As [`kernel_sources`].
+pub fn replace_kernels<'a>(
+    files: &[KernelFile],
+    cards: impl IntoIterator<Item = &'a Card>,
+) -> Result<()> {
+    let sources = kernel_sources(files)?;
+    for card in cards {
+        sources.iter().cloned().for_each(|source| card.replace_kernel(source));
     }
-    Ok(Hardware::Gpu(card))
+    Ok(())
 }
 
 /// The memory plan of a rank for these arguments on this machine. `context` overrides the arguments'.

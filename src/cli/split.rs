@@ -6,7 +6,7 @@ use sysinfo::System;
 
 use super::args::{Device, ModelArgs, SplitArgs};
 use super::launch::{Place, place};
-use super::model::{Opened, available_memory_bytes, hardware};
+use super::model::{Opened, available_memory_bytes, hardware, kernel_sources, replace_kernels};
 use super::output::note;
 use crate::checkpoint::Dtype;
 use crate::comm::{Hello, Link, excuse, join};
@@ -39,6 +39,26 @@ pub fn world(args: &ModelArgs) -> Result<usize> {
             "{world} ranks need as many --devices, and {devices} are given in each of {processes} \
              processes; one may stand there several times"
         ))),
+    }
+}
+
+/// That a command which runs on one device, or on those that it names itself, is asked for no others.
+///
+/// # Errors
+/// The first option that would play no part.
+pub fn check_alone(args: &ModelArgs, command: &str) -> Result<()> {
+    let SplitArgs { tensor_parallel, pipeline_parallel, devices, join, .. } = &args.split;
+    let given = [
+        ("--tensor-parallel", tensor_parallel.is_some_and(|ranks| ranks > 1)),
+        ("--pipeline-parallel", pipeline_parallel.is_some_and(|stages| stages > 1)),
+        ("--devices", devices.len() > 1),
+        ("--join", join.is_some()),
+    ];
+    match given.into_iter().find(|(_, given)| *given) {
+        None => Ok(()),
+        Some((option, _)) => {
+            Err(Error::usage(format!("{command} takes one rank: leave {option} out")))
+        }
     }
 }
 
@@ -75,13 +95,16 @@ pub fn team_hardware(args: &ModelArgs, dims: &Dims, weights: Dtype) -> Result<Ve
     }
     match &args.split.devices[..] {
         [ordinal] => Ok(vec![on(Device::Cuda(*ordinal))?]),
+        [] if world > 1 && matches!(args.device, Device::Cuda(1..)) => Err(Error::usage(format!(
+            "--device names one GPU, and there are {world} ranks: name theirs with --devices"
+        ))),
         [] if world == 1 => Ok(vec![on(args.device)?]),
         [] if matches!(on(args.device)?, Hardware::Cpu) => Ok(vec![Hardware::Cpu; world]),
         [] => {
             let all: Vec<u32> = (0..world as u32).collect();
-            cards(&all, dims, weights)
+            cards(args, &all, dims, weights)
         }
-        several => cards(several, dims, weights),
+        several => cards(args, several, dims, weights),
     }
 }
 
@@ -102,11 +125,11 @@ fn joined(args: &ModelArgs, place: &Place, dims: &Dims, weights: Dtype) -> Resul
         }
         (devices, _) => devices.to_vec(),
     };
-    cards(&ordinals, dims, weights)
+    cards(args, &ordinals, dims, weights)
 }
 
 /// One rank on each of these GPUs.
-fn cards(ordinals: &[u32], dims: &Dims, weights: Dtype) -> Result<Vec<Hardware>> {
+fn cards(args: &ModelArgs, ordinals: &[u32], dims: &Dims, weights: Dtype) -> Result<Vec<Hardware>> {
     let count = device_count()?;
     if let Some(missing) = ordinals.iter().find(|ordinal| **ordinal >= count) {
         return Err(Error::failed(format!(
@@ -117,9 +140,11 @@ fn cards(ordinals: &[u32], dims: &Dims, weights: Dtype) -> Result<Vec<Hardware>>
     let open = |ordinal: &u32| {
         let card = Card::open(*ordinal)?;
         card.suits(dims, weights)?;
-        Ok(Hardware::Gpu(card))
+        Ok(card)
     };
-    ordinals.iter().map(open).collect()
+    let cards: Vec<Card> = ordinals.iter().map(open).collect::<Result<_>>()?;
+    replace_kernels(&args.kernel, &cards)?;
+    Ok(cards.into_iter().map(Hardware::Gpu).collect())
 }
 
 /// What the ranks run on, for people.
@@ -180,7 +205,9 @@ fn join_others(opened: &Opened, args: &ModelArgs, place: Place, plan: &Plan) -> 
     let Opened { config, checkpoint, dims, hardware, .. } = opened;
     let sizes = Sizes { context: 0, ..plan.sizes };
     let tensors: Vec<_> = checkpoint.tensors().collect();
-    let hash = hash([&*format!("{config:?}{sizes:?}{tensors:?}")].into_iter());
+    let kernels = kernel_sources(&args.kernel)?;
+    let kernels: Vec<_> = kernels.iter().map(|source| (&source.text, &source.headers)).collect();
+    let hash = hash([&*format!("{config:?}{sizes:?}{tensors:?}{kernels:?}")].into_iter());
     let machine = System::host_name().unwrap_or_else(|_| "a machine without a name".to_owned());
     let hello = Hello {
         version: env!("CHASKI_VERSION").to_owned(),

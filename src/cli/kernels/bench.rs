@@ -16,6 +16,7 @@ use crate::cli::args::{KernelBenchArgs, ModelArgs};
 use crate::cli::bench::{common_fields, write_file};
 use crate::cli::model::{Opened, interrupt, open, set_threads};
 use crate::cli::output::{note, print, progress};
+use crate::cli::split::check_alone;
 use crate::config::Dims;
 use crate::device::Hardware;
 use crate::device::cuda::{Nvml, check_cublas};
@@ -38,15 +39,17 @@ const USUAL_CPU_CACHE: usize = 32 << 20;
 pub fn bench(args: &KernelBenchArgs, emulated: Option<u32>) -> Result<()> {
     let interrupt = interrupt()?;
     set_threads(args.model.threads)?;
+    if !args.model.kernel.is_empty() {
+        return Err(Error::usage("kernels bench times --source FILE.cu: leave --kernel out"));
+    }
     let contestants = contestants(args)?;
     let wanted = wanted(args, &contestants)?;
     if wanted.iter().any(|kernel| kernel.name == all_reduce::NAME) {
         return all_reduce::bench(args, &wanted, contestants[0].source(), interrupt, emulated);
     }
+    check_alone(&args.model, "kernels bench")?;
     let (model, opened) = fitted(args)?;
-    let [hardware] = &opened.hardware[..] else {
-        return Err(Error::usage("kernels are timed on one rank: leave --tensor-parallel out"));
-    };
+    let hardware = &opened.hardware[0];
     for source in contestants.iter().filter_map(Contestant::source) {
         let Hardware::Gpu(card) = hardware else {
             return Err(Error::usage(format!(
