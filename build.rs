@@ -54,11 +54,16 @@ fn main() -> ExitCode {
 
 /// For `--version`.
 fn tell_version() {
-    println!("cargo::rerun-if-changed=.git/HEAD");
-    println!("cargo::rerun-if-changed=.git/logs/HEAD");
-    let output = Command::new("git").args(["rev-parse", "--short=10", "HEAD"]).output();
-    let commit = output.ok().filter(|output| output.status.success());
-    let commit = commit.and_then(|output| String::from_utf8(output.stdout).ok());
+    let git = |arguments: &[&str]| {
+        let output = Command::new("git").args(arguments).output().ok()?;
+        String::from_utf8(output.stdout).ok().filter(|_| output.status.success())
+    };
+    // Not `.git/HEAD`: in a worktree that is no path, and the build would run anew every time.
+    let paths = git(&["rev-parse", "--git-path", "HEAD", "--git-path", "logs/HEAD"]);
+    for path in paths.iter().flat_map(|paths| paths.lines()) {
+        println!("cargo::rerun-if-changed={path}");
+    }
+    let commit = git(&["rev-parse", "--short=10", "HEAD"]);
     let commit = commit.as_deref().map_or("outside git", str::trim);
     println!("cargo::rustc-env=CHASKI_VERSION={} ({commit})", env!("CARGO_PKG_VERSION"));
 }
