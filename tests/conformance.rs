@@ -171,4 +171,28 @@ fn a_summary_is_json() {
     assert_eq!(list[1]["kernel"], "rms_norm");
     assert!(list[1]["cases"].as_u64() > Some(3), "{said}");
     assert_eq!(list[1]["wrong"], serde_json::json!([]));
+    assert_eq!(list[1]["device"], "Emulated GPU 0");
+}
+
+/// A process in which a kernel fails is lost for the others: they are checked in the next, which this
+/// fault strikes as well.
+#[test]
+fn a_kernel_that_ends_the_process_is_wrong_and_the_next_is_checked_in_another() {
+    let faulty = |fault: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_chaski"));
+        let kernels = ["embed", "rms_norm", "rope_append"];
+        command.args(["--emulate", "1", "kernels", "check", "--cases", "few", "--json"]);
+        command.args(kernels).env("CHASKI_EMULATE_FAULT", fault).output().unwrap()
+    };
+    let output = faulty("cuLaunchKernelEx:2:700");
+    let list: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    for (at, kernel) in ["embed", "rms_norm", "rope_append"].into_iter().enumerate() {
+        assert_eq!(list[at]["kernel"], kernel);
+        assert!(list[at]["wrong"][0].as_str().unwrap().contains("case: "), "{list}");
+    }
+    // A GPU that cannot be had is no kernel's fault.
+    let output = faulty("cuInit:1:100");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!((output.status.code(), &output.stdout[..]), (Some(1), &b"[]\n"[..]), "{errors}");
+    assert!(errors.starts_with("chaski: ") && errors.lines().count() == 1, "{errors}");
 }

@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde_json::{Value, json};
 
 use super::bench::Watchdog;
-use super::check::{passed, time_limit};
+use super::check::passed;
+use super::watch::time_limit;
 use crate::bench::{Row, Table, watched};
 use crate::cli::args::{Device, KernelBenchArgs};
 use crate::cli::model::source as model_source;

@@ -9,8 +9,9 @@ use std::thread;
 use std::time::Duration;
 
 use super::all_reduce;
-use super::check::{endless, passed, time_limit};
+use super::check::passed;
 use super::find;
+use super::watch::{endless, time_limit};
 use crate::bench::{Ceilings, Conditions, Row, Table, watched};
 use crate::cli::args::{KernelBenchArgs, ModelArgs};
 use crate::cli::bench::{common_fields, write_file};

@@ -4,6 +4,7 @@ mod all_reduce;
 mod bench;
 mod check;
 mod list;
+mod watch;
 mod worker;
 
 use super::args::KernelsCommand;

@@ -1,9 +1,8 @@
-//! The process that runs one kernel's cases under one checker: whatever a broken kernel does to it, the
+//! The process that runs kernels' cases under one checker: whatever a broken kernel does to it, the
 //! one that started it goes on. It reports on standard output, in lines of JSON.
 
 use std::io::{self, Read};
 use std::thread;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -20,10 +19,12 @@ const MOST_WRONG: usize = 3;
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Event {
-    /// This case begins, of so many.
-    Begin { case: String, of: usize },
+    /// The cases of the next kernel come, on a GPU of this name.
+    Kernel { device: String },
+    /// This case begins.
+    Begin { case: String },
     /// It has ended, with nothing wrong or this.
-    End { seconds: f64, wrong: Option<String> },
+    End { wrong: Option<String> },
 }
 
 impl Event {
@@ -34,12 +35,12 @@ impl Event {
     }
 }
 
-/// Runs the cases of `kernel`, or of `source` in its place, on the GPU of number `device`.
+/// Runs the cases of `kernels`, or of `source` in place of the one, on the GPU of number `device`.
 ///
 /// # Errors
-/// When the GPU, or the kernel on it, fails.
+/// When the GPU, or a kernel on it, fails.
 pub fn work(
-    kernel: &Kernel,
+    kernels: &[&Kernel],
     source: Option<Source>,
     device: u32,
     (effort, orders): (Effort, &[Order]),
@@ -53,19 +54,21 @@ pub fn work(
     if let Some(source) = source {
         card.replace_kernel(source);
     }
-    let cases = match kernel.suits(card.capability) {
-        true => conformance::cases(kernel.name, effort),
-        false => Vec::new(),
-    };
-    let mut wrong = 0;
-    for case in &cases {
-        Event::Begin { case: case.name.clone(), of: cases.len() }.tell()?;
-        let outcome = conformance::run(case, &card, orders)?;
-        let seconds = Duration::as_secs_f64(&outcome.time);
-        wrong += usize::from(outcome.wrong.is_some());
-        Event::End { seconds, wrong: outcome.wrong }.tell()?;
-        if wrong == MOST_WRONG {
-            break;
+    for kernel in kernels {
+        Event::Kernel { device: card.name.clone() }.tell()?;
+        let cases = match kernel.suits(card.capability) {
+            true => conformance::cases(kernel.name, effort),
+            false => Vec::new(),
+        };
+        let mut wrong = 0;
+        for case in &cases {
+            Event::Begin { case: case.name.clone() }.tell()?;
+            let outcome = conformance::run(case, &card, orders)?;
+            wrong += usize::from(outcome.wrong.is_some());
+            Event::End { wrong: outcome.wrong }.tell()?;
+            if wrong == MOST_WRONG {
+                break;
+            }
         }
     }
     Ok(())

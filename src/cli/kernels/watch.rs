@@ -1,0 +1,205 @@
+//! Listens to the processes that check kernels (`worker`).
+
+use std::io::{self, BufRead, BufReader, Read};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::check::{Checked, effort};
+use super::worker::Event;
+use crate::cli::args::CheckArgs;
+use crate::conformance::{Effort, report};
+use crate::device::cuda::Sanitizer;
+use crate::error::{Error, Result};
+use crate::kernel::{Kernel, Source};
+
+/// Runs these kernels' cases in another process, those after one that has ended it in yet another, and
+/// tells `each` what has come of a kernel.
+///
+/// # Errors
+/// When a process ends before it has come to a kernel; what `each` returns.
+pub(super) fn watch(
+    kernels: &[&'static Kernel],
+    source: Option<&Source>,
+    (args, sanitizer): (&CheckArgs, Sanitizer),
+    emulated: Option<u32>,
+    each: &mut dyn FnMut(Checked) -> Result<()>,
+) -> Result<()> {
+    let limit = time_limit(args.time_limit, emulated);
+    let mut left = kernels.iter();
+    while !left.as_slice().is_empty() {
+        let process = Process::start(worker(left.as_slice(), args, emulated, sanitizer)?)?;
+        let (mut current, mut running): (Option<Checked>, _) = (None, None);
+        let mut since = Instant::now();
+        let in_time = loop {
+            let event = process.events.recv_timeout(limit);
+            if let Some(checked) = &mut current {
+                checked.seconds = since.elapsed().as_secs_f64();
+            }
+            match (event, &mut current) {
+                (Ok(Event::Kernel { device }), _) => {
+                    let kernel = left.next().expect("one of those that it was given");
+                    let (cases, seconds, wrong) = (0, 0.0, Vec::new());
+                    let next = Checked { kernel, device, sanitizer, cases, seconds, wrong };
+                    current.replace(next).map_or(Ok(()), &mut *each)?;
+                    since = Instant::now();
+                }
+                (Ok(Event::Begin { case }), _) => running = Some(case),
+                (Ok(Event::End { wrong }), Some(checked)) => {
+                    checked.cases += 1;
+                    let case = running.take().unwrap_or_default();
+                    checked.wrong.extend(wrong.map(|wrong| format!("{case}: {wrong}")));
+                }
+                (Ok(Event::End { .. }), None) => unreachable!("a case is of a kernel"),
+                (Err(RecvTimeoutError::Disconnected), _) => break true,
+                (Err(RecvTimeoutError::Timeout), _) => break false,
+            }
+        };
+        let (status, errors) = process.end(in_time)?;
+        let Some(mut checked) = current else {
+            let late = || format!("the GPU is not ready after {} s", limit.as_secs_f64());
+            return Err(Error::failed(if in_time { reason(status, &errors) } else { late() }));
+        };
+        let source = source.cloned().unwrap_or_else(|| checked.kernel.into());
+        checked.wrong.extend(match in_time {
+            true => last_words(status, running, &errors, &source),
+            false => vec![of_case(&endless(checked.kernel, limit), running.as_deref())],
+        });
+        each(checked)?;
+    }
+    Ok(())
+}
+
+/// One that checks.
+struct Process {
+    child: Child,
+    events: Receiver<Event>,
+    errors: thread::JoinHandle<String>,
+    /// It ends when this does.
+    _input: Option<ChildStdin>,
+}
+
+impl Process {
+    fn start(mut command: Command) -> Result<Self> {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().map_err(failed)?;
+        let (events, errors) = (events_of(&mut child), errors_of(&mut child));
+        Ok(Self { events, errors, _input: child.stdin.take(), child })
+    }
+
+    /// How it has ended, or is made to unless it ends `by_itself`, and what it wrote on standard error.
+    fn end(mut self, by_itself: bool) -> Result<(ExitStatus, String)> {
+        if !by_itself {
+            self.child.kill().map_err(failed)?;
+        }
+        let status = self.child.wait().map_err(failed)?;
+        Ok((status, self.errors.join().unwrap_or_default()))
+    }
+}
+
+fn failed(error: io::Error) -> Error {
+    Error::failed(format!("cannot have a process check kernels: {error}"))
+}
+
+/// How long a kernel may take over what is done in well under a second.
+pub fn time_limit(given: Option<f64>, emulated: Option<u32>) -> Duration {
+    let usual = if emulated.is_some() { 600.0 } else { 60.0 };
+    Duration::from_secs_f64(given.unwrap_or(usual))
+}
+
+/// What is said of a kernel that was ended.
+pub fn endless(kernel: &Kernel, limit: Duration) -> String {
+    format!("kernel {}: no end of it in {} s", kernel.name, limit.as_secs_f64())
+}
+
+/// All that the process writes on standard error.
+fn errors_of(child: &mut Child) -> thread::JoinHandle<String> {
+    let mut errors = child.stderr.take().expect("piped");
+    thread::spawn(move || {
+        let mut text = Vec::new();
+        // What cannot be read is missing from a message that is incomplete anyway.
+        let _ = errors.read_to_end(&mut text);
+        String::from_utf8_lossy(&text).into_owned()
+    })
+}
+
+/// What the process tells, as it comes.
+fn events_of(child: &mut Child) -> Receiver<Event> {
+    let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+    let (told, events) = mpsc::channel();
+    thread::spawn(move || {
+        let events = lines.map_while(|line| line.ok());
+        let mut events = events.filter_map(|line| serde_json::from_str(&line).ok());
+        // An error means that nobody listens any more.
+        events.try_for_each(|event| told.send(event))
+    });
+    events
+}
+
+fn of_case(what: &str, case: Option<&str>) -> String {
+    match case {
+        Some(case) => format!("{}\n  case: {case}", what.trim_end()),
+        None => what.trim_end().to_owned(),
+    }
+}
+
+/// What the process said that ended in the middle of a case, or that a sanitizer had something to tell.
+fn last_words(
+    status: ExitStatus,
+    case: Option<String>,
+    errors: &str,
+    source: &Source,
+) -> Vec<String> {
+    let of_case = |what: &str| of_case(what, case.as_deref());
+    let reports = report::read(errors, source);
+    if !reports.is_empty() {
+        return reports.iter().map(|report| of_case(report)).collect();
+    }
+    if status.success() {
+        return Vec::new();
+    }
+    vec![of_case(&reason(status, errors))]
+}
+
+/// Why the process has failed: its own message, or the last line of what ended it.
+fn reason(status: ExitStatus, errors: &str) -> String {
+    let own = errors.rsplit_once("chaski: ").map(|(_, message)| message);
+    let last = || errors.lines().rev().find(|line| !line.trim().is_empty());
+    let none = || format!("the process that checks ended with {status}");
+    own.or_else(last).map_or_else(none, |reason| reason.trim_end().to_owned())
+}
+
+/// The process that runs the cases.
+fn worker(
+    kernels: &[&Kernel],
+    args: &CheckArgs,
+    emulated: Option<u32>,
+    sanitizer: Sanitizer,
+) -> Result<Command> {
+    let this = std::env::current_exe();
+    let this = this.map_err(|error| Error::failed(format!("cannot find myself: {error}")))?;
+    let mut command = Command::new(this);
+    if let Some(devices) = emulated {
+        command.arg("--emulate").arg(devices.to_string());
+    }
+    command.args(["kernels", "check", "--worker", "--sanitize", sanitizer.name()]);
+    command.args(kernels.iter().map(|kernel| kernel.name));
+    command.arg("--device").arg(format!("cuda:{}", args.device));
+    if let Some(source) = &args.source {
+        command.arg("--source").arg(source);
+    }
+    command.arg("--cases").arg(match effort(args, emulated, sanitizer) {
+        Effort::Few => "few",
+        Effort::Quick => "quick",
+        Effort::Usual => "usual",
+        Effort::Thorough => "thorough",
+    });
+    for (name, mut value) in sanitizer.environment()? {
+        if name == "TSAN_OPTIONS" {
+            value.push(" halt_on_error=1"); // one race is enough
+        }
+        command.env(name, value);
+    }
+    Ok(command)
+}
