@@ -40,26 +40,30 @@ pub fn check(args: &CheckArgs, emulated: Option<u32>) -> Result<()> {
         };
         return worker::work(&kernels, source, args.device, (effort, orders), emulated);
     }
-    let mut results = Vec::new();
+    let (mut checks, mut wrong) = (0, 0);
+    let mut tell = |checked: Checked| {
+        let text = match (args.json, checks) {
+            (false, _) => checked.text(),
+            (true, 0) => format!("[\n{:#}", checked.json()),
+            (true, _) => format!(",\n{:#}", checked.json()),
+        };
+        checks += 1;
+        wrong += usize::from(!checked.wrong.is_empty());
+        print(&text)
+    };
     let ended = sanitizers.into_iter().try_for_each(|sanitizer| {
         // What a sanitizer reports does not say which kernel it is of.
         let together = if sanitizer == Sanitizer::None { kernels.len() } else { 1 };
-        kernels.chunks(together).try_for_each(|kernels| {
-            watch(kernels, source.as_ref(), (args, sanitizer), emulated, &mut |checked| {
-                results.push(checked);
-                let text = results.last().filter(|_| !args.json).map(Checked::text);
-                text.map_or(Ok(()), |text| print(&text))
-            })
-        })
+        let mut some = kernels.chunks(together);
+        some.try_for_each(|some| watch(some, &source, (args, sanitizer), emulated, &mut tell))
     });
     if args.json {
-        let list: Vec<_> = results.iter().map(Checked::json).collect();
-        print(&format!("{:#}\n", json!(list)))?;
+        print(if checks == 0 { "[]\n" } else { "\n]\n" })?;
     }
     ended?;
-    match results.iter().filter(|result| !result.wrong.is_empty()).count() {
+    match wrong {
         0 => Ok(()),
-        wrong => Err(Error::failed(format!("{wrong} of {} checks failed", results.len()))),
+        _ => Err(Error::failed(format!("{wrong} of {checks} checks failed"))),
     }
 }
 
@@ -157,7 +161,8 @@ pub fn passed(
         worker: false,
     };
     let (kernels, mut wrong) = ([source.kernel], Vec::new());
-    watch(&kernels, Some(source), (&args, Sanitizer::None), emulated, &mut |checked| {
+    let source = Some(source.clone());
+    watch(&kernels, &source, (&args, Sanitizer::None), emulated, &mut |checked| {
         wrong = checked.wrong;
         Ok(())
     })?;
@@ -165,7 +170,8 @@ pub fn passed(
         None => Ok(()),
         Some(wrong) => {
             let wrong = wrong.lines().next().unwrap_or_default();
-            Err(Error::failed(format!("{} does not pass kernels check: {wrong}", source.path)))
+            let path = &args.source.as_ref().expect("given").display();
+            Err(Error::failed(format!("{path} does not pass kernels check: {wrong}")))
         }
     }
 }

@@ -21,7 +21,7 @@ use crate::kernel::{Kernel, Source};
 /// When a process ends before it has come to a kernel; what `each` returns.
 pub(super) fn watch(
     kernels: &[&'static Kernel],
-    source: Option<&Source>,
+    source: &Option<Source>,
     (args, sanitizer): (&CheckArgs, Sanitizer),
     emulated: Option<u32>,
     each: &mut dyn FnMut(Checked) -> Result<()>,
@@ -61,7 +61,7 @@ pub(super) fn watch(
             let late = || format!("the GPU is not ready after {} s", limit.as_secs_f64());
             return Err(Error::failed(if in_time { reason(status, &errors) } else { late() }));
         };
-        let source = source.cloned().unwrap_or_else(|| checked.kernel.into());
+        let source = source.clone().unwrap_or_else(|| checked.kernel.into());
         checked.wrong.extend(match in_time {
             true => last_words(status, running, &errors, &source),
             false => vec![of_case(&endless(checked.kernel, limit), running.as_deref())],
