@@ -125,30 +125,91 @@ fn control_tokens_are_found_in_text() {
     assert_eq!(tokenizer.decode(&ids, true).unwrap(), "Hello <|eot_id<|eot_id|> world");
 }
 
+/// Around a text stands what `AutoTokenizer` puts there, and in it are the tokens that all of a
+/// folder's files name.
 #[test]
-fn bos_is_there_once() {
-    let tokenizer = tiny();
-    let bos = tokenizer.bos().unwrap();
-    assert_eq!(Some(bos), tokenizer.id("<|begin_of_text|>"));
-    assert_eq!(tokenizer.with_bos(vec![]), [bos]);
-    assert_eq!(tokenizer.with_bos(vec![7, bos]), [bos, 7, bos]);
-    assert_eq!(tokenizer.with_bos(vec![bos, bos, 7]), [bos, 7]);
+fn texts_have_the_ids_of_auto_tokenizer() {
+    let golden: Value = serde_json::from_slice(&golden("tokenizers.json")).unwrap();
+    let cases = golden["cases"].as_array().unwrap();
+    assert!(cases.len() > 40);
+    let mut wrong = Vec::new();
+    for case in cases {
+        let mut definition = golden["bases"][case["base"].as_str().unwrap()].clone();
+        for (key, value) in case["tokenizer"].as_object().unwrap() {
+            definition[key] = value.clone();
+        }
+        let mut files = vec![("tokenizer.json", definition.to_string().into_bytes())];
+        for (name, content) in case["files"].as_object().unwrap() {
+            files.push((name, content.to_string().into_bytes()));
+        }
+        let files: Vec<_> = files.iter().map(|(name, bytes)| (*name, &bytes[..])).collect();
+        let tokenizer = load(&files);
+        for (text, ids) in case["encoded"].as_object().unwrap() {
+            let ours = json!(tokenizer.surround(tokenizer.encode(text).unwrap()));
+            if ours != *ids {
+                wrong.push(format!("{}: {text:?} is {ids}, not {ours}", case["name"]));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// What a file names is a control token, which plain text never becomes, also where the
+/// tokenizer.json does not call it special.
+#[test]
+fn what_the_folder_names_is_a_control_token() {
+    let mut definition = llama2(true);
+    definition["added_tokens"] = json!([{"id": 2, "content": "</s>", "special": false}]);
+    let definition = definition.to_string();
+    let config = json!({
+        "bos_token": "<s>", "eos_token": "</s>", "pad_token": "h", "unk_token": "<unk>",
+        "added_tokens_decoder": {
+            "277": {"content": "[turn]", "special": true},
+            "278": {"content": "[word]", "special": false, "normalized": false},
+        },
+    })
+    .to_string();
+    let files =
+        [("tokenizer.json", definition.as_bytes()), ("tokenizer_config.json", config.as_bytes())];
+    let tokenizer = load(&files);
+    for (text, id) in [("<s>", 1), ("</s>", 2), ("[turn]", 277)] {
+        assert_eq!(tokenizer.id(text), Some(id));
+        assert!(!tokenizer.encode_text(&format!("a {text} b")).unwrap().contains(&id), "{text}");
+    }
+    assert!(tokenizer.encode_text("hello[word]").unwrap().ends_with(&[278]));
+    assert_eq!(tokenizer.decode(&tokenizer.encode_text("hh").unwrap(), false).unwrap(), "hh");
+    assert_eq!(tokenizer.special_token("pad_token"), Some("h"));
+}
+
+/// Nothing names a BOS where only Meta's ranks are: they have it, unless the configuration says no.
+#[test]
+fn ranks_begin_with_bos() {
+    let ranks = golden("tiny.tiktoken");
+    let with = |config: &str| {
+        load(&[("tokenizer.model", &ranks), ("tokenizer_config.json", config.as_bytes())])
+    };
+    let bos = tiny().id("<|begin_of_text|>").unwrap();
+    assert_eq!((tiny().bos(), tiny().before_text()), (Some(bos), &[bos][..]));
+    assert_eq!(with("{}").surround(vec![bos, 7]), [bos, bos, 7]);
+    assert_eq!(with(r#"{"add_bos_token": false}"#).surround(vec![7]), [7]);
+    let eot = tiny().id("<|eot_id|>").unwrap();
+    let listed = format!(r#"{{"added_tokens_decoder": {{"{eot}": {{"content": "<end>"}}}}}}"#);
+    assert_eq!(with(&listed).encode("<end>").unwrap().len(), 1);
 }
 
 #[test]
-fn bos_is_what_the_configuration_names() {
+fn what_counts_for_nothing_is_told() {
     let definition = llama2(true).to_string();
-    let bos = |config: &str| {
+    let remark = |config: &str| {
         let files = [
             ("tokenizer.json", definition.as_bytes()),
             ("tokenizer_config.json", config.as_bytes()),
         ];
-        load(&files).bos()
+        load(&files).remark().map(str::to_owned)
     };
-    assert_eq!(bos("{}"), Some(1));
-    assert_eq!(bos(r#"{"bos_token": null}"#), Some(1));
-    assert_eq!(bos(r#"{"bos_token": "</s>"}"#), Some(2));
-    assert_eq!(bos(r#"{"bos_token": {"content": "</s>", "lstrip": false}}"#), Some(2));
+    assert_eq!(remark("{}"), None);
+    assert_eq!(remark(r#"{"add_bos_token": false}"#), None);
+    assert!(remark(r#"{"add_bos_token": true}"#).unwrap().contains("puts no BOS before a text"));
 }
 
 /// Expected ids and texts are those of the Python `tokenizers` package for the same files.
@@ -299,6 +360,8 @@ fn broken_files_are_refused_in_one_line() {
         (edited("/model/continuing_subword_prefix", json!("####")), "continuing_subword_prefix"),
         (edited("/model/dropout", json!(0.5)), "dropout"),
         (edited("/pre_tokenizer", json!({"type": "Unheard"})), "pre_tokenizer: "),
+        (edited("/post_processor", json!({"type": "Unheard"})), "post_processor: "),
+        (edited("/post_processor", template(&["A", "A"])), "post_processor does not keep a text"),
         (edited("/pre_tokenizer", split("(")), "pre_tokenizer: "),
         (edited("/normalizer", json!([1])), "normalizer: "),
         (edited("/decoder", Value::Null), "has no decoder"),
@@ -328,12 +391,16 @@ fn broken_files_are_refused_in_one_line() {
         assert!(error.contains("/tokenizer.model: ") && error.contains(what), "{error}");
     }
     assert!(error_of(&[]).contains("tokenizer.json: no such file"));
-    let config = br#"{"bos_token": "<|nothing|>"}"#;
-    let error = error_of(&[("tokenizer.model", &good), ("tokenizer_config.json", config)]);
-    assert!(
-        error.contains("tokenizer_config.json: bos_token \"<|nothing|>\" is no control token"),
-        "{error}"
-    );
+    let configs = [
+        (r#"{"bos_token": 5}"#, "bos_token is 5: a text is needed"),
+        (r#"{"added_tokens_decoder": {"x": {"content": "y"}}}"#, "does not map ids to tokens"),
+        ("[]", "a list in place of a JSON object"),
+    ];
+    for (config, what) in configs {
+        let files = [("tokenizer.model", &good[..]), ("tokenizer_config.json", config.as_bytes())];
+        let error = error_of(&files);
+        assert!(error.contains("/tokenizer_config.json: ") && error.contains(what), "{error}");
+    }
 }
 
 fn edited(pointer: &str, value: Value) -> String {
@@ -350,6 +417,16 @@ fn edited(pointer: &str, value: Value) -> String {
 
 fn split(pattern: &str) -> Value {
     json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false})
+}
+
+/// A post-processor of nothing but sequences.
+fn template(single: &[&str]) -> Value {
+    let sequence = |name: &&str| json!({"Sequence": {"id": name, "type_id": 0}});
+    let single: Vec<_> = single.iter().map(sequence).collect();
+    let pair: Vec<_> = ["A", "B"].iter().map(sequence).collect();
+    json!({
+        "type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": {},
+    })
 }
 
 proptest! {

@@ -59,8 +59,8 @@ impl Chat {
     pub fn load(source: &Source, tokenizer: &Tokenizer, style: ChatStyle) -> Result<Self> {
         let native = || Llama3::new(tokenizer).map(Format::Native);
         let template = || {
-            let bos = tokenizer.bos().and_then(|id| tokenizer.control_text(id));
-            ChatTemplate::load(source, bos).map(|template| Format::Template(Box::new(template)))
+            let special = tokenizer.special_tokens().clone();
+            ChatTemplate::load(source, special).map(|template| Format::Template(Box::new(template)))
         };
         let format = match style {
             ChatStyle::Auto if Llama3::suits(tokenizer) => native()?,
@@ -69,7 +69,7 @@ impl Chat {
         };
         let eos = match &format {
             Format::Native(_) => None,
-            Format::Template(template) => template.special_token("eos_token"),
+            Format::Template(_) => tokenizer.special_token("eos_token"),
         };
         let mut stop_ids: Vec<_> =
             STOPS.into_iter().chain(eos).filter_map(|text| tokenizer.id(text)).collect();
@@ -86,21 +86,23 @@ impl Chat {
         Ok(self)
     }
 
-    /// The ids of a conversation, with BOS once; with the header of the assistant's answer at the
-    /// end if that is to follow.
+    /// The ids of a conversation, with the header of the assistant's answer at the end if that is to
+    /// follow. BOS is there if the format has it.
     pub fn encode(
         &self,
         tokenizer: &Tokenizer,
         messages: &[Message],
         add_assistant_header: bool,
     ) -> Result<Vec<u32>> {
-        let ids = match &self.format {
-            Format::Native(format) => format.encode(tokenizer, messages, add_assistant_header),
+        match &self.format {
+            Format::Native(format) => {
+                let more = format.encode(tokenizer, messages, add_assistant_header)?;
+                Ok(tokenizer.bos().into_iter().chain(more).collect())
+            }
             Format::Template(template) => {
                 template.encode(tokenizer, messages, add_assistant_header)
             }
-        };
-        Ok(tokenizer.with_bos(ids?))
+        }
     }
 
     /// The ids that come after those of a conversation when `messages` are added to it: those of

@@ -17,7 +17,7 @@ use super::{Message, failed, guard, python};
 use crate::error::{Error, Result};
 use crate::json;
 use crate::source::Source;
-use crate::tokenizer::{Tokenizer, token_text};
+use crate::tokenizer::Tokenizer;
 
 const NAME: &str = "chat_template";
 const CONFIG: &str = "tokenizer_config.json";
@@ -58,9 +58,9 @@ impl std::fmt::Display for Raised {
 impl std::error::Error for Raised {}
 
 impl ChatTemplate {
-    /// Reads `chat_template.jinja`, or else the template in `tokenizer_config.json`. `bos` is what
-    /// `bos_token` is in the template where that file does not say.
-    pub fn load(source: &Source, bos: Option<&str>) -> Result<Self> {
+    /// Reads `chat_template.jinja`, or else the template in `tokenizer_config.json`, which sees the
+    /// texts of special tokens by their role.
+    pub fn load(source: &Source, special_tokens: BTreeMap<String, String>) -> Result<Self> {
         let config = match source.read(CONFIG)? {
             Some(text) => {
                 json::parse_object(&text).map_err(|what| failed(&source.path(CONFIG), &what))?
@@ -72,17 +72,8 @@ impl ChatTemplate {
             None => (source.path(CONFIG), template_in(&config).map(str::to_owned)),
         };
         let template = template.map_err(|what| failed(&path, &what))?;
-        let special_tokens = bos
-            .map(|bos| ("bos_token".to_owned(), bos.to_owned()))
-            .into_iter()
-            .chain(named_tokens(config))
-            .collect();
         let environment = apart(|| environment(template)).map_err(|what| failed(&path, &what))?;
         Ok(Self { environment, special_tokens, path })
-    }
-
-    pub fn special_token(&self, name: &str) -> Option<&str> {
-        self.special_tokens.get(name).map(String::as_str)
     }
 
     /// Makes `strftime_now` tell of the first second of `date`.
@@ -145,12 +136,6 @@ fn apart<T: Send + 'static>(
         RecvTimeoutError::Timeout => Err(ENDLESS.to_owned()),
         RecvTimeoutError::Disconnected => Err("the chat template cannot be run".to_owned()),
     })
-}
-
-/// `bos_token` and the like in a tokenizer_config.json.
-fn named_tokens(config: Map<String, serde_json::Value>) -> impl Iterator<Item = (String, String)> {
-    let tokens = config.into_iter().filter(|(key, _)| key.ends_with("_token"));
-    tokens.filter_map(|(key, value)| Some((key, token_text(&value)?.to_owned())))
 }
 
 /// The template in a tokenizer_config.json: a string, or the one of several that is the default.
@@ -242,11 +227,14 @@ fn describe(error: &minijinja::Error) -> String {
 mod tests {
     use super::*;
 
-    fn template(template: &str, config: serde_json::Value) -> Result<ChatTemplate> {
+    /// A template that sees the special tokens of a golden case.
+    fn template(template: &str, case: &serde_json::Value) -> Result<ChatTemplate> {
         let directory = tempfile::TempDir::new().unwrap();
-        std::fs::write(directory.path().join(CONFIG), config.to_string()).unwrap();
         std::fs::write(directory.path().join(FILE), template).unwrap();
-        ChatTemplate::load(&Source::Directory(directory.path().to_owned()), None)
+        let special = ["bos_token", "eos_token"].into_iter();
+        let special =
+            special.filter_map(|role| Some((role.to_owned(), case[role].as_str()?.to_owned())));
+        ChatTemplate::load(&Source::Directory(directory.path().to_owned()), special.collect())
     }
 
     /// Renderings by `transformers`, and the messages of what its templates raise.
@@ -259,7 +247,7 @@ mod tests {
         for golden in golden["templates"].as_array().unwrap() {
             for case in golden["cases"].as_array().unwrap() {
                 let source = golden["template"].as_str().unwrap();
-                let mut template = template(source, case.clone()).unwrap();
+                let mut template = template(source, case).unwrap();
                 template.set_date(jiff::civil::date(2024, 7, 26)).unwrap();
                 let messages: Vec<Message> =
                     serde_json::from_value(case["messages"].clone()).unwrap();
@@ -309,7 +297,7 @@ mod tests {
             let links = (MAX_SOURCE_BYTES - "{{ 1 }}".len()) / link.len();
             let source = format!("{{{{ 1{} }}}}", link.repeat(links));
             let rendered =
-                template(&source, serde_json::json!({})).and_then(|t| t.render(&[], true));
+                template(&source, &serde_json::json!({})).and_then(|t| t.render(&[], true));
             assert_eq!(rendered.is_ok(), ["+1", "|e", "<1"].contains(&link), "{link}");
         }
     }

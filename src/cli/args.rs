@@ -356,7 +356,7 @@ pub struct TokenizeArgs {
     #[command(flatten)]
     pub source: TokenizeSource,
 
-    /// Begin with the BOS token (a conversation always does)
+    /// Begin with BOS, if the tokenizer puts it before a text (a conversation has what its format says)
     #[arg(long)]
     pub bos: bool,
 

@@ -306,7 +306,8 @@ pub fn stop_ids(args: &StopArgs, config: &Config, of_chat: &[u32]) -> Vec<u32> {
     models.chain(&args.stop_id).copied().collect()
 }
 
-/// The prompt's ids: those given, random ones, or the text's with one BOS before them.
+/// The prompt's ids: those given, random ones, or the text's with BOS before them, where the tokenizer
+/// puts it.
 pub fn prompt_ids(
     args: &PromptArgs,
     tokenizer: &Result<Tokenizer>,
@@ -326,10 +327,19 @@ pub fn prompt_ids(
         (None, Some(file)) => read_text(file)?,
         (None, None) => unreachable!("clap requires one of them"),
     };
-    let tokenizer = needed(tokenizer)?;
-    let mut ids = tokenizer.encode(&text)?;
-    if tokenizer.bos().is_some() {
-        ids = tokenizer.with_bos(ids);
+    text_ids(needed(tokenizer)?, &text)
+}
+
+/// The ids of a text to be continued or scored, with a line where its BOS is not what one may expect.
+pub fn text_ids(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>> {
+    let ids = tokenizer.surround(tokenizer.encode(text)?);
+    if let Some(remark) = tokenizer.remark() {
+        note(remark);
+    }
+    if let ([bos], [_, second, ..]) = (tokenizer.before_text(), &ids[..])
+        && bos == second
+    {
+        note("the text begins with BOS itself, so there are two of it: leave it out of the text");
     }
     Ok(ids)
 }

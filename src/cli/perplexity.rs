@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use super::args::PerplexityArgs;
 use super::load::{Loaded, load};
-use super::model::{interrupt, needed, read_text};
+use super::model::{interrupt, needed, read_text, text_ids};
 use super::output::{note, print, progress};
 use crate::error::{Error, Result};
 use crate::model::Logits;
@@ -24,10 +24,7 @@ pub fn run(args: &PerplexityArgs) -> Result<()> {
     let length = args.stride.map_or(window, |stride| window + stride / 2);
     let Loaded { mut team, tokenizer, .. } = load(&model, true, Some(length))?;
     let tokenizer = needed(&tokenizer)?;
-    let mut ids = tokenizer.encode(&read_text(&args.file)?)?;
-    if tokenizer.bos().is_some() {
-        ids = tokenizer.with_bos(ids);
-    }
+    let ids = text_ids(tokenizer, &read_text(&args.file)?)?;
     let windows = windows(ids.len(), length, args.stride)?;
     let windows = &windows[..windows.len().min(args.chunks.unwrap_or(usize::MAX))];
 
@@ -36,8 +33,8 @@ pub fn run(args: &PerplexityArgs) -> Result<()> {
     let mut total = Total::default();
     for window in windows {
         let mut window_ids = ids[window.start..window.start + length].to_vec();
-        if let Some(bos) = tokenizer.bos() {
-            window_ids[0] = bos;
+        if let Some(bos) = tokenizer.before_text().first() {
+            window_ids[0] = *bos;
         }
         score(&mut team, &window_ids, window.first, &mut total, || {
             interrupt.load(Ordering::Relaxed)

@@ -20,14 +20,7 @@ pub fn tokenize(args: &TokenizeArgs) -> Result<()> {
     }
     let encode = |text: &str| {
         let ids = if args.plain { tokenizer.encode_text(text)? } else { tokenizer.encode(text)? };
-        Ok(match (args.bos, tokenizer.bos()) {
-            (false, _) => ids,
-            (true, Some(_)) => tokenizer.with_bos(ids),
-            (true, None) => {
-                let path = source.path("tokenizer_config.json");
-                return Err(Error::failed(format!("{path} names no bos_token: leave out --bos")));
-            }
-        })
+        Ok(if args.bos { tokenizer.surround(ids) } else { ids })
     };
     match (&args.source.text, &args.source.file, &args.source.jsonl) {
         (Some(text), _, _) => print_array(&encode(text)?),

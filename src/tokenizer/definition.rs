@@ -13,14 +13,16 @@ use crate::json;
 
 /// A byte-pair encoding, the steps around it, and the tokens added to it.
 ///
-/// The fields are those of a `tokenizer.json`. Its post-processor, truncation and padding are left
-/// out on purpose: Chaski alone decides about BOS, and a prompt is never cut or filled up.
+/// The fields are those of a `tokenizer.json`. Its truncation and padding are left out on purpose: a
+/// prompt is never cut or filled up.
 #[derive(Deserialize)]
 pub(super) struct Definition {
     #[serde(default)]
     pub added_tokens: Vec<AddedToken>,
     pub normalizer: Option<Value>,
     pub pre_tokenizer: Option<Value>,
+    /// What stands around a text, as BOS does.
+    pub post_processor: Option<Value>,
     pub decoder: Option<Value>,
     pub model: Model,
 }
@@ -121,6 +123,13 @@ impl Definition {
     /// Reads a `tokenizer.json`. The error is what is wrong, without the name of the file.
     pub fn parse(text: &[u8]) -> Result<Self, String> {
         serde_json::from_slice(text).map_err(json::describe)
+    }
+
+    /// Whether a step around the encoding is of this type.
+    pub fn mentions(&self, kind: &str) -> bool {
+        let steps = [&self.normalizer, &self.pre_tokenizer, &self.post_processor, &self.decoder];
+        let kind = json::quote(kind);
+        steps.into_iter().flatten().any(|step| step.to_string().contains(&kind))
     }
 
     /// Checks what the builder below relies on, and what we do not have.

@@ -6,11 +6,12 @@
 
 mod definition;
 mod pieces;
+mod settings;
 mod stop;
 mod stream;
 mod tiktoken;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use aho_corasick::{AhoCorasick, MatchKind};
 use rayon::prelude::*;
@@ -18,20 +19,18 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokenizers::models::bpe::BPE;
 use tokenizers::{
-    AddedVocabulary, Decoder as _, DecoderWrapper, Model as _, NormalizerWrapper,
-    OffsetReferential, OffsetType, PreTokenizer as _, PreTokenizerWrapper,
+    AddedVocabulary, Decoder as _, DecoderWrapper, Encoding, Model as _, NormalizerWrapper,
+    OffsetReferential, OffsetType, PostProcessor as _, PostProcessorWrapper, PreTokenizer as _,
+    PreTokenizerWrapper, Token,
 };
 
 use crate::error::{Error, Result};
 use crate::json;
 use crate::source::Source;
 use definition::{AddedToken, Definition};
+use settings::Settings;
 pub use stop::StopStrings;
 pub use stream::TextStream;
-
-/// The texts of tokens that begin a sequence, where tokenizer_config.json names none: Llama 3's,
-/// Llama 2's.
-const BOS_TEXTS: [&str; 2] = ["<|begin_of_text|>", "<s>"];
 
 /// A byte-pair encoding with its control tokens.
 pub struct Tokenizer {
@@ -44,7 +43,12 @@ pub struct Tokenizer {
     /// The added tokens that are not control tokens.
     added: AddedVocabulary,
     control: ControlTokens,
-    bos: Option<u32>,
+    /// The ids that stand before and after a text.
+    around: (Vec<u32>, Vec<u32>),
+    /// The texts of special tokens by their role, as in `bos_token`.
+    special: BTreeMap<String, String>,
+    /// What in the folder counts for nothing, though its author may think that it does.
+    remark: Option<String>,
     vocab: usize,
     /// Whether a long text can be cut into [`pieces`] without changing its ids.
     can_cut: bool,
@@ -61,13 +65,21 @@ struct ControlTokens {
 }
 
 impl Tokenizer {
-    /// Reads `tokenizer.json`, or else Meta's `tokenizer.model`, and from `tokenizer_config.json`
-    /// what begins a sequence.
+    /// Reads `tokenizer.json`, or else Meta's `tokenizer.model`, and what the files beside it say.
     pub fn load(source: &Source) -> Result<Self> {
+        let mut settings = Settings::load(source)?;
         let (file, definition) = if let Some(text) = source.read("tokenizer.json")? {
-            ("tokenizer.json", Definition::parse(&text))
+            let definition = Definition::parse(&text).map(|mut definition| {
+                settings.apply(&mut definition);
+                definition
+            });
+            ("tokenizer.json", definition)
         } else if let Some(ranks) = source.read("tokenizer.model")? {
-            ("tokenizer.model", tiktoken::parse(&ranks))
+            let definition = tiktoken::parse(&ranks).map(|mut definition| {
+                settings.apply_to_ranks(&mut definition);
+                definition
+            });
+            ("tokenizer.model", definition)
         } else {
             return Err(source.missing("tokenizer.json"));
         };
@@ -75,18 +87,21 @@ impl Tokenizer {
         let mut tokenizer = definition
             .and_then(|definition| Self::build(definition, &path))
             .map_err(|what| Error::failed(format!("{path}: {what}")))?;
-        let config = "tokenizer_config.json";
-        tokenizer.bos = match source.read(config)? {
-            Some(text) => tokenizer.named_bos(&text, &source.path(config))?,
-            None => None,
-        }
-        .or_else(|| BOS_TEXTS.iter().find_map(|text| tokenizer.id(text)));
+        let adds_bos = !tokenizer.around.0.is_empty();
+        tokenizer.remark = settings.add_bos_token.filter(|says| *says != adds_bos).map(|says| {
+            let does =
+                if adds_bos { "puts BOS before a text" } else { "puts no BOS before a text" };
+            format!("{path} {does}, whatever add_bos_token {says} says, as in transformers")
+        });
+        let special = settings.special.into_iter().map(|(role, token)| (role, token.content));
+        tokenizer.special = special.collect();
         Ok(tokenizer)
     }
 
     fn build(definition: Definition, path: &str) -> std::result::Result<Self, String> {
         definition.check()?;
-        let Definition { added_tokens, normalizer, pre_tokenizer, decoder, model } = definition;
+        let Definition { added_tokens, normalizer, pre_tokenizer, post_processor, decoder, model } =
+            definition;
         let highest =
             model.vocab.values().copied().chain(added_tokens.iter().map(|token| token.id)).max();
         let (control, plain): (Vec<_>, Vec<_>) =
@@ -109,25 +124,12 @@ impl Tokenizer {
             decoder: step("decoder", decoder)?.ok_or("has no decoder")?,
             added,
             control: ControlTokens::new(control)?,
-            bos: None,
+            around: around(post_processor)?,
+            special: BTreeMap::new(),
+            remark: None,
             vocab: highest.map_or(0, |id| id as usize + 1),
             path: path.to_owned(),
         })
-    }
-
-    /// The id of the `bos_token` that a tokenizer_config.json names, which is a text or an object
-    /// with its `content`.
-    fn named_bos(&self, config: &[u8], path: &str) -> Result<Option<u32>> {
-        let failed = |what: String| Error::failed(format!("{path}: {what}"));
-        let config = json::parse_object(config).map_err(failed)?;
-        let Some(bos) = config.get("bos_token").filter(|bos| !bos.is_null()) else {
-            return Ok(None);
-        };
-        let id = token_text(bos).and_then(|text| self.id(text));
-        let missing = || {
-            failed(format!("bos_token {} is no control token of {}", json::show(bos), self.path))
-        };
-        id.map(Some).ok_or_else(missing)
     }
 
     /// The ids of plain text: no control token, whatever the text says, and no BOS.
@@ -138,6 +140,13 @@ impl Tokenizer {
     /// The ids of a text in which control tokens may be written out; no BOS is added.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         self.encode_gaps(text, |gap, at_start| self.encode_gap(gap, at_start))
+    }
+
+    /// The ids of a text to be continued, from those that it encodes to: with what stands before and
+    /// after a text, as `AutoTokenizer` gives them.
+    pub fn surround(&self, ids: Vec<u32>) -> Vec<u32> {
+        let (before, after) = &self.around;
+        [before, &ids, after].map(Vec::as_slice).concat()
     }
 
     /// As [`Self::encode`], but without the character `guard`, which keeps what it stands in from
@@ -254,19 +263,29 @@ impl Tokenizer {
         self.is_control(id) || self.encoding.id_to_token(id).is_some()
     }
 
-    /// The id of the token that begins a sequence.
+    /// The id of the token called BOS. Whether a text begins with it is another matter: see
+    /// [`Self::before_text`].
     pub fn bos(&self) -> Option<u32> {
-        self.bos
+        self.special_token("bos_token").and_then(|text| self.id(text))
     }
 
-    /// `ids` with exactly one BOS before them, however many there were; as they are if the
-    /// tokenizer has no BOS.
-    pub fn with_bos(&self, mut ids: Vec<u32>) -> Vec<u32> {
-        if let Some(bos) = self.bos {
-            let there = ids.iter().take_while(|id| **id == bos).count();
-            ids.splice(..there, [bos]);
-        }
-        ids
+    /// What stands before every text: BOS, or nothing.
+    pub fn before_text(&self) -> &[u32] {
+        &self.around.0
+    }
+
+    /// The texts of the special tokens by their role: `bos_token`, `eos_token`, ...
+    pub fn special_tokens(&self) -> &BTreeMap<String, String> {
+        &self.special
+    }
+
+    pub fn special_token(&self, role: &str) -> Option<&str> {
+        self.special.get(role).map(String::as_str)
+    }
+
+    /// What a user should know about how this tokenizer treats BOS.
+    pub fn remark(&self) -> Option<&str> {
+        self.remark.as_deref()
     }
 
     /// The id of a control token by its text.
@@ -315,9 +334,21 @@ impl From<AddedToken> for tokenizers::AddedToken {
     }
 }
 
-/// The text of a token in a tokenizer_config.json, which is a string or an object with `content`.
-pub fn token_text(value: &Value) -> Option<&str> {
-    value.as_str().or_else(|| value.get("content")?.as_str())
+/// The ids that a post-processor puts before and after a text.
+fn around(post_processor: Option<Value>) -> std::result::Result<(Vec<u32>, Vec<u32>), String> {
+    let Some(processor) = step::<PostProcessorWrapper>("post_processor", post_processor)? else {
+        return Ok(Default::default());
+    };
+    /// The id of a text's only token.
+    const TEXT: u32 = u32::MAX;
+    let text = Encoding::from_tokens(vec![Token::new(TEXT, "x".to_owned(), (0, 1))], 0);
+    let processed = processor
+        .process(text, None, true)
+        .map_err(|error| format!("post_processor: {}", json::one_line(&error.to_string())))?;
+    match processed.get_ids().split(|id| *id == TEXT).collect::<Vec<_>>()[..] {
+        [before, after] => Ok((before.to_vec(), after.to_vec())),
+        _ => Err("post_processor does not keep a text once".to_owned()),
+    }
 }
 
 /// Builds one of the steps around the encoding from its JSON.

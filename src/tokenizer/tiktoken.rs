@@ -18,8 +18,9 @@ use super::pieces::LLAMA3_PATTERN;
 /// The file holds no names for the ids after the ranks; Meta's code does. Meta counts 256, the rest
 /// are reserved.
 const CONTROL_TOKENS: usize = 256;
+pub(super) const BOS: &str = "<|begin_of_text|>";
 const NAMED_CONTROL_TOKENS: [&str; 12] = [
-    "<|begin_of_text|>",
+    BOS,
     "<|end_of_text|>",
     "<|reserved_special_token_0|>",
     "<|reserved_special_token_1|>",
@@ -59,6 +60,7 @@ pub(super) fn parse(file: &[u8]) -> Result<Definition, String> {
              "behavior": "Isolated", "invert": false},
             byte_level(),
         ]})),
+        post_processor: None,
         decoder: Some(byte_level()),
         model: Model {
             kind: None,
