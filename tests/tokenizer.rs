@@ -125,35 +125,6 @@ fn control_tokens_are_found_in_text() {
     assert_eq!(tokenizer.decode(&ids, true).unwrap(), "Hello <|eot_id<|eot_id|> world");
 }
 
-/// Around a text stands what `AutoTokenizer` puts there, and in it are the tokens that all of a
-/// folder's files name.
-#[test]
-fn texts_have_the_ids_of_auto_tokenizer() {
-    let golden: Value = serde_json::from_slice(&golden("tokenizers.json")).unwrap();
-    let cases = golden["cases"].as_array().unwrap();
-    assert!(cases.len() > 40);
-    let mut wrong = Vec::new();
-    for case in cases {
-        let mut definition = golden["bases"][case["base"].as_str().unwrap()].clone();
-        for (key, value) in case["tokenizer"].as_object().unwrap() {
-            definition[key] = value.clone();
-        }
-        let mut files = vec![("tokenizer.json", definition.to_string().into_bytes())];
-        for (name, content) in case["files"].as_object().unwrap() {
-            files.push((name, content.to_string().into_bytes()));
-        }
-        let files: Vec<_> = files.iter().map(|(name, bytes)| (*name, &bytes[..])).collect();
-        let tokenizer = load(&files);
-        for (text, ids) in case["encoded"].as_object().unwrap() {
-            let ours = json!(tokenizer.surround(tokenizer.encode(text).unwrap()));
-            if ours != *ids {
-                wrong.push(format!("{}: {text:?} is {ids}, not {ours}", case["name"]));
-            }
-        }
-    }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-}
-
 /// What a file names is a control token, which plain text never becomes, also where the
 /// tokenizer.json does not call it special.
 #[test]
@@ -195,21 +166,6 @@ fn ranks_begin_with_bos() {
     let eot = tiny().id("<|eot_id|>").unwrap();
     let listed = format!(r#"{{"added_tokens_decoder": {{"{eot}": {{"content": "<end>"}}}}}}"#);
     assert_eq!(with(&listed).encode("<end>").unwrap().len(), 1);
-}
-
-#[test]
-fn what_counts_for_nothing_is_told() {
-    let definition = llama2(true).to_string();
-    let remark = |config: &str| {
-        let files = [
-            ("tokenizer.json", definition.as_bytes()),
-            ("tokenizer_config.json", config.as_bytes()),
-        ];
-        load(&files).remark().map(str::to_owned)
-    };
-    assert_eq!(remark("{}"), None);
-    assert_eq!(remark(r#"{"add_bos_token": false}"#), None);
-    assert!(remark(r#"{"add_bos_token": true}"#).unwrap().contains("puts no BOS before a text"));
 }
 
 /// Expected ids and texts are those of the Python `tokenizers` package for the same files.

@@ -315,3 +315,65 @@ fn special_token(content: &str) -> AddedToken {
 fn wrong(source: &Source, file: &str, what: &str) -> Error {
     Error::failed(format!("{}: {what}", source.path(file)))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use super::*;
+    use crate::tokenizer::Tokenizer;
+
+    fn load(files: &[(&str, &Value)]) -> Tokenizer {
+        let folder = tempfile::TempDir::new().unwrap();
+        for (name, content) in files {
+            fs::write(folder.path().join(name), content.to_string()).unwrap();
+        }
+        Tokenizer::load(&Source::Directory(folder.path().to_owned())).unwrap()
+    }
+
+    fn golden() -> Value {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tokenizers.json");
+        serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+    }
+
+    /// Around a text stands what `AutoTokenizer` puts there, and in it are the tokens that all of a
+    /// folder's files name.
+    #[test]
+    fn texts_have_the_ids_of_auto_tokenizer() {
+        let golden = golden();
+        let cases = golden["cases"].as_array().unwrap();
+        assert!(cases.len() > 40);
+        let mut wrong = Vec::new();
+        for case in cases {
+            let mut definition = golden["bases"][case["base"].as_str().unwrap()].clone();
+            for (key, value) in case["tokenizer"].as_object().unwrap() {
+                definition[key] = value.clone();
+            }
+            let mut files = vec![("tokenizer.json", &definition)];
+            let others = case["files"].as_object().unwrap();
+            files.extend(others.iter().map(|(name, content)| (name.as_str(), content)));
+            let tokenizer = load(&files);
+            for (text, ids) in case["encoded"].as_object().unwrap() {
+                let ours = json!(tokenizer.surround(tokenizer.encode(text).unwrap()));
+                if ours != *ids {
+                    wrong.push(format!("{}: {text:?} is {ids}, not {ours}", case["name"]));
+                }
+            }
+        }
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    }
+
+    #[test]
+    fn what_counts_for_nothing_is_told() {
+        let definition = &golden()["bases"]["bytes"];
+        let remark = |config: Value| {
+            let files = [("tokenizer.json", definition), (CONFIG, &config)];
+            load(&files).remark().map(str::to_owned)
+        };
+        assert_eq!(remark(json!({})), None);
+        assert_eq!(remark(json!({"add_bos_token": false})), None);
+        let told = remark(json!({"add_bos_token": true})).unwrap();
+        assert!(told.contains("puts no BOS before a text"), "{told}");
+    }
+}
