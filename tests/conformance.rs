@@ -5,14 +5,19 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use chaski::kernel::{KERNELS, Kernel};
 use tempfile::TempDir;
+
+#[path = "common/process.rs"]
+mod process;
 
 /// Exit status, standard output and standard error of `chaski --emulate 1 kernels check`.
 fn check(args: &[&str]) -> (Option<i32>, String, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_chaski"));
-    let output = command.args(["--emulate", "1", "kernels", "check"]).args(args).output().unwrap();
-    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
-    (output.status.code(), text(&output.stdout), text(&output.stderr))
+    check_under(&[], args)
+}
+
+fn check_under(environment: &[(&str, &str)], args: &[&str]) -> (Option<i32>, String, String) {
+    process::chaski(&[&["--emulate", "1", "kernels", "check"], args].concat(), environment)
 }
 
 fn assert_right(args: &[&str]) {
@@ -24,6 +29,32 @@ fn assert_right(args: &[&str]) {
 #[test]
 fn every_kernel_is_right_whatever_the_order_of_its_warps() {
     assert_right(&[]);
+}
+
+/// As hardware's do, where the reference and an emulated GPU's otherwise round.
+fn assert_right_where_tensor_cores_truncate(effort: &str) {
+    let uses_them = |kernel: &&Kernel| {
+        let headers = kernel.headers.iter().filter(|header| !header.name.starts_with("lib/ptx"));
+        let mut texts = headers.map(|header| header.text).chain([kernel.source]);
+        texts.any(|text| text.contains("mma_m16n8k16") || text.contains("wgmma_m64"))
+    };
+    let kernels: Vec<&str> = KERNELS.iter().filter(uses_them).map(|kernel| kernel.name).collect();
+    assert!(kernels.contains(&"matmul") && kernels.contains(&"matmul_hopper"), "{kernels:?}");
+    let truncated = [("CHASKI_EMULATE_PRODUCTS", "truncated")];
+    let (status, said, errors) =
+        check_under(&truncated, &[&kernels[..], &["--cases", effort]].concat());
+    assert_eq!(status, Some(0), "{said}{errors}");
+}
+
+#[test]
+fn kernels_are_right_where_tensor_cores_truncate() {
+    assert_right_where_tensor_cores_truncate("quick");
+}
+
+#[test]
+#[ignore = "takes many minutes"]
+fn kernels_are_right_where_tensor_cores_truncate_in_any_case() {
+    assert_right_where_tensor_cores_truncate("thorough");
 }
 
 #[test]

@@ -1,7 +1,6 @@
 //! The built-in model answers questions that it was not trained on: a numeric mistake anywhere shows
 //! here in plain language.
 
-use std::process::{Command, Stdio};
 use std::sync::atomic::AtomicBool;
 
 use chaski::chat::{Chat, ChatStyle, Message};
@@ -31,8 +30,13 @@ fn questions() -> Vec<Question> {
     questions
 }
 
+#[path = "common/again.rs"]
+mod again;
 #[path = "common/gpus.rs"]
 mod gpus;
+
+/// Emulated tensor cores cut off where hardware's do.
+const TRUNCATED: (&str, &str) = ("CHASKI_EMULATE_PRODUCTS", "truncated");
 
 /// In this variable, a process that is one of several knows its number.
 const PROCESS: &str = "CHASKI_TEST_PROCESS";
@@ -137,6 +141,11 @@ fn an_emulated_gpu_answers_as_the_cpu() {
 }
 
 #[test]
+fn an_emulated_gpu_answers_as_the_cpu_where_tensor_cores_truncate() {
+    again::end(again::start("an_emulated_gpu_answers_as_the_cpu", &[TRUNCATED]));
+}
+
+#[test]
 fn two_emulated_gpus_answer_as_the_cpu() {
     assert_gpus_agree(&[0, 1], 50);
 }
@@ -148,17 +157,9 @@ fn assert_gpus_agree_in_processes(test: &str, ordinals: &[u32], every: usize) {
         let first = every * process.parse::<usize>().unwrap();
         return assert_gpus_agree_from(first, ordinals, every * PROCESSES);
     }
-    let start = |process: usize| {
-        let mut again = Command::new(std::env::current_exe().unwrap());
-        again.args(["--exact", test, "--ignored"]).env(PROCESS, process.to_string());
-        again.stdout(Stdio::piped()).spawn().unwrap()
-    };
+    let start = |process: usize| again::start(test, &[(PROCESS, &process.to_string())]);
     let processes: Vec<_> = (0..PROCESSES).map(start).collect();
-    for process in processes {
-        let output = process.wait_with_output().unwrap();
-        let said = String::from_utf8_lossy(&output.stdout);
-        assert!(output.status.success() && said.contains("1 passed"), "{said}");
-    }
+    processes.into_iter().for_each(again::end);
 }
 
 #[test]
@@ -173,6 +174,13 @@ fn an_emulated_gpu_answers_all_questions_as_the_cpu() {
 fn two_emulated_gpus_answer_every_fourth_question_as_the_cpu() {
     let test = "two_emulated_gpus_answer_every_fourth_question_as_the_cpu";
     assert_gpus_agree_in_processes(test, &[0, 1], 4);
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn an_emulated_gpu_answers_all_questions_where_tensor_cores_truncate() {
+    let test = "an_emulated_gpu_answers_all_questions_as_the_cpu";
+    again::end(again::start(test, &[TRUNCATED]));
 }
 
 #[test]

@@ -4,6 +4,7 @@
 #include "entry.h"
 #include "grid.h"
 #include "modes.h"
+#include "tensor.h"
 
 #include <algorithm>
 #include <cstring>
@@ -160,7 +161,6 @@ Sums& kept(Warp& warp, const Payload* all) {
     return sums;
 }
 
-// Rounds after every 16 products, as mma does here.
 void multiply(Sums& sums, const Operands& operands) {
     static double left[16][16], right[16][256];
     const Product& product = operands.product;
@@ -185,14 +185,9 @@ void multiply(Sums& sums, const Operands& operands) {
             (product.transposed ? right[line][8 * c + i] : right[8 * c + i][line]) =
                 number(bytes + 2 * i);
     });
-    const unsigned columns = product.columns;
     for (unsigned r = 0; r < 16; r++) {
-        double row[256];
-        for (unsigned c = 0; c < columns; c++)
-            row[c] = product.accumulate ? sums.values[r][c] : 0.0;
-        for (unsigned k = 0; k < 16; k++)
-            for (unsigned c = 0; c < columns; c++) row[c] += left[r][k] * right[k][c];
-        for (unsigned c = 0; c < columns; c++) sums.values[r][c] = float(row[c]);
+        if (!product.accumulate) std::fill_n(sums.values[r], product.columns, 0.0f);
+        add_products(left[r], right, product.columns, sums.values[r]);
     }
 }
 

@@ -2,6 +2,7 @@
 #include "grid.h"
 #include "machine.h"
 #include "modes.h"
+#include "tensor.h"
 
 #include <cmath>
 #include <cstring>
@@ -72,7 +73,6 @@ float bf16_to_float(uint16_t bits) {
 namespace {
 
 // The whole product of a warp, from everybody's registers. Words 0-3: A, 4-5: B, 6-9: the sum.
-// Products of 16-bit numbers are exact in double; one rounding at the end.
 template <float (*to_float)(uint16_t)>
 void multiply(Payload* all) {
     double a[16][16], b[16][8];
@@ -99,11 +99,7 @@ void multiply(Payload* all) {
         auto words = [&](unsigned t) { return &all[row % 8 * 4 + t].words[6 + row / 8 * 2]; };
         float c[8];
         for (unsigned t = 0; t < 4; t++) std::memcpy(&c[2 * t], words(t), 2 * sizeof *c);
-        double sums[8];
-        for (unsigned column = 0; column < 8; column++) sums[column] = c[column];
-        for (unsigned k = 0; k < 16; k++)
-            for (unsigned column = 0; column < 8; column++) sums[column] += a[row][k] * b[k][column];
-        for (unsigned column = 0; column < 8; column++) c[column] = float(sums[column]);
+        add_products(a[row], b, 8, c);
         for (unsigned t = 0; t < 4; t++) std::memcpy(words(t), &c[2 * t], 2 * sizeof *c);
     }
 }

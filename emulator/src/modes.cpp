@@ -125,6 +125,7 @@ Modes read() {
     read_switch("CHASKI_EMULATE_STREAMS", "lazy", "eager", modes.lazy);
     read_switch("CHASKI_EMULATE_STORES", "late", "prompt", modes.late_stores);
     read_switch("CHASKI_EMULATE_PDL", "early", "late", modes.early_dependents);
+    read_switch("CHASKI_EMULATE_PRODUCTS", "truncated", "rounded", modes.truncate);
     read_switch("CHASKI_EMULATE_FILL", "on", "off", modes.fill);
     read_switch("CHASKI_EMULATE_PEERS", "on", "off", modes.peers);
     read_switch("CHASKI_EMULATE_HOLD", "on", "off", modes.hold);

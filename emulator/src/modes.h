@@ -20,6 +20,9 @@
 //                                   early: a programmatic dependent runs up to its
 //                                   grid_dependency_wait before the kernel it depends on, wherever
 //                                   both are queued together (graphs, lazy streams)
+//   CHASKI_EMULATE_PRODUCTS=rounded | truncated
+//                                   truncated: tensor cores cut off where hardware does, see tensor.h;
+//                                   otherwise sixteen products are added exactly, and rounded once
 //   CHASKI_EMULATE_FILL=on | off    fresh memory is 0xFF (NaN in every float type, -1 as an index)
 //   CHASKI_EMULATE_PATIENCE_MS=N    how long a spinning kernel waits for another host thread to
 //   queue what it waits
@@ -68,6 +71,7 @@ struct Modes {
     bool lazy = false;
     bool late_stores = false;
     bool early_dependents = true;
+    bool truncate = false;
     bool fill = true;
     unsigned patience_ms = 10000;
     std::vector<PlannedFault> faults;

@@ -1,5 +1,5 @@
 use super::{MatmulHopper, blocks, launch, size};
-use crate::case::{Case, Content, F32_NMSE, HALF, Judge, NUMBERS, Numbers, Setup};
+use crate::case::{Case, Content, HALF, Judge, NUMBERS, Numbers, Setup, products_nmse};
 use crate::checkpoint::Dtype;
 use crate::for_dtype;
 use crate::kernel::{self, Launch};
@@ -148,7 +148,8 @@ impl<const N: usize> Matmul<N> {
                 let (residual, terms) = (i % 2 == 1, 1 + i / 2 % 2);
                 let x = setup.read_as("x", (dtype, terms), &[tokens, cols], numbers.upto(4));
                 let products = std::array::from_fn(|i| {
-                    let (shape, judge) = ([tokens, rows[i]], numbers.judge(F32_NMSE));
+                    let shape = [tokens, rows[i]];
+                    let judge = numbers.judge(products_nmse(cols));
                     let (weight, y) = (numbers.upto(4), ["y", "y_1", "y_2"][i]);
                     let weight = setup.weight(dtype, rows[i], cols, weight);
                     let y = match residual {
@@ -186,7 +187,7 @@ impl Matmul<1> {
             (1, [40], 2048),
             (2, [33], 4096),
             (1, [33], 14336),
-            (17, [8], 28672),
+            (12, [8], 28672),
             (100, [2900], 64),
             (1030, [1290], 128),
         ];
