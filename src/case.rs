@@ -105,18 +105,6 @@ pub enum Judge {
 
 /// Limits of [`Judge::Close`]: arithmetic in f32, stored as f32.
 pub const F32_NMSE: f64 = 1e-9;
-
-/// As [`F32_NMSE`], for sums of so many products that tensor cores add up.
-///
-/// They cut off where others round: each of `n` steps makes the sum so far, S, smaller by half a unit of its
-/// last place on average, 0.36 * 2^-23 |S|. Where terms have random signs, |S| grows as a root, so that
-/// of the last sum's magnitude the average is about 0.45, and the errors, whose signs are those of S,
-/// add up: 0.16 * 2^-23 n, squared 3.6e-16 n^2. Ampere's steps are 8 products, Hopper's 16: for 28672 products
-/// that is 4.7e-9 and 1.2e-9 (the emulated GPU's are 1.3e-9 to 1.4e-9). The limit is 2.6 times Ampere's.
-pub fn products_nmse(products: usize) -> f64 {
-    F32_NMSE * (products as f64 / 8192.0).powi(2).max(1.0)
-}
-
 /// Arithmetic in f32, stored in 16 bits: few of the roundings differ.
 pub const HALF_NMSE: f64 = 1e-6;
 /// Factors rounded to 16 bits on the way.
