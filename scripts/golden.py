@@ -1,8 +1,9 @@
 """Golden data for the forward pass and for RoPE, with transformers as the oracle.
 
-    python scripts/golden.py            # rewrites tests/golden/<case>/ and tests/golden/rope.json
+    python scripts/golden.py [CASE ...]  # rewrites tests/golden/<case>/ and tests/golden/rope.json
 
-Written with Python 3.11, torch 2.15.0 (CPU), transformers 5.23.0 and safetensors 0.8.0. The tests
+Written with Python 3.11, torch 2.15.0 (CPU), transformers 5.23.0 (cases
+that were added later: 5.24.0) and safetensors 0.8.0. The tests
 only read the files; they never run this script. It is seeded: on the same versions and the same
 kind of CPU it writes the same bytes.
 
@@ -19,14 +20,17 @@ with an index), and expected.safetensors:
     margin  F32 [64]     best minus second best logit at each greedy step
 
 rope.json is a list of tables of inverse frequencies in radians per position:
-    head_dim, theta, scaling   the parameters; scaling is null or the four numbers of llama3 scaling
-    frequencies                all head_dim/2 values, formed by transformers in float32 throughout:
-                               a float64 computation rounded once may differ by up to 5e-7 relative
-    golden                     single values {index: value} known independently of transformers
+    head_dim, config   the parameters, as config.json has them
+    length             tokens of the text, where the table depends on it
+    frequencies        all head_dim/2 values, formed by transformers in float32 throughout:
+                       a float64 computation rounded once may differ by up to 5e-7 relative
+    magnitude          what the cosines and sines are multiplied with
+    golden             single values {index: value} known independently of transformers
 """
 
 import json
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,7 +44,7 @@ ROOT = Path(__file__).resolve().parent.parent / "tests" / "golden"
 STEPS = 64
 MIN_MARGIN = 0.01  # a relative L2 error of 1e-4 moves a difference of logits by 0.003 at most
 MIN_DISTINCT = 16  # greedy text that only repeats itself would test little
-MAX_BYTES = 6_000_000
+MAX_BYTES = 10_000_000
 
 
 @dataclass
@@ -64,8 +68,13 @@ class Case:
     eos: int | list[int] = 2
     generation_eos: int | list[int] = 2
     shard_bytes: int | None = None
+    rope: dict | None = None  # scaling of another type than llama3, all of its keys
+    longest: int = 256  # max_position_embeddings
+    other_dtypes: dict | None = None  # of weights by a part of their names
 
     def scaling(self, type_key):
+        if self.rope is not None:
+            return self.rope
         if self.factor is None:
             return None
         return {
@@ -90,7 +99,7 @@ class Case:
             "hidden_size": self.width,
             "initializer_range": 0.02,
             "intermediate_size": self.ffn,
-            "max_position_embeddings": 256,
+            "max_position_embeddings": self.longest,
             "mlp_bias": False,
             "model_type": "llama",
             "num_attention_heads": self.heads,
@@ -143,6 +152,53 @@ CASES = [
          spelling="rope_parameters", shard_bytes=200_000),
     # What can be split over 2, 4 and 8 ranks on GPUs, the KV heads over 4 at most.
     Case("split-gqa2-hd64-bf16", 64, 8, 4, 64, 192, 131, "bfloat16", factor=8.0),
+    # Other widths of heads, odd numbers of them, and weights of several types.
+    Case("mha7-hd32-bf16", 56, 7, 7, 32, 72, 67, "bfloat16", theta=10000.0),
+    Case("gqa3-hd48-f16", 72, 9, 3, 48, 88, 67, "float16", factor=8.0),
+    Case("gqa5-hd80-bf16-f32-norms-head", 80, 5, 1, 80, 104, 67, "bfloat16", theta=10000.0,
+         other_dtypes={"norm": "float32", "lm_head": "float32"}),
+    Case("gqa2-hd96-bf16-f16", 64, 4, 2, 96, 88, 67, "bfloat16", theta=10000.0,
+         other_dtypes={"embed": "float16", "q_proj": "float16", "up_proj": "float16",
+                       "1.input_layernorm": "float16"}),
+    Case("gqa3-hd100-f32-linear", 48, 3, 1, 100, 72, 67, "float32", theta=10000.0,
+         spelling="type", rope={"type": "linear", "factor": 4.0}),
+    Case("gqa2-hd112-bf16-yarn", 48, 2, 1, 112, 72, 67, "bfloat16", theta=10000.0,
+         rope={"type": "yarn", "factor": 16.0, "original_max_position_embeddings": 16,
+               "finetuned": True}, spelling="type"),
+    Case("gqa2-hd256-f16", 32, 2, 1, 256, 72, 67, "float16"),
+    # What there are kernels for: SmolLM2's heads, and scalings that turn and stretch.
+    Case("gqa3-hd64-bf16-heads9-yarn", 72, 9, 3, 64, 72, 67, "bfloat16", theta=10000.0,
+         rope={"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 32,
+               "mscale": 1.0, "mscale_all_dim": 0.5, "beta_fast": 24, "attention_factor": None},
+         spelling="rope_parameters"),
+    Case("gqa3-hd64-f16-linear", 48, 3, 1, 64, 72, 67, "float16", theta=10000.0,
+         rope={"rope_type": "linear", "factor": 2.5}, spelling="rope_parameters"),
+    # A text past the length that the model was made for.
+    Case("gqa2-hd64-bf16-dynamic", 64, 4, 2, 64, 72, 67, "bfloat16", theta=10000.0, longest=24,
+         rope={"type": "dynamic", "factor": 8.0}, spelling="type"),
+]
+
+YARN = {"rope_type": "yarn", "factor": 16.0, "original_max_position_embeddings": 4096}
+
+# (head_dim, theta, max_position_embeddings, scaling, length) of tables, beside those below.
+ROPE_TABLES = [
+    (128, 10000.0, 32768, {"type": "linear", "factor": 8.0}, None),
+    (96, 500000.0, 4096, {"rope_type": "linear", "factor": 1.5}, None),
+    (128, 10000.0, 4096, {"type": "dynamic", "factor": 2.0}, None),
+    (128, 10000.0, 4096, {"type": "dynamic", "factor": 2.0}, 4096),
+    (128, 10000.0, 4096, {"type": "dynamic", "factor": 2.0}, 4097),
+    (100, 10000.0, 4096, {"type": "dynamic", "factor": 4.0}, 16384),
+    (64, 500000.0, 2048, {"rope_type": "dynamic", "factor": 8.0}, 12345),
+    (128, 10000.0, 65536, {"type": "yarn", "factor": 16.0,
+                           "original_max_position_embeddings": 4096, "finetuned": True}, None),
+    (128, 10000.0, 65536, YARN | {"attention_factor": 1.25}, None),
+    (64, 10000.0, 65536, YARN | {"mscale": 0.707, "mscale_all_dim": 1.0}, None),
+    (64, 10000.0, 65536, YARN | {"mscale": 0.707}, None),
+    (80, 500000.0, 65536, YARN | {"beta_fast": 20, "beta_slow": 2.5}, None),
+    (112, 500000.0, 65536, YARN | {"truncate": False}, None),
+    (128, 10000.0, 65536, YARN | {"factor": None}, None),
+    (128, 10000.0, 4096, {"rope_type": "yarn", "factor": 2.0}, None),
+    (32, 10000.0, 1024, YARN | {"factor": 1.0, "original_max_position_embeddings": 8}, None),
 ]
 
 # (head_dim, factor) -> single inverse frequencies for theta 500000, low 1, high 4, old 8192, worked
@@ -197,12 +253,15 @@ def logits(model, ids):
     return model(torch.tensor([ids])).logits[0].float()
 
 
+@torch.no_grad()
 def greedy(model, ids):
-    """64 tokens without a KV cache: every step runs the whole text again."""
-    text, margins = list(ids), []
+    """64 tokens, each step from the KV cache of those before, as users generate."""
+    text, margins, new, cache = list(ids), [], list(ids), None
     for _ in range(STEPS):
-        best = logits(model, text)[-1].topk(2)
-        text.append(best.indices[0].item())
+        out = model(torch.tensor([new]), past_key_values=cache, use_cache=True)
+        cache, best = out.past_key_values, out.logits[0, -1].float().topk(2)
+        new = [best.indices[0].item()]
+        text += new
         margins.append((best.values[0] - best.values[1]).item())
     return text[len(ids):], margins
 
@@ -218,7 +277,12 @@ def save(case, seed, folder):
     write_json(folder / "config.json", case.config())
     model = random_model(LlamaConfig.from_pretrained(folder), seed)
     size = {"max_shard_size": case.shard_bytes} if case.shard_bytes else {}
-    model.to(getattr(torch, case.dtype)).save_pretrained(folder, **size)
+    model.to(getattr(torch, case.dtype))
+    for part, dtype in (case.other_dtypes or {}).items():
+        for name, weight in model.named_parameters():
+            if part in name:
+                weight.data = weight.data.to(getattr(torch, dtype))
+    model.save_pretrained(folder, **size)
     write_json(folder / "config.json", case.config())
     write_json(folder / "generation_config.json", case.generation_config())
 
@@ -238,13 +302,14 @@ def make(case, number):
         generator = torch.Generator().manual_seed(seed)
         prompt = torch.randint(case.vocab, (case.prompt,), generator=generator).tolist()
         prompt[0] = 1
-        model = load(folder)
-        text, margins = greedy(model, prompt)
+        text, margins = greedy(load(folder), prompt)
         if min(margins) >= MIN_MARGIN and len(set(text)) >= min(MIN_DISTINCT, case.vocab // 3):
             break
     else:
         raise SystemExit(f"{case.name}: no seed gives clear greedy choices")
+    model = load(folder)
     rope = (case.scaling("rope_type") or {"rope_type": "default"}) | {"rope_theta": case.theta}
+    rope["rope_type"] = rope.pop("type", rope.get("rope_type"))
     read = {key: value for key, value in model.config.rope_parameters.items() if key != "type"}
     assert read == rope, f"{case.name}: transformers reads {read} from config.json"
     want = logits(model, prompt)
@@ -259,7 +324,7 @@ def make(case, number):
     shards = len(list(folder.glob("model*.safetensors")))
     assert case.shard_bytes is None or shards >= 3, f"{case.name}: only {shards} shards"
     bite = 0.0
-    if case.factor is not None:
+    if case.scaling("rope_type") is not None:
         bite = relative_l2(logits(unscaled(case, folder), prompt), want)
         assert bite > 0.01, f"{case.name}: the rope scaling changes the logits by {bite:.1e} only"
     bf16 = relative_l2(logits(load(folder, torch.bfloat16), prompt), want)
@@ -270,33 +335,37 @@ def make(case, number):
     )
 
 
-def rope_table(head_dim, factor, golden):
+def rope_table(head_dim, theta, longest, scaling, length=None, golden={}):
     """The inverse frequencies as LlamaForCausalLM would use them."""
-    theta = 500000.0
-    scaling = factor and {
+    parameters = (scaling or {"rope_type": "default"}) | {"rope_theta": theta}
+    written = {"max_position_embeddings": longest, "rope_parameters": dict(parameters)}
+    config = LlamaConfig(
+        head_dim=head_dim, max_position_embeddings=longest, rope_parameters=parameters
+    )
+    rotary = LlamaRotaryEmbedding(config)
+    if length is not None:
+        rotary(torch.zeros(1), torch.arange(length)[None])
+    frequencies = rotary.inv_freq.tolist()
+    for index, value in golden.items():
+        error = abs(frequencies[index] / value - 1)
+        assert error < 1e-6, f"head_dim {head_dim}, {scaling}, pair {index}: {error:.1e}"
+    return {
+        "head_dim": head_dim,
+        "config": written,
+        "length": length,
+        "golden": golden,
+        "frequencies": frequencies,
+        "magnitude": rotary.attention_scaling,
+    }
+
+
+def llama3(factor):
+    return factor and {
+        "rope_type": "llama3",
         "factor": factor,
         "low_freq_factor": 1.0,
         "high_freq_factor": 4.0,
         "original_max_position_embeddings": 8192,
-    }
-    kind = {"rope_type": "llama3"} | scaling if scaling else {"rope_type": "default"}
-    config = LlamaConfig(
-        head_dim=head_dim,
-        max_position_embeddings=131072,
-        rope_parameters={"rope_theta": theta} | kind,
-    )
-    rotary = LlamaRotaryEmbedding(config)
-    assert rotary.attention_scaling == 1.0
-    frequencies = rotary.inv_freq.tolist()
-    for index, value in golden.items():
-        error = abs(frequencies[index] / value - 1)
-        assert error < 1e-6, f"head_dim {head_dim}, factor {factor}, pair {index}: {error:.1e}"
-    return {
-        "head_dim": head_dim,
-        "theta": theta,
-        "scaling": scaling,
-        "golden": golden,
-        "frequencies": frequencies,
     }
 
 
@@ -309,8 +378,12 @@ def main():
         f"{'distinct':>8} {'unscaled':>8} {'HF bf16':>8} {'kB':>8}"
     )
     for number, case in enumerate(CASES):
-        print(make(case, number), flush=True)
-    tables = [rope_table(*key, golden) for key, golden in ROPE_GOLDEN.items()]
+        if not sys.argv[1:] or case.name in sys.argv[1:]:
+            print(make(case, number), flush=True)
+    tables = [
+        rope_table(head_dim, 500000.0, 131072, llama3(factor), golden=golden)
+        for (head_dim, factor), golden in ROPE_GOLDEN.items()
+    ] + [rope_table(*table) for table in ROPE_TABLES]
     write_json(ROOT / "rope.json", tables)
     size = sum(file.stat().st_size for file in ROOT.rglob("*") if file.is_file())
     print(f"tests/golden: {size / 1e6:.2f} MB in all")

@@ -172,6 +172,12 @@ impl Weight {
         self.rows * self.cols * self.dtype.bytes()
     }
 
+    /// Its elements in the weight region, from the first to the last: its rows are `stride` apart.
+    pub fn elements<W: Pod>(self, region: &Checkpoint) -> &[W] {
+        assert_eq!(self.dtype.bytes(), size_of::<W>());
+        bytemuck::cast_slice(region.bytes(self.offset, self.span_bytes()))
+    }
+
     /// Bytes from its first element to its last, with what lies between its rows.
     pub fn span_bytes(self) -> usize {
         match self.rows {
@@ -189,11 +195,9 @@ pub struct Memory<'a> {
 }
 
 impl<'a> Memory<'a> {
-    /// The elements of `weight`, where they lie in the mapped file, from the first to the last: its rows
-    /// are `weight.stride` apart.
+    /// The elements of `weight`, where they lie in the mapped file ([`Weight::elements`]).
     pub fn weight<W: Pod>(&self, weight: Weight) -> &'a [W] {
-        assert_eq!(weight.dtype.bytes(), size_of::<W>());
-        bytemuck::cast_slice(self.weights.bytes(weight.offset, weight.span_bytes()))
+        weight.elements(self.weights)
     }
 
     /// The views of several slots at once, each as a mutable slice.

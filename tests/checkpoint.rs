@@ -5,9 +5,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use chaski::checkpoint::{Checkpoint, Dtype};
-use chaski::config::Config;
+use chaski::config::{Config, Dims};
+use chaski::model::{Weights, check_tie};
 use chaski::source::Source;
 use safetensors::SafeTensors;
+
+#[path = "common/bad_models/tiny.rs"]
+#[allow(dead_code, reason = "other tests spoil more")]
+mod tiny;
 
 /// The directories of tests/golden that hold a model.
 fn golden_models() -> Vec<PathBuf> {
@@ -87,4 +92,58 @@ fn the_demo_is_aligned_and_bf16() {
     assert_eq!(checkpoint.dtype(), Dtype::Bf16);
     assert_eq!(checkpoint.bytes(0, 1).as_ptr().addr() % 64, 0);
     assert!(checkpoint.total_bytes() <= 4 << 20, "{} bytes", checkpoint.total_bytes());
+}
+
+/// As transformers reads them: `tie_word_embeddings` and the two matrices.
+#[test]
+fn a_head_is_tied_as_config_and_files_say() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let open = |path: &Path| Checkpoint::open(&Source::Directory(path.to_owned())).unwrap();
+    let [tied, untied] =
+        ["gqa4-hd64-bf16-tied", "gqa8-hd64-f16"].map(|name| open(&golden.join(name)));
+    assert_eq!(check_tie(Some(true), &tied), Ok(None));
+    assert!(check_tie(None, &tied).unwrap().unwrap().contains("there is no lm_head.weight"));
+    let error = check_tie(Some(false), &tied).unwrap_err().to_string();
+    assert!(error.contains("tensor lm_head.weight is missing"), "{error}");
+    assert!(error.contains("tie_word_embeddings false"), "{error}");
+    for says in [None, Some(false)] {
+        assert_eq!(check_tie(says, &untied), Ok(None));
+    }
+    assert!(check_tie(Some(true), &untied).unwrap().unwrap().contains("differs"));
+}
+
+/// Two matrices of the same numbers are tied whatever; where the embedding is missing, the head is it.
+#[test]
+fn either_of_two_tied_matrices_is_enough() {
+    let folder = tempfile::tempdir().unwrap();
+    tiny::write_good(folder.path());
+    let source = Source::Directory(folder.path().to_owned());
+    let mut weights = tiny::weights();
+    weights.push(("lm_head.weight".to_owned(), weights[0].1.clone()));
+    tiny::write_part(folder.path(), tiny::SINGLE, &weights);
+    assert_eq!(check_tie(Some(true), &Checkpoint::open(&source).unwrap()), Ok(None));
+
+    weights.remove(0);
+    tiny::write_part(folder.path(), tiny::SINGLE, &weights);
+    let checkpoint = Checkpoint::open(&source).unwrap();
+    let dims = Dims::new(&Config::load(&source).unwrap(), 1).unwrap();
+    assert_eq!(check_tie(Some(true), &checkpoint), Ok(None));
+    assert!(Weights::locate(&checkpoint, &dims).unwrap().tied());
+    let error = check_tie(Some(false), &checkpoint).unwrap_err().to_string();
+    assert!(error.contains("model.embed_tokens.weight is missing"), "{error}");
+}
+
+/// Each tensor has its own type, and most of the bytes give the checkpoint's.
+#[test]
+fn weights_may_be_of_several_types() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    for (name, types, exception) in [
+        ("gqa5-hd80-bf16-f32-norms-head", "BF16 and F32", Some(Dtype::F32)),
+        ("gqa2-hd96-bf16-f16", "BF16 and F16", Some(Dtype::F16)),
+        ("mha7-hd32-bf16", "BF16", None),
+    ] {
+        let checkpoint = Checkpoint::open(&Source::Directory(golden.join(name))).unwrap();
+        assert_eq!((checkpoint.dtype(), checkpoint.types().as_str()), (Dtype::Bf16, types));
+        assert_eq!(checkpoint.exception().map(|(_, tensor)| tensor.dtype), exception);
+    }
 }

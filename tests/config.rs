@@ -203,6 +203,7 @@ impl Release {
             max_context: self.context,
             norm_eps: self.norm_eps as f32,
             rope: Rope { theta: self.theta, scaling },
+            tied: Some(self.tied),
             bos_id: Some(1),
             stop_ids: vec![2],
             defaults: Default::default(),

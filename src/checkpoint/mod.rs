@@ -35,6 +35,8 @@ pub enum Dtype {
 }
 
 impl Dtype {
+    const ALL: [Dtype; 3] = [Dtype::Bf16, Dtype::F16, Dtype::F32];
+
     /// Bytes of one element.
     pub fn bytes(self) -> usize {
         match self {
@@ -54,7 +56,7 @@ impl Dtype {
 
     /// The type that safetensors files call `name`.
     pub fn from_name(name: &str) -> Option<Dtype> {
-        [Dtype::Bf16, Dtype::F16, Dtype::F32].into_iter().find(|dtype| dtype.name() == name)
+        Dtype::ALL.into_iter().find(|dtype| dtype.name() == name)
     }
 }
 
@@ -186,9 +188,22 @@ impl Checkpoint {
         self.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor))
     }
 
-    /// The one element type of all weights.
+    /// The element type that most bytes of the weights have.
     pub fn dtype(&self) -> Dtype {
         self.dtype
+    }
+
+    /// The first tensor of another type, if there is one.
+    pub fn exception(&self) -> Option<(&str, &Tensor)> {
+        self.tensors().find(|(_, tensor)| tensor.dtype != self.dtype)
+    }
+
+    /// The types of the weights, for people: `BF16`, `BF16 and F32`.
+    pub fn types(&self) -> String {
+        let others = Dtype::ALL.into_iter().filter(|dtype| *dtype != self.dtype);
+        let others = others.filter(|other| self.tensors().any(|(_, t)| t.dtype == *other));
+        let names = [self.dtype].into_iter().chain(others).map(Dtype::name);
+        names.collect::<Vec<_>>().join(" and ")
     }
 
     /// `len` bytes of the weight region from `offset` on. Panics unless they lie in one file, or have
@@ -252,25 +267,15 @@ impl Checkpoint {
             }
             shards.push(Shard { path, base, bytes });
         }
-        let Some((first, Tensor { dtype, .. })) = tensors.first() else {
+        if tensors.is_empty() {
             let paths: Vec<&str> = shards.iter().map(|shard| shard.path.as_str()).collect();
             return Err(Error::failed(format!("{}: no weights", paths.join(", "))));
-        };
-        let (first, dtype) = (first.clone(), *dtype);
-        let recipes = BTreeMap::new();
-        let checkpoint = Checkpoint { shards, tensors, places, dtype, recipes };
-        if let Some((name, tensor)) = checkpoint.tensors().find(|(_, tensor)| tensor.dtype != dtype)
-        {
-            return Err(Error::failed(format!(
-                "{}: tensor {} is {} but {} is {}: all weights must have one type",
-                checkpoint.path_of(name),
-                quote(name),
-                tensor.dtype.name(),
-                quote(&first),
-                dtype.name()
-            )));
         }
-        Ok(checkpoint)
+        let bytes = |dtype: &Dtype| -> usize {
+            tensors.iter().filter(|(_, t)| t.dtype == *dtype).map(|(_, t)| t.bytes).sum()
+        };
+        let dtype = Dtype::ALL.into_iter().max_by_key(bytes).expect("there are types");
+        Ok(Checkpoint { shards, tensors, places, dtype, recipes: BTreeMap::new() })
     }
 
     /// That every tensor is in the file that the index gives, and every tensor of a file in the

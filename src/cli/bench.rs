@@ -12,14 +12,13 @@ use sysinfo::{CpuRefreshKind, RefreshKind};
 
 use super::args::{BenchArgs, DepthFill, ModelArgs};
 use super::load::{Loaded, load_again};
-use super::model::{Opened, interrupt, open, set_threads, source, system};
+use super::model::{Opened, interrupt, open, set_threads, source, system, weights};
 use super::output::{note, print, progress};
 use super::split::{largest_share, team_hardware, world};
 use crate::bench::{
     Bench, COLUMNS, Ceilings, Fill, Grid, LINK_COLUMNS, PROFILE_COLUMNS, PROFILE_LINK_COLUMNS,
     Profile, Row, STARTUP_COLUMNS, Sample, Table, Test, roofline, row, trace, watched,
 };
-use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::device::cuda::Nvml;
 use crate::device::{Hardware, Startup};
@@ -143,7 +142,7 @@ pub(super) fn common_fields(opened: &Opened, nvml: Option<&Nvml>) -> Result<Row>
         "model": source.to_string(),
         "parameters": parameters,
         "weight_bytes": weight_bytes,
-        "dtype": checkpoint.dtype().name(),
+        "dtype": checkpoint.types(),
         "device": device,
         "tensor_parallel": dims.share.parts,
         "pipeline_parallel": dims.stage.parts,
@@ -297,9 +296,9 @@ fn startup(args: &ModelArgs, table: &mut Table) -> Result<()> {
     lap();
     let config = Config::load(&source)?;
     let dims = largest_share(args, &config)?;
-    let checkpoint = Checkpoint::open(&source)?;
+    let checkpoint = weights(&source, &config)?;
     let map = lap();
-    let hardware = team_hardware(args, &dims, checkpoint.dtype())?;
+    let hardware = team_hardware(args, &dims, &checkpoint)?;
     let driver = lap();
     let opened = Opened { source, config, dims, checkpoint, hardware };
     opened.plan(args, false, None)?;

@@ -1,7 +1,7 @@
 //! `chaski diff`
 
 use super::args::{Device, DiffArgs, ModelArgs};
-use super::model::{hardware, plan, prompt_ids, set_threads, source};
+use super::model::{hardware, plan, prompt_ids, set_threads, source, weights};
 use super::output::print;
 use super::split::check_alone;
 use crate::checkpoint::Checkpoint;
@@ -31,10 +31,10 @@ pub fn run(args: &DiffArgs) -> Result<()> {
             "the prompt is to be of ids below {vocab}, at least one"
         )));
     }
+    let checkpoint = weights(&source, &config)?;
     let side = |device, kernel| -> Result<(Hardware, Checkpoint)> {
-        let checkpoint = Checkpoint::open(&source)?;
         let on = ModelArgs { device, kernel, ..args.model.clone() };
-        Ok((hardware(&on, &dims, checkpoint.dtype())?, checkpoint))
+        Ok((hardware(&on, &dims, &checkpoint)?, checkpoint.clone()))
     };
     let sides = [side(args.a, Vec::new())?, side(args.b, args.model.kernel.clone())?];
     // A GPU can do with less: the CPU does as it does.

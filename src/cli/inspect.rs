@@ -1,10 +1,12 @@
 //! `chaski inspect`
 
+use std::ops::Add;
+
 use serde_json::{Value, json};
 
 use super::args::InspectArgs;
 use super::forecast::Outlook;
-use super::model::{available_memory_bytes, hardware, plan, source};
+use super::model::{available_memory_bytes, hardware, plan, source, weights};
 use super::output::print;
 use crate::checkpoint::{Checkpoint, Tensor};
 use crate::config::{Config, Dims};
@@ -33,35 +35,60 @@ struct Report {
     outlook: Option<Outlook>,
 }
 
-/// Parameters by part of the model.
+/// Weights by part of the model.
 struct Parts {
-    embedding: usize,
-    attention: usize,
-    feed_forward: usize,
-    norms: usize,
-    /// 0 where it is the embedding.
-    head: usize,
+    embedding: Amount,
+    attention: Amount,
+    feed_forward: Amount,
+    norms: Amount,
+    /// None where it is the embedding.
+    head: Amount,
+}
+
+/// Parameters, and the bytes that they take.
+#[derive(Clone, Copy, Default)]
+struct Amount {
+    parameters: usize,
+    bytes: usize,
+}
+
+impl Amount {
+    fn of(weights: &[Weight]) -> Self {
+        weights.iter().fold(Self::default(), |sum, weight| {
+            sum + Self { parameters: weight.rows * weight.cols, bytes: weight.bytes() }
+        })
+    }
+}
+
+impl Add for Amount {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { parameters: self.parameters + other.parameters, bytes: self.bytes + other.bytes }
+    }
 }
 
 impl Parts {
     fn new(weights: &Weights) -> Self {
-        let count = |weights: &[Weight]| weights.iter().map(|w| w.rows * w.cols).sum::<usize>();
+        let head = weights.head.filter(|_| !weights.tied()).map(|head| head.matrix);
         let mut parts = Self {
-            embedding: count(weights.embedding.as_slice()),
-            attention: 0,
-            feed_forward: 0,
-            norms: weights.head.map_or(0, |head| count(&[head.norm])),
-            head: weights.head.filter(|_| !weights.tied()).map_or(0, |head| count(&[head.matrix])),
+            embedding: Amount::of(weights.embedding.as_slice()),
+            attention: Amount::default(),
+            feed_forward: Amount::default(),
+            norms: weights.head.map_or(Amount::default(), |head| Amount::of(&[head.norm])),
+            head: Amount::of(head.as_slice()),
         };
         for layer in &weights.layers {
-            parts.attention += count(&[layer.wq, layer.wk, layer.wv, layer.wo]);
-            parts.feed_forward += count(&[layer.w_gate, layer.w_up, layer.w_down]);
-            parts.norms += count(&[layer.attention_norm, layer.ffn_norm]);
+            let attention = Amount::of(&[layer.wq, layer.wk, layer.wv, layer.wo]);
+            parts.attention = parts.attention + attention;
+            let feed_forward = Amount::of(&[layer.w_gate, layer.w_up, layer.w_down]);
+            parts.feed_forward = parts.feed_forward + feed_forward;
+            parts.norms = parts.norms + Amount::of(&[layer.attention_norm, layer.ffn_norm]);
         }
         parts
     }
 
-    fn named(&self) -> [(&'static str, usize); 5] {
+    fn named(&self) -> [(&'static str, Amount); 5] {
         [
             ("embedding", self.embedding),
             ("attention", self.attention),
@@ -71,8 +98,8 @@ impl Parts {
         ]
     }
 
-    fn total(&self) -> usize {
-        self.named().iter().map(|(_, parameters)| parameters).sum()
+    fn total(&self) -> Amount {
+        self.named().into_iter().fold(Amount::default(), |sum, (_, amount)| sum + amount)
     }
 }
 
@@ -81,14 +108,14 @@ impl Report {
         let source = source(&args.model.model, &args.model.synthetic)?;
         let config = Config::load(&source)?;
         let dims = Dims::new(&config, 1)?;
-        let checkpoint = Checkpoint::open(&source)?;
-        let weights = Weights::locate(&checkpoint, &dims)?;
-        let parts = Parts::new(&weights);
-        let tied = weights.tied();
-        let hardware = hardware(&args.model, &dims, checkpoint.dtype())?;
+        let checkpoint = weights(&source, &config)?;
+        let located = Weights::locate(&checkpoint, &dims)?;
+        let parts = Parts::new(&located);
+        let tied = located.tied();
+        let hardware = hardware(&args.model, &dims, &checkpoint)?;
         let plan = plan(&args.model, &hardware, &config, &dims, &checkpoint, false, None)?;
         let state = State::plan(&dims, plan.sizes, &mut Layout::default());
-        let llama = Llama { dims, norm_eps: config.norm_eps, weights, state };
+        let llama = Llama { dims, norm_eps: config.norm_eps, weights: located, state };
         let decode = model::decode(&llama);
         Ok(Self {
             name: source.to_string(),
@@ -114,11 +141,11 @@ impl Report {
 
     fn json(&self) -> Value {
         let (config, plan) = (&self.config, &self.plan);
-        let element = self.checkpoint.dtype().bytes();
-        let parts = |scale: usize| -> Value {
+        let parts = |count: fn(&Amount) -> usize| -> Value {
             let parts = self.weights.named();
-            parts.iter().map(|(name, count)| (name.to_string(), json!(count * scale))).collect()
+            parts.iter().map(|(name, part)| (name.to_string(), json!(count(part)))).collect()
         };
+        let total = self.weights.total();
         json!({
             "model": self.name,
             "config": {
@@ -142,11 +169,11 @@ impl Report {
                 "bos_id": config.bos_id,
                 "stop_ids": config.stop_ids,
             },
-            "dtype": self.checkpoint.dtype().name(),
-            "parameters": self.weights.total(),
-            "parameters_by_part": parts(1),
-            "weight_bytes": self.weights.total() * element,
-            "weight_bytes_by_part": parts(element),
+            "dtype": self.checkpoint.types(),
+            "parameters": total.parameters,
+            "parameters_by_part": parts(|part| part.parameters),
+            "weight_bytes": total.bytes,
+            "weight_bytes_by_part": parts(|part| part.bytes),
             "kv_type": plan.sizes.cache.name(),
             "kv_bytes_per_token": self.cache_bytes_per_token,
             "decode_bytes_per_token": {
@@ -173,7 +200,6 @@ impl Report {
 
     fn text(&self) -> String {
         let (config, plan) = (&self.config, &self.plan);
-        let element = self.checkpoint.dtype().bytes();
         let mut lines = vec![
             self.name.clone(),
             format!("  layers {}, width {}, FFN {}", config.layers, config.width, config.ffn),
@@ -195,11 +221,11 @@ impl Report {
                 ),
             },
             String::new(),
-            format!("{:<22}{:>16}{:>14}", self.checkpoint.dtype().name(), "parameters", "bytes"),
+            format!("{:<22}{:>16}{:>14}", self.checkpoint.types(), "parameters", "bytes"),
         ];
         let total = [("total", self.weights.total())];
-        for (name, count) in self.weights.named().iter().chain(&total) {
-            lines.push(format!("  {name:<20}{count:>16}{:>14}", binary(count * element)));
+        for (name, Amount { parameters, bytes }) in self.weights.named().into_iter().chain(total) {
+            lines.push(format!("  {name:<20}{parameters:>16}{:>14}", binary(bytes)));
         }
         let memory = [
             ("weights, mapped", plan.weight_bytes),

@@ -24,7 +24,7 @@ use crate::device::Hardware;
 use crate::device::cuda::{self, Card};
 use crate::error::{Error, Result};
 use crate::kernel;
-use crate::model::{Plan, Request, Room, Weights};
+use crate::model::{Plan, Request, Room, Weights, check_tie};
 use crate::random::random_ids;
 use crate::sampler::SamplingOptions;
 use crate::source::Source;
@@ -84,9 +84,21 @@ pub fn open(args: &ModelArgs) -> Result<Opened> {
 pub fn open_source(args: &ModelArgs, source: Source) -> Result<Opened> {
     let config = Config::load(&source)?;
     let dims = largest_share(args, &config)?;
-    let checkpoint = Checkpoint::open(&source)?;
-    let hardware = team_hardware(args, &dims, checkpoint.dtype())?;
+    let checkpoint = weights(&source, &config)?;
+    let hardware = team_hardware(args, &dims, &checkpoint)?;
     Ok(Opened { source, config, dims, checkpoint, hardware })
+}
+
+/// The weights of a model with this config, mapped; says what is not as the config has it.
+///
+/// # Errors
+/// Whatever is wrong with the files.
+pub fn weights(source: &Source, config: &Config) -> Result<Checkpoint> {
+    let checkpoint = Checkpoint::open(source)?;
+    if let Some(told) = check_tie(config.tied, &checkpoint)? {
+        note(format_args!("{source}: {told}"));
+    }
+    Ok(checkpoint)
 }
 
 impl Opened {
@@ -151,7 +163,7 @@ impl Opened {
 }
 
 /// What the arguments ask to run a model of these sizes on.
-pub fn hardware(args: &ModelArgs, dims: &Dims, weights: Dtype) -> Result<Hardware> {
+pub fn hardware(args: &ModelArgs, dims: &Dims, weights: &Checkpoint) -> Result<Hardware> {
     let ordinal = match args.device {
         Device::Cpu => None,
         Device::Cuda(ordinal) => Some(ordinal),

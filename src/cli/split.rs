@@ -8,7 +8,7 @@ use super::args::{Device, ModelArgs, SplitArgs};
 use super::launch::{Place, place};
 use super::model::{Opened, available_memory_bytes, hardware, kernel_sources, replace_kernels};
 use super::output::note;
-use crate::checkpoint::Dtype;
+use crate::checkpoint::Checkpoint;
 use crate::comm::{Hello, Link, excuse, join};
 use crate::config::{Config, Dims};
 use crate::device::Hardware;
@@ -87,7 +87,7 @@ fn usual_stages(config: &Config, world: usize, machines: usize) -> usize {
 ///
 /// # Errors
 /// A device that is not there, or does not suit the model.
-pub fn team_hardware(args: &ModelArgs, dims: &Dims, weights: Dtype) -> Result<Vec<Hardware>> {
+pub fn team_hardware(args: &ModelArgs, dims: &Dims, weights: &Checkpoint) -> Result<Vec<Hardware>> {
     let on = |device| hardware(&ModelArgs { device, ..args.clone() }, dims, weights);
     let world = dims.world();
     if let Some(place) = place(&args.split)? {
@@ -109,7 +109,12 @@ pub fn team_hardware(args: &ModelArgs, dims: &Dims, weights: Dtype) -> Result<Ve
 }
 
 /// What the ranks of one of several processes run on.
-fn joined(args: &ModelArgs, place: &Place, dims: &Dims, weights: Dtype) -> Result<Vec<Hardware>> {
+fn joined(
+    args: &ModelArgs,
+    place: &Place,
+    dims: &Dims,
+    weights: &Checkpoint,
+) -> Result<Vec<Hardware>> {
     let ranks = dims.world() / place.processes;
     let ordinals: Vec<u32> = match (&args.split.devices[..], args.device) {
         (_, Device::Cpu) => {
@@ -129,7 +134,12 @@ fn joined(args: &ModelArgs, place: &Place, dims: &Dims, weights: Dtype) -> Resul
 }
 
 /// One rank on each of these GPUs.
-fn cards(args: &ModelArgs, ordinals: &[u32], dims: &Dims, weights: Dtype) -> Result<Vec<Hardware>> {
+fn cards(
+    args: &ModelArgs,
+    ordinals: &[u32],
+    dims: &Dims,
+    weights: &Checkpoint,
+) -> Result<Vec<Hardware>> {
     let count = device_count()?;
     if let Some(missing) = ordinals.iter().find(|ordinal| **ordinal >= count) {
         return Err(Error::failed(format!(
@@ -218,7 +228,7 @@ fn join_others(opened: &Opened, args: &ModelArgs, place: Place, plan: &Plan) -> 
         model: format!(
             "{} layers {} in stages of {} ranks #{hash}",
             config.layers,
-            checkpoint.dtype().name(),
+            checkpoint.types(),
             dims.share.parts
         ),
         context: plan.sizes.context,
@@ -258,7 +268,7 @@ pub fn describe(opened: &Opened, args: &ModelArgs, plan: &Plan, on: &str) {
         "{source}: {} layers, {} {}, on {}; context {} ({}), KV cache {}",
         config.layers,
         binary(plan.weight_bytes * ranks),
-        checkpoint.dtype().name(),
+        checkpoint.types(),
         on,
         plan.sizes.context,
         match plan.limit {

@@ -58,6 +58,8 @@ pub struct Config {
     /// RMSNorm's ε.
     pub norm_eps: f32,
     pub rope: Rope,
+    /// Whether the LM head is the embedding, where the config says so.
+    pub tied: Option<bool>,
     /// The token that every sequence begins with.
     pub bos_id: Option<u32>,
     /// The tokens that end a sequence, of config.json and generation_config.json together,
@@ -139,6 +141,7 @@ impl Config {
             max_context: fields.size("max_position_embeddings", MAX_CONTEXT)?,
             norm_eps: fields.number("rms_norm_eps", 1e-12..=1e-1)? as f32,
             rope: Rope::parse(&fields)?,
+            tied: fields.optional_bool("tie_word_embeddings")?,
             bos_id: bos_ids.first().copied(),
             stop_ids,
             defaults,

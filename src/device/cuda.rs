@@ -36,6 +36,7 @@ use crate::comm::Communicator;
 use crate::config::Dims;
 use crate::device::Startup;
 use crate::error::{Error, Result};
+use crate::json::quote;
 use crate::kernel::{Kernel, Source};
 use crate::memory::{Layout, Slot, StateRegion, Weight};
 use crate::op::{Gpu, Program};
@@ -119,12 +120,18 @@ impl Card {
     ///
     /// # Errors
     /// What about the model no kernel is made for, or is too large for this GPU.
-    pub fn suits(&self, dims: &Dims, weights: Dtype) -> Result<()> {
+    pub fn suits(&self, dims: &Dims, weights: &Checkpoint) -> Result<()> {
         let Dims { width, heads, head_dim, ffn, vocab, .. } = *dims;
         let longest = width.max(heads * head_dim).max(ffn);
         let (needed, limit) = (gemv_shared_bytes(longest), self.context.block_shared_bytes()?);
-        let trouble = match weights {
-            Dtype::F32 => "F32 weights: BF16 and F16 there are".to_owned(),
+        let trouble = match (weights.dtype(), weights.exception()) {
+            (Dtype::F32, _) => "F32 weights: BF16 and F16 there are".to_owned(),
+            (most, Some((name, tensor))) => format!(
+                "weights of several types, and {} is {} where most are {}",
+                quote(name),
+                tensor.dtype.name(),
+                most.name()
+            ),
             _ if head_dim != 64 && head_dim != 128 => {
                 format!("heads of {head_dim} dimensions: 64 and 128 there are")
             }

@@ -65,7 +65,15 @@ impl Weights {
         let q = whole(dims.heads, dims.share) * dims.head_dim;
         let kv = whole(dims.kv_heads, dims.kv_share) * dims.head_dim;
 
-        let embedding = table.matrix("model.embed_tokens", [v, c], rows)?;
+        let names = [EMBEDDING, HEAD].map(|name| checkpoint.tensor(&format!("{name}.weight")));
+        // Tied embeddings are told by the tensor's absence: the config's flag is often wrong
+        // ([`check_tie`]).
+        let (first, last) = match names {
+            [None, Some(_)] => (HEAD, HEAD),
+            [_, None] => (EMBEDDING, EMBEDDING),
+            _ => (EMBEDDING, HEAD),
+        };
+        let embedding = table.matrix(first, [v, c], rows)?;
         let layers = (0..dims.whole_layers).map(|l| {
             let name = |part: &str| format!("model.layers.{l}.{part}");
             Ok(Layer {
@@ -82,11 +90,7 @@ impl Weights {
         });
         let layers = layers.collect::<Result<Vec<Layer>>>()?;
         let norm = table.vector("model.norm", c)?;
-        // Tied embeddings are told by the tensor's absence: the config's flag is often wrong.
-        let matrix = match checkpoint.tensor("lm_head.weight") {
-            Some(_) => table.matrix("lm_head", [v, c], rows)?,
-            None => embedding,
-        };
+        let matrix = table.matrix(last, [v, c], rows)?;
         table.refuse_the_rest()?;
         let stage = dims.stage;
         Ok(Self {
@@ -114,6 +118,48 @@ impl Layer {
     pub fn iter(&self) -> impl Iterator<Item = Weight> + use<> {
         let attention = [self.attention_norm, self.wq, self.wk, self.wv, self.wo];
         attention.into_iter().chain([self.ffn_norm, self.w_gate, self.w_up, self.w_down])
+    }
+}
+
+const EMBEDDING: &str = "model.embed_tokens";
+const HEAD: &str = "lm_head";
+
+/// That the embedding and the LM head are as `tied`, config.json's `tie_word_embeddings`, says; where they
+/// are not, what is done instead. As `transformers`: one that is missing is the other one if they are
+/// tied, and two that differ are both used whatever the config says.
+///
+/// # Errors
+/// One of the two is missing and the config says that they are not tied.
+pub fn check_tie(tied: Option<bool>, checkpoint: &Checkpoint) -> Result<Option<String>> {
+    let [embedding, head] = [EMBEDDING, HEAD].map(|name| format!("{name}.weight"));
+    let (missing, there) = match (checkpoint.tensor(&embedding), checkpoint.tensor(&head)) {
+        (Some(first), Some(last)) if tied == Some(true) && !checkpoint.is_synthetic() => {
+            let same = first.dtype == last.dtype
+                && checkpoint.bytes(first.offset, first.bytes)
+                    == checkpoint.bytes(last.offset, last.bytes);
+            let told = || {
+                format!(
+                    "config.json says tie_word_embeddings true and {head} differs from {embedding}: \
+                     the model's own LM head is used"
+                )
+            };
+            return Ok((!same).then(told));
+        }
+        (Some(_), None) => (head, embedding),
+        (None, Some(_)) => (embedding, head),
+        _ => return Ok(None),
+    };
+    match tied {
+        Some(true) => Ok(None),
+        None => Ok(Some(format!(
+            "config.json does not say tie_word_embeddings and there is no {missing}: {there} is used \
+             for it"
+        ))),
+        Some(false) => Err(Error::failed(format!(
+            "{}: tensor {missing} is missing and config.json says tie_word_embeddings false: fetch the \
+             files again, or set it to true if the model's LM head is its embedding",
+            checkpoint.path_of(&there)
+        ))),
     }
 }
 

@@ -1,14 +1,13 @@
 use rayon::prelude::*;
 
-use super::matmul::{matmul_cost, product_blocks};
+use super::matmul::{matmul_cost, product, product_blocks};
 use super::{GateUpSwigluHopper, launch, size};
 use crate::case::{Case, Content, HALF, HALF_NMSE, Judge, NUMBERS, Numbers, Setup};
 use crate::checkpoint::Dtype;
-use crate::for_dtype;
 use crate::kernel::{self, Launch};
 use crate::memory::{Activation, Memory, Weight};
 use crate::op::{Cost, Gpu, Op};
-use crate::vector::{fill, matmul, widened};
+use crate::vector::{fill, widened};
 
 /// `hidden[t] = silu(w_gate x[t]) * (w_up x[t])`, with `silu(g) = g / (1 + e^-g)` (Shazeer, 2020,
 /// arXiv:2002.05202)
@@ -41,17 +40,14 @@ impl Op for GateUpSwiglu {
     }
 
     fn reference(&self, memory: &mut Memory<'_>) {
-        for_dtype!(self.w_gate.dtype, W => {
-            let [w_gate, w_up] =
-                [self.w_gate, self.w_up].map(|weight| memory.weight::<W>(weight));
-            let (x, hidden) = memory.slots((self.x.bytes, self.hidden.bytes));
-            let (x, width) = (&widened(self.x, x), self.w_gate.cols);
-            fill(self.hidden, hidden, |gate| {
-                let mut up = vec![0.0; gate.len()];
-                matmul(w_gate, x, width, gate, |y, sum| *y = sum);
-                matmul(w_up, x, width, &mut up, |y, sum| *y = sum);
-                swiglu(gate, &up);
-            });
+        let region = memory.weights;
+        let (x, hidden) = memory.slots((self.x.bytes, self.hidden.bytes));
+        let x = &widened(self.x, x);
+        fill(self.hidden, hidden, |gate| {
+            let mut up = vec![0.0; gate.len()];
+            product(region, self.w_gate, x, gate, |y, sum| *y = sum);
+            product(region, self.w_up, x, &mut up, |y, sum| *y = sum);
+            swiglu(gate, &up);
         });
     }
 

@@ -1,6 +1,6 @@
 use super::{MatmulHopper, blocks, launch, size};
 use crate::case::{Case, Content, F32_NMSE, HALF, Judge, NUMBERS, Numbers, Setup};
-use crate::checkpoint::Dtype;
+use crate::checkpoint::{Checkpoint, Dtype};
 use crate::for_dtype;
 use crate::kernel::{self, Launch};
 use crate::memory::{Activation, Memory, Slot, Weight};
@@ -30,18 +30,15 @@ impl<const N: usize> Op for Matmul<N> {
     }
 
     fn reference(&self, memory: &mut Memory<'_>) {
+        let region = memory.weights;
         for (weight, y) in self.products {
-            for_dtype!(weight.dtype, W => {
-                let Weight { stride, cols, .. } = weight;
-                let weight = memory.weight::<W>(weight);
-                let (x, y) = memory.slots((self.x.bytes, y));
-                let x = &widened(self.x, x);
-                if self.residual {
-                    matmul_strided(weight, stride, x, cols, y, |y, sum| *y += sum);
-                } else {
-                    matmul_strided(weight, stride, x, cols, y, |y, sum| *y = sum);
-                }
-            });
+            let (x, y) = memory.slots((self.x.bytes, y));
+            let x = &widened(self.x, x);
+            if self.residual {
+                product(region, weight, x, y, |y, sum| *y += sum);
+            } else {
+                product(region, weight, x, y, |y, sum| *y = sum);
+            }
         }
     }
 
@@ -80,6 +77,21 @@ impl<const N: usize> Op for Matmul<N> {
         let grid = [product_blocks(self.tokens(), &self.rows(), gpu), 1];
         launch(kernel::Matmul::KERNEL, (weight.dtype, 0), grid, 0, arguments)
     }
+}
+
+/// `store(&mut y[t, n], weight[n] . x[t])` for every row n and token t, each weight in its own type.
+///
+/// `weight`: `[N, K]`, `x`: `[T, K]`, `y`: `[T, N]`
+pub(super) fn product(
+    region: &Checkpoint,
+    weight: Weight,
+    x: &[f32],
+    y: &mut [f32],
+    store: impl Fn(&mut f32, f32) + Sync,
+) {
+    for_dtype!(weight.dtype, W => {
+        matmul_strided(weight.elements::<W>(region), weight.stride, x, weight.cols, y, store)
+    });
 }
 
 /// Of a launch; those that are not needed have no rows.

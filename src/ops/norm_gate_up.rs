@@ -1,14 +1,12 @@
 use super::gate_up_swiglu::swiglu;
 use super::gemv::Gemv;
-use super::matmul::matmul_cost;
-use super::rms_norm::rms_norm;
+use super::matmul::{matmul_cost, product};
+use super::rms_norm::normed;
 use super::{launch, size};
 use crate::case::{Case, Content, F32_NMSE, HALF, NUMBERS, Setup};
-use crate::for_dtype;
 use crate::kernel::{self, Launch};
 use crate::memory::{Memory, Slot, Weight};
 use crate::op::{Cost, Gpu, Op};
-use crate::vector::matmul;
 
 /// One token from the residual stream to the gated hidden units: the chain `rms_norm`, two `matmul`,
 /// `swiglu`.
@@ -37,17 +35,13 @@ impl Op for NormGateUp {
     }
 
     fn reference(&self, memory: &mut Memory<'_>) {
-        for_dtype!(self.norm.dtype, W => {
-            let [norm, w_gate, w_up] =
-                [self.norm, self.w_gate, self.w_up].map(|weight| memory.weight::<W>(weight));
-            let (x, hidden) = memory.slots((self.x, self.hidden));
-            let mut normed = vec![0.0; x.len()];
-            let mut up = vec![0.0; hidden.len()];
-            rms_norm(x, norm, self.eps, &mut normed);
-            matmul(w_gate, &normed, x.len(), hidden, |y, sum| *y = sum);
-            matmul(w_up, &normed, x.len(), &mut up, |y, sum| *y = sum);
-            swiglu(hidden, &up);
-        });
+        let region = memory.weights;
+        let (x, hidden) = memory.slots((self.x, self.hidden));
+        let normed = normed(region, self.norm, self.eps, x);
+        let mut up = vec![0.0; hidden.len()];
+        product(region, self.w_gate, &normed, hidden, |y, sum| *y = sum);
+        product(region, self.w_up, &normed, &mut up, |y, sum| *y = sum);
+        swiglu(hidden, &up);
     }
 
     fn launch(&self, gpu: &Gpu) -> Launch {

@@ -1,13 +1,11 @@
 use super::gemv::Gemv;
-use super::matmul::matmul_cost;
-use super::rms_norm::rms_norm;
+use super::matmul::{matmul_cost, product};
+use super::rms_norm::normed;
 use super::{launch, size};
 use crate::case::{Case, F32_NMSE, HALF, NUMBERS, Setup};
-use crate::for_dtype;
 use crate::kernel::{self, Launch};
 use crate::memory::{Memory, Slot, Weight};
 use crate::op::{Cost, Gpu, Op, Product};
-use crate::vector::matmul;
 
 /// One token's logits: the chain `rms_norm`, `matmul`.
 pub struct NormHead {
@@ -33,13 +31,10 @@ impl Op for NormHead {
     }
 
     fn reference(&self, memory: &mut Memory<'_>) {
-        for_dtype!(self.norm.dtype, W => {
-            let [norm, head] = [self.norm, self.head].map(|weight| memory.weight::<W>(weight));
-            let (x, logits) = memory.slots((self.x, self.logits));
-            let mut normed = vec![0.0; x.len()];
-            rms_norm(x, norm, self.eps, &mut normed);
-            matmul(head, &normed, x.len(), logits, |y, sum| *y = sum);
-        });
+        let region = memory.weights;
+        let (x, logits) = memory.slots((self.x, self.logits));
+        let normed = normed(region, self.norm, self.eps, x);
+        product(region, self.head, &normed, logits, |y, sum| *y = sum);
     }
 
     fn products(&self) -> Vec<Product> {

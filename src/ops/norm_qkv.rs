@@ -1,15 +1,13 @@
 use super::gemv::Gemv;
-use super::matmul::matmul_cost;
-use super::rms_norm::rms_norm;
+use super::matmul::{matmul_cost, product};
+use super::rms_norm::normed;
 use super::rope_append::{Cache, append, rotate, rotation};
 use super::{launch, size};
 use crate::case::{Case, F32_NMSE, HALF, HALF_NMSE, NUMBERS, Setup};
 use crate::checkpoint::Dtype;
-use crate::for_dtype;
 use crate::kernel::{self, Launch};
 use crate::memory::{Memory, Slot, Weight};
 use crate::op::{Cost, Gpu, Op};
-use crate::vector::matmul;
 
 /// One token from the residual stream to its rotated queries and its place in the cache: the chain
 /// `rms_norm`, three `matmul`, `rope_append`.
@@ -46,31 +44,27 @@ impl Op for NormQkv {
     }
 
     fn reference(&self, memory: &mut Memory<'_>) {
-        for_dtype!(self.norm.dtype, W => {
-            let [norm, wq, wk, wv] =
-                [self.norm, self.wq, self.wk, self.wv].map(|weight| memory.weight::<W>(weight));
-            let (x, cursor, frequencies, q, keys, values) = memory.slots((
-                self.x,
-                self.cursor,
-                self.frequencies,
-                self.q,
-                self.cache.keys,
-                self.cache.values,
-            ));
-            let mut normed = vec![0.0; x.len()];
-            let mut k = vec![0.0; self.wk.rows];
-            let mut v = vec![0.0; self.wv.rows];
-            rms_norm(x, norm, self.eps, &mut normed);
-            matmul(wq, &normed, x.len(), q, |y, sum| *y = sum);
-            matmul(wk, &normed, x.len(), &mut k, |y, sum| *y = sum);
-            matmul(wv, &normed, x.len(), &mut v, |y, sum| *y = sum);
-            let position = cursor[0] as usize;
-            let rotation = rotation(position, frequencies);
-            rotate(q, &rotation);
-            rotate(&mut k, &rotation);
-            append(self.cache.dtype, &k, keys, position * k.len());
-            append(self.cache.dtype, &v, values, position * v.len());
-        });
+        let region = memory.weights;
+        let (x, cursor, frequencies, q, keys, values) = memory.slots((
+            self.x,
+            self.cursor,
+            self.frequencies,
+            self.q,
+            self.cache.keys,
+            self.cache.values,
+        ));
+        let normed = normed(region, self.norm, self.eps, x);
+        let mut k = vec![0.0; self.wk.rows];
+        let mut v = vec![0.0; self.wv.rows];
+        product(region, self.wq, &normed, q, |y, sum| *y = sum);
+        product(region, self.wk, &normed, &mut k, |y, sum| *y = sum);
+        product(region, self.wv, &normed, &mut v, |y, sum| *y = sum);
+        let position = cursor[0] as usize;
+        let rotation = rotation(position, frequencies);
+        rotate(q, &rotation);
+        rotate(&mut k, &rotation);
+        append(self.cache.dtype, &k, keys, position * k.len());
+        append(self.cache.dtype, &v, values, position * v.len());
     }
 
     fn launch(&self, gpu: &Gpu) -> Launch {

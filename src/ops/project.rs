@@ -1,12 +1,10 @@
 use super::gemv::Gemv;
-use super::matmul::matmul_cost;
+use super::matmul::{matmul_cost, product};
 use super::{launch, size};
 use crate::case::{Case, Content, F32_NMSE, HALF, Judge, NUMBERS, Numbers, Setup};
-use crate::for_dtype;
 use crate::kernel::{self, Launch};
 use crate::memory::{Memory, Slot, Weight};
 use crate::op::{Cost, Gpu, Op, Product};
-use crate::vector::matmul_strided;
 
 /// One token's activations onto the residual stream: `y += weight x`
 pub struct Project {
@@ -28,12 +26,9 @@ impl Op for Project {
     }
 
     fn reference(&self, memory: &mut Memory<'_>) {
-        for_dtype!(self.weight.dtype, W => {
-            let weight = memory.weight::<W>(self.weight);
-            let (x, y) = memory.slots((self.x, self.y));
-            let Weight { stride, cols, .. } = self.weight;
-            matmul_strided(weight, stride, x, cols, y, |y, sum| *y += sum);
-        });
+        let region = memory.weights;
+        let (x, y) = memory.slots((self.x, self.y));
+        product(region, self.weight, x, y, |y, sum| *y += sum);
     }
 
     fn products(&self) -> Vec<Product> {

@@ -1,6 +1,6 @@
 use super::{blocks, launch, size};
 use crate::case::{Case, Content, F32_NMSE, HALF, NUMBERS, Numbers, Setup};
-use crate::checkpoint::Dtype;
+use crate::checkpoint::{Checkpoint, Dtype};
 use crate::for_dtype;
 use crate::kernel::{self, Launch};
 use crate::memory::{Activation, Memory, Slot, Weight};
@@ -68,8 +68,15 @@ impl Op for RmsNorm {
     }
 }
 
+/// The norm of one token's `x` `[C]`, for ops that begin with it. `[C]`
+pub(super) fn normed(region: &Checkpoint, weight: Weight, eps: f32, x: &[f32]) -> Vec<f32> {
+    let mut y = vec![0.0; x.len()];
+    for_dtype!(weight.dtype, W => rms_norm(x, weight.elements::<W>(region), eps, &mut y));
+    y
+}
+
 /// The norm of one token's `x` `[C]` into `y` `[C]`.
-pub(super) fn rms_norm<W: Element>(x: &[f32], weight: &[W], eps: f32, y: &mut [f32]) {
+fn rms_norm<W: Element>(x: &[f32], weight: &[W], eps: f32, y: &mut [f32]) {
     let mean_square = dot(x, x) / x.len() as f32;
     let scale = 1.0 / (mean_square + eps).sqrt();
     for ((y, x), w) in y.iter_mut().zip(x).zip(weight) {

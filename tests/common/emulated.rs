@@ -37,7 +37,7 @@ pub fn rank_on(
     let config = Config::load(source)?;
     let dims = Dims::new(&config, 1)?;
     let checkpoint = Checkpoint::open(source)?;
-    card.suits(&dims, checkpoint.dtype())?;
+    card.suits(&dims, &checkpoint)?;
     let request = Request {
         cache: chaski::checkpoint::Dtype::F16,
         activations: checkpoint.dtype(),

@@ -24,7 +24,7 @@ pub fn team(source: &Source, request: Request, stages: usize, ordinals: &[u32]) 
     let world = ordinals.len();
     let dims = Dims::in_stages(&config, world, stages)?.of_rank(world - 1);
     let cards = ordinals.iter().map(|ordinal| Card::open(*ordinal)).collect::<Result<Vec<_>>>()?;
-    cards[0].suits(&dims, checkpoint.dtype())?;
+    cards[0].suits(&dims, &checkpoint)?;
     let request = Request {
         cache: Dtype::F16,
         activations: checkpoint.dtype(),
