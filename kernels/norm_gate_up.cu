@@ -5,7 +5,7 @@
 //! gate them itself. The norm is done again in every block, its scale after the products: 16 KB
 //! from the L2 cache beside 0.9 MB of weights an SM for an 8B model.
 //!
-//! Grid: SMs, any. Dynamic shared memory: 4 * round_up(C, 2048) bytes.
+//! Grid: SMs, any. Dynamic shared memory: 6 * round_up(C, 2048) bytes.
 #include "lib/gemv.cuh"
 #include "lib/trace.cuh"
 
@@ -19,25 +19,27 @@ template <class W> struct NormGateUp {
     uint32_t width; // C
     uint32_t ffn; // F
     uint32_t parts; // of each row, 1 to 8, a power of two (lib/gemv.cuh)
+    uint32_t flow; // lib/flow.cuh
     float eps;
     Trace trace;
 };
 
 template <class W> __device__ void norm_gate_up(const NormGateUp<W>& args) {
     float scale;
-    prefetch_norm(args.norm, args.width);
+    fetch_norm(args.norm, args.width);
     const auto rows = [&](uint32_t f) {
         return RowPair<W>{row_of(args.w_gate, f, args.width), row_of(args.w_up, f, args.width)};
     };
     const auto prepare = [&](float* x) {
         grid_dependency_wait();
         begun(args.trace);
-        scale = stage_normed(args.x, args.norm, args.width, args.eps, x);
+        fetch_columns(args.x, args.width, x);
+        scale = stage_normed<W>(x, args.width, args.eps);
     };
     const auto finish = [&](uint32_t f, float gate, float up) {
         if (lane_id() == 0) args.hidden[f] = swiglu(gate * scale, up * scale);
     };
-    gemv<W>(args.ffn, args.width, args.parts, rows, prepare, finish);
+    gemv<W>(args.ffn, args.width, args.parts, {args.flow}, rows, prepare, finish);
 }
 
 extern "C" __global__ void __launch_bounds__(256, 2) norm_gate_up_bf16(NormGateUp<bf16> args) { norm_gate_up(args); }

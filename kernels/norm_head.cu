@@ -2,7 +2,7 @@
 //!
 //! RMSNorm and the LM head: a warp owns two neighbouring rows (lib/gemv.cuh).
 //!
-//! Grid: SMs, any. Dynamic shared memory: 4 * round_up(C, 2048) bytes.
+//! Grid: SMs, any. Dynamic shared memory: 6 * round_up(C, 2048) bytes.
 #include "lib/gemv.cuh"
 #include "lib/trace.cuh"
 
@@ -15,13 +15,14 @@ template <class W> struct NormHead {
     uint32_t width; // C
     uint32_t vocab; // V
     uint32_t parts; // of each row, 1 to 8, a power of two (lib/gemv.cuh)
+    uint32_t flow; // lib/flow.cuh
     float eps;
     Trace trace;
 };
 
 template <class W> __device__ void norm_head(const NormHead<W>& args) {
     float scale;
-    prefetch_norm(args.norm, args.width);
+    fetch_norm(args.norm, args.width);
     const auto rows = [&](uint32_t pair) {
         const uint32_t a = 2 * pair, b = a + 1 < args.vocab ? a + 1 : a;
         return RowPair<W>{row_of(args.head, a, args.width), row_of(args.head, b, args.width)};
@@ -29,13 +30,14 @@ template <class W> __device__ void norm_head(const NormHead<W>& args) {
     const auto prepare = [&](float* x) {
         grid_dependency_wait();
         begun(args.trace);
-        scale = stage_normed(args.x, args.norm, args.width, args.eps, x);
+        fetch_columns(args.x, args.width, x);
+        scale = stage_normed<W>(x, args.width, args.eps);
     };
     const auto finish = [&](uint32_t pair, float a, float b) {
         const uint32_t id = 2 * pair + lane_id();
         if (lane_id() < 2 && id < args.vocab) args.logits[id] = (lane_id() == 0 ? a : b) * scale;
     };
-    gemv<W>((args.vocab + 1) / 2, args.width, args.parts, rows, prepare, finish);
+    gemv<W>((args.vocab + 1) / 2, args.width, args.parts, {args.flow}, rows, prepare, finish);
 }
 
 extern "C" __global__ void __launch_bounds__(256, 2) norm_head_bf16(NormHead<bf16> args) { norm_head(args); }

@@ -5,7 +5,7 @@
 //! itself; the values' rows are paired alike and not turned. Heads are counted through: H of the
 //! queries, G of the keys, G of the values.
 //!
-//! Grid: SMs, any. Dynamic shared memory: 4 * round_up(C, 2048) bytes.
+//! Grid: SMs, any. Dynamic shared memory: 6 * round_up(C, 2048) bytes.
 #include "lib/gemv.cuh"
 #include "lib/trace.cuh"
 
@@ -25,38 +25,44 @@ template <class W> struct NormQkv {
     uint32_t heads; // H
     uint32_t kv_heads; // G
     uint32_t parts; // of each row, 1 to 8, a power of two (lib/gemv.cuh)
+    uint32_t flow; // lib/flow.cuh
     float eps;
     Trace trace;
 };
 
 template <class W, int D> __device__ void norm_qkv(const NormQkv<W>& args) {
     const uint32_t width = args.width, heads = args.heads, kv_heads = args.kv_heads;
+    SHARED(float2[D / 2], turns); // sine and cosine
+    SHARED(uint32_t, position);
     float scale;
-    prefetch_norm(args.norm, width);
-    // A head's number among those of its kind.
-    const auto index = [&](uint32_t head) {
-        return head < heads ? head : (head - heads) % kv_heads;
-    };
+    fetch_norm(args.norm, width);
     const auto rows = [&](uint32_t pair) {
+        // Without branches: they would part the loads of a step from their use (lib/gemv.cuh).
         const uint32_t head = pair / (D / 2), i = pair % (D / 2);
         const W* matrix = head < heads ? args.wq : head < heads + kv_heads ? args.wk : args.wv;
-        const W* a = row_of(matrix, index(head) * D + i, width);
+        const uint32_t skipped = head < heads ? 0 : head < heads + kv_heads ? heads : heads + kv_heads;
+        const W* a = row_of(matrix, (head - skipped) * D + i, width);
         return RowPair<W>{a, row_of(a, D / 2, width)};
     };
     const auto prepare = [&](float* x) {
         grid_dependency_wait();
         begun(args.trace);
-        scale = stage_normed(args.x, args.norm, width, args.eps, x);
+        fetch_columns(args.x, width, x);
+        if (threadIdx.x < D / 2) { // while x is on its way
+            const uint32_t i = threadIdx.x, cursor = *args.cursor;
+            // The angle is one product in float, as models were trained with it.
+            sin_cos(float(cursor) * args.frequencies[i], turns[i].x, turns[i].y);
+            if (i == 0) position = cursor;
+        }
+        scale = stage_normed<W>(x, width, args.eps);
     };
     const auto finish = [&](uint32_t pair, float a, float b) {
         if (lane_id() != 0) return;
-        const uint32_t head = pair / (D / 2), i = pair % (D / 2), position = *args.cursor;
+        const uint32_t head = pair / (D / 2), i = pair % (D / 2);
         a *= scale;
         b *= scale;
         if (head < heads + kv_heads) {
-            // The angle is one product in float, as models were trained with it.
-            float sine, cosine;
-            sin_cos(float(position) * args.frequencies[i], sine, cosine);
+            const float sine = turns[i].x, cosine = turns[i].y;
             const float turned = a * cosine - b * sine;
             b = b * cosine + a * sine;
             a = turned;
@@ -66,12 +72,12 @@ template <class W, int D> __device__ void norm_qkv(const NormQkv<W>& args) {
             args.q[head * D + i + D / 2] = b;
         } else {
             kv_t* cache = head < heads + kv_heads ? args.keys : args.values;
-            kv_t* row = cache + (uint64_t(position) * kv_heads + index(head)) * D;
+            kv_t* row = cache + (uint64_t(position) * kv_heads + (head - heads) % kv_heads) * D;
             row[i] = to_kv(a);
             row[i + D / 2] = to_kv(b);
         }
     };
-    gemv<W>((heads + 2 * kv_heads) * (D / 2), width, args.parts, rows, prepare, finish);
+    gemv<W>((heads + 2 * kv_heads) * (D / 2), width, args.parts, {args.flow}, rows, prepare, finish);
 }
 
 extern "C" __global__ void __launch_bounds__(256, 2) norm_qkv_bf16_d64(NormQkv<bf16> args) { norm_qkv<bf16, 64>(args); }

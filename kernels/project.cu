@@ -15,6 +15,7 @@ template <class W> struct Project {
     uint32_t width; // K
     uint32_t rows; // N
     uint32_t parts; // of each row, 1 to 8, a power of two (lib/gemv.cuh)
+    uint32_t flow; // lib/flow.cuh
     Trace trace;
 };
 
@@ -30,9 +31,10 @@ template <class W> __device__ void project(const Project<W>& args) {
     };
     const auto finish = [&](uint32_t pair, float a, float b) {
         const uint32_t n = 2 * pair + lane_id();
-        if (lane_id() < 2 && n < args.rows) args.y[n] += lane_id() == 0 ? a : b;
+        // Nobody else adds to it: the same bits as a load, an addition and a store.
+        if (lane_id() < 2 && n < args.rows) reduce_add_gpu(&args.y[n], lane_id() == 0 ? a : b);
     };
-    gemv<W>((args.rows + 1) / 2, args.width, args.parts, rows, prepare, finish);
+    gemv<W>((args.rows + 1) / 2, args.width, args.parts, {args.flow}, rows, prepare, finish);
 }
 
 extern "C" __global__ void __launch_bounds__(256, 2) project_bf16(Project<bf16> args) { project(args); }

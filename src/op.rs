@@ -55,12 +55,69 @@ pub struct Gpu {
     pub reaches_peers: bool,
     /// Which it runs of those that mean the same.
     pub kernels: KernelSet,
+    pub tuning: Tuning,
 }
 
 impl Gpu {
     /// One that is alone, and runs kernels for all architectures only.
     pub const fn portable(multiprocessors: u32) -> Self {
-        Self { multiprocessors, reaches_peers: false, kernels: KernelSet::PORTABLE }
+        let (kernels, tuning) = (KernelSet::PORTABLE, Tuning::DEFAULT);
+        Self { multiprocessors, reaches_peers: false, kernels, tuning }
+    }
+}
+
+/// What a launch tells its kernel that changes no bit of the results, only how soon they are there.
+/// Only a measurement can tell what is best.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tuning {
+    /// When a decode kernel with weights lets the next one begin.
+    pub trigger: Trigger,
+    /// Pieces of 32 KiB a multiprocessor that a decode kernel has brought into the L2 cache before it waits
+    /// for the kernel before, beside the one in registers: up to [`Self::MOST_AHEAD`].
+    pub ahead: u32,
+    pub prefetch: Prefetch,
+    /// The shape of tiles in products of many tokens; none: what should be the fastest.
+    pub tile: Option<Tile>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trigger {
+    /// At once: its weights are asked for beside this one's.
+    First,
+    /// When this one's last weights have been asked for.
+    Last,
+}
+
+/// How weights are brought into the L2 cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Prefetch {
+    /// A line of 128 bytes by each thread.
+    Lines,
+    /// The same, each piece when the one before has come.
+    Paced,
+    /// One instruction a row; as [`Self::Lines`] on GPUs older than Hopper.
+    Bulk,
+}
+
+/// Of those that a kernel has (`kernels/lib/product.cuh`, `kernels/lib/hopper.cuh`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tile {
+    Small,
+    Medium,
+    Large,
+}
+
+impl Tuning {
+    pub const MOST_AHEAD: u32 = 15;
+    /// As long as nothing is known of a GPU.
+    pub const DEFAULT: Self =
+        Self { trigger: Trigger::Last, ahead: 5, prefetch: Prefetch::Lines, tile: None };
+
+    /// The word that decode kernels take (`kernels/lib/flow.cuh`).
+    pub fn flow(&self) -> u32 {
+        self.ahead.min(Self::MOST_AHEAD)
+            | (self.prefetch as u32) << 8
+            | u32::from(self.trigger == Trigger::First) << 16
     }
 }
 

@@ -1,10 +1,17 @@
 //! Matrix times vector for decoding: as fast as memory delivers the weights.
 //!
-//! A warp owns a pair of rows at a time. A lane keeps a step, DEPTH 16-byte pieces of both rows, in
-//! registers and asks for the next while it uses it, across the ends of rows too: 2 DEPTH 32 lanes
-//! 16 B = 8 KiB a warp, 64 KiB an SM with one block of 8 warps. 3.35 TB/s on 132 SMs with a latency
-//! of 1 us need 25 KiB. A quarter of them is asked for again as soon as it is used: 48 KiB and more
-//! are on their way at any time.
+//! A warp owns a pair of rows at a time and takes it in steps of 2048 columns, half of one in
+//! registers and half on its way: 2 rows, 4 pieces of 16 bytes a lane, 4 KiB a warp and half,
+//! 32 KiB an SM with one block of 8 warps. The two halves take turns:
+//!
+//!   ask for the second half of this step; use the first
+//!   ask for the first half of the next step, across the ends of rows too; use the second
+//!
+//! A warp waits for a half only when the other has been asked for, so 32 to 64 KiB an SM are on
+//! their way at any time; 4.8 TB/s on 132 SMs with a latency of 0.9 us need 32. It has to be written like this:
+//! the hardware counts loads by six scoreboards a warp, and waits until a count is zero. The
+//! compiler gives all loads that cross the end of a loop's body the same one, so halves that both
+//! did would be waited for together (tests/machine_code.rs reads what it has done).
 //!
 //! Pairs of rows go round the blocks first and the warps second, so that whatever the number of
 //! rows every SM gets the same share of them. Where there are too few to go round the warps, a pair
@@ -13,17 +20,19 @@
 //!
 //! Between kernels memory must not rest. 128 registers a thread leave room for a second block on
 //! the SM, the next kernel's, which may begin when all blocks have come to their last steps. It
-//! asks for its own first weights at once, one step into registers and PREFETCH more into the L2
-//! cache - 192 KiB an SM, 8 us of the memory's time -, and only then waits for this kernel to end
-//! and takes x.
+//! asks for its own first weights at once, half a step into registers and some halves more into the
+//! L2 cache (lib/flow.cuh; 5 are 192 KiB an SM in all, 6 us of the memory's time), and only then
+//! waits for this kernel to end and takes x.
 //!
-//! x lies in shared memory as float, 4 * round_up(K, 2048) bytes of it, zeros at its end.
+//! x lies in shared memory as float, 4 * round_up(K, 2048) bytes of it, zeros at its end; after it,
+//! where there is a norm, the norm's weights, 2 * round_up(K, 2048) bytes.
 //!
 //! **Same bits.** A lane's sum runs in order of columns, then the lanes' are added in a tree, then
 //! the parts' in order: the result depends on `parts`, and not on the grid.
 #pragma once
 
 #include "lib/convert.cuh"
+#include "lib/flow.cuh"
 #include "lib/math.cuh"
 #include "lib/reduce.cuh"
 #include "lib/shared.cuh"
@@ -32,11 +41,10 @@ constexpr int GEMV_WARPS = 8;
 constexpr int GEMV_THREADS = 32 * GEMV_WARPS;
 // Columns that a warp loads from a row at once, 16 bytes a lane.
 constexpr uint32_t GEMV_CHUNK = 32 * 8;
-// Chunks of each row that are on their way.
+// Chunks of a step: the first half of them, then the second.
 constexpr int GEMV_DEPTH = 8;
+constexpr int GEMV_HALF = GEMV_DEPTH / 2;
 constexpr uint32_t GEMV_STEP = GEMV_CHUNK * GEMV_DEPTH;
-// Steps of a warp that are brought into the L2 cache ahead of x, beyond the one in registers.
-constexpr int GEMV_PREFETCH = 2;
 
 // What a warp multiplies at once. a, b: [K]
 template <class W> struct RowPair {
@@ -61,47 +69,57 @@ __device__ inline uint32_t gemv_share(uint32_t width, uint32_t parts) {
     return (steps + parts - 1) / parts * GEMV_STEP;
 }
 
-// Stores x in shared memory, eight columns at a time, after `change`; zeros beyond the width.
-template <class Change>
-__device__ inline void stage_columns(const float* x, uint32_t width, float* to, Change change) {
-    for (uint32_t k = threadIdx.x * 8; k < (width + GEMV_STEP - 1) / GEMV_STEP * GEMV_STEP;
-         k += GEMV_THREADS * 8) {
-        float4 low = {}, high = {};
-        if (k < width) {
-            low = load4(x + k);
-            high = load4(x + k + 4);
-            change(k, low, high);
-        }
-        store4(to + staged(k), low);
-        store4(to + staged(k + 4), high);
+// Columns that x has in shared memory.
+__device__ inline uint32_t gemv_columns(uint32_t width) {
+    return (width + GEMV_STEP - 1) / GEMV_STEP * GEMV_STEP;
+}
+
+// Begins to bring x into shared memory, eight columns a thread; zeros beyond the width. All at once:
+// it takes one trip to the L2 cache, and passes by the L1 cache. x: [K]
+__device__ inline void fetch_columns(const float* x, uint32_t width, float* to) {
+#pragma unroll 1
+    for (uint32_t k = threadIdx.x * 8; k < gemv_columns(width); k += GEMV_THREADS * 8) {
+        const bool inside = k < width;
+        const float* from = inside ? x + k : x;
+        cp_async16(to + staged(k), from, inside);
+        cp_async16(to + staged(k + 4), inside ? from + 4 : from, inside);
     }
+    cp_async_commit();
 }
 
 // Puts x into shared memory. x: [K]
 __device__ inline void stage(const float* x, uint32_t width, float* to) {
-    stage_columns(x, width, to, [](uint32_t, float4&, float4&) {});
+    fetch_columns(x, width, to);
+    cp_async_wait<0>();
     __syncthreads();
 }
 
-// Before the wait: the norm's weights into the L2 cache.
-template <class W> __device__ inline void prefetch_norm(const W* norm, uint32_t width) {
-    for (uint32_t k = threadIdx.x * 64; k < width; k += GEMV_THREADS * 64) prefetch_l2(norm + k);
+// Before the wait: begins to bring the norm's weights to where x will end. norm: [K]
+template <class W> __device__ inline void fetch_norm(const W* norm, uint32_t width) {
+    W* const to = reinterpret_cast<W*>(dynamic_shared<float>() + gemv_columns(width));
+#pragma unroll 1
+    for (uint32_t k = threadIdx.x * 8; k < width; k += GEMV_THREADS * 8)
+        cp_async16(to + k, norm + k, true);
+    cp_async_commit();
 }
 
-// Puts x * norm into shared memory and returns what the dot products with it still lack:
-// 1 / sqrt(mean(x^2) + eps) (Zhang and Sennrich, 2019, arXiv:1910.07467). x, norm: [K]
-template <class W>
-__device__ inline float stage_normed(const float* x, const W* norm, uint32_t width, float eps,
-                                     float* to) {
+// Makes x in shared memory, which fetch_columns has begun to bring, x * norm, and returns what the
+// dot products with it still lack: 1 / sqrt(mean(x^2) + eps) (Zhang and Sennrich, 2019,
+// arXiv:1910.07467). A thread changes what it has brought itself.
+template <class W> __device__ inline float stage_normed(float* x, uint32_t width, float eps) {
+    const W* const norm = reinterpret_cast<const W*>(x + gemv_columns(width));
     float squares = 0;
-    stage_columns(x, width, to, [&](uint32_t k, float4& low, float4& high) {
+    cp_async_wait<0>();
+#pragma unroll 1
+    for (uint32_t k = threadIdx.x * 8; k < width; k += GEMV_THREADS * 8) {
+        float4 low = load4(x + staged(k)), high = load4(x + staged(k + 4));
         float w[8];
         unpack8<W>(load16(norm + k), w);
         squares += low.x * low.x + low.y * low.y + low.z * low.z + low.w * low.w +
                    high.x * high.x + high.y * high.y + high.z * high.z + high.w * high.w;
-        low = {low.x * w[0], low.y * w[1], low.z * w[2], low.w * w[3]};
-        high = {high.x * w[4], high.y * w[5], high.z * w[6], high.w * w[7]};
-    });
+        store4(x + staged(k), {low.x * w[0], low.y * w[1], low.z * w[2], low.w * w[3]});
+        store4(x + staged(k + 4), {high.x * w[4], high.y * w[5], high.z * w[6], high.w * w[7]});
+    }
     return reciprocal_sqrt(block_sum<GEMV_WARPS>(squares) / float(width) + eps);
 }
 
@@ -121,24 +139,44 @@ __device__ inline void dot8(const uint4& stored, const float4& low, const float4
     sum = fmaf(w[7], high.w, sum);
 }
 
+// Half a step's weights of a lane.
+struct Half {
+    uint4 a[GEMV_HALF], b[GEMV_HALF];
+};
+
 // A step of a warp: where a lane's pieces of it lie, and how many columns the pair has from there.
 template <class W> struct Step {
     RowPair<W> at;
     uint32_t left;
 
-    __device__ void fetch(int chunk, uint4& a, uint4& b) const {
-        const bool valid = lane_id() * 8 + chunk * GEMV_CHUNK < left;
-        a = load_stream(at.a + chunk * GEMV_CHUNK, valid);
-        b = load_stream(at.b + chunk * GEMV_CHUNK, valid);
+    __device__ void fetch(int half, Half& to) const {
+#pragma unroll
+        for (int i = 0; i < GEMV_HALF; i++) {
+            const uint32_t column = (half * GEMV_HALF + i) * GEMV_CHUNK;
+            const bool valid = lane_id() * 8 + column < left;
+            to.a[i] = load_stream(at.a + column, valid);
+            to.b[i] = load_stream(at.b + column, valid);
+        }
     }
 
-    // Into the L2 cache: of each row a line of 128 bytes a lane.
-    __device__ void prefetch() const {
-        static_assert(GEMV_STEP == 32 * 64, "all of a step");
-        const uint32_t line = lane_id() * 64, from_lane = line - lane_id() * 8;
-        if (line >= left) return;
-        prefetch_l2(at.a + from_lane);
-        prefetch_l2(at.b + from_lane);
+    // Into the L2 cache: 2 KiB of each row.
+    __device__ void prefetch(int half, Prefetch by) const {
+        constexpr uint32_t COLUMNS = GEMV_HALF * GEMV_CHUNK;
+        static_assert(COLUMNS * sizeof(W) == 16 * 128, "a line for half of the lanes");
+        const uint32_t begin = half * COLUMNS;
+        if (begin >= left) return;
+        const W* const a = at.a + begin - lane_id() * 8;
+        const W* const b = at.b + begin - lane_id() * 8;
+        if (by == Prefetch::Bulk) {
+            const uint32_t rest = left - begin, columns = rest < COLUMNS ? rest : COLUMNS;
+            if (lane_id() < 2) prefetch_l2_bulk(lane_id() == 0 ? a : b, columns * sizeof(W));
+            return;
+        }
+        const uint32_t line = lane_id() % 16 * 64;
+        if (begin + line >= left) return;
+        const W* const from = (lane_id() < 16 ? a : b) + line;
+        prefetch_l2(from);
+        if (by == Prefetch::Paced) await_line(from);
     }
 };
 
@@ -149,8 +187,9 @@ template <class W> struct Step {
 // are on their way: it waits for earlier kernels, fills x and ends with a barrier. `finish(pair, a,
 // b)` is called by all lanes of a warp with the two dot products.
 template <class W, class Rows, class Prepare, class Finish>
-__device__ inline void gemv(uint32_t pairs, uint32_t width, uint32_t parts, Rows rows,
+__device__ inline void gemv(uint32_t pairs, uint32_t width, uint32_t parts, Flow flow, Rows rows,
                             Prepare prepare, Finish finish) {
+    if (flow.at_once()) grid_dependency_launch();
     const uint32_t stride = gridDim.x * (GEMV_WARPS / parts);
     // The warp's columns.
     const uint32_t share = gemv_share(width, parts), begin = share * (warp_id() % parts);
@@ -163,24 +202,23 @@ __device__ inline void gemv(uint32_t pairs, uint32_t width, uint32_t parts, Rows
         const uint32_t lane = begin + lane_id() * 8;
         return {{row.a + lane, row.b + lane}, columns};
     };
-    // The step after `step` of `pair`.
-    const auto follow = [&](Step<W>& step, uint32_t pair) {
-        if (step.left > GEMV_STEP) {
-            step = {{step.at.a + GEMV_STEP, step.at.b + GEMV_STEP}, step.left - GEMV_STEP};
-            return true;
-        }
-        step = enter(pair + stride);
-        return false;
+    // The step after `step`; `next` is the pair's after it. Without branches, as is all of the loop
+    // below: they would part a half's loads from its use.
+    const auto follow = [&](Step<W>& step, const Step<W>& next) {
+        const bool more = step.left > GEMV_STEP;
+        step.at.a = more ? step.at.a + GEMV_STEP : next.at.a;
+        step.at.b = more ? step.at.b + GEMV_STEP : next.at.b;
+        step.left = more ? step.left - GEMV_STEP : next.left;
+        return more;
     };
     Step<W> step = enter(pair);
-    uint4 a[GEMV_DEPTH], b[GEMV_DEPTH];
-#pragma unroll
-    for (int i = 0; i < GEMV_DEPTH; i++) step.fetch(i, a[i], b[i]);
+    Half first, second;
+    step.fetch(0, first);
     Step<W> ahead = step;
 #pragma unroll 1
-    for (uint32_t i = 0, of = pair; i < GEMV_PREFETCH; i++) {
-        if (!follow(ahead, of)) of += stride;
-        ahead.prefetch();
+    for (uint32_t i = 1, of = pair; i <= flow.depth(); i++) {
+        if (i % 2 == 0 && !follow(ahead, enter(of + stride))) of += stride;
+        ahead.prefetch(i % 2, flow.prefetch());
     }
 
     float* x = dynamic_shared<float>();
@@ -190,21 +228,30 @@ __device__ inline void gemv(uint32_t pairs, uint32_t width, uint32_t parts, Rows
     const uint32_t end = pairs + pair - blockIdx.x; // all warps of a block go as many rounds
     for (; pair < end; pair += stride) {
         float sum_a = 0, sum_b = 0;
+        const Step<W> next = enter(pair + stride);
         const float* at = x + begin + lane_id() * 4;
-        for (bool more = step.left > 0; more; at += GEMV_STEP) {
-            more = follow(step, pair);
-            const bool last = step.left <= GEMV_STEP && pair + stride >= pairs;
+        bool last = false;
+        const auto add = [&](const Half& half, int number) {
 #pragma unroll
-            for (int i = 0; i < GEMV_DEPTH; i++) {
-                const float4 low = load4(at + i * GEMV_CHUNK);
-                const float4 high = load4(at + i * GEMV_CHUNK + GEMV_CHUNK / 2);
-                dot8<W>(a[i], low, high, sum_a);
-                dot8<W>(b[i], low, high, sum_b);
-                step.fetch(i, a[i], b[i]);
-                // Here so often because the compiler moves no loads across it: it would put those of
-                // the whole step behind all arithmetic.
-                if (i % 2 == 1 && last) grid_dependency_launch();
+            for (int i = 0; i < GEMV_HALF; i++) {
+                const float* columns = at + (number * GEMV_HALF + i) * GEMV_CHUNK;
+                const float4 low = load4(columns), high = load4(columns + GEMV_CHUNK / 2);
+                dot8<W>(half.a[i], low, high, sum_a);
+                dot8<W>(half.b[i], low, high, sum_b);
+                if (i == 1 && last) grid_dependency_launch();
             }
+        };
+        for (bool more = step.left > 0; more; at += GEMV_STEP) {
+            step.fetch(1, second);
+            // The block's last weights have been asked for: its first warps have a pair in every
+            // round.
+            last = step.left <= GEMV_STEP && pair + stride >= pairs && warp_id() < parts;
+            if (last) grid_dependency_launch();
+            add(first, 0);
+            more = follow(step, next);
+            step.fetch(0, first);
+            if (last) grid_dependency_launch();
+            add(second, 1);
         }
         sum_a = warp_sum(sum_a);
         sum_b = warp_sum(sum_b);

@@ -75,7 +75,7 @@ impl Card {
         let (name, multiprocessors) = (context.name()?, context.multiprocessors()?);
         let capability = context.capability()?;
         let kernels = Arc::new(Mutex::new(Kernels::new(&context)?));
-        let options = Options::from_environment();
+        let options = Options::from_environment()?;
         Ok(Self { context, kernels, ordinal, name, multiprocessors, capability, options })
     }
 
@@ -222,6 +222,7 @@ impl Cuda {
             multiprocessors: card.multiprocessors,
             reaches_peers: link.reaches_peers(),
             kernels: options.kernels,
+            tuning: options.tuning,
         };
         match checkpoint.is_synthetic() {
             true => {
@@ -276,6 +277,7 @@ impl Cuda {
     pub fn set_options(&mut self, options: Options) {
         self.options = options.on(self.capability);
         self.gpu.kernels = self.options.kernels;
+        self.gpu.tuning = options.tuning;
     }
 
     /// Queues every kernel of `program`.

@@ -135,7 +135,7 @@ pub fn measure(
 /// # Errors
 /// When graphs are turned off.
 pub fn check_turns() -> Result<()> {
-    let options = crate::device::cuda::Options::from_environment();
+    let options = crate::device::cuda::Options::from_environment()?;
     match options.graphs && !options.synchronous {
         true => Ok(()),
         false => Err(Error::usage(

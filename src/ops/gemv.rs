@@ -47,6 +47,11 @@ impl Gemv {
         size(input_bytes(self.width))
     }
 
+    /// The same where the input is normed: the norm's weights are there, too, of 16 bits each.
+    pub fn normed_shared_bytes(&self) -> u32 {
+        self.shared_bytes() / 2 * 3
+    }
+
     /// Parts that a pair is cut into along its columns, each for a warp: what was measured to be best for
     /// `op` on such a GPU, else what should be.
     pub fn parts(&self, op: &str, gpu: &Gpu) -> u32 {

@@ -56,6 +56,7 @@ impl Op for NormGateUp {
             width: size(width),
             ffn: size(self.w_gate.rows),
             parts: gemv.parts(self.name(), gpu),
+            flow: gpu.tuning.flow(),
             eps: self.eps,
         }
         .arguments();
@@ -63,7 +64,7 @@ impl Op for NormGateUp {
             kernel::NormGateUp::KERNEL,
             (self.norm.dtype, 0),
             Gemv::grid(gpu),
-            gemv.shared_bytes(),
+            gemv.normed_shared_bytes(),
             arguments,
         )
     }

@@ -52,6 +52,7 @@ impl Op for NormHead {
             width: size(width),
             vocab: size(self.head.rows),
             parts: gemv.parts(self.name(), gpu),
+            flow: gpu.tuning.flow(),
             eps: self.eps,
         }
         .arguments();
@@ -59,7 +60,7 @@ impl Op for NormHead {
             kernel::NormHead::KERNEL,
             (self.norm.dtype, 0),
             Gemv::grid(gpu),
-            gemv.shared_bytes(),
+            gemv.normed_shared_bytes(),
             arguments,
         )
     }

@@ -85,6 +85,7 @@ impl Op for NormQkv {
             heads: size(self.wq.rows / head_dim),
             kv_heads: size(self.wk.rows / head_dim),
             parts: gemv.parts(self.name(), gpu),
+            flow: gpu.tuning.flow(),
             eps: self.eps,
         }
         .arguments();
@@ -92,7 +93,7 @@ impl Op for NormQkv {
             kernel::NormQkv::KERNEL,
             (self.norm.dtype, head_dim),
             Gemv::grid(gpu),
-            gemv.shared_bytes(),
+            gemv.normed_shared_bytes(),
             arguments,
         )
     }

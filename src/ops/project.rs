@@ -45,6 +45,7 @@ impl Op for Project {
             width: size(cols),
             rows: size(rows),
             parts: gemv.parts(self.name(), gpu),
+            flow: gpu.tuning.flow(),
         }
         .arguments();
         launch(kernel::Project::KERNEL, (dtype, 0), Gemv::grid(gpu), gemv.shared_bytes(), arguments)

@@ -1,6 +1,8 @@
 //! What can be chosen about the CUDA executor.
 
+use crate::error::{Error, Result};
 use crate::kernel::KernelSet;
+use crate::op::{Prefetch, Tile, Trigger, Tuning};
 
 /// How work is given to the GPU. None of it changes a bit of the results but the choice of kernels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,20 +15,26 @@ pub struct Options {
     pub synchronous: bool,
     /// Which kernels it runs, where several mean the same.
     pub kernels: KernelSet,
+    pub tuning: Tuning,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { graphs: true, programmatic: true, synchronous: false, kernels: KernelSet::ALL }
+        let (kernels, tuning) = (KernelSet::ALL, Tuning::DEFAULT);
+        Self { graphs: true, programmatic: true, synchronous: false, kernels, tuning }
     }
 }
 
 impl Options {
     /// As the environment says: `CHASKI_GRAPHS=off`, `CHASKI_PDL=off`, `CHASKI_SYNC=on`,
-    /// `CHASKI_HOPPER=on`.
-    pub fn from_environment() -> Self {
+    /// `CHASKI_HOPPER=on`; and for experiments `CHASKI_TRIGGER=first|last`, `CHASKI_AHEAD=0..15`,
+    /// `CHASKI_PREFETCH=lines|paced|bulk`, `CHASKI_TILE=small|medium|large` ([`Tuning`]).
+    ///
+    /// # Errors
+    /// An experiment that there is not.
+    pub fn from_environment() -> Result<Self> {
         let is = |name, value| std::env::var(name).is_ok_and(|given| given == value);
-        Self {
+        Ok(Self {
             graphs: !is("CHASKI_GRAPHS", "off"),
             programmatic: !is("CHASKI_PDL", "off"),
             synchronous: is("CHASKI_SYNC", "on"),
@@ -34,7 +42,8 @@ impl Options {
                 true => KernelSet::ALL,
                 false => KernelSet::PORTABLE,
             },
-        }
+            tuning: tuning()?,
+        })
     }
 
     /// Of these what a GPU of this compute capability can do.
@@ -45,4 +54,27 @@ impl Options {
             ..self
         }
     }
+}
+
+fn tuning() -> Result<Tuning> {
+    let Tuning { trigger, ahead, prefetch, tile } = Tuning::DEFAULT;
+    let triggers = [("first", Trigger::First), ("last", Trigger::Last)];
+    let depths: Vec<_> = (0..=Tuning::MOST_AHEAD).map(|n| (n.to_string(), n)).collect();
+    let ways = [("lines", Prefetch::Lines), ("paced", Prefetch::Paced), ("bulk", Prefetch::Bulk)];
+    let tiles = [("small", Tile::Small), ("medium", Tile::Medium), ("large", Tile::Large)];
+    Ok(Tuning {
+        trigger: chosen("CHASKI_TRIGGER", &triggers)?.unwrap_or(trigger),
+        ahead: chosen("CHASKI_AHEAD", &depths)?.unwrap_or(ahead),
+        prefetch: chosen("CHASKI_PREFETCH", &ways)?.unwrap_or(prefetch),
+        tile: chosen("CHASKI_TILE", &tiles)?.or(tile),
+    })
+}
+
+/// What the variable `name` says, if it is set, of what there is.
+fn chosen<T: Copy>(name: &str, known: &[(impl AsRef<str>, T)]) -> Result<Option<T>> {
+    let Some(given) = std::env::var_os(name) else { return Ok(None) };
+    let found = known.iter().find(|(word, _)| given == *word.as_ref());
+    let words = || known.iter().map(|(word, _)| word.as_ref()).collect::<Vec<_>>().join(", ");
+    let unknown = || Error::usage(format!("{name} is {given:?}: one of {} is needed", words()));
+    found.map(|(_, value)| Some(*value)).ok_or_else(unknown)
 }
