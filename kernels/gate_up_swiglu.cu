@@ -21,6 +21,7 @@ template <class W> struct GateUpSwiglu {
     uint32_t tokens;        // T
     uint32_t width;         // C
     uint32_t ffn;           // F
+    uint32_t tile;          // the shape of tiles: a number of Shape
     Trace trace;
 };
 
@@ -49,10 +50,9 @@ template <class W> __device__ void gate_up_swiglu(const GateUpSwiglu<W>& args) {
     grid_dependency_wait();
     begun(args.trace);
     grid_dependency_launch();
-    const uint32_t columns = 2 * args.ffn;
-    if (occupies_grid<Large>(args.tokens, columns)) {
+    if (Shape(args.tile) == Shape::Large) {
         gate_up_tiles<W, Large>(args, ring.large);
-    } else if (occupies_grid<Medium>(args.tokens, columns)) {
+    } else if (Shape(args.tile) == Shape::Medium) {
         gate_up_tiles<W, Medium>(args, ring.medium);
     } else {
         gate_up_tiles<W, Small>(args, ring.small);

@@ -19,6 +19,7 @@ template <class W> struct GateUpSwigluHopper {
     uint32_t tokens;       // T
     uint32_t width;        // C
     uint32_t ffn;          // F
+    uint32_t tile;         // the shape of tiles: a number of Shape
     Trace trace;
 };
 
@@ -43,7 +44,7 @@ template <class W> __device__ void gate_up_swiglu_hopper(const GateUpSwigluHoppe
     grid_dependency_wait();
     begun(args.trace);
     grid_dependency_launch();
-    if (occupies_grid<Wide>(args.tokens, args.ffn)) {
+    if (Shape(args.tile) == Shape::Large) {
         gate_up_tiles<W, Wide>(args);
     } else {
         gate_up_tiles<W, Narrow>(args);

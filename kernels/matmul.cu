@@ -2,8 +2,8 @@
 //!
 //! Inputs have the weights' 16-bit type, sums are f32 on the tensor cores, and so are the outputs:
 //! queries and keys are rotated, the residual stream is added to and logits are compared in f32.
-//! Tiles, shared memory and the order of sums: lib/product.cuh. The shape of tile is the largest
-//! that gives the grid enough to do. Where an input must be finer than its type, as that of
+//! Tiles, shared memory and the order of sums: lib/product.cuh. The host chooses
+//! the shape of tile. Where an input must be finer than its type, as that of
 //! attention must, it comes in two terms: that much more precise, and twice the work. Products of the
 //! same inputs (q, k and v) share a launch: on their own the small ones leave half of the SMs idle.
 //! The epilogue has lanes trade halves of fragments so that each moves 16 bytes of y; where N is no
@@ -29,6 +29,7 @@ template <class W> struct Matmul {
     uint32_t width;         // K
     uint32_t residual;      // whether to add to what y holds
     uint32_t terms;         // 1 or 2
+    uint32_t tile;          // the shape of tiles: a number of Shape
     Trace trace;
 };
 
@@ -60,9 +61,9 @@ template <class W> __device__ void matmul(const Matmul<W>& args) {
     grid_dependency_wait();
     begun(args.trace);
     grid_dependency_launch();
-    if (occupies_grid<Large>(args.tokens, columns<Large>(parts))) {
+    if (Shape(args.tile) == Shape::Large) {
         matmul_tiles<W, Large>(args, parts, ring.large);
-    } else if (occupies_grid<Medium>(args.tokens, columns<Medium>(parts))) {
+    } else if (Shape(args.tile) == Shape::Medium) {
         matmul_tiles<W, Medium>(args, parts, ring.medium);
     } else {
         matmul_tiles<W, Small>(args, parts, ring.small);

@@ -24,6 +24,7 @@ template <class W> struct MatmulHopper {
     uint32_t width;     // K
     uint32_t residual;  // whether to add to what y holds
     uint32_t terms;     // 1 or 2
+    uint32_t tile;      // the shape of tiles: a number of Shape
     Trace trace;
 };
 
@@ -53,7 +54,7 @@ template <class W> __device__ void matmul_hopper(const MatmulHopper<W>& args) {
     grid_dependency_wait();
     begun(args.trace);
     grid_dependency_launch();
-    if (occupies_grid<Wide>(args.tokens, columns<Wide>(parts))) {
+    if (Shape(args.tile) == Shape::Large) {
         matmul_tiles<W, Wide>(args, parts);
     } else {
         matmul_tiles<W, Narrow>(args, parts);

@@ -14,6 +14,7 @@ mod process;
 
 use std::path::{Path, PathBuf};
 
+use chaski::case::Case;
 use chaski::checkpoint::{Checkpoint, Dtype};
 use chaski::config::{Config, Dims};
 use chaski::conformance::{self, Effort};
@@ -22,7 +23,7 @@ use chaski::device::{Cuda, Device};
 use chaski::error::Result;
 use chaski::kernel::KernelSet;
 use chaski::model::{Logits, Request};
-use chaski::op::{Product, Program};
+use chaski::op::{Prefetch, Product, Program, Tile, Trigger, Tuning};
 use chaski::ops::Matmul;
 use chaski::rank::Rank;
 use chaski::sampler::SamplingOptions;
@@ -35,8 +36,13 @@ const PREFILL_BF16: f64 = 8e-3;
 const PREFILL_F16: f64 = 2e-3;
 const DECODE: f64 = 1e-3;
 
-const DEFAULT: Options =
-    Options { graphs: true, programmatic: true, synchronous: false, kernels: KernelSet::PORTABLE };
+const DEFAULT: Options = Options {
+    graphs: true,
+    programmatic: true,
+    synchronous: false,
+    kernels: KernelSet::PORTABLE,
+    tuning: Tuning::DEFAULT,
+};
 
 fn rank(case: &Path, chunk: usize, options: Options) -> Result<Rank> {
     let context = Some(expected(case).ids.len() + 64);
@@ -257,19 +263,48 @@ fn products_in_one_launch_are_those_of_several() {
             several.push(Matmul { x: x.unwrap(), products: [(weight, y)], residual });
         }
         for kernels in [KernelSet::PORTABLE, KernelSet::ALL] {
-            let left = |program: &Program| {
-                let weights = Checkpoint::in_memory(case.dtype(), case.weight_region());
-                let (card, layout) = (Card::open(0).unwrap(), &case.layout);
-                let mut gpu = Cuda::new(&card, &weights, &case.weights, layout, &|_| ()).unwrap();
-                gpu.set_options(Options { kernels, ..DEFAULT });
-                gpu.write(layout.whole(), &bytemuck::cast_slice(&case.state())[..layout.bytes()])
-                    .unwrap();
-                gpu.run(program).unwrap();
-                gpu.read(layout.whole()).unwrap().to_vec()
-            };
+            let left = |program: &Program| left(&case, program, Options { kernels, ..DEFAULT });
             assert!(left(&case.program) == left(&several), "{}, {kernels:?}", case.name);
         }
     }
+}
+
+/// What `program` leaves of a case's state.
+fn left(case: &Case, program: &Program, options: Options) -> Vec<u8> {
+    let weights = Checkpoint::in_memory(case.dtype(), case.weight_region());
+    let (card, layout) = (Card::open(0).unwrap(), &case.layout);
+    let mut gpu = Cuda::new(&card, &weights, &case.weights, layout, &|_| ()).unwrap();
+    gpu.set_options(options);
+    let state = case.state();
+    gpu.write(layout.whole(), &bytemuck::cast_slice(&state)[..layout.bytes()]).unwrap();
+    gpu.run(program).unwrap();
+    gpu.read(layout.whole()).unwrap().to_vec()
+}
+
+#[test]
+fn tuning_changes_no_bit() {
+    emulated::start();
+    let first = (Trigger::First, Prefetch::Lines, 0);
+    let flows = [first, (Trigger::Last, Prefetch::Paced, 4), (Trigger::Last, Prefetch::Bulk, 15)];
+    let flows =
+        flows.map(|(trigger, prefetch, ahead)| Tuning { trigger, ahead, prefetch, tile: None });
+    let shapes = [Tile::Small, Tile::Medium, Tile::Large];
+    let shapes = shapes.map(|tile| Tuning { tile: Some(tile), ..Tuning::DEFAULT });
+    let decoding = ["norm_qkv", "norm_gate_up", "norm_head", "project", "attend_decode"];
+    let products = ["matmul", "gate_up_swiglu", "matmul_hopper", "gate_up_swiglu_hopper"];
+    let of = |ops: &[&'static str], tunings: &[Tuning]| {
+        for op in ops {
+            for case in conformance::cases(op, Effort::Few) {
+                let with = |tuning| left(&case, &case.program, Options { tuning, ..DEFAULT });
+                let usual = with(Tuning::DEFAULT);
+                for tuning in tunings {
+                    assert!(with(*tuning) == usual, "{op}: {}: {tuning:?}", case.name);
+                }
+            }
+        }
+    };
+    of(&decoding, &flows);
+    of(&products, &shapes);
 }
 
 #[test]

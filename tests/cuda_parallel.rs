@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use chaski::device::{Device, cuda};
 use chaski::kernel::KernelSet;
 use chaski::model::{Logits, Request, choose};
-use chaski::op::Program;
+use chaski::op::{Program, Tuning};
 use chaski::rank::Rank;
 use chaski::sampler::{Sampler, SamplingOptions};
 use chaski::team::Team;
@@ -115,6 +115,7 @@ fn give_work(team: &mut Team, graphs: bool) {
             programmatic: true,
             synchronous: false,
             kernels: KernelSet::PORTABLE,
+            tuning: Tuning::DEFAULT,
         });
         Ok(())
     };

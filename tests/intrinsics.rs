@@ -398,6 +398,11 @@ fn tickets() {
     let mut found: Vec<u64> = bytemuck::pod_collect_to_vec(&words);
     found.sort_unstable();
     assert_eq!(found, (0..=1024).map(|n| (5 * n) << 30).collect::<Vec<_>>());
+    // Rounded to nearest, ties to even.
+    let numbers = |lane: u32| [1.0 + lane as f32, 2f32.powi(lane as i32 - 26) * 1.5];
+    let input: Vec<u32> = [0, 1].iter().flat_map(|i| lanes(|l| numbers(l)[*i].to_bits())).collect();
+    let sums = lanes(|lane| (numbers(lane)[0] + numbers(lane)[1]).to_bits());
+    assert_eq!(run("reductions", &input, 32), sums);
     let mut found = run_on("tickets_in_shared_memory", 1, 128, &[0, 1000, 2000, 3000], 4 + 128);
     let tickets = found.split_off(4);
     assert_eq!(found, [96, 1096, 2096, 3096]);

@@ -2,7 +2,7 @@
 //! what matmul_hopper and gate_up_swiglu_hopper share.
 //!
 //! A block of three warpgroups computes one output tile of 128 tokens and 256 rows of weights at a
-//! time; of 128 rows, where wide tiles would leave most SMs idle. One thread of the first warpgroup
+//! time; of 128 rows, where there are too few wide tiles for all SMs. One thread of the first warpgroup
 //! asks the copy engine for slices of 64 of K, up to 48 KB each, through a ring of four stages; each
 //! of the other two warpgroups multiplies 64 tokens with all rows, 128 sums a thread. Nobody but
 //! these two kinds of barrier holds anybody up: `full`, a slice has come; `empty`, all eight warps

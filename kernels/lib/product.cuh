@@ -32,6 +32,8 @@ template <int T_, int N_, int K_, int WARP_T_, int WARP_N_> struct Tiling {
     static constexpr int WARPS_N = N / WARP_N;
     static_assert(T / WARP_T * WARPS_N * 32 == PRODUCT_THREADS, "four warps");
 };
+// Which of them a launch takes is the host's choice (src/ops/tiles.rs).
+enum class Shape : uint32_t { Small, Medium, Large };
 using Large = Tiling<128, 128, 32, 64, 64>;
 using Medium = Tiling<64, 64, 64, 32, 32>;
 using Small = Tiling<32, 32, 128, 16, 16>;
@@ -164,12 +166,6 @@ __device__ Part<Weight> part_at(Parts<Weight> parts, uint32_t& column) {
         column -= before, part = parts[i];
     }
     return part;
-}
-
-// Whether tiles of this shape would give work to at least a third of the blocks.
-template <class G> __device__ bool occupies_grid(uint32_t tokens, uint32_t columns) {
-    const uint32_t strips = (tokens + G::T - 1) / G::T, across = (columns + G::N - 1) / G::N;
-    return tokens > G::T / 2 && 3 * uint64_t(strips) * across >= gridDim.x;
 }
 
 // Two lanes side by side hold columns 2t, 2t + 1 and 2t + 2, 2t + 3 of the rows g and g + 8 of a

@@ -1,7 +1,7 @@
 use rayon::prelude::*;
 
-use super::matmul::{matmul_cost, product, product_blocks};
-use super::{GateUpSwigluHopper, launch, size};
+use super::matmul::{SHAPES, matmul_cost, product};
+use super::{GateUpSwigluHopper, launch, size, tiles};
 use crate::case::{Case, Content, HALF, HALF_NMSE, Judge, NUMBERS, Numbers, Setup};
 use crate::checkpoint::Dtype;
 use crate::kernel::{self, Launch};
@@ -59,6 +59,7 @@ impl Op for GateUpSwiglu {
         assert!(width.is_multiple_of(8) && ffn.is_multiple_of(8), "sizes {ffn}, {width}");
         assert!(self.x.dtype == dtype && self.hidden.dtype == dtype);
         assert!(self.x.terms == 1 && self.hidden.terms == 1);
+        let (tile, grid) = tiles::choose(&SHAPES, self.tokens(), &[2 * ffn], gpu, 2);
         let arguments = kernel::GateUpSwiglu {
             x: self.x.bytes,
             w_gate: self.w_gate,
@@ -67,15 +68,10 @@ impl Op for GateUpSwiglu {
             tokens: size(self.tokens()),
             width: size(width),
             ffn: size(ffn),
+            tile,
         }
         .arguments();
-        launch(
-            kernel::GateUpSwiglu::KERNEL,
-            (dtype, 0),
-            [product_blocks(self.tokens(), &[2 * ffn], gpu), 1],
-            0,
-            arguments,
-        )
+        launch(kernel::GateUpSwiglu::KERNEL, (dtype, 0), grid, 0, arguments)
     }
 }
 

@@ -1,6 +1,5 @@
-use super::matmul::tiles;
-use super::matmul_hopper::{SHARED_BYTES, TILE_TOKENS};
-use super::{GateUpSwiglu, blocks, launch, size};
+use super::matmul_hopper::{SHAPES, SHARED_BYTES, TILE_TOKENS};
+use super::{GateUpSwiglu, launch, size, tiles};
 use crate::case::Case;
 use crate::kernel::{self, Launch, TensorMap};
 use crate::memory::{Memory, Weight};
@@ -32,6 +31,7 @@ impl Op for GateUpSwigluHopper {
         assert!(width.is_multiple_of(8) && ffn.is_multiple_of(8), "sizes {ffn}, {width}");
         assert!(x.dtype == dtype && hidden.dtype == dtype);
         assert!(x.terms == 1 && hidden.terms == 1);
+        let (tile, grid) = tiles::choose(&SHAPES, tokens, &[2 * ffn], gpu, 1);
         let arguments = kernel::GateUpSwigluHopper {
             x: TensorMap::activation(x, width, TILE_TOKENS as u32),
             w_gate: TensorMap::weight(w_gate, TILE_UNITS as u32),
@@ -40,10 +40,9 @@ impl Op for GateUpSwigluHopper {
             tokens: size(tokens),
             width: size(width),
             ffn: size(ffn),
+            tile,
         }
         .arguments();
-        let tiles = tiles(tokens, &[ffn], [TILE_TOKENS, TILE_UNITS]);
-        let grid = [blocks(tiles, gpu.multiprocessors), 1];
         launch(kernel::GateUpSwigluHopper::KERNEL, (dtype, 0), grid, SHARED_BYTES, arguments)
     }
 }

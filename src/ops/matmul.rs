@@ -1,10 +1,11 @@
-use super::{MatmulHopper, blocks, launch, size};
+use super::tiles::{self, Shape};
+use super::{MatmulHopper, launch, size};
 use crate::case::{Case, Content, F32_NMSE, HALF, Judge, NUMBERS, Numbers, Setup};
 use crate::checkpoint::{Checkpoint, Dtype};
 use crate::for_dtype;
 use crate::kernel::{self, Launch};
 use crate::memory::{Activation, Memory, Slot, Weight};
-use crate::op::{Cost, Gpu, Op, Product};
+use crate::op::{Cost, Gpu, Op, Product, Tile};
 use crate::vector::{matmul_strided, widened};
 
 /// `y[t] = weight x[t]`, or `y[t] += weight x[t]` onto the residual stream, for each of up to three weights
@@ -57,6 +58,7 @@ impl<const N: usize> Op for Matmul<N> {
         }
         let [(weight, y), (weight_1, y_1), (weight_2, y_2)] = self.padded();
         let [rows, rows_1, rows_2] = self.rows();
+        let (tile, grid) = tiles::choose(&SHAPES, self.tokens(), &self.rows(), gpu, 2);
         let arguments = kernel::Matmul {
             x: self.x.bytes,
             weight,
@@ -72,9 +74,9 @@ impl<const N: usize> Op for Matmul<N> {
             width: size(self.width()),
             residual: self.residual.into(),
             terms: size(self.x.terms),
+            tile,
         }
         .arguments();
-        let grid = [product_blocks(self.tokens(), &self.rows(), gpu), 1];
         launch(kernel::Matmul::KERNEL, (weight.dtype, 0), grid, 0, arguments)
     }
 }
@@ -126,17 +128,13 @@ impl<const N: usize> Matmul<N> {
     }
 }
 
-/// Tiles of a product's output, in the smallest shape that kernels use (`kernels/lib/product.cuh`): a
-/// grid of more blocks would leave some without work.
-pub(super) fn product_blocks(tokens: usize, rows: &[usize], gpu: &Gpu) -> u32 {
-    blocks(tiles(tokens, rows, [32, 32]), 2 * gpu.multiprocessors)
-}
-
-/// How many tiles of so many tokens and rows there are in products of weights with these rows.
-pub(super) fn tiles(tokens: usize, rows: &[usize], tile: [usize; 2]) -> usize {
-    let across: usize = rows.iter().map(|rows| rows.div_ceil(tile[1])).sum();
-    tokens.div_ceil(tile[0]) * across
-}
+/// `kernels/lib/product.cuh`. Cycles are those of mma.sync on Hopper, 62% of its tensor cores' best, or
+/// what reading shared memory takes.
+pub(super) const SHAPES: [Shape; 3] = [
+    Shape { tile: Tile::Large, tokens: 128, rows: 128, cycles: 824 },
+    Shape { tile: Tile::Medium, tokens: 64, rows: 64, cycles: 256 },
+    Shape { tile: Tile::Small, tokens: 32, rows: 32, cycles: 128 },
+];
 
 /// What a product of `weight` with `tokens` inputs must move and compute.
 pub(super) fn matmul_cost(weight: Weight, tokens: usize) -> Cost {

@@ -1,9 +1,9 @@
-use super::matmul::tiles;
-use super::{Matmul, blocks, launch, size};
+use super::tiles::{self, Shape};
+use super::{Matmul, launch, size};
 use crate::case::{Case, HALF};
 use crate::kernel::{self, Launch, TensorMap};
 use crate::memory::Memory;
-use crate::op::{Cost, Gpu, Op};
+use crate::op::{Cost, Gpu, Op, Tile};
 
 /// [`Matmul`] as Hopper does it best
 #[derive(Clone, Copy)]
@@ -12,6 +12,11 @@ pub struct MatmulHopper<const N: usize>(pub Matmul<N>);
 /// Of what a block computes at a time (`kernels/lib/hopper.cuh`).
 pub(super) const TILE_TOKENS: usize = 128;
 pub(super) const TILE_ROWS: usize = 256;
+/// Cycles are those of the tensor cores.
+pub(super) const SHAPES: [Shape; 2] = [
+    Shape { tile: Tile::Large, tokens: TILE_TOKENS, rows: TILE_ROWS, cycles: 1024 },
+    Shape { tile: Tile::Small, tokens: TILE_TOKENS, rows: TILE_ROWS / 2, cycles: 512 },
+];
 /// Four stages of two inputs in slices of 64, and what it takes to align them.
 pub(super) const SHARED_BYTES: u32 = 4 * (128 + 256) * 64 * 2 + 1024;
 
@@ -33,6 +38,7 @@ impl<const N: usize> Op for MatmulHopper<N> {
         let [(weight, y), (weight_1, y_1), (weight_2, y_2)] = self.0.padded();
         let [rows, rows_1, rows_2] = self.0.rows();
         let map = |weight| TensorMap::weight(weight, TILE_ROWS as u32 / 2);
+        let (tile, grid) = tiles::choose(&SHAPES, tokens, &self.0.rows(), gpu, 1);
         let arguments = kernel::MatmulHopper {
             x: TensorMap::activation(x, width, TILE_TOKENS as u32),
             weight: map(weight),
@@ -48,10 +54,9 @@ impl<const N: usize> Op for MatmulHopper<N> {
             width: size(width),
             residual: self.0.residual.into(),
             terms: size(x.terms),
+            tile,
         }
         .arguments();
-        let tiles = tiles(tokens, &self.0.rows(), [TILE_TOKENS, TILE_ROWS / 2]);
-        let grid = [blocks(tiles, gpu.multiprocessors), 1];
         launch(kernel::MatmulHopper::KERNEL, (x.dtype, 0), grid, SHARED_BYTES, arguments)
     }
 }

@@ -26,6 +26,7 @@ mod tuned;
 mod mma_peak;
 mod read_all;
 mod synthesize;
+mod tiles;
 
 use crate::case::Case;
 use crate::checkpoint::Dtype;

@@ -96,6 +96,8 @@ extern "C" __global__ void __launch_bounds__(128) loads_of_what_is_read_once(WOR
 }
 extern "C" __global__ void __launch_bounds__(128) prefetches(WORDS) {
     prefetch_l2(in + lane_id());
+    if (lane_id() == 0) prefetch_l2_bulk(in, 128);
+    await_line(in + lane_id());
     out[lane_id()] = in[lane_id()];
 }
 
@@ -181,6 +183,11 @@ extern "C" __global__ void __launch_bounds__(128) tickets_release(WORDS) {
 }
 extern "C" __global__ void __launch_bounds__(128) tickets_relaxed(WORDS) {
     out[1 + thread()] = atomic_add_gpu(out, in[0]);
+}
+// in: [2, 32] numbers, and what is added to each; out: [32] the sums
+extern "C" __global__ void __launch_bounds__(128) reductions(WORDS) {
+    out[lane_id()] = in[lane_id()];
+    reduce_add_gpu(reinterpret_cast<float*>(out) + lane_id(), bits_float(in[32 + lane_id()]));
 }
 // The same in 64 bits, by steps of in[0] * 2^30
 extern "C" __global__ void __launch_bounds__(128) tickets_of_64_bits(WORDS) {

@@ -89,6 +89,13 @@ inline void store16(void* p, uint4 v, SITE) {
     *static_cast<uint4*>(p) = v;
 }
 inline void prefetch_l2(const void*) {}
+inline void prefetch_l2_bulk(const void* p, uint32_t bytes, SITE) {
+    emulator::check_aligned(p, 16, site);
+    emulator::check_aligned(reinterpret_cast<const void*>(uintptr_t(bytes)), 16, site);
+}
+inline void await_line(const void* p) {
+    [[maybe_unused]] const uint32_t word = *static_cast<const volatile uint32_t*>(p);
+}
 
 // Asynchronous copies.
 inline void cp_async16(void* shared, const void* global, bool valid, SITE) {
@@ -148,6 +155,15 @@ inline uint32_t atomic_add_gpu(uint32_t* p, uint32_t v) {
 inline uint64_t atomic_add_gpu(uint64_t* p, uint64_t v) {
     emulator::progressed();
     return __atomic_fetch_add(p, v, __ATOMIC_RELAXED);
+}
+inline void reduce_add_gpu(float* p, float v) {
+    emulator::progressed();
+    const auto flushed = [](float v) { return fabsf(v) < 1.17549435e-38f ? copysignf(0, v) : v; };
+    uint32_t* const word = reinterpret_cast<uint32_t*>(p);
+    uint32_t held = __atomic_load_n(word, __ATOMIC_RELAXED), sum;
+    do {
+        sum = __float_as_uint(flushed(flushed(__uint_as_float(held)) + flushed(v)));
+    } while (!__atomic_compare_exchange_n(word, &held, sum, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED));
 }
 inline uint32_t load_acquire_gpu(const uint32_t* p, SITE) {
     emulator::poll(p, site);
