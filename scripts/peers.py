@@ -99,12 +99,14 @@ def main():
     parser.add_argument("--model", required=True)
     parser.add_argument("--ids", required=True, help="by commas: those that our logits are of")
     parser.add_argument("--logits", required=True, help="ours, as `chaski logits` writes them")
-    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
+    parser.add_argument("--quick", action="store_true", help="few tokens")
     arguments = parser.parse_args()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = arguments.device
     ids = [int(word) for word in arguments.ids.split(",")]
     ours = load_file(arguments.logits)["logits"]
-    result = {"torch": torch.__version__, "device": device}
+    name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
+    result = {"torch": torch.__version__, "device": name}
     exact = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.float32).to(device)
     reference = logits(exact, ids, device)
     result["ours"] = worst(ours, reference)

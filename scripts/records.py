@@ -3,9 +3,10 @@
 
     scripts/records.py --chaski target/release/chaski       # any build of the same sources
 
-A table is made of records from real GPUs alone, none of them --quick; of several that measured the
-same thing on the same GPU the newest counts. A kernel is verified on a GPU when all its cases have
-passed there at the source hash that it has now: once the source changes it is unverified again.
+A table is made of records from real GPUs alone, whatever their names; of several that measured the
+same thing on the same GPU the newest counts. A record with rows of another device than the one that
+it is filed under is refused. A kernel is verified on a GPU when all its cases have passed there at
+the source hash that it has now: once the source changes it is unverified again.
 """
 
 import argparse
@@ -18,15 +19,16 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
+H100, H200 = "NVIDIA H100 80GB HBM3", "NVIDIA H200"
 # Tokens per second that PERFORMANCE.md aims at: (must, good), by GPU, model and test.
 TARGETS = {
-    ("H100", "synthetic:llama3-8b", "tg128"): (179, 190),
-    ("H100", "synthetic:llama3-8b", "tg128@d8192"): (166, 175),
-    ("H100", "synthetic:llama3-8b", "tg128@d32768"): (138, 145),
-    ("H100", "synthetic:llama3-8b", "pp2048"): (37900, 44500),
-    ("H200", "synthetic:llama3-8b", "tg128"): (256, 272),
-    ("H200", "synthetic:llama3-8b", "tg128@d8192"): (238, 250),
-    ("H200", "synthetic:llama3-8b", "tg128@d32768"): (199, 209),
+    (H100, "synthetic:llama3-8b", "tg128"): (179, 190),
+    (H100, "synthetic:llama3-8b", "tg128@d8192"): (166, 175),
+    (H100, "synthetic:llama3-8b", "tg128@d32768"): (138, 145),
+    (H100, "synthetic:llama3-8b", "pp2048"): (37900, 44500),
+    (H200, "synthetic:llama3-8b", "tg128"): (256, 272),
+    (H200, "synthetic:llama3-8b", "tg128@d8192"): (238, 250),
+    (H200, "synthetic:llama3-8b", "tg128@d32768"): (199, 209),
 }
 
 
@@ -35,19 +37,38 @@ def real_records(folder):
     records = []
     for path in sorted(folder.glob("*/*.json")):
         record = json.loads(path.read_text())
-        if not record["emulated"] and not record["quick"]:
-            records.append(record)
+        if record["emulated"]:
+            continue
+        for step in record["steps"]:
+            others = {row["device"] for row in rows_of(step) if "device" in row} - {record["gpu"]}
+            if others:
+                raise ValueError(f"{path} is of {record['gpu']}, and its step {step['name']} of {others.pop()}")
+        records.append(record)
     return sorted(records, key=lambda record: record["date"])
 
 
-def steps(record, *parts):
-    for name in parts or record["parts"]:
-        yield from record["parts"].get(name, {}).get("steps", [])
+def rows_of(step):
+    """All that the step's commands have printed, each with the environment that was chosen for it."""
+    for run in step["runs"]:
+        result = run.get("result")
+        for row in result if isinstance(result, list) else [result]:
+            if isinstance(row, dict):
+                chosen = " ".join(f"{name}={value}" for name, value in run["environment"].items())
+                yield row | {"environment": chosen}
+
+
+def rows_for(records, table):
+    """The rows that are for a table, each with its record, oldest first."""
+    for record in records:
+        for step in record["steps"]:
+            if step["table"] == table:
+                yield from ((row, record) for row in rows_of(step))
 
 
 def table(titles, rows):
     lines = [titles, ["---"] * len(titles), *rows]
-    return "".join("| " + " | ".join(str(cell) for cell in line) + " |\n" for line in lines)
+    cells = ([str(cell).replace("|", "/") for cell in line] for line in lines)
+    return "".join("| " + " | ".join(line) + " |\n" for line in cells)
 
 
 def day(record):
@@ -61,17 +82,13 @@ def number(value, form="{:.1f}", scale=1):
 def verified(records, kernels):
     """Every kernel, and the GPUs on which it has passed as it is now."""
     passed = {}
-    for record in records:
-        for step in steps(record, "check"):
-            results = step.get("result")
-            for result in results if isinstance(results, list) else []:
-                key = (result["kernel"], result["source_hash"])
-                gpus = passed.setdefault(key, {})
-                if result["wrong"]:
-                    gpus.pop(record["gpu"], None)
-                else:
-                    cases = max(result["cases"], gpus.get(record["gpu"], (0, ""))[0])
-                    gpus[record["gpu"]] = (cases, day(record))
+    for row, record in rows_for(records, "verified"):
+        gpus = passed.setdefault((row["kernel"], row["source_hash"]), {})
+        if row["wrong"]:
+            gpus.pop(record["gpu"], None)
+        elif row["cases"] > 0:
+            cases = max(row["cases"], gpus.get(record["gpu"], (0, ""))[0])
+            gpus[record["gpu"]] = (cases, day(record))
     rows = []
     for kernel in kernels:
         gpus = passed.get((kernel["name"], kernel["source_hash"]), {})
@@ -85,56 +102,52 @@ def verified(records, kernels):
 def speed(records):
     """The newest row of each test, beside its target."""
     newest = {}
-    for record in records:
-        for step in steps(record, "bench"):
-            rows = step.get("result")
-            for row in rows if isinstance(rows, list) else []:
-                newest[record["gpu"], row["model"], row["test"]] = (row, record)
+    for row, record in rows_for(records, "speed"):
+        newest[record["gpu"], row["model"], row["test"], row["environment"]] = (row, record)
     rows = []
-    for (gpu, model, test), (row, record) in newest.items():
-        targets = [goal for (card, *what), goal in TARGETS.items() if card in gpu and what == [model, test]]
-        must, good = targets[0] if targets else ("", "")
+    for (gpu, model, test, chosen), (row, record) in newest.items():
+        must, good = TARGETS.get((gpu, model, test), ("", ""))
         rows.append([
-            gpu, model, test, f"{row['avg_ts']:.1f} ± {row['stddev_ts']:.1f}",
+            gpu, model, test, chosen, f"{row['avg_ts']:.1f} ± {row['stddev_ts']:.1f}",
             number(row["bandwidth_fraction"], "{:.0f}%", 100), number(row["tflops"]),
             number(row.get("joules_per_token"), "{:.3f}"), number(row.get("sm_clock_mhz"), "{:.0f}"),
             ", ".join(row.get("throttle_reasons") or []) or "-", must, good, day(record),
         ])
-    titles = "GPU, model, test, tokens/s, of read, TFLOP/s, J/token, MHz, throttled, must, good, date"
+    titles = "GPU, model, test, with, tokens/s, of read, TFLOP/s, J/token, MHz, throttled, must, good, date"
     return table(titles.split(", "), rows) if rows else ""
 
 
 def alone(records):
     """Kernels on their own."""
     newest = {}
-    for record in records:
-        for step in steps(record, "kernels"):
-            rows = step.get("result")
-            for row in rows if isinstance(rows, list) else []:
-                what = (row["kernel"], row["phase"], row["shape"], row["against"])
-                newest[record["gpu"], *what] = (row, record)
+    for row, record in rows_for(records, "kernels"):
+        what = (row["kernel"], row["phase"], row["shape"], row["against"], row["environment"])
+        newest[record["gpu"], *what] = (row, record)
     rows = [
-        [gpu, kernel, f"{phase} {shape}", number(row["time_us"], "{:.2f}"), number(row["gb_per_s"]),
+        [gpu, kernel, f"{phase} {shape}", chosen, number(row["time_us"], "{:.2f}"), number(row["gb_per_s"]),
          number(row["tflops"]), number(row["ceiling_fraction"], "{:.0f}%", 100),
          f"{row['ratio']:.2f} x {against}" if row["ratio"] else "", day(record)]
-        for (gpu, kernel, phase, shape, against), (row, record) in newest.items()
+        for (gpu, kernel, phase, shape, against, chosen), (row, record) in newest.items()
     ]
-    titles = "GPU, kernel, sizes, us, GB/s, TFLOP/s, of ceiling, beside, date"
+    titles = "GPU, kernel, sizes, with, us, GB/s, TFLOP/s, of ceiling, beside, date"
     return table(titles.split(", "), rows) if rows else ""
 
 
-def parts(records):
-    """What each part has come to, the last time it was done."""
+def steps(records):
+    """What each step has come to, the last time it was done."""
     newest = {}
     for record in records:
-        for name, part in record["parts"].items():
-            newest[record["gpu"], name] = (part, record)
+        for step in record["steps"]:
+            newest[record["gpu"], step["name"]] = (step, record)
     rows = []
-    for (gpu, name), (part, record) in newest.items():
-        facts = [f"{fact.replace('_', ' ')} {compact(value)}" for fact, value in part["found"].items()]
-        said = "; ".join(facts + [part[key] for key in ["reason"] if key in part])
-        rows.append([gpu, name, part["status"], said.replace("|", "/"), day(record)])
-    return table(["GPU", "part", "came out", "found", "date"], rows) if rows else ""
+    for (gpu, name), (step, record) in newest.items():
+        facts = [f"{fact.replace('_', ' ')} {compact(value)}" for fact, value in step["found"].items()]
+        said = "; ".join(facts + [step[key] for key in ["reason"] if key in step])
+        again = f", {step['again']['status']} under CHASKI_SYNC=on" if "again" in step else ""
+        came_out = step["status"] + again
+        rows.append([gpu, name, step["proves"], came_out, said, day(record)])
+    titles = ["GPU", "step", "proves", "came out", "found", "date"]
+    return table(titles, rows) if rows else ""
 
 
 def compact(value):
@@ -174,7 +187,7 @@ def main():
             "verified": verified(records, json.loads(listed.stdout)),
             "speed": speed(records),
             "kernels": alone(records),
-            "parts": parts(records),
+            "steps": steps(records),
         }
         text = arguments.page.read_text()
         partial = arguments.page.with_suffix(".partial")
