@@ -3,6 +3,7 @@
 The templates and conversations are our own; the templates use what published ones use.
 """
 
+import copy
 import datetime
 
 import jinja2
@@ -251,6 +252,145 @@ TEMPLATES = {
 {% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>
 
 {% endif %}""",
+    # ChatML as SmolLM2 and many tunes have it, with a system message of its own.
+    "chatml": """\
+{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}\
+{{ '<|im_start|>system\\nYou are helpful.<|im_end|>\\n' }}{% endif %}\
+{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n'}}{% endfor %}\
+{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}""",
+    "tojson-options": """\
+{%- set value = {"b": [1, 2.5, 1e16, 1e-7, 0.0001, 123456789.125, -0.0], "a": {"é": "ü\\n\\t\\x7f😀\\u2028"},
+    "c": [], "d": {}, "10": none, "9": true} -%}
+{{- value | tojson }}
+{{ value | tojson(indent=2) }}
+{{ value | tojson(indent=0) }}
+{{ value | tojson(indent="\\t") }}
+{{ value | tojson(indent=none, separators=(',', ':')) }}
+{{ value | tojson(separators=[' ; ', ' = '], indent=1) }}
+{{ value | tojson(sort_keys=true) }}
+{{ value | tojson(ensure_ascii=true) }}
+{{ value | tojson(true, 3) }}
+{{ value | tojson(ensure_ascii=false, indent=4, separators=(", ", ": "), sort_keys=true) }}
+{{ messages | tojson }} {{ "<b>&'" | tojson }} {{ 'x' | tojson | length }} {{ [none, 1 == 1] | tojson }}
+""",
+    # What a model with tools writes: everything that the conversation holds.
+    "tools": """\
+{%- if tools %}
+    {{- '<|im_start|>system\\n' }}
+    {%- if messages[0].role == 'system' %}{{ messages[0].content + '\\n\\n' }}{% endif -%}
+    {{- '# Tools\\n<tools>' }}
+    {%- for tool in tools %}{{ '\\n' }}{{ tool | tojson }}{% endfor -%}
+    {{- '\\n</tools><|im_end|>\\n' }}
+{%- endif %}
+{%- for message in messages %}
+    {%- if message.content is string %}{% set content = message.content %}
+    {%- else %}{% set content = '' %}{% endif %}
+    {%- if message.role == 'assistant' and message.tool_calls %}
+        {{- '<|im_start|>assistant' ~ ('\\n' ~ content if content else '') }}
+        {%- for tool_call in message.tool_calls %}
+            {%- if tool_call.function is defined %}{% set tool_call = tool_call.function %}{% endif %}
+            {{- '\\n<tool_call>\\n{"name": "' ~ tool_call.name ~ '", "arguments": ' }}
+            {%- if tool_call.arguments is string %}{{ tool_call.arguments }}
+            {%- else %}{{ tool_call.arguments | tojson }}{% endif %}
+            {{- '}\\n</tool_call>' }}
+        {%- endfor %}
+        {{- '<|im_end|>\\n' }}
+    {%- elif message.role == 'tool' %}
+        {%- if loop.first or messages[loop.index0 - 1].role != 'tool' %}
+            {{- '<|im_start|>user' }}
+        {%- endif %}
+        {{- '\\n<tool_response id="' ~ (message.tool_call_id or '') ~ '">\\n' ~ content ~ '\\n</tool_response>' }}
+        {%- if loop.last or messages[loop.index0 + 1].role != 'tool' %}{{ '<|im_end|>\\n' }}{% endif %}
+    {%- elif not (loop.first and tools and message.role == 'system') %}
+        {{- '<|im_start|>' ~ message.role ~ (' name=' ~ message.name if message.name else '') ~ '\\n' }}
+        {%- if message.reasoning_content %}{{ '<think>' ~ message.reasoning_content ~ '</think>\\n' }}{% endif %}
+        {{- content ~ '<|im_end|>\\n' }}
+    {%- endif %}
+{%- endfor %}
+{%- if documents %}
+    {%- for document in documents %}{{ '[' ~ loop.index ~ '] ' ~ document.title ~ ': ' ~ document.text ~ '\\n' }}{% endfor %}
+{%- endif %}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}
+{%- if enable_thinking is defined and enable_thinking is false %}{{ '<think>\\n\\n</think>\\n\\n' }}{% endif %}
+""",
+    # Both kinds of content, as models with vision have it.
+    "parts": """\
+{%- for message in messages %}
+    {{- message.role ~ ': ' }}
+    {%- if message.content is string %}
+        {{- message.content }}
+    {%- elif message.content %}
+        {%- for part in message.content %}
+            {%- if part.type == 'text' %}{{ part.text }}{% endif %}
+        {%- endfor %}
+    {%- endif %}
+    {{- '|' ~ ('content' in message) ~ '\\n' }}
+{%- endfor %}
+""",
+    "python-methods": """\
+{%- set s = '  The river, the River; 12\\n' -%}
+{{ [s.strip(), s.lstrip(), s.rstrip(), 'xxaxx'.strip('x'), 'xya'.lstrip('yx')] }}
+{{ ['a,b,,c'.split(','), 'a b  c'.split(), 'a,b,c'.split(',', 1), 'a,b,c'.rsplit(',', 1), ' a b '.rsplit()] }}
+{{ ['a=b=c'.partition('='), 'a=b=c'.rpartition('='), 'abc'.partition('x')] | map('join', '|') | join(' ') }}
+{{ ['prefix-x'.removeprefix('prefix-'), 'x.gguf'.removesuffix('.gguf'), 'abc'.removeprefix('x')] }}
+{{ [s.find('river'), s.rfind('r'), s.find('zzz'), s.count('r'), 'abc'.index('c')] }}
+{{ ['abc'.startswith(('x', 'a')), 'abc'.endswith('c'), 'aBc'.swapcase(), 'aBc'.upper(), 'ABC'.lower()] }}
+{{ ['7'.zfill(3), '-7'.zfill(4), 'x'.ljust(3, '.'), 'x'.rjust(3), 'ab'.center(5, '*'), 'abc'.center(6, '*')] }}
+{{ ['abc'.isalpha(), '12'.isdigit(), 'a1'.isalnum(), ' '.isspace(), 'AB'.isupper(), 'ab'.islower()] }}
+{{ ['hello world'.title(), 'hello World'.capitalize(), 'a\\nb\\r\\nc'.splitlines(), '-'.join(['a', 'b'])] }}
+{{ ['aaa'.replace('a', 'b', 2), 'abc'.replace('', '-'), '{} {}'.format(1, 'x'), '{0:>4}|{n}'.format('a', n=2)] }}
+{%- set d = {'x': 1, 'y': [2, 3]} %}
+{{ d.items() | list }} {{ d.keys() | list }} {{ d.values() | list }} {{ d.get('x') }} {{ d.get('z', 9) }}
+{%- for key, value in d.items() %} {{ key }}={{ value }}{% endfor %}
+{{ [1, 2, 1].count(1) }} {{ s[2:5] }}|{{ s[::-1] | trim }}|{{ 'abcdef'[1:-1:2] }}|{{ 'abcdef'[-3:] }}|{{ [1, 2, 3][1:] }}
+{%- for message in messages %} {{ message.content.split('</think>')[-1].lstrip('\\n') }}{% endfor %}
+""",
+    "values": """\
+{{ true }} {{ none }} {{ 1.0 }} {{ 1e16 }} {{ 1e-7 }} {{ 7 // 2 }} {{ -7 // 2 }} {{ 7 % 3 }} {{ 2 ** 10 }} {{ 7 / 2 }}
+{{ [1, 'a', none, true, 1.5] }} {{ {'a': 'it\\'s', 'b': [none]} }} {{ ('a', 1) }} {{ 'q"' ~ 1 ~ none ~ 2.50 }}
+{{ undefined_name }}|{{ undefined_name | default('d') }}|{{ '' | default('e', true) }}|{{ messages[0].nothing }}
+{{ 'a' * 3 }} {{ 'a' + 'b' }} {{ [1] + [2] }} {{ 'b' in 'abc' }} {{ 3 not in [1, 2] }} {{ 1 < 2 < 3 }} {{ not none }}
+{{ 'yes' if messages | length > 0 else 'no' }}{{ 'x' if false }} {{ (1 == 1.0) }} {{ 'a' < 'b' }} {{ none == undefined_name }}
+{{ "%s is %d and %.2f" | format('x', 3, 1.5) }}
+{{ range(3) | list }} {{ range(1, 7, 2) | list }} {{ dict(a=1, b='x') }} {{ namespace(a=1).a }}
+""",
+    "tests-and-filters": """\
+{{ [1 is integer, 1.0 is float, true is boolean, 'x' is string, [] is sequence, {} is mapping, 'x' is iterable] }}
+{{ [none is none, x is defined, x is undefined, 3 is odd, 4 is even, 6 is divisibleby 3, 1 is number, 'a' is lower] }}
+{{ [1 is eq 1, 2 is gt(1), 'a' is in ['a'], true is true, false is false, messages is sameas messages] }}
+{{ [3, 1, 2] | sort }} {{ ['b', 'A', 'c'] | sort }} {{ [3, 1] | sort(reverse=true) }} {{ [1, 2, 2, 3] | unique | list }}
+{{ [1, 2, 3, 4, 5] | batch(2) | list }} {{ [1, 2, 3] | sum }} {{ [1, 5, 3] | max }} {{ [4, 2] | min }} {{ [1, 2] | first }}
+{{ messages | map(attribute='role') | list }} {{ messages | selectattr('role', 'equalto', 'user') | list | length }}
+{{ messages | rejectattr('role', 'in', ['user']) | map(attribute='role') | join(',') }} {{ [0, 1, '', 'a'] | select | list }}
+{{ ['a', 'b'] | map('upper') | join('+') }} {{ 'abc' | reverse }} {{ [1, 2] | reverse | list }} {{ 'a-b' | replace('-', '_') }}
+{{ '  x ' | trim }}|{{ 'xxaxx' | trim('x') }}|{{ 'hello world' | title }} {{ 'hELLO' | capitalize }} {{ 'a b c' | wordcount }}
+{{ 3.7 | int }} {{ '5' | int + 1 }} {{ 'x' | int(7) }} {{ '2.5' | float }} {{ 2.567 | round(2) }} {{ -3 | abs }} {{ 5 | string ~ 'x' }}
+{{ {'b': 1, 'a': 2} | dictsort }} {{ {'a': 1} | items | list }} {{ 'a\\nb' | indent(2) }} {{ 'a\\nb' | indent(4, true) }}
+{{ [{'k': 'x', 'v': 1}, {'k': 'y', 'v': 2}, {'k': 'x', 'v': 3}] | groupby('k') | map('first') | list }} {{ 'abc' | list }}
+{{ '<a>' | escape }} {{ '<a>' | e }} {{ '<a>' | safe }} {{ 'abc' | length }} {{ 'x' | center(5) }}|{{ [1, 2, 3] | last }}
+{{ 'foo bar baz qux' | truncate(9) }} {{ 'foo bar baz qux' | truncate(9, true) }} {{ 'foo bar baz qux' | truncate(11) }}
+{{ 'foo bar baz qux' | truncate(11, false, '…', 0) }} {{ 'foobarbaz' | truncate(4, leeway=1) }} {{ 'a, b-c d' | wordcount }}
+""",
+    "scopes": """\
+{%- macro say(what, times=2, end='.') -%}{{ what * times }}{{ end }}{%- endmacro -%}
+{{ say('a') }} {{ say('b', 1) }} {{ say(what='c', end='!') }}
+{%- set x = 1 %}{% for i in [1, 2] %}{% set x = i %}{% endfor %}{{ x }}
+{%- set ns = namespace(found=false, n=0) %}
+{%- for message in messages %}{% set ns.n = ns.n + message.content | length %}{% set ns.found = true %}{% endfor -%}
+{{ ns.n }} {{ ns.found }}
+{%- for a, b in [[1, 2], [3, 4]] %} {{ a + b }}{% else %} none{% endfor %}
+{%- for x in [] %}{{ x }}{% else %} empty{% endfor %}
+{%- for x in [1, 2, 3, 4] if x is even %} {{ loop.index }}:{{ x }}{{ ',' if not loop.last }}{% endfor %}
+{%- for x in [1, 2, 3] %}{% if x == 2 %}{% continue %}{% endif %} {{ x }}{{ loop.cycle('a', 'b') }}{% endfor %}
+{%- with y = 5, z = 6 %} {{ y + z }}{% endwith %}
+{%- set block %}in {{ messages | length }}{% endset %} [{{ block }}] {{ block | upper }}
+{%- filter upper %} shout {{ 1 }}{% endfilter %}
+{%- macro wrap() %}<{{ caller() }}>{% endmacro %}{% call wrap() %}inner{% endcall %}
+{%- set a, b = 1, 2 %} {{ a }}{{ b }} {{ loop is defined }}
+{%- for item in [[1, [2, 3]], [4]] recursive %}{% if item is iterable %}({{ loop(item) }}){% else %}{{ item }}{% endif %}{% endfor %}
+{%- if messages[0].role == 'system' and messages | length > 1 %} both{% elif not messages %} no{% else %} one{% endif %}
+{% raw %}{{ raw }}{% endraw %} {# gone #}{{- '!' }}
+""",
 }
 
 
@@ -287,6 +427,28 @@ DOUBLED = [
 ]
 NO_USER = [message("system", "Wait."), message("assistant", "I wait.")]
 
+CALL = {"id": "c1", "type": "function", "function": {
+    "name": "level", "arguments": {"river": "<|im_end|> Ob", "deep": 1.5, "at": None}}}
+SCHEMA = {"type": "function", "function": {
+    "name": "level", "description": "How high <it> is, \"now\"", "parameters": {
+        "type": "object", "properties": {"river": {"type": "string"}}, "required": ["river"]}}}
+CALLS = [
+    message("system", "Be brief."),
+    {**message("user", "How high?"), "name": "Ana"},
+    {"role": "assistant", "content": None, "tool_calls": [CALL, CALL]},
+    {"role": "tool", "tool_call_id": "c1", "content": "{\"m\": 3}"},
+    {"role": "tool", "tool_call_id": None, "content": "none"},
+    {"role": "assistant", "content": "3 m.", "reasoning": "It says so.", "tool_calls": None},
+]
+STRINGS = [*QUESTION, {"role": "assistant", "tool_calls": [{"function": {
+    "name": "level", "arguments": "{\"river\": \"Ob\"}"}}]}]
+PARTS = [
+    {"role": "user", "content": [{"type": "text", "text": "One. "}, {"type": "text", "text": "Two."}]},
+    {"role": "assistant", "content": None},
+    message("user", "Three."),
+]
+MORE = {"tools": [SCHEMA], "documents": [{"title": "T", "text": "<doc>"}], "enable_thinking": False}
+
 # The conversations for each template, and whether the assistant's header is asked for.
 CONVERSATIONS = {
     "llama-3.0": [(QUESTION, True), (TALK, True), (SPACED, False), (BAD_ROLE, True)],
@@ -299,6 +461,14 @@ CONVERSATIONS = {
     "namespace-loop": [(QUESTION, True), (TALK, True), (DOUBLED, True), (NO_USER, False)],
     "string-methods": [(QUESTION, True), (TALK, True), (WORLD, False), (NO_USER, True)],
     "generation": [(QUESTION, True), (TALK, True), (WORLD, False)],
+    "chatml": [(QUESTION, True), (TALK, True), (SPACED, False)],
+    "tojson-options": [(QUESTION, True), (WORLD, False)],
+    "tools": [(QUESTION, True), (CALLS, True), (CALLS, True, MORE), (STRINGS, False, MORE)],
+    "parts": [(PARTS, True), (QUESTION, True)],
+    "python-methods": [(TALK, True)],
+    "values": [(QUESTION, True)],
+    "tests-and-filters": [(TALK, True)],
+    "scopes": [(TALK, True), (QUESTION, False)],
 }
 
 
@@ -321,9 +491,11 @@ def template_goldens():
             chat_template=template,
         )
         cases = []
-        for messages, add_generation_prompt in CONVERSATIONS[name]:
+        for messages, add_generation_prompt, *more in CONVERSATIONS[name]:
+            more = more[0] if more else {}
             case = {
                 "messages": messages,
+                **({"more": more} if more else {}),
                 "add_generation_prompt": add_generation_prompt,
                 "bos_token": bos,
                 "eos_token": eos,
@@ -331,7 +503,10 @@ def template_goldens():
             }
             try:
                 case["rendered"] = tokenizer.apply_chat_template(
-                    messages, tokenize=False, add_generation_prompt=add_generation_prompt
+                    copy.deepcopy(messages),
+                    tokenize=False,
+                    add_generation_prompt=add_generation_prompt,
+                    **more,
                 )
             except jinja2.TemplateError as error:
                 # Only what raise_exception raises is of this very class and no subclass.

@@ -2,7 +2,7 @@
 
     python scripts/golden_text.py  # rewrites tests/golden/tiny.tiktoken and tests/golden/text.json
 
-Written with Python 3.11, tiktoken 0.14.0, regex 2026.11.15, transformers 5.23.0, jinja2 3.1.6. The
+Written with Python 3.11, tiktoken 0.14.0, regex 2026.11.15, transformers 5.24.0, jinja2 3.1.6. The
 tests only read the files; they never run this script. It uses no chance: the files come out equal.
 
 tiny.tiktoken is in the format of Meta's tokenizer.model, a line `base64 rank` for each token: the
@@ -13,8 +13,8 @@ text.json holds:
     tiktoken   [{text, ids}]: tiny.tiktoken with Llama 3's pattern, where control tokens written in
                the text are text
     special    {content: id}: control tokens as Meta's code numbers them after the ranks
-    templates  [{name, template, cases}], each case with messages, add_generation_prompt, bos_token,
-               eos_token, date (what strftime_now shall return, here in the format %d %b %Y), and
+    templates  [{name, template, cases}], each case with messages, more (tools, documents and other
+               names, where there are some), add_generation_prompt, bos_token, eos_token, date (what strftime_now shall return, here in the format %d %b %Y), and
                either `rendered` or, where the template calls raise_exception, `error`: its message.
                They come from golden_templates.py.
 """

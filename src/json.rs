@@ -9,12 +9,17 @@ use serde_json::{Map, Number, Value};
 /// The longest piece of a file that a message repeats, in characters.
 const QUOTE_CHARS: usize = 160;
 
-/// Parses `text` as one JSON object. Nesting deeper than 128 levels is an error, as is a repeated
-/// key. The error is what is wrong and where, without the name of the file.
-pub fn parse_object(text: &[u8]) -> Result<Map<String, Value>, String> {
+/// Parses `text` as one JSON value. Nesting deeper than 128 levels is an error, as is a repeated key.
+/// The error is what is wrong and where, without the name of the file.
+pub fn parse(text: &[u8]) -> Result<Value, String> {
     let mut json = serde_json::Deserializer::from_slice(text);
     let value = Strict.deserialize(&mut json).and_then(|value| json.end().map(|()| value));
-    match value.map_err(describe)? {
+    value.map_err(describe)
+}
+
+/// As [`parse`], of an object.
+pub fn parse_object(text: &[u8]) -> Result<Map<String, Value>, String> {
+    match parse(text)? {
         Value::Object(object) => Ok(object),
         other => Err(format!("{} in place of a JSON object", kind(&other))),
     }

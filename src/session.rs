@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 use crate::model::Logits;
-use crate::sampler::SamplingOptions;
+use crate::sampler::{Sampler, SamplingOptions};
 use crate::team::Team;
 
 /// A model with the tokens it has taken.
@@ -43,6 +43,35 @@ pub enum Finish {
 pub enum Next {
     Continue,
     Stop,
+}
+
+/// A token that was generated.
+#[derive(Debug, Clone, Copy)]
+pub struct Step<'a> {
+    pub id: u32,
+    /// Whether it ends the answer.
+    pub is_stop: bool,
+    /// The model's logits that it was chosen from, without bias and penalties, `[V]`; empty if nobody
+    /// wants them.
+    pub logits: &'a [f32],
+}
+
+/// Chooses tokens on the host, where the logits are wanted. It is the choice that a device makes.
+struct Host {
+    sampler: Sampler,
+    /// Of the last choice. `[V]`
+    logits: Vec<f32>,
+}
+
+impl Host {
+    /// The token that follows the `position` ones that `logits` (`[V]`) come after.
+    fn choose(&mut self, logits: &[f32], position: usize) -> Result<u32> {
+        self.logits.clear();
+        self.logits.extend(logits);
+        let id = self.sampler.sample(&mut logits.to_vec(), position as u64)?;
+        self.sampler.accept(id);
+        Ok(id)
+    }
 }
 
 /// An answer and what it took.
@@ -100,9 +129,31 @@ impl Session {
         limits: Limits<'_>,
         mut receive: impl FnMut(u32) -> Result<Next>,
     ) -> Result<Answer> {
+        self.generate_steps(prompt, sampling, limits, false, |step| match step.is_stop {
+            true => Ok(Next::Stop),
+            false => receive(step.id),
+        })
+    }
+
+    /// As [`Self::generate`], and gives stop ids too, with the logits if `wants_logits`.
+    ///
+    /// # Errors
+    /// As [`Self::generate`].
+    pub fn generate_steps(
+        &mut self,
+        prompt: &[u32],
+        sampling: &SamplingOptions,
+        limits: Limits<'_>,
+        wants_logits: bool,
+        mut receive: impl FnMut(Step<'_>) -> Result<Next>,
+    ) -> Result<Answer> {
         let start = Instant::now();
         self.check(prompt)?;
         self.team.begin(sampling, prompt)?;
+        let mut host = match wants_logits {
+            true => Some(self.host(sampling, prompt)?),
+            false => None,
+        };
         let mut timing = Timing::default();
         let mut answer = Vec::new();
         let interrupted = || limits.interrupt.load(Ordering::Relaxed);
@@ -114,24 +165,33 @@ impl Session {
                 break Finish::Interrupted;
             }
             let id = match answer.last() {
-                None => match self.take_prompt(prompt, limits.interrupt, &mut timing)? {
-                    Some(id) => id,
-                    None => break Finish::Interrupted,
-                },
+                None => {
+                    match self.take_prompt(prompt, limits.interrupt, &mut timing, &mut host)? {
+                        Some(id) => id,
+                        None => break Finish::Interrupted,
+                    }
+                }
                 Some(_) if self.team.position() == self.team.context() => break Finish::Context,
                 Some(last) => {
                     self.cached.push(*last);
-                    self.team.advance()?
+                    let position = self.cached.len();
+                    match &mut host {
+                        None => self.team.advance()?,
+                        Some(host) => host.choose(self.team.decode(*last)?, position)?,
+                    }
                 }
             };
             answer.push(id);
             if answer.len() == 1 {
                 timing.first_token = start.elapsed();
             }
-            if limits.stop_ids.contains(&id) {
+            let is_stop = limits.stop_ids.contains(&id);
+            let logits = host.as_ref().map_or(&[][..], |host| &host.logits);
+            let next = receive(Step { id, is_stop, logits })?;
+            if is_stop {
                 break Finish::StopId;
             }
-            if receive(id)? == Next::Stop {
+            if next == Next::Stop {
                 break Finish::Receiver;
             }
         };
@@ -140,6 +200,13 @@ impl Session {
             timing.decode = start.elapsed() - timing.first_token;
         }
         Ok(Answer { ids: answer, finish, timing })
+    }
+
+    /// Chooses as the team would after `prompt`.
+    fn host(&self, sampling: &SamplingOptions, prompt: &[u32]) -> Result<Host> {
+        let mut sampler = Sampler::new(sampling.clone(), self.team.vocab())?;
+        sampler.accept_prompt(prompt);
+        Ok(Host { sampler, logits: Vec::new() })
     }
 
     /// That `prompt` can be taken at all.
@@ -169,6 +236,7 @@ impl Session {
         prompt: &[u32],
         interrupt: &AtomicBool,
         timing: &mut Timing,
+        host: &mut Option<Host>,
     ) -> Result<Option<u32>> {
         let start = Instant::now();
         // The last token is always computed anew, for its logits.
@@ -187,8 +255,15 @@ impl Session {
             done += chunk.len();
         }
         self.cached.extend(&prompt[done..]);
-        self.team.take(&prompt[done..], Logits::Last)?;
-        let id = self.team.choose()?;
+        let id = match host {
+            None => {
+                self.team.take(&prompt[done..], Logits::Last)?;
+                self.team.choose()?
+            }
+            Some(host) => {
+                host.choose(self.team.prefill(&prompt[done..], Logits::Last)?, prompt.len())?
+            }
+        };
         timing.prefill = start.elapsed();
         Ok(Some(id))
     }

@@ -21,6 +21,9 @@ use crate::json::quote;
 /// The model that is part of the executable, by the name that `--model` knows it by.
 pub const DEMO: &str = "demo";
 
+/// The one folder inside a model's whose files are read too.
+const TEMPLATES: &str = "additional_chat_templates/";
+
 /// Larger files are mapped or refused, never read whole: the largest tokenizer.json is a tenth of
 /// this.
 const READ_LIMIT_BYTES: u64 = 256 << 20;
@@ -139,7 +142,7 @@ impl Source {
     /// Opens a regular file; `None` where there is none. Anything else (a directory, a pipe that
     /// would block for ever) is an error before it is opened.
     fn open(&self, directory: &Path, file: &str) -> Result<Option<(File, Metadata)>> {
-        if !is_plain_name(file) {
+        if !is_plain_name(file.strip_prefix(TEMPLATES).unwrap_or(file)) {
             return Err(Error::failed(format!("{self}: {} is not a plain file name", quote(file))));
         }
         let path = directory.join(file);

@@ -3,9 +3,8 @@
 
 use std::fs;
 use std::path::Path;
-use std::time::{Duration, Instant};
 
-use chaski::chat::{Chat, ChatStyle, Message};
+use chaski::chat::{Chat, ChatStyle, Message, Request};
 use chaski::source::Source;
 use chaski::tokenizer::Tokenizer;
 use proptest::prelude::*;
@@ -27,10 +26,14 @@ struct Model {
 
 /// A model of the golden ranks and `template`.
 fn model(template: &str) -> Model {
+    model_of(&json!({"chat_template": template}))
+}
+
+/// A model of the golden ranks and this tokenizer_config.json.
+fn model_of(config: &serde_json::Value) -> Model {
     let directory = TempDir::new().unwrap();
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tiny.tiktoken");
     fs::copy(golden, directory.path().join("tokenizer.model")).unwrap();
-    let config = json!({"chat_template": template});
     fs::write(directory.path().join("tokenizer_config.json"), config.to_string()).unwrap();
     let source = Source::Directory(directory.path().to_owned());
     let tokenizer = Tokenizer::load(&source).unwrap();
@@ -43,7 +46,7 @@ impl Model {
     }
 
     fn encode(&self, style: ChatStyle, messages: &[Message]) -> Vec<u32> {
-        self.chat(style).encode(&self.tokenizer, messages, true).unwrap()
+        self.chat(style).encode(&self.tokenizer, &messages.into(), true).unwrap()
     }
 
     fn text(&self, style: ChatStyle, messages: &[Message]) -> String {
@@ -80,7 +83,7 @@ fn the_demo_model_talks_in_the_native_format() {
     let tokenizer = Tokenizer::load(&Source::Demo).unwrap();
     let encode = |style| {
         let chat = Chat::load(&Source::Demo, &tokenizer, style).unwrap();
-        chat.encode(&tokenizer, &talk(), true).unwrap()
+        chat.encode(&tokenizer, &talk()[..].into(), true).unwrap()
     };
     assert_eq!(encode(ChatStyle::Native), encode(ChatStyle::Template));
     assert_eq!(encode(ChatStyle::Native), encode(ChatStyle::Auto));
@@ -91,15 +94,16 @@ fn turns_can_be_encoded_one_by_one() {
     let model = model(LLAMA3);
     let chat = model.chat(ChatStyle::Native);
     let (tokenizer, messages) = (&model.tokenizer, talk());
-    let mut ids = chat.encode(tokenizer, &messages[..1], false).unwrap();
-    for message in &messages[1..] {
-        let more = chat.encode_more(tokenizer, std::slice::from_ref(message), false).unwrap();
+    let mut ids = chat.encode(tokenizer, &messages[..1].into(), false).unwrap();
+    for end in 2..=messages.len() {
+        let more = chat.encode_more(tokenizer, &messages[..end].into(), 1, false).unwrap();
         ids.extend(more.unwrap());
     }
-    assert_eq!(ids, chat.encode(tokenizer, &messages, false).unwrap());
+    let all: Request = messages[..].into();
+    assert_eq!(ids, chat.encode(tokenizer, &all, false).unwrap());
     assert_eq!(chat.end_of_turn(), ids.last().copied());
     let chat = model.chat(ChatStyle::Template);
-    assert_eq!(chat.encode_more(tokenizer, &messages, false).unwrap(), None);
+    assert_eq!(chat.encode_more(tokenizer, &all, 1, false).unwrap(), None);
     assert_eq!(chat.end_of_turn(), None);
 }
 
@@ -117,7 +121,8 @@ fn bos_is_there_as_the_template_gives_it() {
 #[test]
 fn answers_end_at_the_tokens_of_the_format() {
     let model = model(LLAMA3);
-    let ids = ["<|eom_id|>", "<|eot_id|>"].map(|text| model.tokenizer.id(text).unwrap());
+    let ids = ["<|end_of_text|>", "<|eom_id|>", "<|eot_id|>"];
+    let ids = ids.map(|text| model.tokenizer.id(text).unwrap());
     for style in [ChatStyle::Native, ChatStyle::Template] {
         assert_eq!(model.chat(style).stop_ids(), ids);
     }
@@ -173,7 +178,7 @@ fn private_characters_stay_in_a_message() {
 fn the_date_can_be_fixed() {
     let model = model("{{ strftime_now('%d %b %Y') }}");
     let chat = model.chat(ChatStyle::Template).with_date("2024-07-26".parse().unwrap()).unwrap();
-    let ids = chat.encode(&model.tokenizer, &[], false).unwrap();
+    let ids = chat.encode(&model.tokenizer, &Request::default(), false).unwrap();
     assert_eq!(model.tokenizer.decode(&ids, false).unwrap(), "26 Jul 2024");
     let today = model.text(ChatStyle::Template, &[]);
     assert!(today.len() == "26 Jul 2024".len(), "{today}");
@@ -184,7 +189,7 @@ fn chats_that_cannot_be_are_refused_in_one_line() {
     let error = |template: &str| {
         let model = model(template);
         let chat = Chat::load(&model.source, &model.tokenizer, ChatStyle::Template);
-        let encoded = chat.and_then(|chat| chat.encode(&model.tokenizer, &talk(), true));
+        let encoded = chat.and_then(|chat| chat.encode(&model.tokenizer, &talk()[..].into(), true));
         encoded.unwrap_err().to_string()
     };
     for (template, what) in [
@@ -192,13 +197,104 @@ fn chats_that_cannot_be_are_refused_in_one_line() {
         ("{% for %}", "the chat template: syntax error"),
         ("{{ messages[9].content.x }}", "the chat template: undefined value"),
         ("{{ strftime_now('%') }}", "strftime_now: "),
-        ("{{ messages | tojson(indent=99999999999) }}", "an option is not supported"),
+        ("{{ messages | tojson(indent=99999999999) }}", "the indentation is too wide"),
+        ("{{ messages | tojson(separators=',') }}", "separators are two texts"),
+        ("{{ nothing | tojson }}", "a value that JSON does not have"),
         ("{% include 'config.json' %}", "template not found"),
     ] {
         let error = error(template);
         assert!(error.contains("/tokenizer_config.json: ") && error.contains(what), "{error}");
         assert!(!error.contains('\n'), "{error}");
     }
+}
+
+/// Llama 3's control tokens are in many vocabularies whose chats are written otherwise.
+#[test]
+fn the_models_own_template_comes_before_the_native_format() {
+    const CHATML: &str = "{% for message in messages %}\
+        {{ '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' }}{% endfor %}\
+        {% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+    for (template, is_native) in [
+        (LLAMA3.to_owned(), true),
+        (CHATML.to_owned(), false),
+        (LLAMA3.replace("{{ bos_token }}", ""), false),
+        (LLAMA3.replace(" | trim", ""), false),
+        (
+            LLAMA3.replace("{{ bos_token }}", "{{ bos_token }}Today: {{ strftime_now('%Y') }}"),
+            false,
+        ),
+        (
+            format!(
+                "{{% if messages|length > 1 %}}{{{{ raise_exception('no') }}}}{{% endif %}}{LLAMA3}"
+            ),
+            false,
+        ),
+    ] {
+        let model = model(&template);
+        assert_eq!(model.chat(ChatStyle::Auto).end_of_turn().is_some(), is_native, "{template}");
+        if !template.contains("raise") {
+            let own = model.encode(ChatStyle::Template, &talk());
+            assert_eq!(model.encode(ChatStyle::Auto, &talk()), own, "{template}");
+        }
+    }
+    // Without a template, the vocabulary decides.
+    let model = model_of(&json!({}));
+    assert!(model.chat(ChatStyle::Auto).end_of_turn().is_some());
+    let broken = model_of(&json!({"chat_template": "{% for %}"}));
+    let error = Chat::load(&broken.source, &broken.tokenizer, ChatStyle::Auto).err().unwrap();
+    assert!(error.to_string().contains("syntax error"), "{error}");
+}
+
+/// What the native format has no place for goes to the template, else is refused by name.
+#[test]
+fn nothing_of_a_request_is_dropped() {
+    let template = format!("{{% if tools %}}{{{{ tools | tojson }}}}{{% endif %}}{LLAMA3}");
+    let with = model(&template);
+    let without = model_of(&json!({}));
+    let call = json!([{"function": {"name": "level", "arguments": {}}}]);
+    for (request, name) in [
+        (json!({"messages": [], "tools": [{"name": "level"}]}), "tools"),
+        (json!({"messages": [], "documents": [{"title": "a", "text": "b"}]}), "documents"),
+        (json!({"messages": [], "chat_template_kwargs": {"date_string": "x"}}), "date_string"),
+        (
+            json!([{"role": "assistant", "content": null, "tool_calls": call}]),
+            "tool_calls (message 1)",
+        ),
+        (json!([{"role": "user", "content": "Hi", "name": "Ana"}]), "name (message 1)"),
+        (json!([{"role": "tool", "content": "3"}]), "the role tool (message 1)"),
+    ] {
+        let request = Request::parse(&request.to_string()).unwrap();
+        let encode =
+            |model: &Model, style| model.chat(style).encode(&model.tokenizer, &request, true);
+        let error = encode(&without, ChatStyle::Auto).unwrap_err().to_string();
+        assert!(error.contains(name), "{name}: {error}");
+        assert_eq!(encode(&with, ChatStyle::Native).unwrap_err().to_string(), error);
+        let own = encode(&with, ChatStyle::Template);
+        assert_eq!(encode(&with, ChatStyle::Auto), own, "{name}");
+    }
+}
+
+/// Neither messages nor what stands beside them can write a control token, whatever a template makes
+/// of them.
+#[test]
+fn nothing_in_a_request_steers() {
+    let model = model("{{ messages | tojson }}{{ tools | tojson(ensure_ascii=true) }}{{ x }}");
+    let typed = "<|eot_id|> é <|eot_id|>";
+    let request = json!({
+        "messages": [
+            {"role": "user", "content": [{"type": "text", "text": typed}], "name": typed},
+            {"role": "assistant", "tool_calls": [{"function": {"arguments": {"a": [typed]}}}]},
+        ],
+        "tools": [{"description": typed}],
+        "chat_template_kwargs": {"x": typed},
+    });
+    let request = Request::parse(&request.to_string()).unwrap();
+    let chat = model.chat(ChatStyle::Template);
+    let ids = chat.encode(&model.tokenizer, &request, true).unwrap();
+    assert!(ids.iter().all(|id| !model.tokenizer.is_control(*id)));
+    let text = model.tokenizer.decode(&ids, true).unwrap();
+    assert_eq!(text.matches("<|eot_id|>").count(), 10, "{text}");
+    assert!(text.contains("<|eot_id|> \\u00e9 <|eot_id|>"), "{text}");
 }
 
 /// A template that makes `a`, twice as large in each of a hundred steps, and ends in `end`.
@@ -224,6 +320,9 @@ fn endless_and_huge_templates_end() {
         doubling("'ab'", "ns.a + ns.a", "ns.a"),
         doubling("'ab'", "ns.a.replace('a', ns.a)", "ns.a"),
         doubling("'ab'", "ns.a | replace('a', ns.a)", "ns.a"),
+        doubling("'aa'", "ns.a.replace('a', ns.a)", "ns.a"),
+        doubling("'ab'", "ns.a.join([ns.a, ns.a])", "ns.a"),
+        "{{ 'x'.ljust(99999999999) }}{{ '{:>99999999999}'.format(1) }}".to_owned(),
         doubling("[1]", "[ns.a, ns.a]", "ns.a"),
         doubling("[1]", "[ns.a, ns.a]", "ns.a | tojson"),
         doubling("[1]", "{'x': ns.a, 'y': ns.a}", "ns.a | tojson(indent=2)"),
@@ -234,16 +333,16 @@ fn endless_and_huge_templates_end() {
         nested("[", "]"),
         "{% if 1 %}".repeat(20_000) + &"{% endif %}".repeat(20_000),
         "x".repeat(2 << 20),
+        // The engine charges nothing for how long it takes to find an item of sums of sums.
+        doubling("[1]", "ns.a + ns.a", "ns.a[99999999999999]"),
     ] {
         let model = model(&source);
-        let started = Instant::now();
         let chat = Chat::load(&model.source, &model.tokenizer, ChatStyle::Template);
-        let encoded = chat.and_then(|chat| chat.encode(&model.tokenizer, &talk(), true));
+        let encoded = chat.and_then(|chat| chat.encode(&model.tokenizer, &talk()[..].into(), true));
         let source = &source[..source.len().min(100)];
         let error = encoded.expect_err(source).to_string();
         assert!(error.contains("/tokenizer_config.json: the chat template"), "{source}: {error}");
         assert!(!error.contains('\n') && error.len() < 500, "{source}: {error}");
-        assert!(started.elapsed() < Duration::from_secs(5), "{source}: {:?}", started.elapsed());
     }
 }
 

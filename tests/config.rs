@@ -255,13 +255,19 @@ fn stop_ids_are_the_union_of_both_files() {
 #[test]
 fn sampling_defaults_come_from_the_generation_config() {
     let config = LLAMA_3_8B.spellings().remove(0);
-    let generation =
-        json!({ "do_sample": true, "temperature": 0.6, "top_k": 0, "top_p": 0.9, "other": [1] });
+    let generation = json!({
+        "do_sample": true, "temperature": 0.6, "top_k": 0, "top_p": 0.9, "other": [1],
+        "min_p": 0.1, "repetition_penalty": 1.1, "typical_p": 1.0, "num_beams": 4, "bad_words_ids": [],
+        "suppress_tokens": [5], "epsilon_cutoff": 0.0, "guidance_scale": null,
+    });
     let defaults = parse(&config, Some(&generation)).expect("a config").defaults;
     assert_eq!(defaults.do_sample, Some(true));
     assert_eq!(defaults.temperature, Some(0.6));
     assert_eq!(defaults.top_k, Some(0));
     assert_eq!(defaults.top_p, Some(0.9));
+    assert_eq!(defaults.min_p, Some(0.1));
+    assert_eq!(defaults.repetition_penalty, Some(1.1));
+    assert_eq!(defaults.ignored, ["suppress_tokens", "num_beams"]);
 }
 
 #[test]

@@ -84,7 +84,7 @@ impl Demo {
     }
 
     fn answer(&mut self, messages: &[Message]) -> String {
-        let prompt = self.chat.encode(&self.tokenizer, messages, true).unwrap();
+        let prompt = self.chat.encode(&self.tokenizer, &messages.into(), true).unwrap();
         let greedy = SamplingOptions { temperature: 0.0, ..Default::default() };
         let interrupt = AtomicBool::new(false);
         let limits =
@@ -106,7 +106,7 @@ fn at_least_95_percent_of_200_held_out_questions_are_answered_right() {
     for Question { messages, answer } in questions() {
         let given = demo.answer(&messages);
         if given != answer {
-            let asked = &messages[messages.len() - 1].content;
+            let asked = messages[messages.len() - 1].text();
             wrong.push(format!("{asked} -> {given}, not {answer}"));
         }
     }
@@ -117,7 +117,7 @@ fn at_least_95_percent_of_200_held_out_questions_are_answered_right() {
 fn two_ranks_answer_as_one() {
     let (mut one, mut two) = (Demo::on_the_cpu(), Demo::on_a_team());
     for Question { messages, .. } in questions().into_iter().step_by(5) {
-        let asked = &messages[messages.len() - 1].content;
+        let asked = messages[messages.len() - 1].text();
         assert_eq!(two.answer(&messages), one.answer(&messages), "{asked}");
     }
 }
@@ -130,7 +130,7 @@ fn assert_gpus_agree(ordinals: &[u32], every: usize) {
 fn assert_gpus_agree_from(first: usize, ordinals: &[u32], every: usize) {
     let (mut cpu, mut gpus) = (Demo::on_the_cpu(), Demo::on_gpus(ordinals));
     for Question { messages, .. } in questions().into_iter().skip(first).step_by(every) {
-        let asked = &messages[messages.len() - 1].content;
+        let asked = messages[messages.len() - 1].text();
         assert_eq!(gpus.answer(&messages), cpu.answer(&messages), "{ordinals:?}: {asked}");
     }
 }

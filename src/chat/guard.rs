@@ -1,30 +1,28 @@
 //! Keeps what people type from becoming a control token when a template mixes it with its own.
 //!
 //! A character that occurs nowhere in the conversation is put into each control token's text found
-//! in a message, and is taken out again where the rendered text is encoded as plain text.
+//! in it, and is taken out again where the rendered text is encoded as plain text.
 
-use super::Message;
+use super::Request;
 use crate::tokenizer::Tokenizer;
 
 /// The guard is chosen among these: the private-use characters of the basic plane.
 const CANDIDATES: std::ops::RangeInclusive<char> = '\u{e000}'..='\u{f8ff}';
 
-/// Guards a conversation. Returns the messages and the guard that is in them; `None` if they use
-/// every candidate themselves.
-pub(super) fn guard(tokenizer: &Tokenizer, messages: &[Message]) -> Option<(Vec<Message>, char)> {
+/// Guards a conversation. Returns it and the guard that is in it; `None` if it uses every candidate
+/// itself.
+pub(super) fn guard(tokenizer: &Tokenizer, request: &Request) -> Option<(Request, char)> {
     let mut used = std::collections::HashSet::new();
-    for message in messages {
-        let candidates =
-            |text: &str| text.chars().filter(|c| CANDIDATES.contains(c)).collect::<Vec<_>>();
-        used.extend(candidates(&message.role));
-        used.extend(candidates(&message.content));
-    }
-    let guard = CANDIDATES.into_iter().find(|c| !used.contains(c))?;
-    let guarded = messages.iter().map(|message| Message {
-        role: guard_whole(tokenizer, &message.role, guard),
-        content: guard_edges(tokenizer, &guard_whole(tokenizer, &message.content, guard), guard),
+    request.map_texts(&mut |text, _| {
+        used.extend(text.chars().filter(|c| CANDIDATES.contains(c)));
+        String::new()
     });
-    Some((guarded.collect(), guard))
+    let guard = CANDIDATES.into_iter().find(|c| !used.contains(c))?;
+    let guarded = request.map_texts(&mut |text, is_content| {
+        let whole = guard_whole(tokenizer, text, guard);
+        if is_content { guard_edges(tokenizer, &whole, guard) } else { whole }
+    });
+    Some((guarded, guard))
 }
 
 /// Breaks every control token in `text`, also those that overlap, after its first character.
@@ -41,7 +39,6 @@ fn guard_whole(tokenizer: &Tokenizer, text: &str, guard: char) -> String {
     guarded.push_str(&text[end..]);
     guarded
 }
-
 /// Puts guards around a text that could complete a control token with what a template puts beside
 /// it. They stand inside the white space at the edges, for the template to take that off.
 fn guard_edges(tokenizer: &Tokenizer, text: &str, guard: char) -> String {

@@ -7,18 +7,21 @@
 //! the ChatFormat of Llama 3.0 do (that of 3.1 does not): it is what the models are used with, and
 //! nobody types it on purpose.
 
-use super::{Message, STOPS};
+use super::{Message, Request};
 use crate::error::{Error, Result};
 use crate::tokenizer::Tokenizer;
 
+const BOS: &str = "<|begin_of_text|>";
 const START_HEADER: &str = "<|start_header_id|>";
 const END_HEADER: &str = "<|end_header_id|>";
-const END_OF_TURN: &str = STOPS[0];
+const END_OF_TURN: &str = "<|eot_id|>";
 
 pub(super) struct Llama3 {
     start_header: u32,
     end_header: u32,
     end_of_turn: u32,
+    /// What the tokenizer calls BOS, else Llama 3's.
+    bos: Option<u32>,
     /// The ids of the empty line after a header.
     empty_line: Vec<u32>,
 }
@@ -42,8 +45,36 @@ impl Llama3 {
             start_header: id(START_HEADER)?,
             end_header: id(END_HEADER)?,
             end_of_turn: id(END_OF_TURN)?,
+            bos: tokenizer.bos().or_else(|| tokenizer.id(BOS)),
             empty_line: tokenizer.encode_text("\n\n")?,
         })
+    }
+
+    /// What of a request has no place in the format; `None` if all of it has.
+    pub fn refusal(request: &Request) -> Option<String> {
+        let what = request.first_extra().map(str::to_owned).or_else(|| {
+            (1..).zip(&request.messages).find_map(|(number, message)| match message.first_extra() {
+                Some(key) => Some(format!("{key} (message {number})")),
+                None if message.role() == "tool" => {
+                    Some(format!("the role tool (message {number})"))
+                }
+                None => None,
+            })
+        })?;
+        Some(format!(
+            "the Llama 3 format has no place for {what}: a chat template of the model's may"
+        ))
+    }
+
+    /// The ids of a whole conversation.
+    pub fn encode_all(
+        &self,
+        tokenizer: &Tokenizer,
+        messages: &[Message],
+        add_assistant_header: bool,
+    ) -> Result<Vec<u32>> {
+        let ids = self.encode(tokenizer, messages, add_assistant_header)?;
+        Ok(self.bos.into_iter().chain(ids).collect())
     }
 
     /// The ids of messages, without BOS.
@@ -55,8 +86,8 @@ impl Llama3 {
     ) -> Result<Vec<u32>> {
         let mut ids = Vec::new();
         for message in messages {
-            self.push_header(tokenizer, &message.role, &mut ids)?;
-            ids.extend(tokenizer.encode_text(message.content.trim_matches(is_python_space))?);
+            self.push_header(tokenizer, message.role(), &mut ids)?;
+            ids.extend(tokenizer.encode_text(message.text().trim_matches(is_python_space))?);
             ids.push(self.end_of_turn);
         }
         if add_assistant_header {

@@ -1,30 +1,106 @@
-//! Values as Python writes them, for templates, at a price: a template can build a value that is
-//! small in memory and endless when it is written out, so each part is charged to its fuel.
+//! Values as Python writes them and methods as Python has them, for templates, at a price: a template
+//! can build a value that is small in memory and endless when it is written out, so each part is
+//! charged to its fuel.
 
-use minijinja::value::{Kwargs, ValueKind};
+use std::fmt::Write as _;
+
+use minijinja::value::{Kwargs, Rest, ValueKind, from_args};
 use minijinja::{Error, ErrorKind, Output, State, Value};
+use minijinja_contrib::pycompat;
+use serde_json::Map;
 
 /// The deepest value that is written: as the deepest JSON that is read.
 const MAX_DEPTH: usize = 128;
-const MAX_INDENT: usize = 16;
+/// Bytes that one unit of fuel pays for.
+const BYTES_PER_FUEL: u64 = 8;
 
-/// `json.dumps(value, ensure_ascii=False, indent=None)`.
-pub(super) fn tojson(state: &State, value: &Value, options: Kwargs) -> Result<String, Error> {
-    let indent: Option<usize> = options.get("indent")?;
-    let is_ascii: Option<bool> = options.get("ensure_ascii")?;
-    options.assert_all_used()?;
-    if is_ascii == Some(true) || indent > Some(MAX_INDENT) {
-        return Err(refused("tojson: an option is not supported"));
+/// A value of JSON.
+pub(super) fn value(json: &serde_json::Value) -> Value {
+    use serde_json::Value as Json;
+    match json {
+        Json::Null => Value::from(()),
+        Json::Bool(truth) => Value::from(*truth),
+        Json::Number(number) => match (number.as_i64(), number.as_u64()) {
+            (Some(number), _) => Value::from(number),
+            (None, Some(number)) => Value::from(number),
+            (None, None) => Value::from(number.as_f64().unwrap_or(f64::NAN)),
+        },
+        Json::String(text) => Value::from(text.as_str()),
+        Json::Array(values) => Value::from(values.iter().map(value).collect::<Vec<_>>()),
+        Json::Object(fields) => map(fields),
     }
-    let mut writer = JsonWriter { state, indent, json: String::new() };
+}
+
+/// An object of JSON, in its order.
+pub(super) fn map(fields: &Map<String, serde_json::Value>) -> Value {
+    Value::from_pairs(fields.iter().map(|(key, field)| (key.as_str(), value(field))))
+}
+
+/// `json.dumps(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False)`. The guard
+/// is written as it is, for it to be found again.
+pub(super) fn tojson(
+    state: &State,
+    value: &Value,
+    positional: &[Value],
+    options: Kwargs,
+    guard: Option<char>,
+) -> Result<String, Error> {
+    let mut positional = positional.iter().cloned();
+    let mut option = |name: &str| -> Result<Option<Value>, Error> {
+        let value = match positional.next() {
+            Some(value) => Some(value),
+            None => options.get::<Option<Value>>(name)?,
+        };
+        Ok(value.filter(|value| !value.is_none() && !value.is_undefined()))
+    };
+    let is_ascii = option("ensure_ascii")?.is_some_and(|value| value.is_true());
+    let indent = option("indent")?.map(|value| indentation(&value)).transpose()?;
+    let separators = option("separators")?.map(|value| separators(&value)).transpose()?;
+    let sort_keys = option("sort_keys")?.is_some_and(|value| value.is_true());
+    options.assert_all_used()?;
+    let comma = if indent.is_some() { "," } else { ", " };
+    let separators = separators.unwrap_or_else(|| (comma.to_owned(), ": ".to_owned()));
+    let mut writer =
+        JsonWriter { state, is_ascii, indent, separators, sort_keys, guard, json: String::new() };
     writer.write(value, 0)?;
     Ok(writer.json)
 }
 
+/// What a level is indented by: so many spaces, or a text.
+fn indentation(value: &Value) -> Result<String, Error> {
+    if let Some(text) = value.as_str() {
+        return Ok(text.to_owned());
+    }
+    let width = if value.kind() == ValueKind::Bool {
+        value.is_true().into()
+    } else {
+        i64::try_from(value.clone())?
+    };
+    match usize::try_from(width.max(0)) {
+        Ok(width) if width <= 1 << 10 => Ok(" ".repeat(width)),
+        _ => Err(refused("tojson: the indentation is too wide")),
+    }
+}
+
+/// What stands between items, and after keys.
+fn separators(value: &Value) -> Result<(String, String), Error> {
+    let texts: Vec<Value> = value.try_iter()?.collect();
+    match texts[..] {
+        [ref item, ref key] if item.as_str().is_some() && key.as_str().is_some() => {
+            Ok((item.to_string(), key.to_string()))
+        }
+        _ => Err(refused("tojson: separators are two texts")),
+    }
+}
+
 /// Prints a value: text as it is, and what is made of parts only if writing it out has an end.
 pub(super) fn write(out: &mut Output, state: &mut State, value: &Value) -> Result<(), Error> {
-    if matches!(value.kind(), ValueKind::Seq | ValueKind::Map | ValueKind::Iterable) {
-        charge(state, value, 0)?;
+    match value.kind() {
+        ValueKind::Seq | ValueKind::Map | ValueKind::Iterable => charge(state, value, 0)?,
+        ValueKind::Number if !value.is_integer() => {
+            return out.write_str(&number(value)?).map_err(Error::from);
+        }
+        _ => {}
     }
     minijinja::escape_formatter(out, state, value)
 }
@@ -52,13 +128,40 @@ fn enter(state: &State, depth: usize) -> Result<(), Error> {
     state.consume_fuel(1)
 }
 
+fn charge_bytes(state: &State, bytes: usize) -> Result<(), Error> {
+    state.consume_fuel(bytes as u64 / BYTES_PER_FUEL)
+}
+
 fn refused(what: &str) -> Error {
     Error::new(ErrorKind::InvalidOperation, what.to_owned())
 }
 
+/// A number as Python's `repr` writes it: the shortest digits that give it back.
+fn number(value: &Value) -> Result<String, Error> {
+    if value.is_integer() {
+        return Ok(value.to_string());
+    }
+    let number = f64::try_from(value.clone())?;
+    if !number.is_finite() {
+        let sign = if number.is_sign_negative() { "-" } else { "" };
+        return Ok(if number.is_nan() { "nan".to_owned() } else { format!("{sign}inf") });
+    }
+    let scientific = format!("{number:e}");
+    let (digits, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
+    let exponent: i32 = exponent.parse().unwrap_or_default();
+    Ok(match exponent {
+        -4..16 => format!("{number:?}"),
+        _ => format!("{digits}e{}{:02}", if exponent < 0 { '-' } else { '+' }, exponent.abs()),
+    })
+}
+
 struct JsonWriter<'s, 't, 'e> {
     state: &'s State<'t, 'e>,
-    indent: Option<usize>,
+    is_ascii: bool,
+    indent: Option<String>,
+    separators: (String, String),
+    sort_keys: bool,
+    guard: Option<char>,
     json: String,
 }
 
@@ -66,31 +169,49 @@ impl JsonWriter<'_, '_, '_> {
     fn write(&mut self, value: &Value, depth: usize) -> Result<(), Error> {
         enter(self.state, depth)?;
         match value.kind() {
-            ValueKind::Undefined | ValueKind::None => self.json.push_str("null"),
-            ValueKind::Bool => self.json.push_str(if value.is_true() { "true" } else { "false" }),
-            ValueKind::Number => self.json.push_str(&value.to_string()),
             ValueKind::String => self.write_text(value.as_str().unwrap_or_default())?,
             ValueKind::Seq | ValueKind::Iterable => {
-                self.write_parts('[', ']', value, depth, |writer, item| {
+                self.write_parts('[', ']', value.try_iter()?, depth, |writer, item| {
                     writer.write(item, depth + 1)
                 })?;
             }
             ValueKind::Map => {
-                self.write_parts('{', '}', value, depth, |writer, key| {
-                    writer.write_text(&key.to_string())?;
-                    writer.json.push_str(": ");
+                let mut keys: Vec<Value> = value.try_iter()?.collect();
+                if self.sort_keys {
+                    keys.sort();
+                }
+                self.write_parts('{', '}', keys.into_iter(), depth, |writer, key| {
+                    let name = scalar(key)?.unwrap_or_else(|| key.to_string());
+                    writer.write_text(&name)?;
+                    let after = writer.separators.1.clone();
+                    writer.json.push_str(&after);
                     writer.write(&value.get_item(key)?, depth + 1)
                 })?;
             }
-            _ => return Err(refused("tojson: a value that JSON does not have")),
+            _ => match scalar(value)? {
+                Some(text) => self.json.push_str(&text),
+                None => return Err(refused("tojson: a value that JSON does not have")),
+            },
         }
         Ok(())
     }
 
     fn write_text(&mut self, text: &str) -> Result<(), Error> {
-        self.state.consume_fuel(text.len() as u64 / 8)?;
+        charge_bytes(self.state, text.len())?;
         let quoted = serde_json::to_string(text).map_err(|error| refused(&error.to_string()))?;
-        self.json.push_str(&quoted);
+        if !self.is_ascii {
+            self.json.push_str(&quoted);
+            return Ok(());
+        }
+        for character in quoted.chars() {
+            if matches!(character, ' '..='~') || Some(character) == self.guard {
+                self.json.push(character);
+                continue;
+            }
+            for unit in character.encode_utf16(&mut [0; 2]) {
+                write!(self.json, "\\u{unit:04x}").map_err(|_| refused("tojson"))?;
+            }
+        }
         Ok(())
     }
 
@@ -98,15 +219,16 @@ impl JsonWriter<'_, '_, '_> {
         &mut self,
         open: char,
         close: char,
-        value: &Value,
+        parts: impl Iterator<Item = Value>,
         depth: usize,
         mut write_part: impl FnMut(&mut Self, &Value) -> Result<(), Error>,
     ) -> Result<(), Error> {
         self.json.push(open);
         let mut is_first = true;
-        for part in value.try_iter()? {
+        for part in parts {
             if !is_first {
-                self.json.push_str(if self.indent.is_some() { "," } else { ", " });
+                let comma = self.separators.0.clone();
+                self.json.push_str(&comma);
             }
             is_first = false;
             self.new_line(depth + 1)?;
@@ -120,11 +242,185 @@ impl JsonWriter<'_, '_, '_> {
     }
 
     fn new_line(&mut self, depth: usize) -> Result<(), Error> {
-        if let Some(indent) = self.indent {
-            self.state.consume_fuel((indent * depth) as u64 / 8)?;
+        if let Some(indent) = &self.indent {
+            charge_bytes(self.state, indent.len() * depth)?;
             self.json.push('\n');
-            self.json.extend(std::iter::repeat_n(' ', indent * depth));
+            self.json.extend(std::iter::repeat_n(indent.as_str(), depth));
         }
         Ok(())
     }
+}
+
+/// A value without parts that is no text, as JSON writes it; `None` for others.
+fn scalar(value: &Value) -> Result<Option<String>, Error> {
+    Ok(match value.kind() {
+        ValueKind::None => Some("null".to_owned()),
+        ValueKind::Bool => Some(value.is_true().to_string()),
+        ValueKind::Number => Some(match number(value)?.as_str() {
+            "nan" => "NaN".to_owned(),
+            "inf" => "Infinity".to_owned(),
+            "-inf" => "-Infinity".to_owned(),
+            written => written.to_owned(),
+        }),
+        _ => None,
+    })
+}
+
+/// Python's methods of texts, lists and dictionaries that the engine does not know itself. Their
+/// input is charged for, and so is what they make before it is made.
+pub(super) fn method(
+    state: &mut State,
+    value: &Value,
+    name: &str,
+    arguments: &[Value],
+) -> Result<Value, Error> {
+    let Some(text) = value.as_str() else {
+        return pycompat::unknown_method_callback(state, value, name, arguments);
+    };
+    charge_bytes(state, text.len())?;
+    let argument = |index: usize| arguments.get(index).and_then(Value::as_str);
+    match (name, argument(0), argument(1)) {
+        ("replace", Some(old), Some(new)) => {
+            let times = if old.is_empty() { text.len() + 1 } else { text.matches(old).count() };
+            charge_bytes(state, times.saturating_mul(new.len()))?;
+        }
+        ("join", _, _) => arguments.iter().try_for_each(|parts| charge_join(state, text, parts))?,
+        _ => {}
+    }
+    let width = || {
+        let width = arguments.first().and_then(Value::as_i64).unwrap_or(0).max(0);
+        charge_bytes(state, usize::try_from(width).unwrap_or(usize::MAX))?;
+        Ok::<_, Error>((width as usize).saturating_sub(text.chars().count()))
+    };
+    let fill = || argument(1).unwrap_or(" ");
+    match name {
+        "removeprefix" => {
+            Ok(text.strip_prefix(argument(0).unwrap_or_default()).unwrap_or(text).into())
+        }
+        "removesuffix" => {
+            Ok(text.strip_suffix(argument(0).unwrap_or_default()).unwrap_or(text).into())
+        }
+        "partition" => parts(text.split_once(separator(arguments)?), [text, "", ""], argument(0)),
+        "rpartition" => parts(text.rsplit_once(separator(arguments)?), ["", "", text], argument(0)),
+        "rsplit" => rsplit(text, arguments),
+        "index" | "rindex" => {
+            let find = if name == "index" { "find" } else { "rfind" };
+            let at = pycompat::unknown_method_callback(state, value, find, arguments)?;
+            if at.as_i64() == Some(-1) { Err(refused("substring not found")) } else { Ok(at) }
+        }
+        "ljust" => Ok(format!("{text}{}", fill().repeat(width()?)).into()),
+        "rjust" => Ok(format!("{}{text}", fill().repeat(width()?)).into()),
+        "zfill" => {
+            let (sign, digits) = text.split_at(usize::from(text.starts_with(['+', '-'])));
+            Ok(format!("{sign}{}{digits}", "0".repeat(width()?)).into())
+        }
+        "center" => {
+            let (width, wanted) =
+                (width()?, arguments.first().and_then(Value::as_i64).unwrap_or(0));
+            // Python puts the odd space on the left of a text of odd width.
+            let left = width / 2 + (width & wanted as usize & 1);
+            Ok(format!("{}{text}{}", fill().repeat(left), fill().repeat(width - left)).into())
+        }
+        "swapcase" => {
+            let swap = |c: char| match c.is_uppercase() {
+                true => c.to_lowercase().collect::<String>(),
+                false => c.to_uppercase().collect(),
+            };
+            Ok(text.chars().map(swap).collect::<String>().into())
+        }
+        "casefold" => Ok(text.to_lowercase().into()),
+        _ => pycompat::unknown_method_callback(state, value, name, arguments),
+    }
+}
+
+/// Jinja's filter: `str.center`.
+pub(super) fn center(
+    state: &mut State,
+    text: &Value,
+    width: Option<Value>,
+) -> Result<Value, Error> {
+    method(state, text, "center", &[width.unwrap_or_else(|| Value::from(80))])
+}
+
+/// Jinja's filter: the first `length` characters of a text, or somewhat more, whole words unless
+/// `killwords`.
+pub(super) fn truncate(
+    text: &str,
+    positional: Rest<Value>,
+    options: Kwargs,
+) -> Result<String, Error> {
+    let mut positional = positional.0.into_iter();
+    let mut option = |name: &str| match positional.next() {
+        Some(value) => Ok(Some(value)),
+        None => options.get::<Option<Value>>(name),
+    };
+    let size = |value: Option<Value>, default| value.map_or(Ok(default), usize::try_from);
+    let length = size(option("length")?, 255)?;
+    let kills_words = option("killwords")?.is_some_and(|value| value.is_true());
+    let end = option("end")?.map_or_else(|| "...".to_owned(), |end| end.to_string());
+    let leeway = size(option("leeway")?, 5)?;
+    options.assert_all_used()?;
+    if text.chars().count() <= length.saturating_add(leeway) {
+        return Ok(text.to_owned());
+    }
+    let kept = length.saturating_sub(end.chars().count());
+    let kept: String = text.chars().take(kept).collect();
+    let words = kept.rsplit_once(' ').map_or(kept.as_str(), |(words, _)| words);
+    Ok(format!("{}{end}", if kills_words { &kept } else { words }))
+}
+
+/// Jinja's filter: how many runs of letters and digits a text has.
+pub(super) fn wordcount(text: &str) -> usize {
+    let words = text.split(|c: char| !(c.is_alphanumeric() || c == '_'));
+    words.filter(|word| !word.is_empty()).count()
+}
+
+/// Charges for what `text.join(parts)` makes.
+fn charge_join(state: &State, text: &str, parts: &Value) -> Result<(), Error> {
+    for part in parts.try_iter()? {
+        charge_bytes(state, 8 + text.len() + part.as_str().map_or(0, str::len))?;
+    }
+    Ok(())
+}
+
+fn separator(arguments: &[Value]) -> Result<&str, Error> {
+    let separator = arguments.first().and_then(Value::as_str).filter(|text| !text.is_empty());
+    separator.ok_or_else(|| refused("a separator is needed"))
+}
+
+fn parts(
+    found: Option<(&str, &str)>,
+    otherwise: [&str; 3],
+    separator: Option<&str>,
+) -> Result<Value, Error> {
+    let [before, middle, after] = match found {
+        Some((before, after)) => [before, separator.unwrap_or_default(), after],
+        None => otherwise,
+    };
+    Ok(Value::from([before, middle, after].map(Value::from).to_vec()))
+}
+
+/// `str.rsplit(sep=None, maxsplit=-1)`.
+fn rsplit(text: &str, arguments: &[Value]) -> Result<Value, Error> {
+    let (separator, limit): (Option<&str>, Option<i64>) = from_args(arguments)?;
+    let limit = limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
+    let mut parts = Vec::new();
+    let mut rest = text;
+    while parts.len() < limit {
+        let cut = match separator {
+            Some(separator) => rest.rsplit_once(separator),
+            None => {
+                rest = rest.trim_end();
+                rest.rsplit_once(char::is_whitespace)
+            }
+        };
+        let Some((before, part)) = cut else { break };
+        parts.push(part);
+        rest = before;
+    }
+    let rest = if separator.is_none() { rest.trim_end() } else { rest };
+    if separator.is_some() || !rest.is_empty() {
+        parts.push(rest);
+    }
+    Ok(Value::from(parts.into_iter().rev().map(Value::from).collect::<Vec<_>>()))
 }

@@ -202,7 +202,7 @@ pub struct StopArgs {
     #[arg(long)]
     pub ignore_eos: bool,
 
-    /// Stop before this text; may be repeated
+    /// Stop before this text, or at the control token of this name; may be repeated
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub stop: Vec<String>,
 
@@ -245,6 +245,20 @@ pub struct GenerateArgs {
     #[arg(long)]
     pub print_ids: bool,
 
+    /// Show control tokens in the text
+    #[arg(long)]
+    pub show_special: bool,
+
+    /// Print a line of JSON for each token, with its id and text, and one at the end, with the whole
+    /// text and timings
+    #[arg(long, conflicts_with_all = ["print_ids", "show_special"])]
+    pub json: bool,
+
+    /// With the natural logarithms of the probabilities that the model gave the token and the K most
+    /// probable ones, before bias, penalties and temperature
+    #[arg(long, value_name = "K", requires = "json")]
+    pub logprobs: Option<usize>,
+
     #[command(flatten)]
     pub model: ModelArgs,
     #[command(flatten)]
@@ -262,6 +276,10 @@ pub struct ChatArgs {
     /// Read the one question from FILE; - is standard input
     #[arg(short, long, value_name = "FILE", conflicts_with = "prompt")]
     pub file: Option<PathBuf>,
+
+    /// Show control tokens in answers
+    #[arg(long)]
+    pub show_special: bool,
 
     /// What the model is told before the conversation (also -sys)
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
@@ -292,7 +310,7 @@ pub struct StyleArgs {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum StyleArg {
-    /// Natively where the model knows the Llama 3 format, else by its template
+    /// By the model's template; natively where that gives the same, or where there is none
     Auto,
     /// The Llama 3 format
     Native,
@@ -346,7 +364,8 @@ pub struct TokenizeSource {
     #[arg(long, value_name = "FILE")]
     pub jsonl: Option<PathBuf>,
 
-    /// Read a conversation, a JSON array of {"role", "content"}, up to the answer's beginning
+    /// Read a conversation, a JSON array of {"role", "content"} or an object with "messages", "tools"
+    /// and "documents", up to the answer's beginning
     #[arg(long, value_name = "FILE")]
     pub chat: Option<PathBuf>,
 }

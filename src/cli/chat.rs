@@ -8,11 +8,12 @@ use rustyline::error::ReadlineError;
 use rustyline::history::FileHistory;
 use rustyline::{Config, Editor};
 
-use super::args::{ChatArgs, StopArgs};
+use super::args::ChatArgs;
 use super::load::{Loaded, load};
-use super::model::{chat_format, interrupt, needed, read_messages, read_text, sampling, stop_ids};
+use super::model::{chat_format, interrupt, needed, read_chat, read_text};
 use super::output::{Printer, note, note_timing};
-use crate::chat::{Chat, Message};
+use super::sampling::{Stops, chat_sampling, sampling, stops};
+use crate::chat::{Chat, Message, Request};
 use crate::error::{Error, Result};
 use crate::sampler::SamplingOptions;
 use crate::session::{Answer, Finish, Limits, Session};
@@ -21,6 +22,7 @@ use crate::tokenizer::Tokenizer;
 const HELP: &str = "\
 /clear          forget the conversation
 /system TEXT    tell the model something before the conversation; without TEXT, nothing
+/regen          answer the last question anew
 /save FILE      write the conversation as JSON
 /load FILE      go on with a saved conversation
 /exit           leave, as Ctrl-D does
@@ -32,18 +34,23 @@ pub fn run(args: &ChatArgs) -> Result<()> {
         // Nobody is asked for a line beside a bar that moves.
         team.each(|rank| rank.device_mut().finish_loading())?;
     }
+    let chat = chat_format(&args.style, &source, needed(&tokenizer)?)?;
+    let stops = stops(&args.stop, &config, &tokenizer, chat.stop_ids())?;
+    let (sampling, first_line) = match args.prompt.is_none() && args.file.is_none() {
+        true => chat_sampling(&args.sampling, &config),
+        false => (sampling(&args.sampling, &config), None),
+    };
     let tokenizer = needed(&tokenizer)?;
-    let chat = chat_format(&args.style, &source, tokenizer)?;
-    let stop_ids = stop_ids(&args.stop, &config, chat.stop_ids());
     let mut conversation = Conversation {
         tokenizer,
         chat: &chat,
         session: Session::new(team),
-        sampling: sampling(&args.sampling, &config)?,
-        stop: &args.stop,
-        stop_ids,
+        sampling,
+        max_tokens: args.stop.max_tokens.unwrap_or(usize::MAX),
+        stops,
+        show_special: args.show_special,
         interrupt: interrupt()?,
-        messages: Vec::new(),
+        request: Request::default(),
         ids: Vec::new(),
     };
     conversation.set_system(args.system.as_deref().unwrap_or(""));
@@ -53,6 +60,9 @@ pub fn run(args: &ChatArgs) -> Result<()> {
         (None, None) => None,
     };
     let Some(question) = question else {
+        if let Some(line) = first_line {
+            note(line);
+        }
         return converse(conversation);
     };
     let answer = conversation.ask(question)?;
@@ -67,10 +77,12 @@ struct Conversation<'a> {
     chat: &'a Chat,
     session: Session,
     sampling: SamplingOptions,
-    stop: &'a StopArgs,
-    stop_ids: Vec<u32>,
+    max_tokens: usize,
+    stops: Stops,
+    show_special: bool,
     interrupt: &'static AtomicBool,
-    messages: Vec<Message>,
+    /// The messages, and what a file that was loaded says beside them.
+    request: Request,
     /// Those of the answered messages, as they went in and came out; empty if unknown.
     ids: Vec<u32>,
 }
@@ -79,10 +91,30 @@ impl Conversation<'_> {
     /// Streams the answer to `question`. Both stay in the conversation, unless the question fails.
     fn ask(&mut self, question: String) -> Result<Answer> {
         self.interrupt.store(false, Ordering::Relaxed);
-        self.messages.push(Message::new("user", question));
+        self.request.messages.push(Message::new("user", question));
         let answered = self.answer();
         if answered.is_err() {
-            self.messages.pop();
+            self.request.messages.pop();
+        }
+        answered
+    }
+
+    /// Streams another answer to the last question. The old one stays if that fails.
+    fn ask_again(&mut self) -> Result<Answer> {
+        self.interrupt.store(false, Ordering::Relaxed);
+        let old = self.request.messages.pop_if(|last| last.role() == "assistant");
+        if self.request.messages.last().is_none_or(|last| last.role() == "system") {
+            self.request.messages.extend(old);
+            return Err(Error::usage("there is no question yet"));
+        }
+        if self.sampling.temperature == 0.0 {
+            note("the most probable tokens are always the same: --temp is for others");
+        }
+        self.sampling.seed = self.sampling.seed.wrapping_add(1);
+        self.ids.clear();
+        let answered = self.answer();
+        if answered.is_err() {
+            self.request.messages.extend(old);
         }
         answered
     }
@@ -90,15 +122,18 @@ impl Conversation<'_> {
     fn answer(&mut self) -> Result<Answer> {
         let prompt = self.prompt()?;
         let limits = Limits {
-            max_tokens: self.stop.max_tokens.unwrap_or(usize::MAX),
-            stop_ids: &self.stop_ids,
+            max_tokens: self.max_tokens,
+            stop_ids: &self.stops.ids,
             interrupt: self.interrupt,
         };
-        let mut printer = Printer::new(self.tokenizer, &self.stop.stop, true);
+        let mut printer = Printer::new(self.tokenizer, &self.stops.texts, true, self.show_special);
         let answer =
             self.session.generate(&prompt, &self.sampling, limits, |id| printer.push(id))?;
+        if let (Finish::StopId, Some(id)) = (answer.finish, answer.ids.last()) {
+            printer.push_stop(*id)?;
+        }
         printer.finish()?;
-        self.messages.push(Message::new("assistant", printer.text.trim()));
+        self.request.messages.push(Message::new("assistant", printer.text.trim()));
         self.ids = match (answer.finish, self.chat.end_of_turn()) {
             // The text was cut inside a token, or the format wants to be laid out anew.
             (Finish::Receiver, _) | (_, None) => Vec::new(),
@@ -117,34 +152,34 @@ impl Conversation<'_> {
     /// The ids of the conversation up to the answer: where the format allows, the very ids so far,
     /// which the cache holds, and those of the question.
     fn prompt(&self) -> Result<Vec<u32>> {
-        if let [.., question] = &self.messages[..]
-            && !self.ids.is_empty()
-            && let Some(more) =
-                self.chat.encode_more(self.tokenizer, std::slice::from_ref(question), true)?
+        if !self.ids.is_empty()
+            && let Some(more) = self.chat.encode_more(self.tokenizer, &self.request, 1, true)?
         {
             return Ok([&self.ids[..], &more].concat());
         }
-        self.chat.encode(self.tokenizer, &self.messages, true)
+        self.chat.encode(self.tokenizer, &self.request, true)
     }
 
     fn set_system(&mut self, text: &str) {
         self.ids.clear();
-        self.messages.retain(|message| message.role != "system");
+        self.request.messages.retain(|message| message.role() != "system");
         if !text.trim().is_empty() {
-            self.messages.insert(0, Message::new("system", text.trim()));
+            self.request.messages.insert(0, Message::new("system", text.trim()));
         }
     }
 
     fn load(&mut self, file: &Path) -> Result<()> {
-        self.messages = read_messages(file)?;
+        self.request = read_chat(file)?;
         self.ids.clear();
-        note(format_args!("{} messages", self.messages.len()));
+        note(format_args!("{} messages", self.request.messages.len()));
         Ok(())
     }
 
     fn clear(&mut self) {
         self.ids.clear();
-        self.messages.retain(|message| message.role == "system");
+        let mut messages = std::mem::take(&mut self.request).messages;
+        messages.retain(|message| message.role() == "system");
+        self.request.messages = messages;
     }
 
     /// Writes the messages beside `file` first, so that a full disk costs no earlier conversation.
@@ -152,7 +187,7 @@ impl Conversation<'_> {
         let failed = |error| Error::failed(format!("cannot write {}: {error}", file.display()));
         let mut partial = file.as_os_str().to_owned();
         partial.push(".partial");
-        fs::write(&partial, format!("{:#}\n", serde_json::json!(self.messages)))
+        fs::write(&partial, format!("{:#}\n", self.request.to_json()))
             .and_then(|()| fs::rename(&partial, file))
             .map_err(failed)
     }
@@ -220,17 +255,22 @@ fn handle(conversation: &mut Conversation<'_>, line: &str) -> Result<bool> {
         "/system" => conversation.set_system(rest),
         "/save" => conversation.save(&file()?)?,
         "/load" => conversation.load(&file()?)?,
+        "/regen" => told(&conversation.ask_again()?),
         _ if command.starts_with('/') => {
             return Err(Error::usage(format!("no command {command}; /help lists them")));
         }
         _ => {
             let answer = conversation.ask(line.to_owned())?;
-            if answer.finish == Finish::Interrupted {
-                note("stopped");
-            }
+            told(&answer);
         }
     }
     Ok(true)
+}
+
+fn told(answer: &Answer) {
+    if answer.finish == Finish::Interrupted {
+        note("stopped");
+    }
 }
 
 /// `$XDG_STATE_HOME/chaski/history`

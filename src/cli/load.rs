@@ -39,6 +39,11 @@ pub struct Load {
 }
 
 impl Load {
+    /// From the first look at the files to the last weight.
+    pub fn time(&self) -> Duration {
+        self.last_weight.get().copied().unwrap_or_default().max(self.ready)
+    }
+
     /// Tells of it, once a prompt has been taken.
     pub fn note(&self) {
         let Self { ready, last_weight } = self;

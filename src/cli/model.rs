@@ -1,8 +1,6 @@
 //! From arguments to a model that is ready to run.
 
-use std::collections::hash_map::RandomState;
 use std::fs;
-use std::hash::BuildHasher;
 use std::io::{self, Read};
 use std::path::Path;
 use std::sync::OnceLock;
@@ -12,21 +10,20 @@ use indicatif::ProgressBar;
 use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 
 use super::args::{
-    Device, KernelFile, KvType, ModelArgs, PromptArgs, SamplingArgs, StopArgs, StyleArg, StyleArgs,
-    SyntheticArgs, WeightType,
+    Device, KernelFile, KvType, ModelArgs, PromptArgs, StyleArg, StyleArgs, SyntheticArgs,
+    WeightType,
 };
 use super::output::{note, progress};
 use super::split::{check_room, describe, devices, largest_share, meet, note_link, team_hardware};
-use crate::chat::{Chat, ChatStyle, Message};
+use crate::chat::{Chat, ChatStyle, Request as ChatRequest};
 use crate::checkpoint::{Checkpoint, Dtype};
-use crate::config::{Config, Dims, SamplingDefaults};
+use crate::config::{Config, Dims};
 use crate::device::Hardware;
 use crate::device::cuda::{self, Card};
 use crate::error::{Error, Result};
 use crate::kernel;
 use crate::model::{Plan, Request, Room, Weights, check_tie};
 use crate::random::random_ids;
-use crate::sampler::SamplingOptions;
 use crate::source::Source;
 use crate::team::{self, Team};
 use crate::tokenizer::Tokenizer;
@@ -287,37 +284,6 @@ pub fn set_threads(threads: Option<usize>) -> Result<()> {
     builder.build_global().map_err(|error| Error::failed(format!("cannot start threads: {error}")))
 }
 
-/// The sampler's options: the arguments', else the model's own, else off.
-pub fn sampling(args: &SamplingArgs, config: &Config) -> Result<SamplingOptions> {
-    let (model, makers_temperature) = match config.defaults.do_sample {
-        Some(true) => (config.defaults.clone(), config.defaults.temperature.unwrap_or(1.0)),
-        _ => (SamplingDefaults::default(), 0.0),
-    };
-    let temperature = args.temp.unwrap_or(makers_temperature);
-    let seed = args.seed.unwrap_or_else(|| RandomState::new().hash_one(0u8) & 0xffff_ffff);
-    let options = SamplingOptions {
-        temperature,
-        top_k: args.top_k.or(model.top_k).unwrap_or(0),
-        top_p: args.top_p.or(model.top_p).unwrap_or(1.0),
-        min_p: args.min_p.unwrap_or(0.0),
-        repeat_penalty: args.repeat_penalty.unwrap_or(1.0),
-        presence_penalty: args.presence_penalty.unwrap_or(0.0),
-        frequency_penalty: args.frequency_penalty.unwrap_or(0.0),
-        logit_bias: args.logit_bias.clone(),
-        seed,
-    };
-    if temperature > 0.0 && args.seed.is_none() {
-        note(format_args!("seed         {seed}"));
-    }
-    Ok(options)
-}
-
-/// The tokens that end an answer: the model's, the chat format's and the user's.
-pub fn stop_ids(args: &StopArgs, config: &Config, of_chat: &[u32]) -> Vec<u32> {
-    let models = config.stop_ids.iter().chain(of_chat).filter(|_| !args.ignore_eos);
-    models.chain(&args.stop_id).copied().collect()
-}
-
 /// The prompt's ids: those given, random ones, or the text's with BOS before them, where the tokenizer
 /// puts it.
 pub fn prompt_ids(
@@ -382,11 +348,9 @@ pub fn read_text(file: &Path) -> Result<String> {
 }
 
 /// A conversation from a JSON file; `-` is standard input.
-pub fn read_messages(file: &Path) -> Result<Vec<Message>> {
-    serde_json::from_str(&read_text(file)?).map_err(|error| {
-        let place = file.display();
-        Error::failed(format!("{place}: not a JSON array of {{\"role\", \"content\"}}: {error}"))
-    })
+pub fn read_chat(file: &Path) -> Result<ChatRequest> {
+    ChatRequest::parse(&read_text(file)?)
+        .map_err(|what| Error::failed(format!("{}: {what}", file.display())))
 }
 
 /// How the model's conversations are written.

@@ -27,44 +27,86 @@ pub fn note(line: impl Display) {
     let _ = writeln!(io::stderr().lock(), "{line}");
 }
 
-/// Streams an answer's text: whole characters only, and nothing of a stop string.
-pub struct Printer<'t> {
+/// Text as it comes, up to a stop string.
+struct Watched<'t> {
     stream: TextStream<'t>,
     stops: StopStrings,
+}
+
+impl<'t> Watched<'t> {
+    fn new(tokenizer: &'t Tokenizer, stop_strings: &[String], show_control: bool) -> Self {
+        let stops = StopStrings::new(stop_strings.to_vec());
+        Self { stream: TextStream::new(tokenizer, show_control), stops }
+    }
+
+    /// The text that is safe to print now, and whether a stop string came.
+    fn push(&mut self, id: u32) -> Result<(String, bool)> {
+        Ok(self.stops.push(&self.stream.push(id)?))
+    }
+
+    fn finish(&mut self) -> Result<String> {
+        let (text, _) = self.stops.push(&self.stream.finish()?);
+        Ok(text + &self.stops.finish())
+    }
+}
+
+/// Streams an answer's text: whole characters only, and nothing of a stop string.
+pub struct Printer<'t> {
+    said: Watched<'t>,
+    /// As `said`, with control tokens, where they are to be shown.
+    shown: Option<Watched<'t>>,
     /// Whether the text goes to standard output; stop strings are watched for in any case.
     echo: bool,
-    /// The text so far.
+    /// The text so far, without control tokens.
     pub text: String,
+    ends_line: bool,
 }
 
 impl<'t> Printer<'t> {
-    pub fn new(tokenizer: &'t Tokenizer, stop_strings: &[String], echo: bool) -> Self {
+    pub fn new(tokenizer: &'t Tokenizer, stop_strings: &[String], echo: bool, show: bool) -> Self {
         Self {
-            stream: TextStream::new(tokenizer, false),
-            stops: StopStrings::new(stop_strings.to_vec()),
+            said: Watched::new(tokenizer, stop_strings, false),
+            shown: (echo && show).then(|| Watched::new(tokenizer, stop_strings, true)),
             echo,
             text: String::new(),
+            ends_line: false,
         }
     }
 
     pub fn push(&mut self, id: u32) -> Result<Next> {
-        let (text, stopped) = self.stops.push(&self.stream.push(id)?);
-        self.print(&text)?;
+        let (text, stopped) = self.said.push(id)?;
+        let shown = self.shown.as_mut().map(|shown| shown.push(id)).transpose()?;
+        self.text.push_str(&text);
+        self.print(shown.as_ref().map_or(&text, |(shown, _)| shown))?;
         Ok(if stopped { Next::Stop } else { Next::Continue })
+    }
+
+    /// The token that ended the answer, to be shown where control tokens are.
+    pub fn push_stop(&mut self, id: u32) -> Result<()> {
+        match &mut self.shown {
+            None => Ok(()),
+            Some(shown) => {
+                let (text, _) = shown.push(id)?;
+                self.print(&text)
+            }
+        }
     }
 
     /// Prints what was held back, and ends the line.
     pub fn finish(&mut self) -> Result<()> {
-        let (text, _) = self.stops.push(&self.stream.finish()?);
-        self.print(&text)?;
-        let held = self.stops.finish();
-        self.print(&held)?;
-        if self.text.ends_with('\n') { Ok(()) } else { self.print("\n") }
+        let text = self.said.finish()?;
+        let shown = self.shown.as_mut().map(Watched::finish).transpose()?;
+        self.text.push_str(&text);
+        self.print(shown.as_ref().unwrap_or(&text))?;
+        if self.ends_line { Ok(()) } else { self.print("\n") }
     }
 
     fn print(&mut self, text: &str) -> Result<()> {
-        self.text.push_str(text);
-        if self.echo && !text.is_empty() { print(text) } else { Ok(()) }
+        if text.is_empty() {
+            return Ok(());
+        }
+        self.ends_line = text.ends_with('\n');
+        if self.echo { print(text) } else { Ok(()) }
     }
 }
 

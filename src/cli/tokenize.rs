@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
 use super::args::{DetokenizeArgs, TokenizeArgs};
-use super::model::{chat_format, parse_ids, read_messages, read_text};
+use super::model::{chat_format, parse_ids, read_chat, read_text};
 use super::output::print;
 use crate::error::{Error, Result};
 use crate::source::Source;
@@ -14,9 +14,9 @@ pub fn tokenize(args: &TokenizeArgs) -> Result<()> {
     let source = Source::find(&args.model)?;
     let tokenizer = Tokenizer::load(&source)?;
     if let Some(file) = &args.source.chat {
-        let messages = read_messages(file)?;
+        let request = read_chat(file)?;
         let chat = chat_format(&args.style, &source, &tokenizer)?;
-        return print_array(&chat.encode(&tokenizer, &messages, true)?);
+        return print_array(&chat.encode(&tokenizer, &request, true)?);
     }
     let encode = |text: &str| {
         let ids = if args.plain { tokenizer.encode_text(text)? } else { tokenizer.encode(text)? };

@@ -7,6 +7,7 @@
 
 mod dims;
 mod fields;
+mod generation;
 mod rope;
 
 use serde_json::Value;
@@ -17,6 +18,7 @@ use crate::source::Source;
 
 pub use dims::{Dims, Share};
 use fields::Fields;
+pub use generation::SamplingDefaults;
 pub use rope::{Rope, RopeScaling};
 
 const CONFIG_FILE: &str = "config.json";
@@ -66,18 +68,6 @@ pub struct Config {
     /// ascending.
     pub stop_ids: Vec<u32>,
     pub defaults: SamplingDefaults,
-}
-
-/// How the model's makers sample from it, by generation_config.json.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct SamplingDefaults {
-    /// Whether to draw at random at all.
-    pub do_sample: Option<bool>,
-    /// 0 is greedy.
-    pub temperature: Option<f32>,
-    /// 0 is no limit.
-    pub top_k: Option<usize>,
-    pub top_p: Option<f32>,
 }
 
 impl Config {
@@ -156,19 +146,6 @@ impl Config {
         let layer = width * (2 + 2 * heads + 3 * ffn);
         let embeddings = vocab * width * if tied { 1 } else { 2 };
         embeddings + self.layers as u64 * layer + width
-    }
-}
-
-impl SamplingDefaults {
-    fn parse(fields: &Fields) -> Result<SamplingDefaults> {
-        Ok(SamplingDefaults {
-            do_sample: fields.optional_bool("do_sample")?,
-            temperature: fields
-                .optional_number("temperature", 0.0..=1e3)?
-                .map(|number| number as f32),
-            top_k: fields.optional_size("top_k", 0, MAX_VOCAB)?,
-            top_p: fields.optional_number("top_p", 0.0..=1.0)?.map(|number| number as f32),
-        })
     }
 }
 

@@ -283,6 +283,15 @@ impl Tokenizer {
         self.special.get(role).map(String::as_str)
     }
 
+    /// The ids of control tokens that end an answer in any model, as llama.cpp has them.
+    pub fn end_of_generation(&self) -> Vec<u32> {
+        let has_both = |pair: [&str; 2]| pair.iter().all(|text| self.id(text).is_some());
+        let ends_messages = has_both(stop::RETURN_AND_CALL) || has_both(stop::CALLS_AND_FLUSH);
+        let texts = stop::END_OF_GENERATION.iter();
+        let texts = texts.filter(|text| !(ends_messages && **text == stop::END));
+        texts.filter_map(|text| self.id(text)).collect()
+    }
+
     /// What a user should know about how this tokenizer treats BOS.
     pub fn remark(&self) -> Option<&str> {
         self.remark.as_deref()

@@ -1,4 +1,48 @@
-//! Texts that end an answer.
+//! Texts and tokens that end an answer.
+
+/// Tokens that end an answer in any model that has them as control tokens: those of llama.cpp
+/// (`special_eog_ids` in its llama-vocab.cpp, of 2026-11).
+pub(super) const END_OF_GENERATION: [&str; 33] = [
+    "<|eot_id|>",
+    "<|im_end|>",
+    END,
+    RETURN_AND_CALL[0],
+    RETURN_AND_CALL[1],
+    CALLS_AND_FLUSH[0],
+    CALLS_AND_FLUSH[1],
+    "<end_of_turn>",
+    "<|endoftext|>",
+    "</s>",
+    "<|eom_id|>",
+    "<EOT>",
+    "_<EOT>",
+    "[EOT]",
+    "[EOS]",
+    "<|end_of_text|>",
+    "<end_of_utterance>",
+    "<eos>",
+    "<turn|>",
+    "<|tool_response>",
+    "<｜end▁of▁sentence｜>",
+    "[e~[",
+    // What stands between files, or fills up, in models of code.
+    "<|fim_pad|>",
+    "<fim-pad>",
+    "<fim_pad>",
+    "<PAD>",
+    "[PAD]",
+    "<|fim_repo|>",
+    "<|repo_name|>",
+    "<fim-repo>",
+    "<REPO>",
+    "<reponame>",
+    "<|file_sep|>",
+];
+
+/// Ends a message and not the answer, where a model has one of these pairs as well.
+pub(super) const END: &str = "<|end|>";
+pub(super) const RETURN_AND_CALL: [&str; 2] = ["<|return|>", "<|call|>"];
+pub(super) const CALLS_AND_FLUSH: [&str; 2] = ["<|calls|>", "<|flush|>"];
 
 /// Watches a stream of text for stop strings. Text is held back as long as it may be the beginning
 /// of one.
