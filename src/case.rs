@@ -387,7 +387,8 @@ impl Setup {
         program.push(op);
         let numbers = self.numbers.pick("whole numbers", "real numbers");
         let name = format!("{sizes}, {numbers}");
-        let Self { position, layout, places, weights, contents, .. } = self;
+        let Self { position, mut layout, places, weights, contents, .. } = self;
+        layout.scratch(program.ops[0].scratch());
         Case { name, position, program, layout, places, weights, contents }
     }
 

@@ -108,6 +108,7 @@ impl Activation {
 pub struct Layout {
     bytes: usize,
     shared_from: Option<usize>,
+    scratch_bytes: usize,
 }
 
 impl Layout {
@@ -135,6 +136,17 @@ impl Layout {
     /// where the region lies on a GPU.
     pub fn begin_shared(&mut self) {
         self.shared_from = Some(self.bytes);
+    }
+
+    /// Sees to it that an op on the CPU has at least `bytes` to work in. One op runs at a time, and leaves
+    /// nothing there for others.
+    pub fn scratch(&mut self, bytes: usize) {
+        self.scratch_bytes = self.scratch_bytes.max(bytes);
+    }
+
+    /// Beside the region, on the CPU alone.
+    pub fn scratch_bytes(&self) -> usize {
+        self.scratch_bytes
     }
 
     /// Bytes of the region so far.
@@ -207,9 +219,59 @@ impl<'a> Memory<'a> {
     pub fn slots<S: Slots>(&mut self, slots: S) -> S::Views<'_> {
         slots.views(self.state.as_bytes_mut())
     }
+
+    /// The state region, and what the op's reference has to work in ([`crate::op::Op::scratch`]).
+    pub fn region_and_scratch(&mut self) -> (Region<'_>, Scratch<'_>) {
+        let StateRegion { bytes, scratch } = &mut *self.state;
+        (Region(bytes), Scratch { bytes: scratch })
+    }
 }
 
-/// A tuple of slots that can be borrowed together.
+/// The state region alone.
+pub struct Region<'a>(&'a mut [u8]);
+
+impl Region<'_> {
+    /// As [`Memory::slots`].
+    ///
+    /// # Panics
+    /// When two of the slots overlap.
+    pub fn slots<S: Slots>(&mut self, slots: S) -> S::Views<'_> {
+        slots.views(self.0)
+    }
+}
+
+/// Memory that an op takes for itself, piece by piece. It holds what others have left there.
+pub struct Scratch<'a> {
+    bytes: &'a mut [u8],
+}
+
+impl<'a> Scratch<'a> {
+    /// Bytes that [`Self::take`] uses up for `len` elements: whole cache lines.
+    pub const fn bytes_of<T>(len: usize) -> usize {
+        const LINE: usize = 64;
+        len.saturating_mul(size_of::<T>()).saturating_add(LINE - 1) / LINE * LINE
+    }
+
+    /// # Panics
+    /// When the op has planned for less.
+    pub fn take<T: Pod>(&mut self, len: usize) -> &'a mut [T] {
+        let bytes = std::mem::take(&mut self.bytes);
+        assert!(
+            Self::bytes_of::<T>(len) <= bytes.len(),
+            "an op takes more than it has planned for"
+        );
+        let (taken, rest) = bytes.split_at_mut(Self::bytes_of::<T>(len));
+        self.bytes = rest;
+        bytemuck::cast_slice_mut(&mut taken[..len * size_of::<T>()])
+    }
+
+    /// Bytes that are left.
+    pub fn bytes(&self) -> usize {
+        self.bytes.len()
+    }
+}
+
+/// Slots that can be borrowed together.
 pub trait Slots {
     type Views<'m>;
     fn views(self, state: &mut [u8]) -> Self::Views<'_>;
@@ -222,13 +284,23 @@ macro_rules! impl_slots {
 
             fn views(self, state: &mut [u8]) -> Self::Views<'_> {
                 let ($($slot,)+) = self;
-                let [$($slot),+] = state
-                    .get_disjoint_mut([$($slot.range()),+])
-                    .expect("the slots of one op are disjoint and inside the region");
+                let [$($slot),+] = disjoint(state, [$($slot.range()),+]);
                 ($(bytemuck::cast_slice_mut($slot),)+)
             }
         }
     };
+}
+
+impl<T: Pod, const N: usize> Slots for [Slot<T>; N] {
+    type Views<'m> = [&'m mut [T]; N];
+
+    fn views(self, state: &mut [u8]) -> Self::Views<'_> {
+        disjoint(state, self.map(Slot::range)).map(bytemuck::cast_slice_mut)
+    }
+}
+
+fn disjoint<const N: usize>(state: &mut [u8], ranges: [Range<usize>; N]) -> [&mut [u8]; N] {
+    state.get_disjoint_mut(ranges).expect("the slots of one op are disjoint and inside the region")
 }
 
 impl_slots!(a A);
@@ -240,10 +312,11 @@ impl_slots!(a A, b B, c C, d D, e E, f F);
 impl_slots!(a A, b B, c C, d D, e E, f F, g G);
 impl_slots!(a A, b B, c C, d D, e E, f F, g G, h H);
 
-/// The state region in host memory, zeroed: pages of the system's, so aligned for every element type and
-/// vector load.
+/// The state region in host memory, zeroed, and what ops on the CPU work in: pages of the system's, so
+/// aligned for every element type and vector load.
 pub struct StateRegion {
     bytes: MmapMut,
+    scratch: MmapMut,
 }
 
 impl StateRegion {
@@ -252,14 +325,15 @@ impl StateRegion {
     /// # Errors
     /// When the system refuses that much memory.
     pub fn allocate(layout: &Layout) -> Result<Self> {
-        match MmapOptions::new().len(layout.bytes().max(1)).map_anon() {
-            Ok(bytes) => Ok(Self { bytes }),
-            Err(error) => Err(Error::failed(format!(
-                "cannot allocate {} bytes for the KV cache and activations ({error}); try a smaller \
-                 --context",
-                layout.bytes()
-            ))),
-        }
+        let map = |bytes: usize| {
+            MmapOptions::new().len(bytes.max(1)).map_anon().map_err(|error| {
+                Error::failed(format!(
+                    "cannot allocate {bytes} bytes for the KV cache and activations ({error}); try a \
+                     smaller --context"
+                ))
+            })
+        };
+        Ok(Self { bytes: map(layout.bytes())?, scratch: map(layout.scratch_bytes())? })
     }
 
     /// The elements of `slot`.

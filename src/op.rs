@@ -15,6 +15,11 @@ pub trait Op: Send + Sync {
     /// What the op must at least move and compute when its first token stands at `position`.
     fn cost(&self, position: usize) -> Cost;
 
+    /// Bytes that [`Self::reference`] works in, beside its slots.
+    fn scratch(&self) -> usize {
+        0
+    }
+
     /// Computes the op in host memory, in f32. This is the meaning that every kernel is held to.
     fn reference(&self, memory: &mut Memory<'_>);
 

@@ -115,7 +115,7 @@ impl Plan {
                 config.max_context
             )));
         }
-        let fits = |context: usize| state_bytes(dims, sizes(context, request)) <= budget;
+        let fits = |context: usize| state_bytes(dims, sizes(context, request), room) <= budget;
         let (context, limit) = if fits(longest) {
             (longest, if request.context.is_some() { Limit::Request } else { Limit::Model })
         } else {
@@ -125,7 +125,7 @@ impl Plan {
             return Err(Error::failed(format!(
                 "a context of {} tokens needs {} of memory beside the weights, and {} can be had; {}",
                 longest,
-                binary(state_bytes(dims, sizes(longest, request))),
+                binary(state_bytes(dims, sizes(longest, request), room)),
                 binary(budget),
                 match context {
                     0 => "not even one token fits".to_owned(),
@@ -134,7 +134,7 @@ impl Plan {
             )));
         }
         let sizes = sizes(context, request);
-        let state_bytes = state_bytes(dims, sizes);
+        let state_bytes = state_bytes(dims, sizes, room);
         let cache_bytes = context * cache_bytes_per_token(dims, request.cache);
         Ok(Self {
             sizes,
@@ -168,10 +168,13 @@ pub(super) fn sizes(context: usize, request: Request) -> Sizes {
     }
 }
 
-fn state_bytes(dims: &Dims, sizes: Sizes) -> usize {
+fn state_bytes(dims: &Dims, sizes: Sizes, room: Room) -> usize {
     let mut layout = Layout::default();
     State::plan(dims, sizes, &mut layout);
-    layout.bytes()
+    match room {
+        Room::Host(_) => layout.bytes().saturating_add(layout.scratch_bytes()),
+        Room::Gpu(_) => layout.bytes(),
+    }
 }
 
 /// The largest number up to `most` that `fits`, which holds for all smaller ones too; 0 if none.

@@ -1,7 +1,8 @@
 use crate::checkpoint::Dtype;
 use crate::config::Dims;
-use crate::memory::{Activation, Layout, Slot};
+use crate::memory::{Activation, Layout, Scratch, Slot};
 use crate::ops::{AttendDecode, AttendScratch, Cache, Mailbox, RING, Sampling};
+use crate::vector::{attention_scratch, matmul_scratch};
 
 /// How much state there is room for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,8 +107,9 @@ impl State {
         passing.into_iter().map(|(name, slot)| (name.to_owned(), slot)).chain(cached).collect()
     }
 
-    /// Lays out the state: activations, the cache, and what host and device share.
+    /// Lays out the state: activations, the cache, what host and device share, and what ops work in.
     pub fn plan(dims: &Dims, sizes: Sizes, layout: &mut Layout) -> Self {
+        layout.scratch(scratch(dims, sizes));
         let t = sizes.chunk;
         let (h, g, d) = (dims.heads, dims.kv_heads, dims.head_dim);
         let activations = sizes.activations;
@@ -156,4 +158,16 @@ impl State {
             },
         }
     }
+}
+
+/// Bytes that any op of the two programs works in on the CPU: the inputs of its products, with one
+/// token's norm, keys and values; rotated keys; what blocks of the cache have found.
+fn scratch(dims: &Dims, sizes: Sizes) -> usize {
+    let (q, kv) = (dims.heads * dims.head_dim, dims.kv_heads * dims.head_dim);
+    let widest = dims.width.max(dims.ffn).max(q);
+    let products = matmul_scratch(sizes.chunk, widest);
+    let of_token = Scratch::bytes_of::<f32>(dims.width) + 2 * Scratch::bytes_of::<f32>(kv);
+    let keys = Scratch::bytes_of::<f32>(sizes.chunk.saturating_mul(kv));
+    let found = attention_scratch(dims.heads, dims.head_dim, sizes.context);
+    products.saturating_add(of_token).max(keys).max(found)
 }

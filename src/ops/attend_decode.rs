@@ -1,11 +1,13 @@
-use super::attend_prefill::{Attention, Pins, attend_cost};
+use super::attend_prefill::{Pins, attend_cost, attend_scratch};
 use super::rope_append::Cache;
 use super::{launch, size};
 use crate::case::{Case, F32_NMSE, Judge, NUMBERS, Setup};
 use crate::checkpoint::Dtype;
+use crate::for_dtype;
 use crate::kernel::{self, Launch};
 use crate::memory::{Memory, Slot};
 use crate::op::{Cost, Gpu, Op};
+use crate::vector::Attention;
 
 /// One token's attention over the cache, which holds its own key and value already: as
 /// `attend_prefill`, in f32 on both ends.
@@ -63,20 +65,21 @@ impl Op for AttendDecode {
         attend_cost(1, position, self.heads(), self.kv_heads, self.head_dim, self.cache.dtype)
     }
 
+    fn scratch(&self) -> usize {
+        attend_scratch(self.heads(), self.kv_heads, self.head_dim, self.cache)
+    }
+
     fn reference(&self, memory: &mut Memory<'_>) {
+        let (mut region, mut scratch) = memory.region_and_scratch();
         let (q, keys, values, cursor, y) =
-            memory.slots((self.q, self.cache.keys, self.cache.values, self.cursor, self.y));
-        let attention = Attention {
-            q,
-            cache: self.cache.dtype,
-            keys,
-            values,
-            first: cursor[0] as usize,
-            heads: self.heads(),
-            kv_heads: self.kv_heads,
-            head_dim: self.head_dim,
-        };
-        attention.run(y);
+            region.slots((self.q, self.cache.keys, self.cache.values, self.cursor, self.y));
+        let (heads, &Self { kv_heads, head_dim, .. }) = (self.heads(), self);
+        for_dtype!(self.cache.dtype, E => {
+            let [keys, values]: [&[E]; 2] = [&*keys, &*values].map(bytemuck::cast_slice);
+            let first = cursor[0] as usize;
+            let attention = Attention { q, keys, values, first, heads, kv_heads, head_dim };
+            attention.run(y, &mut scratch);
+        });
     }
 
     fn launch(&self, _gpu: &Gpu) -> Launch {

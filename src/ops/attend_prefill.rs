@@ -1,5 +1,3 @@
-use rayon::prelude::*;
-
 use super::{AttendPrefillHopper, Cache, blocks, launch, size};
 use crate::case::{Case, Content, HALF, MATRIX_NMSE, NUMBERS, Numbers, Setup};
 use crate::checkpoint::Dtype;
@@ -7,10 +5,7 @@ use crate::for_dtype;
 use crate::kernel::{self, Launch};
 use crate::memory::{Activation, Memory, Slot};
 use crate::op::{Cost, Gpu, Op};
-use crate::vector::{Element, Simd, WithSimd, dots, fill, simd, widened};
-
-/// Cache elements that are worth a task of their own.
-const ELEMENTS_PER_TASK: usize = 16 * 1024;
+use crate::vector::{Attention, attention_scratch, fill, widened};
 
 /// Causal attention of the step's tokens over the cache, which holds their own keys and values
 /// already (Vaswani et al., 2017, arXiv:1706.03762). Query head h reads the keys and values of head
@@ -49,25 +44,30 @@ impl Op for AttendPrefill {
         attend_cost(self.tokens(), position, *heads, *kv_heads, *head_dim, cache.dtype)
     }
 
+    fn scratch(&self) -> usize {
+        match self.tokens() {
+            1 => attend_scratch(self.heads, self.kv_heads, self.head_dim, self.cache),
+            _ => 0,
+        }
+    }
+
     fn reference(&self, memory: &mut Memory<'_>) {
-        let (queries, keys, values, cursor, y) = memory.slots((
+        let (mut region, mut scratch) = memory.region_and_scratch();
+        let (queries, keys, values, cursor, y) = region.slots((
             self.queries.bytes,
             self.cache.keys,
             self.cache.values,
             self.cursor,
             self.y.bytes,
         ));
-        let attention = Attention {
-            q: &widened(self.queries, queries),
-            cache: self.cache.dtype,
-            keys,
-            values,
-            first: cursor[0] as usize,
-            heads: self.heads,
-            kv_heads: self.kv_heads,
-            head_dim: self.head_dim,
-        };
-        fill(self.y, y, |y| attention.run(y));
+        let q = &*widened(self.queries, queries);
+        let &Self { heads, kv_heads, head_dim, .. } = self;
+        for_dtype!(self.cache.dtype, E => {
+            let [keys, values]: [&[E]; 2] = [&*keys, &*values].map(bytemuck::cast_slice);
+            let first = cursor[0] as usize;
+            let attention = Attention { q, keys, values, first, heads, kv_heads, head_dim };
+            fill(self.y, y, |y| attention.run(y, &mut scratch));
+        });
     }
 
     fn launch(&self, gpu: &Gpu) -> Launch {
@@ -99,6 +99,17 @@ impl Op for AttendPrefill {
     }
 }
 
+/// Bytes of scratch that attention of one token over all of `cache` takes.
+pub(super) fn attend_scratch(
+    heads: usize,
+    kv_heads: usize,
+    head_dim: usize,
+    cache: Cache,
+) -> usize {
+    let context = cache.keys.len() / (kv_heads * head_dim * cache.dtype.bytes());
+    attention_scratch(heads, head_dim, context)
+}
+
 /// What attention of `tokens` from `position` on must read and compute.
 pub(super) fn attend_cost(
     tokens: usize,
@@ -115,91 +126,6 @@ pub(super) fn attend_cost(
         cache_bytes: 2 * (position + tokens) * row,
         flops: 4 * pairs * (heads * head_dim) as u64,
         ..Cost::default()
-    }
-}
-
-/// Attention of all heads of the tokens from position `first` on.
-pub(super) struct Attention<'a> {
-    /// `[T, H, D]`
-    pub q: &'a [f32],
-    pub cache: Dtype,
-    /// `[S, G, D]`
-    pub keys: &'a [u8],
-    /// `[S, G, D]`
-    pub values: &'a [u8],
-    pub first: usize,
-    pub heads: usize,
-    pub kv_heads: usize,
-    pub head_dim: usize,
-}
-
-impl Attention<'_> {
-    /// `y`: `[T, H, D]`
-    pub(super) fn run(&self, y: &mut [f32]) {
-        let &Self { q, first, heads, kv_heads, head_dim, .. } = self;
-        let (row, group) = (kv_heads * head_dim, heads / kv_heads);
-        for_dtype!(self.cache, E => {
-            let (keys, values): (&[E], &[E]) =
-                (bytemuck::cast_slice(self.keys), bytemuck::cast_slice(self.values));
-            let of_heads = y.par_chunks_exact_mut(head_dim).zip(q.par_chunks_exact(head_dim));
-            let least = (ELEMENTS_PER_TASK / ((first + 1) * head_dim)).max(1);
-            of_heads.enumerate().with_min_len(least).for_each(|(i, (y, q))| {
-                let (token, head) = (i / heads, i % heads);
-                let offset = head / group * head_dim;
-                let (keys, values) = (&keys[offset..], &values[offset..]);
-                simd(Head { q, keys, values, row, len: first + token + 1, y });
-            });
-        });
-    }
-}
-
-/// `y = softmax(q . keys / sqrt(D)) values` for one head.
-struct Head<'a, E> {
-    /// `[D]`
-    q: &'a [f32],
-    /// `len` rows of the KV head, from its first element on, `row` elements apart.
-    keys: &'a [E],
-    /// As `keys`.
-    values: &'a [E],
-    row: usize,
-    len: usize,
-    /// Out. `[D]`
-    y: &'a mut [f32],
-}
-
-impl<E: Element> WithSimd for Head<'_, E> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        const KEYS: usize = 4; // at once; the last stands in for those past it
-        let Self { q, keys, values, row, len, y } = self;
-        let scale = 1.0 / (q.len() as f32).sqrt();
-        let mut weights = vec![0.0; len];
-        for (i, weights) in weights.chunks_mut(KEYS).enumerate() {
-            let mut rows: [&[E]; KEYS] = [&[]; KEYS];
-            for (k, key) in rows.iter_mut().enumerate() {
-                *key = &keys[(KEYS * i + k).min(len - 1) * row..][..q.len()];
-            }
-            let scores = dots::<S, E, KEYS, 1>(simd, rows, [q]);
-            for (weight, [score]) in weights.iter_mut().zip(scores) {
-                *weight = score * scale;
-            }
-        }
-        let max = weights.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let mut sum = 0f64;
-        for weight in &mut weights {
-            *weight = (*weight - max).exp();
-            sum += f64::from(*weight);
-        }
-        y.fill(0.0);
-        for (s, weight) in weights.iter().enumerate() {
-            for (y, v) in y.iter_mut().zip(&values[s * row..]) {
-                *y = weight.mul_add(v.widen(), *y);
-            }
-        }
-        let normalise = (1.0 / sum) as f32;
-        y.iter_mut().for_each(|y| *y *= normalise);
     }
 }
 
@@ -307,35 +233,5 @@ impl Pins {
             }
         };
         [Content::each(q), Content::each(key), Content::Whole(-50.0, 50.0)]
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Against f64, over a cache whose rows past the sequence are NaN.
-    #[test]
-    fn follows_the_formula_in_f64() {
-        let (head_dim, row, len) = (6, 12, 9);
-        let wave = |i: usize, step: f32| (i as f32 * step).sin();
-        let q: Vec<f32> = (0..head_dim).map(|i| wave(i, 1.3)).collect();
-        let mut keys: Vec<f32> = (0..(len + 2) * row).map(|i| 2.0 * wave(i, 0.9)).collect();
-        let mut values: Vec<f32> = (0..(len + 2) * row).map(|i| wave(i, 0.4)).collect();
-        keys[len * row..].fill(f32::NAN);
-        values[len * row..].fill(f32::NAN);
-        let mut y = vec![f32::NAN; head_dim];
-        simd(Head { q: &q, keys: &keys[6..], values: &values[6..], row, len, y: &mut y });
-
-        let score = |s: usize| -> f64 {
-            let key = &keys[s * row + 6..];
-            let dot: f64 = q.iter().zip(key).map(|(q, k)| f64::from(*q) * f64::from(*k)).sum();
-            (dot / (head_dim as f64).sqrt()).exp()
-        };
-        let total: f64 = (0..len).map(score).sum();
-        for (i, y) in y.iter().enumerate() {
-            let terms = (0..len).map(|s| score(s) / total * f64::from(values[s * row + 6 + i]));
-            assert!((f64::from(*y) - terms.sum::<f64>()).abs() < 1e-6, "{i}");
-        }
     }
 }

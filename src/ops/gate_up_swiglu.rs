@@ -1,13 +1,13 @@
-use rayon::prelude::*;
-
-use super::matmul::{SHAPES, matmul_cost, product};
+use super::matmul::{SHAPES, matmul_cost};
 use super::{GateUpSwigluHopper, launch, size, tiles};
 use crate::case::{Case, Content, HALF, HALF_NMSE, Judge, NUMBERS, Numbers, Setup};
 use crate::checkpoint::Dtype;
 use crate::kernel::{self, Launch};
 use crate::memory::{Activation, Memory, Weight};
 use crate::op::{Cost, Gpu, Op};
-use crate::vector::{fill, widened};
+use crate::vector::{
+    Inputs, Rows, Simd, WithSimd, exp, fill, matmul, matmul_scratch, simd, widened,
+};
 
 /// `hidden[t] = silu(w_gate x[t]) * (w_up x[t])`, with `silu(g) = g / (1 + e^-g)` (Shazeer, 2020,
 /// arXiv:2002.05202)
@@ -39,15 +39,17 @@ impl Op for GateUpSwiglu {
         gate + matmul_cost(self.w_gate, self.tokens()) + matmul_cost(self.w_up, self.tokens())
     }
 
+    fn scratch(&self) -> usize {
+        matmul_scratch(self.tokens(), self.w_gate.cols)
+    }
+
     fn reference(&self, memory: &mut Memory<'_>) {
-        let region = memory.weights;
-        let (x, hidden) = memory.slots((self.x.bytes, self.hidden.bytes));
-        let x = &widened(self.x, x);
-        fill(self.hidden, hidden, |gate| {
-            let mut up = vec![0.0; gate.len()];
-            product(region, self.w_gate, x, gate, |y, sum| *y = sum);
-            product(region, self.w_up, x, &mut up, |y, sum| *y = sum);
-            swiglu(gate, &up);
+        let gate_up = [self.w_gate, self.w_up].map(|weight| Rows::of(memory.weights, weight));
+        let (mut region, mut scratch) = memory.region_and_scratch();
+        let (x, hidden) = region.slots((self.x.bytes, self.hidden.bytes));
+        let inputs = Inputs::pack(&widened(self.x, x), self.w_gate.cols, &mut scratch);
+        fill(self.hidden, hidden, |hidden| {
+            matmul([(gate_up, hidden)], inputs, &mut scratch, &swiglu);
         });
     }
 
@@ -75,14 +77,26 @@ impl Op for GateUpSwiglu {
     }
 }
 
-/// `gate = silu(gate) * up`
-pub(super) fn swiglu(gate: &mut [f32], up: &[f32]) {
-    const TASK: usize = 4096;
-    gate.par_chunks_mut(TASK).zip(up.par_chunks(TASK)).for_each(|(gate, up)| {
-        for (gate, up) in gate.iter_mut().zip(up) {
-            *gate = *gate / (1.0 + (-*gate).exp()) * up;
+/// `hidden = silu(gate) * up`
+pub(super) fn swiglu(hidden: &mut [f32], [gate, up]: [&[f32]; 2]) {
+    simd(Swiglu { hidden, gate, up });
+}
+
+struct Swiglu<'a> {
+    hidden: &'a mut [f32],
+    gate: &'a [f32],
+    up: &'a [f32],
+}
+
+impl WithSimd for Swiglu<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _simd: S) {
+        for ((hidden, gate), up) in self.hidden.iter_mut().zip(self.gate).zip(self.up) {
+            *hidden = gate / (1.0 + exp(-gate)) * up;
         }
-    });
+    }
 }
 
 impl GateUpSwiglu {
@@ -167,9 +181,9 @@ impl GateUpSwiglu {
 mod tests {
     #[test]
     fn is_the_gated_unit_also_at_the_extremes() {
-        let mut gate = [0.0, 1.0, -200.0, 200.0];
-        super::swiglu(&mut gate, &[5.0, 2.0, 3.0, 0.5]);
-        let silu_of_one = 1.0 / (1.0 + (-1f32).exp());
-        assert_eq!(gate, [0.0, 2.0 * silu_of_one, -0.0, 100.0]);
+        let mut hidden = [f32::NAN; 4];
+        super::swiglu(&mut hidden, [&[0.0, 1.0, -200.0, 200.0], &[5.0, 2.0, 3.0, 0.5]]);
+        let silu_of_one = 1.0 / (1.0 + crate::vector::exp(-1.0));
+        assert_eq!(hidden, [0.0, 2.0 * silu_of_one, -0.0, 100.0]);
     }
 }

@@ -1,12 +1,11 @@
 use super::tiles::{self, Shape};
 use super::{MatmulHopper, launch, size};
 use crate::case::{Case, Content, F32_NMSE, HALF, Judge, NUMBERS, Numbers, Setup};
-use crate::checkpoint::{Checkpoint, Dtype};
-use crate::for_dtype;
+use crate::checkpoint::Dtype;
 use crate::kernel::{self, Launch};
 use crate::memory::{Activation, Memory, Slot, Weight};
 use crate::op::{Cost, Gpu, Op, Product, Tile};
-use crate::vector::{matmul_strided, widened};
+use crate::vector::{Inputs, Rows, add, matmul, matmul_scratch, set, widened};
 
 /// `y[t] = weight x[t]`, or `y[t] += weight x[t]` onto the residual stream, for each of up to three weights
 #[derive(Clone, Copy)]
@@ -30,17 +29,18 @@ impl<const N: usize> Op for Matmul<N> {
         costs.fold(Cost::default(), std::ops::Add::add)
     }
 
+    fn scratch(&self) -> usize {
+        matmul_scratch(self.tokens(), self.width())
+    }
+
     fn reference(&self, memory: &mut Memory<'_>) {
-        let region = memory.weights;
-        for (weight, y) in self.products {
-            let (x, y) = memory.slots((self.x.bytes, y));
-            let x = &widened(self.x, x);
-            if self.residual {
-                product(region, weight, x, y, |y, sum| *y += sum);
-            } else {
-                product(region, weight, x, y, |y, sum| *y = sum);
-            }
-        }
+        let rows = self.products.map(|(weight, _)| Rows::of(memory.weights, weight));
+        let (mut region, mut scratch) = memory.region_and_scratch();
+        let (x,) = region.slots((self.x.bytes,));
+        let inputs = Inputs::pack(&widened(self.x, x), self.width(), &mut scratch);
+        let mut outputs = region.slots(self.products.map(|(_, y)| y)).into_iter();
+        let products = rows.map(|rows| ([rows], outputs.next().expect("one for each")));
+        matmul(products, inputs, &mut scratch, if self.residual { &add } else { &set });
     }
 
     fn products(&self) -> Vec<Product> {
@@ -79,21 +79,6 @@ impl<const N: usize> Op for Matmul<N> {
         .arguments();
         launch(kernel::Matmul::KERNEL, (weight.dtype, 0), grid, 0, arguments)
     }
-}
-
-/// `store(&mut y[t, n], weight[n] . x[t])` for every row n and token t, each weight in its own type.
-///
-/// `weight`: `[N, K]`, `x`: `[T, K]`, `y`: `[T, N]`
-pub(super) fn product(
-    region: &Checkpoint,
-    weight: Weight,
-    x: &[f32],
-    y: &mut [f32],
-    store: impl Fn(&mut f32, f32) + Sync,
-) {
-    for_dtype!(weight.dtype, W => {
-        matmul_strided(weight.elements::<W>(region), weight.stride, x, weight.cols, y, store)
-    });
 }
 
 /// Of a launch; those that are not needed have no rows.

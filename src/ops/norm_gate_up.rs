@@ -1,12 +1,13 @@
 use super::gate_up_swiglu::swiglu;
 use super::gemv::Gemv;
-use super::matmul::{matmul_cost, product};
-use super::rms_norm::normed;
+use super::matmul::matmul_cost;
+use super::rms_norm::{normed, normed_scratch};
 use super::{launch, size};
 use crate::case::{Case, Content, F32_NMSE, HALF, NUMBERS, Setup};
 use crate::kernel::{self, Launch};
 use crate::memory::{Memory, Slot, Weight};
 use crate::op::{Cost, Gpu, Op};
+use crate::vector::{Rows, matmul};
 
 /// One token from the residual stream to the gated hidden units: the chain `rms_norm`, two `matmul`,
 /// `swiglu`.
@@ -34,14 +35,17 @@ impl Op for NormGateUp {
         norm + matmul_cost(self.w_gate, 1) + matmul_cost(self.w_up, 1)
     }
 
+    fn scratch(&self) -> usize {
+        normed_scratch(self.norm)
+    }
+
     fn reference(&self, memory: &mut Memory<'_>) {
-        let region = memory.weights;
-        let (x, hidden) = memory.slots((self.x, self.hidden));
-        let normed = normed(region, self.norm, self.eps, x);
-        let mut up = vec![0.0; hidden.len()];
-        product(region, self.w_gate, &normed, hidden, |y, sum| *y = sum);
-        product(region, self.w_up, &normed, &mut up, |y, sum| *y = sum);
-        swiglu(hidden, &up);
+        let weights = memory.weights;
+        let (mut region, mut scratch) = memory.region_and_scratch();
+        let (x, hidden) = region.slots((self.x, self.hidden));
+        let inputs = normed(weights, self.norm, self.eps, x, &mut scratch);
+        let gate_up = [self.w_gate, self.w_up].map(|weight| Rows::of(weights, weight));
+        matmul([(gate_up, hidden)], inputs, &mut scratch, &swiglu);
     }
 
     fn launch(&self, gpu: &Gpu) -> Launch {

@@ -1,11 +1,12 @@
 use super::gemv::Gemv;
-use super::matmul::{matmul_cost, product};
-use super::rms_norm::normed;
+use super::matmul::matmul_cost;
+use super::rms_norm::{normed, normed_scratch};
 use super::{launch, size};
 use crate::case::{Case, F32_NMSE, HALF, NUMBERS, Setup};
 use crate::kernel::{self, Launch};
 use crate::memory::{Memory, Slot, Weight};
 use crate::op::{Cost, Gpu, Op, Product};
+use crate::vector::{Rows, matmul, set};
 
 /// One token's logits: the chain `rms_norm`, `matmul`.
 pub struct NormHead {
@@ -30,11 +31,17 @@ impl Op for NormHead {
         norm + matmul_cost(self.head, 1)
     }
 
+    fn scratch(&self) -> usize {
+        normed_scratch(self.norm)
+    }
+
     fn reference(&self, memory: &mut Memory<'_>) {
-        let region = memory.weights;
-        let (x, logits) = memory.slots((self.x, self.logits));
-        let normed = normed(region, self.norm, self.eps, x);
-        product(region, self.head, &normed, logits, |y, sum| *y = sum);
+        let weights = memory.weights;
+        let (mut region, mut scratch) = memory.region_and_scratch();
+        let (x, logits) = region.slots((self.x, self.logits));
+        let inputs = normed(weights, self.norm, self.eps, x, &mut scratch);
+        let head = Rows::of(weights, self.head);
+        matmul([([head], logits)], inputs, &mut scratch, &set);
     }
 
     fn products(&self) -> Vec<Product> {

@@ -1,13 +1,14 @@
 use super::gemv::Gemv;
-use super::matmul::{matmul_cost, product};
-use super::rms_norm::normed;
+use super::matmul::matmul_cost;
+use super::rms_norm::{normed, normed_scratch};
 use super::rope_append::{Cache, append, rotate, rotation};
 use super::{launch, size};
 use crate::case::{Case, F32_NMSE, HALF, HALF_NMSE, NUMBERS, Setup};
 use crate::checkpoint::Dtype;
 use crate::kernel::{self, Launch};
-use crate::memory::{Memory, Slot, Weight};
+use crate::memory::{Memory, Scratch, Slot, Weight};
 use crate::op::{Cost, Gpu, Op};
+use crate::vector::{Rows, matmul, set};
 
 /// One token from the residual stream to its rotated queries and its place in the cache: the chain
 /// `rms_norm`, three `matmul`, `rope_append`.
@@ -43,9 +44,15 @@ impl Op for NormQkv {
         [self.wq, self.wk, self.wv].iter().fold(norm, |sum, w| sum + matmul_cost(*w, 1))
     }
 
+    fn scratch(&self) -> usize {
+        let [k, v] = [self.wk, self.wv].map(|weight| Scratch::bytes_of::<f32>(weight.rows));
+        normed_scratch(self.norm) + k + v
+    }
+
     fn reference(&self, memory: &mut Memory<'_>) {
-        let region = memory.weights;
-        let (x, cursor, frequencies, q, keys, values) = memory.slots((
+        let weights = memory.weights;
+        let (mut region, mut scratch) = memory.region_and_scratch();
+        let (x, cursor, frequencies, q, keys, values) = region.slots((
             self.x,
             self.cursor,
             self.frequencies,
@@ -53,18 +60,16 @@ impl Op for NormQkv {
             self.cache.keys,
             self.cache.values,
         ));
-        let normed = normed(region, self.norm, self.eps, x);
-        let mut k = vec![0.0; self.wk.rows];
-        let mut v = vec![0.0; self.wv.rows];
-        product(region, self.wq, &normed, q, |y, sum| *y = sum);
-        product(region, self.wk, &normed, &mut k, |y, sum| *y = sum);
-        product(region, self.wv, &normed, &mut v, |y, sum| *y = sum);
+        let [k, v] = [self.wk, self.wv].map(|weight| scratch.take::<f32>(weight.rows));
+        let inputs = normed(weights, self.norm, self.eps, x, &mut scratch);
+        let [wq, wk, wv] = [self.wq, self.wk, self.wv].map(|weight| [Rows::of(weights, weight)]);
+        matmul([(wq, q), (wk, &mut *k), (wv, &mut *v)], inputs, &mut scratch, &set);
         let position = cursor[0] as usize;
         let rotation = rotation(position, frequencies);
         rotate(q, &rotation);
-        rotate(&mut k, &rotation);
-        append(self.cache.dtype, &k, keys, position * k.len());
-        append(self.cache.dtype, &v, values, position * v.len());
+        rotate(k, &rotation);
+        append(self.cache.dtype, k, keys, position * k.len());
+        append(self.cache.dtype, v, values, position * v.len());
     }
 
     fn launch(&self, gpu: &Gpu) -> Launch {

@@ -1,10 +1,11 @@
 use super::gemv::Gemv;
-use super::matmul::{matmul_cost, product};
+use super::matmul::matmul_cost;
 use super::{launch, size};
 use crate::case::{Case, Content, F32_NMSE, HALF, Judge, NUMBERS, Numbers, Setup};
 use crate::kernel::{self, Launch};
 use crate::memory::{Memory, Slot, Weight};
 use crate::op::{Cost, Gpu, Op, Product};
+use crate::vector::{Inputs, Rows, add, matmul, matmul_scratch};
 
 /// One token's activations onto the residual stream: `y += weight x`
 pub struct Project {
@@ -25,10 +26,16 @@ impl Op for Project {
         matmul_cost(self.weight, 1)
     }
 
+    fn scratch(&self) -> usize {
+        matmul_scratch(1, self.weight.cols)
+    }
+
     fn reference(&self, memory: &mut Memory<'_>) {
-        let region = memory.weights;
-        let (x, y) = memory.slots((self.x, self.y));
-        product(region, self.weight, x, y, |y, sum| *y += sum);
+        let rows = Rows::of(memory.weights, self.weight);
+        let (mut region, mut scratch) = memory.region_and_scratch();
+        let (x, y) = region.slots((self.x, self.y));
+        let inputs = Inputs::pack(x, self.weight.cols, &mut scratch);
+        matmul([([rows], y)], inputs, &mut scratch, &add);
     }
 
     fn products(&self) -> Vec<Product> {

@@ -1,11 +1,13 @@
+use rayon::prelude::*;
+
 use super::{blocks, launch, size};
 use crate::case::{Case, Content, F32_NMSE, HALF, NUMBERS, Numbers, Setup};
 use crate::checkpoint::{Checkpoint, Dtype};
 use crate::for_dtype;
 use crate::kernel::{self, Launch};
-use crate::memory::{Activation, Memory, Slot, Weight};
+use crate::memory::{Activation, Memory, Scratch, Slot, Weight};
 use crate::op::{Cost, Gpu, Op};
-use crate::vector::{Element, dot, fill};
+use crate::vector::{Element, Inputs, dot, fill, matmul_scratch};
 
 /// `y[t] = x[t] / sqrt(mean(x[t]^2) + eps) * weight` (Zhang and Sennrich, 2019, arXiv:1910.07467)
 pub struct RmsNorm {
@@ -37,9 +39,9 @@ impl Op for RmsNorm {
             let (x, y) = memory.slots((self.x, self.y.bytes));
             let width = self.weight.cols;
             fill(self.y, y, |y| {
-                for (x, y) in x.chunks_exact(width).zip(y.chunks_exact_mut(width)) {
-                    rms_norm(x, weight, self.eps, y);
-                }
+                let tokens = x.par_chunks_exact(width).zip(y.par_chunks_exact_mut(width));
+                let least = (ELEMENTS_PER_TASK / width).max(1);
+                tokens.with_min_len(least).for_each(|(x, y)| rms_norm(x, weight, self.eps, y));
             });
         });
     }
@@ -68,11 +70,25 @@ impl Op for RmsNorm {
     }
 }
 
-/// The norm of one token's `x` `[C]`, for ops that begin with it. `[C]`
-pub(super) fn normed(region: &Checkpoint, weight: Weight, eps: f32, x: &[f32]) -> Vec<f32> {
-    let mut y = vec![0.0; x.len()];
-    for_dtype!(weight.dtype, W => rms_norm(x, weight.elements::<W>(region), eps, &mut y));
-    y
+/// Elements that are worth a task of their own.
+const ELEMENTS_PER_TASK: usize = 16 * 1024;
+
+/// The norm of one token's `x` `[C]`, for ops that begin with it.
+pub(super) fn normed<'s>(
+    region: &Checkpoint,
+    weight: Weight,
+    eps: f32,
+    x: &[f32],
+    scratch: &mut Scratch<'s>,
+) -> Inputs<'s> {
+    let y = scratch.take(x.len());
+    for_dtype!(weight.dtype, W => rms_norm(x, weight.elements::<W>(region), eps, y));
+    Inputs::pack(y, x.len(), scratch)
+}
+
+/// Bytes of scratch that [`normed`] and products of it take.
+pub(super) fn normed_scratch(weight: Weight) -> usize {
+    Scratch::bytes_of::<f32>(weight.cols) + matmul_scratch(1, weight.cols)
 }
 
 /// The norm of one token's `x` `[C]` into `y` `[C]`.

@@ -1,9 +1,11 @@
+use rayon::prelude::*;
+
 use super::{blocks, launch, size};
 use crate::case::{Case, Content, HALF_NMSE, Judge, NUMBERS, Numbers, Setup};
 use crate::checkpoint::Dtype;
 use crate::for_dtype;
 use crate::kernel::{self, Launch};
-use crate::memory::{Activation, Memory, Slot};
+use crate::memory::{Activation, Memory, Scratch, Slot};
 use crate::op::{Cost, Gpu, Op};
 use crate::vector::{Element, fill};
 
@@ -41,6 +43,9 @@ pub struct RopeAppend {
     pub kv_heads: usize,
 }
 
+/// Tokens that are worth a task of their own.
+const TOKENS_PER_TASK: usize = 8;
+
 impl Op for RopeAppend {
     fn name(&self) -> &'static str {
         "rope_append"
@@ -50,8 +55,13 @@ impl Op for RopeAppend {
         Cost { flops: 3 * (self.q.len() + self.k.len()) as u64, ..Cost::default() }
     }
 
+    fn scratch(&self) -> usize {
+        Scratch::bytes_of::<f32>(self.k.len())
+    }
+
     fn reference(&self, memory: &mut Memory<'_>) {
-        let (q, k, v, cursor, frequencies, queries, keys, values) = memory.slots((
+        let (mut region, mut scratch) = memory.region_and_scratch();
+        let (q, k, v, cursor, frequencies, queries, keys, values) = region.slots((
             self.q,
             self.k,
             self.v,
@@ -65,19 +75,19 @@ impl Op for RopeAppend {
         let row = self.kv_heads * head_dim; // of one token in k, v and the cache
         let tokens = k.len() / row;
         let first = cursor[0] as usize;
-        let rotate_all = |heads: &mut [f32]| {
-            let width = heads.len() / tokens;
-            for (t, heads) in heads.chunks_mut(width).enumerate() {
-                rotate(heads, &rotation(first + t, frequencies));
-            }
-        };
+        let rotated = scratch.take::<f32>(k.len());
+        rotated.copy_from_slice(k);
         fill(self.queries, queries, |queries| {
             queries.copy_from_slice(q);
-            rotate_all(queries);
+            let of_tokens = queries.par_chunks_exact_mut(q.len() / tokens);
+            let of_tokens = of_tokens.zip(rotated.par_chunks_exact_mut(row)).enumerate();
+            of_tokens.with_min_len(TOKENS_PER_TASK).for_each(|(t, (queries, keys))| {
+                let rotation = rotation(first + t, frequencies);
+                rotate(queries, &rotation);
+                rotate(keys, &rotation);
+            });
         });
-        let mut k = k.to_vec();
-        rotate_all(&mut k);
-        append(self.cache.dtype, &k, keys, first * row);
+        append(self.cache.dtype, rotated, keys, first * row);
         append(self.cache.dtype, v, values, first * row);
     }
 

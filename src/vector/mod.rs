@@ -1,0 +1,81 @@
+//! The arithmetic under every CPU op: products, attention and exponentials over numbers of any type, with
+//! f32 accumulation.
+//!
+//! **Same bits everywhere.** A dot product keeps [`LANES`] partial sums, each advanced by fused
+//! multiply-adds in index order, and adds them up in a fixed tree ([`sums`]). Neither the number of
+//! threads, nor how many rows or tokens are computed together, nor the vector width of the machine
+//! changes a bit of it. Attention cuts the cache at fixed positions ([`attention`]). `pulp` picks the
+//! widest instruction set at run time; the tests hold each one to plain loops (`oracle`).
+
+mod attention;
+mod element;
+mod exp;
+#[cfg(test)]
+mod oracle;
+mod product;
+mod sums;
+#[cfg(test)]
+mod tests;
+
+use std::sync::LazyLock;
+
+pub use attention::{Attention, attention_scratch};
+pub use element::{Element, fill, widened};
+pub use exp::exp;
+pub use product::{Inputs, Rows, add, matmul, matmul_scratch, set};
+pub use pulp::{Arch, Simd, WithSimd};
+pub use sums::dot;
+
+/// Partial sums of one dot product: one AVX-512 register, two of AVX2, four of NEON.
+pub const LANES: usize = 16;
+
+/// All of them.
+pub type Lanes = [f32; LANES];
+
+static ARCH: LazyLock<Arch> = LazyLock::new(|| match std::env::var(INSTRUCTION_SET) {
+    Ok(name) => sets().find(|arch| self::name(*arch) == name).unwrap_or_default(),
+    Err(_) => Arch::new(),
+});
+
+/// For tests: the name of a lesser instruction set to use.
+const INSTRUCTION_SET: &str = "CHASKI_INSTRUCTION_SET";
+
+/// The instruction sets that this machine can run, the widest first.
+fn sets() -> impl Iterator<Item = Arch> {
+    let sets = [
+        Some(Arch::new()),
+        #[cfg(target_arch = "x86_64")]
+        pulp::x86::V3::try_new().map(Arch::V3),
+        Some(Arch::Scalar),
+    ];
+    sets.into_iter().flatten()
+}
+
+/// Runs `work` compiled for the widest instruction set of this machine. Its `with_simd` and all that
+/// it calls must be `#[inline(always)]`, or they are compiled for the baseline.
+pub fn simd<Work: WithSimd>(work: Work) -> Work::Output {
+    ARCH.dispatch(work)
+}
+
+/// The name of that instruction set.
+pub fn instruction_set() -> &'static str {
+    name(*ARCH)
+}
+
+fn name(arch: Arch) -> &'static str {
+    match arch {
+        #[cfg(target_arch = "x86_64")]
+        Arch::V4(_) => "AVX-512",
+        #[cfg(target_arch = "x86_64")]
+        Arch::V3(_) => "AVX2",
+        #[cfg(target_arch = "aarch64")]
+        Arch::Neon(_) => "NEON",
+        _ => "baseline",
+    }
+}
+
+/// The instruction set `T`, if it is what this is compiled for.
+#[inline(always)]
+fn token<S: Simd, T: Copy + 'static>(simd: S) -> Option<T> {
+    (&simd as &dyn std::any::Any).downcast_ref().copied()
+}

@@ -1,0 +1,146 @@
+//! Matrix products: a weight's rows with one token, with a few, or with many.
+//!
+//! Weights are read where they lie. Inputs are packed first: [`Tile`]-wide panels of tokens, so that a
+//! step of a tile reads one run of memory, whatever the width.
+
+mod queue;
+mod tile;
+
+use pulp::Arch;
+use rayon::prelude::*;
+
+use super::{ARCH, LANES, Lanes};
+use crate::checkpoint::{Checkpoint, Dtype};
+use crate::memory::{Scratch, Weight};
+use queue::{Queue, share};
+use tile::{WORKER_LANES, panel_tokens, task};
+
+/// The rows of a weight `[N, K]`.
+#[derive(Debug, Clone, Copy)]
+pub struct Rows<'a> {
+    dtype: Dtype,
+    /// From the first element of the first row to the last of the last.
+    bytes: &'a [u8],
+    /// K
+    width: usize,
+    /// Elements from the start of a row to that of the next.
+    stride: usize,
+}
+
+impl<'a> Rows<'a> {
+    pub fn new(dtype: Dtype, bytes: &'a [u8], width: usize, stride: usize) -> Self {
+        assert!(0 < width && width <= stride, "rows of {width} elements, {stride} apart");
+        let rows = Self { dtype, bytes, width, stride };
+        let least = (rows.count().saturating_sub(1) * stride + width) * dtype.bytes();
+        assert!(bytes.len() >= least, "{} bytes of {} rows", bytes.len(), rows.count());
+        rows
+    }
+
+    /// Those of `weight`, where they lie in the weight region.
+    pub fn of(region: &'a Checkpoint, weight: Weight) -> Self {
+        let Weight { dtype, offset, cols, stride, .. } = weight;
+        Self::new(dtype, region.bytes(offset, weight.span_bytes()), cols, stride)
+    }
+
+    /// N
+    fn count(self) -> usize {
+        self.bytes.len().div_ceil(self.stride * self.dtype.bytes())
+    }
+
+    /// Splits off the first `count` rows.
+    fn take(&mut self, count: usize) -> Self {
+        let at = (count * self.stride * self.dtype.bytes()).min(self.bytes.len());
+        let (bytes, rest) = self.bytes.split_at(at);
+        self.bytes = rest;
+        Self { bytes, ..*self }
+    }
+}
+
+/// What products multiply weights with, packed for the tiles of an instruction set.
+#[derive(Clone, Copy)]
+pub struct Inputs<'a> {
+    arch: Arch,
+    /// K
+    width: usize,
+    /// T
+    tokens: usize,
+    /// `[panel][step][token of the panel]`; the last panel may have fewer tokens. Zeros fill up the last
+    /// step.
+    panels: &'a [Lanes],
+}
+
+impl<'a> Inputs<'a> {
+    /// Bytes of scratch that they take.
+    pub const fn bytes(tokens: usize, width: usize) -> usize {
+        Scratch::bytes_of::<Lanes>(tokens.saturating_mul(width.div_ceil(LANES)))
+    }
+
+    /// `x`: `[T, K]`
+    pub fn pack(x: &[f32], width: usize, scratch: &mut Scratch<'a>) -> Self {
+        Self::pack_for(*ARCH, x, width, scratch)
+    }
+
+    pub(super) fn pack_for(arch: Arch, x: &[f32], width: usize, scratch: &mut Scratch<'a>) -> Self {
+        /// Tokens by elements that are worth a task.
+        const TASK: usize = 32 * 1024;
+        let (tokens, steps) = (x.len() / width, width.div_ceil(LANES));
+        assert_eq!(x.len(), tokens * width);
+        let panels = scratch.take::<Lanes>(tokens * steps);
+        let wide = panel_tokens(arch);
+        let work = panels.par_chunks_mut(wide * steps).zip(x.par_chunks(wide * width));
+        work.with_min_len((TASK / (wide * width)).max(1)).for_each(|(panel, x)| {
+            let tokens = x.len() / width;
+            for (t, x) in x.chunks_exact(width).enumerate() {
+                for (step, x) in x.chunks(LANES).enumerate() {
+                    let lanes = &mut panel[step * tokens + t];
+                    lanes[..x.len()].copy_from_slice(x);
+                    lanes[x.len()..].fill(0.0);
+                }
+            }
+        });
+        Self { arch, width, tokens, panels }
+    }
+}
+
+/// Bytes of scratch that [`matmul`] and the [`Inputs`] of its products take.
+pub fn matmul_scratch(tokens: usize, width: usize) -> usize {
+    let worker = Scratch::bytes_of::<Lanes>(WORKER_LANES);
+    Inputs::bytes(tokens, width).saturating_add(rayon::current_num_threads() * worker)
+}
+
+/// Puts products where they belong: a run of one token's outputs, and what each weight's rows came to.
+pub type Store<'a, const M: usize> = &'a (dyn Fn(&mut [f32], [&[f32]; M]) + Sync);
+
+/// `y = sum`
+pub fn set(y: &mut [f32], [sum]: [&[f32]; 1]) {
+    y.copy_from_slice(sum);
+}
+
+/// `y += sum`
+pub fn add(y: &mut [f32], [sum]: [&[f32]; 1]) {
+    y.iter_mut().zip(sum).for_each(|(y, sum)| *y += sum);
+}
+
+/// `store(y[t], [weight x[t] for each weight])`, for runs of rows, for each of the products: one or two
+/// weights `[N, K]` and their `y`, `[T, N]`. All are one parallel region.
+///
+/// Tasks take rows, so that every weight is read once from memory however many tokens there are.
+pub fn matmul<const M: usize, const N: usize>(
+    products: [([Rows<'_>; M], &mut [f32]); N],
+    inputs: Inputs<'_>,
+    scratch: &mut Scratch<'_>,
+    store: Store<'_, M>,
+) {
+    for (weights, y) in &products {
+        assert!(weights.iter().all(|w| w.width == inputs.width), "products of one width");
+        assert!(weights.iter().all(|w| w.count() * inputs.tokens == y.len()), "outputs of T x N");
+    }
+    let threads = rayon::current_num_threads();
+    let workers = threads.min(scratch.bytes() / Scratch::bytes_of::<Lanes>(WORKER_LANES)).max(1);
+    let queue = Queue::new(products, inputs.tokens, workers);
+    let workers = workers.min(queue.tasks());
+    let own = scratch.take::<Lanes>(workers * WORKER_LANES);
+    share(queue, own.chunks_exact_mut(WORKER_LANES), |weights, columns, own| {
+        task(weights, columns, inputs, own, store);
+    });
+}

@@ -1,0 +1,281 @@
+//! Products and attention against their plain versions: `==`, in every instruction set, with any number
+//! of threads, at every edge and at random sizes.
+
+use half::{bf16, f16};
+use proptest::prelude::*;
+use rayon::ThreadPoolBuilder;
+
+use super::*;
+use crate::memory::{Layout, Memory, StateRegion};
+use oracle::{bits, numbers};
+
+/// Lets `work` have so much scratch, full of NaN.
+fn with_scratch<R>(bytes: usize, work: impl FnOnce(&mut crate::memory::Scratch<'_>) -> R) -> R {
+    let mut layout = Layout::default();
+    layout.scratch(bytes);
+    let mut state = StateRegion::allocate(&layout).unwrap();
+    let weights = crate::checkpoint::Checkpoint::empty();
+    let mut memory = Memory { weights: &weights, state: &mut state, comm: &crate::comm::Alone };
+    let (_, mut scratch) = memory.region_and_scratch();
+    let count = scratch.bytes() / size_of::<f32>();
+    scratch.take::<f32>(count).fill(f32::NAN);
+    work(&mut memory.region_and_scratch().1)
+}
+
+/// In a pool of so many threads.
+fn on<R: Send>(threads: usize, work: impl FnOnce() -> R + Send) -> R {
+    ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(work)
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Product {
+    rows: usize,
+    width: usize,
+    gap: usize,
+    tokens: usize,
+    threads: usize,
+}
+
+impl Product {
+    /// The two weights of a product with NaN between their rows, and the inputs.
+    fn operands<W: Element>(self) -> ([Vec<W>; 2], Vec<f32>) {
+        let Self { rows, width, gap, tokens, .. } = self;
+        let weights = [1, 2].map(|seed| {
+            let mut values = numbers(rows * (width + gap), seed);
+            values.chunks_mut(width + gap).for_each(|row| row[width..].fill(f32::NAN));
+            values.truncate(rows * (width + gap) - gap);
+            values.into_iter().map(W::narrow).collect()
+        });
+        (weights, numbers(tokens * width, 3))
+    }
+
+    /// Its outputs; those of both weights, the second one's doubled.
+    fn run<W: Element>(self, arch: Arch, weights: &[Vec<W>; 2], x: &[f32]) -> [Vec<f32>; 2] {
+        let Self { rows, width, gap, tokens, threads } = self;
+        let [a, b] = weights
+            .each_ref()
+            .map(|w| Rows::new(W::DTYPE, bytemuck::cast_slice(w), width, width + gap));
+        let mut y = [vec![0.25; tokens * rows], vec![f32::NAN; tokens * rows]];
+        let run = |scratch: &mut crate::memory::Scratch<'_>| {
+            let inputs = Inputs::pack_for(arch, x, width, scratch);
+            let [alone, together] = &mut y;
+            matmul([([a], alone.as_mut_slice())], inputs, scratch, &add);
+            let both = |y: &mut [f32], [a, b]: [&[f32]; 2]| {
+                y.iter_mut().zip(a).zip(b).for_each(|((y, a), b)| *y = a + 2.0 * b);
+            };
+            matmul([([a, b], together.as_mut_slice())], inputs, scratch, &both);
+        };
+        on(threads, || with_scratch(2 * matmul_scratch(tokens, width), run));
+        y
+    }
+
+    fn check<W: Element>(self) {
+        let (weights, x) = self.operands::<W>();
+        let Self { rows, width, gap, tokens, .. } = self;
+        let dot = |w: &[W], t: usize, n: usize| {
+            oracle::dot(&w[n * (width + gap)..][..width], &x[t * width..][..width])
+        };
+        let places = || (0..tokens).flat_map(|t| (0..rows).map(move |n| (t, n)));
+        let alone: Vec<f32> = places().map(|(t, n)| 0.25 + dot(&weights[0], t, n)).collect();
+        let both = places().map(|(t, n)| dot(&weights[0], t, n) + 2.0 * dot(&weights[1], t, n));
+        let expected = [bits(&alone), bits(&both.collect::<Vec<_>>())];
+        for arch in sets() {
+            let ours = self.run(arch, &weights, &x).map(|y| bits(&y));
+            assert!(ours == expected, "{self:?} {} {}", W::DTYPE.name(), name(arch));
+        }
+    }
+
+    /// In f64: the oracle itself is right.
+    fn check_oracle(self) {
+        let (weights, x) = self.operands::<bf16>();
+        for (t, x) in x.chunks(self.width).enumerate() {
+            for (n, w) in weights[0].chunks(self.width + self.gap).enumerate() {
+                let terms = w.iter().zip(x).map(|(w, x)| w.to_f64() * f64::from(*x));
+                let exact: f64 = terms.sum();
+                assert!((exact - f64::from(oracle::dot(w, x))).abs() < 1e-5, "{self:?} {t} {n}");
+            }
+        }
+    }
+}
+
+#[test]
+fn products_are_those_of_plain_loops_at_every_edge() {
+    let edges = [
+        (1, 1, 1),
+        (3, 5, 2),
+        (4, 16, 1),
+        (5, 17, 1),
+        (17, 31, 3),
+        (65, 40, 4),
+        (257, 48, 1),
+        (67, 333, 5),
+        (300, 15, 6),
+        (70, 33, 7),
+        (19, 130, 59),
+        (64, 64, 60),
+        (66, 47, 61),
+        (6, 2047, 8),
+        (9, 2048, 13),
+        (65, 2049, 66),
+        (5, 4097, 7),
+        (7, 4096, 121),
+    ];
+    for (i, (rows, width, tokens)) in edges.into_iter().enumerate() {
+        let product = Product { rows, width, gap: i % 3 * 7, tokens, threads: 1 + i % 3 };
+        product.check_oracle();
+        product.check::<bf16>();
+        product.check::<f16>();
+        product.check::<f32>();
+    }
+}
+
+/// Where an input or a weight is no number, exactly those outputs are none that read it.
+#[test]
+fn what_is_no_number_goes_where_it_belongs() {
+    let product = Product { rows: 37, width: 83, gap: 0, tokens: 9, threads: 2 };
+    let (mut weights, mut x) = product.operands::<bf16>();
+    weights[0][5 * 83 + 82] = bf16::NAN;
+    x[3 * 83 + 1] = f32::INFINITY;
+    x[8 * 83 + 82] = f32::NAN;
+    for arch in sets() {
+        let [alone, _] = product.run(arch, &weights, &x);
+        for (i, y) in alone.iter().enumerate() {
+            let (token, row) = (i / 37, i % 37);
+            assert_eq!(y.is_nan(), row == 5 || token == 8, "{token} {row}");
+            assert_eq!(y.is_infinite(), row != 5 && token == 3, "{token} {row}");
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Attend {
+    first: usize,
+    tokens: usize,
+    group: usize,
+    kv_heads: usize,
+    head_dim: usize,
+}
+
+impl Attend {
+    /// Against plain loops; with any number of threads, and token by token.
+    fn check<E: Element>(self, poison: f32) {
+        let Self { first, tokens, group, kv_heads, head_dim } = self;
+        let (heads, row, len) = (group * kv_heads, kv_heads * head_dim, first + tokens);
+        let q: Vec<f32> =
+            numbers(tokens * heads * head_dim, 4).into_iter().map(|q| 8.0 * q).collect();
+        let cache = |seed| {
+            let mut cache: Vec<E> =
+                numbers(len * row, seed).into_iter().map(|e| E::narrow(4.0 * e)).collect();
+            cache.extend(vec![E::narrow(f32::NAN); 2 * row]);
+            cache
+        };
+        let (keys, mut values) = (cache(5), cache(6));
+        // Seen by the last token alone.
+        values[(len - 1) * row] = E::narrow(poison);
+        let attention =
+            Attention { q: &q, keys: &keys, values: &values, first, heads, kv_heads, head_dim };
+        let plain = (0..tokens * heads).flat_map(|i| {
+            let (token, offset) = (i / heads, i % heads / group * head_dim);
+            let q = &q[i * head_dim..][..head_dim];
+            oracle::attend(q, &keys[offset..], &values[offset..], row, first + token + 1)
+        });
+        let expected = bits(&plain.collect::<Vec<_>>());
+        let bytes = attention_scratch(heads, head_dim, len);
+        for (arch, threads) in sets().zip([1, 2, 3]) {
+            let mut y = vec![f32::NAN; q.len()];
+            on(threads, || with_scratch(bytes, |s| attention.run_for(arch, &mut y, s)));
+            assert!(bits(&y) == expected, "{self:?} {} {}", E::DTYPE.name(), name(arch));
+            let width = heads * head_dim;
+            for (t, (q, y)) in q.chunks(width).zip(y.chunks_mut(width)).enumerate() {
+                y.fill(f32::NAN);
+                let alone = Attention { q, first: first + t, ..attention };
+                on(threads, || with_scratch(bytes, |s| alone.run_for(arch, y, s)));
+            }
+            assert!(bits(&y) == expected, "{self:?} {} token by token", name(arch));
+        }
+    }
+}
+
+#[test]
+fn attention_is_that_of_plain_loops_at_every_edge() {
+    let edges = [
+        (0, 1, 1, 1, 6),
+        (0, 3, 3, 2, 16),
+        (125, 7, 3, 2, 64),
+        (127, 1, 4, 2, 64),
+        (128, 2, 1, 3, 80),
+        (383, 3, 5, 1, 128),
+        (0, 131, 2, 2, 24),
+        (250, 70, 1, 1, 36),
+        (1000, 1, 8, 2, 64),
+    ];
+    for (first, tokens, group, kv_heads, head_dim) in edges {
+        let attend = Attend { first, tokens, group, kv_heads, head_dim };
+        for poison in [0.5, f32::NAN] {
+            attend.check::<f32>(poison);
+            attend.check::<f16>(poison);
+        }
+    }
+}
+
+/// In f64: the oracle itself is right.
+#[test]
+fn the_oracle_of_attention_follows_the_formula() {
+    let (d, row, len) = (16, 32, 300);
+    let [q, keys, values] = [d, len * row, len * row].map(|count| numbers(count, count as u32));
+    let score = |s: usize| {
+        let terms = q.iter().zip(&keys[s * row..]).map(|(q, k)| f64::from(*q) * f64::from(*k));
+        (terms.sum::<f64>() / (d as f64).sqrt()).exp()
+    };
+    let total: f64 = (0..len).map(score).sum();
+    for (i, y) in oracle::attend(&q, &keys, &values, row, len).into_iter().enumerate() {
+        let terms = (0..len).map(|s| score(s) / total * f64::from(values[s * row + i]));
+        assert!((f64::from(y) - terms.sum::<f64>()).abs() < 1e-6, "{i}");
+    }
+}
+
+/// Scores of minus infinity weigh nothing, also where a whole block has no others.
+#[test]
+fn a_score_of_minus_infinity_weighs_nothing() {
+    let (d, len) = (16, 3 * attention::BLOCK);
+    let q = vec![1.0; d];
+    let mut keys = numbers(len * d, 1);
+    keys[..2 * attention::BLOCK * d].fill(f32::NEG_INFINITY);
+    let values = numbers(len * d, 2);
+    let ours = |first: usize| {
+        let (keys, values) = (&keys[first * d..], &values[first * d..]);
+        let len = len - first;
+        let attention =
+            Attention { q: &q, keys, values, first: len - 1, heads: 1, kv_heads: 1, head_dim: d };
+        let mut y = vec![f32::NAN; d];
+        with_scratch(attention_scratch(1, d, len), |scratch| attention.run(&mut y, scratch));
+        y
+    };
+    assert_eq!(ours(0), ours(2 * attention::BLOCK));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn products_of_any_size_are_those_of_plain_loops(
+        rows in 1usize..150, width in 1usize..300, gap in 0usize..20, tokens in 1usize..80,
+        threads in 1usize..4, dtype in 0..3,
+    ) {
+        let product = Product { rows, width, gap, tokens, threads };
+        match dtype {
+            0 => product.check::<f32>(),
+            1 => product.check::<f16>(),
+            _ => product.check::<bf16>(),
+        }
+    }
+
+    #[test]
+    fn attention_of_any_size_is_that_of_plain_loops(
+        first in 0usize..300, tokens in 1usize..20, group in 1usize..6, kv_heads in 1usize..4,
+        head_dim in 1usize..100, half in any::<bool>(),
+    ) {
+        let attend = Attend { first, tokens, group, kv_heads, head_dim };
+        if half { attend.check::<f16>(0.5) } else { attend.check::<f32>(0.5) }
+    }
+}
