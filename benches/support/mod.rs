@@ -2,9 +2,6 @@
 
 #![allow(dead_code, reason = "every bench uses a part")]
 
-#[cfg(feature = "peers")]
-pub mod candle;
-
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};

@@ -21,7 +21,12 @@ pub struct Ceilings {
     pub read_bytes: usize,
     /// Of products in registers: mma.sync in bf16 on a GPU, vector multiply-adds in f32 on the CPU.
     pub flops_per_s: f64,
+    /// How much longer half of the runs took than the fastest, which counts: of reads and of products.
+    pub spreads: [f64; 2],
 }
+
+/// A spread of the ceilings from which on something else is at work on the machine.
+pub const BUSY: f64 = 0.1;
 
 /// Bytes that are read at most: many times any cache, so that none of it is left there.
 const MOST_CPU_BYTES: usize = 1 << 30;
@@ -50,13 +55,16 @@ impl Ceilings {
             Hardware::Gpu(card) => (MOST_GPU_BYTES, card.memory()?.0 / 2),
         };
         let read_bytes = weight_bytes.min(most).min(free).next_multiple_of(1 << 12);
+        let read = read_rate(hardware, read_bytes)?;
+        let products = match hardware {
+            Hardware::Cpu => cpu_rate()?,
+            Hardware::Gpu(card) => tensor_core_rate(hardware, card.multiprocessors)?,
+        };
         Ok(Self {
-            read_bytes_per_s: read_rate(hardware, read_bytes)?,
+            read_bytes_per_s: read.per_s,
             read_bytes,
-            flops_per_s: match hardware {
-                Hardware::Cpu => cpu_rate()?,
-                Hardware::Gpu(card) => tensor_core_rate(hardware, card.multiprocessors)?,
-            },
+            flops_per_s: products.per_s,
+            spreads: [read.spread, products.spread],
         })
     }
 }
@@ -70,11 +78,17 @@ impl std::ops::Mul<usize> for Ceilings {
             read_bytes_per_s: self.read_bytes_per_s * devices as f64,
             read_bytes: self.read_bytes * devices,
             flops_per_s: self.flops_per_s * devices as f64,
+            ..self
         }
     }
 }
 
-fn read_rate(hardware: &Hardware, bytes: usize) -> Result<f64> {
+struct Rate {
+    per_s: f64,
+    spread: f64,
+}
+
+fn read_rate(hardware: &Hardware, bytes: usize) -> Result<Rate> {
     let mut layout = Layout::default();
     let memory = layout.slot::<u8>(&[bytes]);
     let words = memory.cast::<u32>();
@@ -95,7 +109,7 @@ fn read_rate(hardware: &Hardware, bytes: usize) -> Result<f64> {
     })
 }
 
-fn tensor_core_rate(hardware: &Hardware, multiprocessors: u32) -> Result<f64> {
+fn tensor_core_rate(hardware: &Hardware, multiprocessors: u32) -> Result<Rate> {
     let mut layout = Layout::default();
     let y = layout.slot::<f32>(&[2 * multiprocessors as usize, 256]);
     let mut device = Device::new(hardware, Checkpoint::empty(), &[], &layout, &|_| ())?;
@@ -108,21 +122,26 @@ fn tensor_core_rate(hardware: &Hardware, multiprocessors: u32) -> Result<f64> {
 }
 
 /// Units of work a second where a round is `work` of them: of as many rounds as take long enough, the
-/// fastest run. `fastest`: the time of the fastest of so many runs of so many rounds
-fn rate(work: f64, mut fastest: impl FnMut(u32, usize) -> Result<Duration>) -> Result<f64> {
-    let (mut rounds, mut time) = (1, fastest(1, TRIES)?);
-    while rounds < MOST_ROUNDS && time < RUN_TIME {
+/// fastest run. `times`: those of so many runs of so many rounds
+fn rate(work: f64, mut times: impl FnMut(u32, usize) -> Result<Vec<Duration>>) -> Result<Rate> {
+    let fastest = |times: &[Duration]| times.iter().min().map_or(1e-9, Duration::as_secs_f64);
+    let (mut rounds, mut all) = (1, times(1, TRIES)?);
+    while rounds < MOST_ROUNDS && fastest(&all) < RUN_TIME.as_secs_f64() {
         rounds *= 2;
-        time = fastest(rounds, TRIES)?;
+        all = times(rounds, TRIES)?;
     }
     // A slow device has had its tries.
-    let runs = (ALL_TIME.as_secs_f64() / time.as_secs_f64().max(1e-6)) as usize;
-    let time = if runs > TRIES { time.min(fastest(rounds, runs)?) } else { time };
-    Ok(work * f64::from(rounds) / time.as_secs_f64().max(1e-9))
+    let runs = (ALL_TIME.as_secs_f64() / fastest(&all).max(1e-6)) as usize;
+    if runs > TRIES {
+        all.extend(times(rounds, runs)?);
+    }
+    let (fastest, half) = (fastest(&all).max(1e-9), all.len() / 2);
+    let median = all.select_nth_unstable(half).1.as_secs_f64();
+    Ok(Rate { per_s: work * f64::from(rounds) / fastest, spread: median / fastest - 1.0 })
 }
 
 /// The rate of the program for so many rounds.
-fn program_rate(device: &mut Device, work: f64, program: impl Fn(u32) -> Program) -> Result<f64> {
+fn program_rate(device: &mut Device, work: f64, program: impl Fn(u32) -> Program) -> Result<Rate> {
     rate(work, |rounds, runs| {
         let mut recording = Recording::new(program(rounds));
         let mut run = || {
@@ -134,12 +153,12 @@ fn program_rate(device: &mut Device, work: f64, program: impl Fn(u32) -> Program
         // The first loads the kernel, the second is the graph's first.
         run()?;
         run()?;
-        (0..runs).try_fold(Duration::MAX, |best, _| Ok(best.min(run()?)))
+        (0..runs).map(|_| run()).collect()
     })
 }
 
 /// Floating point operations a second of all threads together.
-fn cpu_rate() -> Result<f64> {
+fn cpu_rate() -> Result<Rate> {
     let run = |rounds: usize| rayon::broadcast(|_| simd(MultiplyAdds { rounds }));
     let flops: usize = run(CPU_ROUND).into_iter().sum();
     rate(flops as f64, |rounds, runs| {
@@ -148,7 +167,7 @@ fn cpu_rate() -> Result<f64> {
             run(rounds as usize * CPU_ROUND);
             start.elapsed()
         };
-        Ok((0..runs).map(time).min().unwrap_or(Duration::MAX))
+        Ok((0..runs).map(time).collect())
     })
 }
 

@@ -11,7 +11,7 @@ mod row;
 mod test;
 mod trace;
 
-pub use ceiling::Ceilings;
+pub use ceiling::{BUSY, Ceilings};
 pub use conditions::{Conditions, watched};
 pub use format::{Column, Format, Row, Table};
 pub use measure::{Bench, Fill, Sample};

@@ -16,8 +16,9 @@ use super::model::{Opened, interrupt, open, set_threads, source, system, weights
 use super::output::{note, print, progress};
 use super::split::{largest_share, team_hardware, world};
 use crate::bench::{
-    Bench, COLUMNS, Ceilings, Fill, Grid, LINK_COLUMNS, PROFILE_COLUMNS, PROFILE_LINK_COLUMNS,
-    Profile, Row, STARTUP_COLUMNS, Sample, Table, Test, roofline, row, trace, watched,
+    BUSY, Bench, COLUMNS, Ceilings, Fill, Grid, LINK_COLUMNS, PROFILE_COLUMNS,
+    PROFILE_LINK_COLUMNS, Profile, Row, STARTUP_COLUMNS, Sample, Table, Test, roofline, row, trace,
+    watched,
 };
 use crate::config::Config;
 use crate::device::cuda::Nvml;
@@ -89,11 +90,23 @@ impl<'a> Subject<'a> {
             1 => String::new(),
             several => format!(", {several} devices like the first together"),
         };
+        let [read, multiply] = ceilings.spreads.map(|spread| 100.0 * spread);
         note(format_args!(
-            "ceilings, measured now: read {:.1} GB/s, multiply {:.3} TFLOP/s{together}",
+            "ceilings, measured now: read {:.1} GB/s (median {read:.0}% slower), multiply {:.3} TFLOP/s \
+             in {} (median {multiply:.0}% slower){together}",
             ceilings.read_bytes_per_s / 1e9,
-            ceilings.flops_per_s / 1e12
+            ceilings.flops_per_s / 1e12,
+            match opened.hardware[0] {
+                Hardware::Cpu => "f32",
+                Hardware::Gpu(_) => "bf16",
+            }
         ));
+        if ceilings.spreads.into_iter().any(|spread| spread > BUSY) {
+            note(
+                "the machine is busy: rates below are what it had to spare, and vary; measure on one \
+                 that does nothing else",
+            );
+        }
         let nvml = match &opened.hardware[0] {
             Hardware::Cpu => None,
             Hardware::Gpu(card) => card.nvml(),

@@ -9,7 +9,7 @@ pub fn exp(x: f32) -> f32 {
     /// Adding it leaves a whole number in the lowest bits: 1.5 * 2^23.
     const WHOLE: f32 = 12_582_912.0;
     /// ln 2 in two parts; products of the first with whole numbers up to 128 are exact.
-    const LN_2: [f32; 2] = [0.693_359_375, -2.121_944_4e-4];
+    const LN_2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];
     /// ln 2^128 and ln 2^-126, both rounded down.
     const RANGE: [f32; 2] = [88.722_83, -87.336_55];
     let shifted = x.mul_add(std::f32::consts::LOG2_E, WHOLE);

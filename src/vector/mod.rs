@@ -33,7 +33,9 @@ pub const LANES: usize = 16;
 pub type Lanes = [f32; LANES];
 
 static ARCH: LazyLock<Arch> = LazyLock::new(|| match std::env::var(INSTRUCTION_SET) {
-    Ok(name) => sets().find(|arch| self::name(*arch) == name).unwrap_or_default(),
+    Ok(name) => sets()
+        .find(|arch| self::name(*arch) == name)
+        .unwrap_or_else(|| panic!("{INSTRUCTION_SET}: no {name} on this machine")),
     Err(_) => Arch::new(),
 });
 

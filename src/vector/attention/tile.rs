@@ -279,8 +279,9 @@ impl<'a, E: Element> Tile<'a, E> {
             }
         }
         for i in 0..QUERIES {
-            for s in shortest..self.seen[i] {
-                let weight = [simd.splat_f32s(weights[s][i]); P];
+            let seen = weights.iter().enumerate().take(self.seen[i]).skip(shortest);
+            for (s, weights) in seen {
+                let weight = [simd.splat_f32s(weights[i]); P];
                 let value = self.value::<S, P, C>(simd, s, at);
                 for c in 0..C {
                     mul_add(simd, weight, value[c], &mut sums[i][c]);

