@@ -220,7 +220,7 @@ impl<'a> Memory<'a> {
         slots.views(self.state.as_bytes_mut())
     }
 
-    /// The state region, and what the op's reference has to work in ([`crate::op::Op::scratch`]).
+    /// The state region, and what the op's reference has to work in (the `scratch` of `Op`).
     pub fn region_and_scratch(&mut self) -> (Region<'_>, Scratch<'_>) {
         let StateRegion { bytes, scratch } = &mut *self.state;
         (Region(bytes), Scratch { bytes: scratch })
