@@ -1,7 +1,7 @@
 //! Compiles the kernels, and tells the crate what came of it and which commit it is built from.
 //!
 //! Every `kernels/*.cu` is compiled by NVRTC to machine code for all architectures, or those in
-//! `CHASKI_CUDA_ARCHS` (as in `sm_80,sm_90a`), and to PTX for newer ones. Where there is no NVRTC, pip
+//! `CHASKI_CUDA_ARCHS` (as in `sm_80,sm_90a`), and to PTX for others. Where there is no NVRTC, pip
 //! fetches it into the target folder, unless `CHASKI_NO_FETCH` is set; without it the crate is built
 //! all the same, with the sources alone. What has not changed is not compiled again.
 
@@ -12,7 +12,7 @@ use std::process::{Command, ExitCode};
 use std::sync::Mutex;
 use std::{env, fs, thread};
 
-use arch::{ARCHS, Arch};
+use arch::{ARCHS, Arch, ptx_archs};
 use compile::{Cache, Image, Program};
 use nvrtc::Nvrtc;
 use signature::{Field, Kind};
@@ -31,7 +31,7 @@ mod nvrtc;
 #[path = "src/kernel/signature.rs"]
 mod signature;
 
-/// What one kernel became, by architecture; the last is PTX.
+/// What one kernel became, by architecture.
 type Images = Vec<(&'static Arch, Image)>;
 
 fn main() -> ExitCode {
@@ -189,16 +189,15 @@ fn compile_all(
         let (major, minor) = nvrtc.version;
         println!("cargo::warning=NVRTC {major}.{minor} does not know {}: left out", arch.name);
     }
-    let Some(newest) = archs.last().copied() else {
-        return Ok(programs.iter().map(|_| Vec::new()).collect());
-    };
+    let virtual_archs = ptx_archs(&archs);
     let cache = Cache { folder: folder.to_owned() };
     let jobs = programs.iter().enumerate().flat_map(|(kernel, program)| {
         let own = &program.signature.archs;
         let made_for = |arch: &&&Arch| own.is_empty() || own.iter().any(|own| own == arch.name);
         let cubins = archs.iter().filter(made_for).map(move |arch| (kernel, program, *arch, false));
-        // What newer GPUs compile for themselves is for any of them.
-        cubins.chain(own.is_empty().then_some((kernel, program, newest, true)))
+        // What other GPUs compile for themselves is for any of them.
+        let ptx = virtual_archs.iter().filter(|_| own.is_empty());
+        cubins.chain(ptx.map(move |arch| (kernel, program, *arch, true)))
     });
     let jobs = Mutex::new(jobs);
     let done = Mutex::new(BTreeMap::new());
@@ -306,16 +305,16 @@ fn write_kernel(text: &mut String, program: &Program<'_>, images: &Images) -> st
     writeln!(text, "], builds: &[")?;
     let (ptx, cubins): (Vec<_>, Vec<_>) =
         images.iter().partition(|(_, image)| image.file.extension().is_some_and(|e| e == "ptx"));
-    for (arch, image) in cubins {
-        let index = ARCHS.iter().position(|known| known == *arch).unwrap_or_default();
-        let file = &image.file;
-        writeln!(text, "Build {{ arch: &ARCHS[{index}], cubin: include_bytes!({file:?}),")?;
-        writeln!(text, "resources: &{:?} }},", image.resources)?;
+    let index = |arch: &Arch| ARCHS.iter().position(|known| known == arch).unwrap_or_default();
+    for (arch, Image { file, resources, .. }) in cubins {
+        writeln!(text, "Build {{ arch: &ARCHS[{}], cubin: include_bytes!({file:?}),", index(arch))?;
+        writeln!(text, "resources: &{resources:?} }},")?;
     }
-    match ptx.first() {
-        Some((_, image)) => writeln!(text, "], ptx: Some(include_str!({:?})) }},", image.file),
-        None => writeln!(text, "], ptx: None }},"),
+    writeln!(text, "], ptx: &[")?;
+    for (arch, Image { file, .. }) in ptx {
+        writeln!(text, "Ptx {{ arch: &ARCHS[{}], text: include_str!({file:?}) }},", index(arch))?;
     }
+    writeln!(text, "] }},")
 }
 
 /// The struct of the kernel's arguments, and how it becomes the kernel's own.

@@ -200,6 +200,37 @@ fn the_driver_refuses_what_a_driver_refuses() {
     }
 }
 
+/// What could be done and a real driver does not do.
+#[test]
+fn the_driver_is_as_strict_as_a_real_one() {
+    let plain: Variables = &[];
+    let variable = |name, value| [(name, value)];
+    for (case, variables) in [
+        ("owner", plain),
+        ("capture_thread", plain),
+        ("memory_is_charged", &variable("CHASKI_EMULATE_MEMORY", "1G,512M")),
+        ("released_context", plain),
+        ("untimed_events", plain),
+        ("shared_limits", plain),
+        ("shared_limits_at_first", plain),
+        ("programmatic_is_refused", &variable("CHASKI_EMULATE_CAPABILITY", "8.0")),
+        ("pinned_flags", plain),
+        ("peers", &variable("CHASKI_EMULATE_PEERS", "0-1,2-3:broken")),
+        ("images", &variable("CHASKI_EMULATE_FAULT", "cuModuleLoadData:2:222")),
+        ("pageable_waits", &variable("CHASKI_EMULATE_HOLD", "on")),
+        ("last_reclaims", plain),
+        ("in_background", plain),
+    ] {
+        expect_right(Sanitizer::None, &[case], variables);
+    }
+}
+
+#[test]
+fn tensor_cores_cut_off_where_hardwares_do() {
+    expect_right(Sanitizer::None, &["cut_off"], &[("CHASKI_EMULATE_PRODUCTS", "truncated")]);
+    expect_right(Sanitizer::None, &["not_cut_off"], &[]);
+}
+
 /// Such a call, while a kernel waits for one that another thread is to launch, may be a deadlock.
 #[test]
 fn calls_that_wait_for_devices_fail_while_a_kernel_waits_for_a_peer() {

@@ -270,6 +270,7 @@ void SharedMemory::begin(size_t dynamic_bytes) {
     if (arena_ == MAP_FAILED) std::abort();
     used_ = 0;
     next_address_ = 0;
+    static_bytes_ = 0;
     dynamic_ = dynamic_bytes ? allocate(dynamic_bytes, 16) : nullptr;
 }
 
@@ -313,6 +314,7 @@ void* SharedMemory::variable(const void* key, size_t bytes, size_t alignment) {
     for (const Variable& variable : variables_)
         if (variable.key == key) return variable.memory;
     variables_.push_back({key, allocate(bytes, alignment)});
+    static_bytes_ += (bytes + 15) / 16 * 16;
     return variables_.back().memory;
 }
 

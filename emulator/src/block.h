@@ -145,6 +145,7 @@ public:
     void begin(size_t dynamic_bytes);
     void* variable(const void* key, size_t bytes, size_t alignment);
     void* dynamic() const { return dynamic_; }
+    size_t static_bytes() const { return static_bytes_; }
     int64_t address(const void* memory) const;  // as the hardware would number it; -1: none of it
     char* at(uint32_t address) const;           // and back; null: nothing is there
     void end();
@@ -171,6 +172,7 @@ private:
     char* arena_ = nullptr;
     size_t used_ = 0;
     void* dynamic_ = nullptr;
+    size_t static_bytes_ = 0;
     unsigned uses_ = 0;
     char token_[2];
 };

@@ -33,6 +33,11 @@ struct Communicator {
     unsigned operations = 0;
     std::atomic<unsigned> captured{0};  // calls in graphs
     std::atomic<bool> aborted{false};
+    bool blocking = true;
+    std::atomic<bool> busy{false};  // a call of it is still to be done by another thread ...
+    std::atomic<bool> asked{false};  // ... and somebody has asked whether it is
+    std::string name;               // that its world was made under
+    void* charge = nullptr;         // of its device's memory
     std::atomic<int> error{kSuccess};
 };
 

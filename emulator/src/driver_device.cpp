@@ -1,4 +1,4 @@
-// Initialisation, devices, contexts, errors.
+// Initialisation, devices, errors.
 #include "entry.h"
 
 #include "fault.h"
@@ -34,6 +34,8 @@ constexpr ErrorText kErrors[] = {
     {101, "CUDA_ERROR_INVALID_DEVICE", "invalid device ordinal"},
     {200, "CUDA_ERROR_INVALID_IMAGE", "device kernel image is invalid"},
     {201, "CUDA_ERROR_INVALID_CONTEXT", "invalid device context"},
+    {222, "CUDA_ERROR_UNSUPPORTED_PTX_VERSION",
+     "the provided PTX was compiled with an unsupported toolchain."},
     {209, "CUDA_ERROR_NO_BINARY_FOR_GPU",
      "no kernel image is available for execution on the device"},
     {214, "CUDA_ERROR_ECC_UNCORRECTABLE", "uncorrectable ECC error encountered"},
@@ -47,6 +49,7 @@ constexpr ErrorText kErrors[] = {
     {702, "CUDA_ERROR_LAUNCH_TIMEOUT", "the launch timed out and was terminated"},
     {704, "CUDA_ERROR_PEER_ACCESS_ALREADY_ENABLED", "peer access is already enabled"},
     {705, "CUDA_ERROR_PEER_ACCESS_NOT_ENABLED", "peer access has not been enabled"},
+    {709, "CUDA_ERROR_CONTEXT_IS_DESTROYED", "context is destroyed"},
     {716, "CUDA_ERROR_MISALIGNED_ADDRESS", "misaligned address"},
     {719, "CUDA_ERROR_LAUNCH_FAILED", "unspecified launch failure"},
     {801, "CUDA_ERROR_NOT_SUPPORTED", "operation not supported"},
@@ -56,6 +59,8 @@ constexpr ErrorText kErrors[] = {
      "operation failed due to a previous error during capture"},
     {903, "CUDA_ERROR_STREAM_CAPTURE_UNMATCHED", "capture was not initiated in this stream"},
     {904, "CUDA_ERROR_STREAM_CAPTURE_UNJOINED", "capturing stream has unjoined work"},
+    {908, "CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD",
+     "attempt to terminate a thread-local capture sequence from another thread"},
     {999, "CUDA_ERROR_UNKNOWN", "unknown error"},
 };
 
@@ -63,11 +68,6 @@ const ErrorText* error_text(int result) {
     for (const ErrorText& error : kErrors)
         if (error.result == result) return &error;
     return nullptr;
-}
-
-Device& device_at(int ordinal) {
-    if (ordinal < 0 || size_t(ordinal) >= machine().devices.size()) throw Failure{kInvalidDevice};
-    return machine().devices[ordinal];
 }
 
 int attribute(int which) {
@@ -139,17 +139,14 @@ int attribute(int which) {
 
 bool initialized() { return ready_to_use; }
 
+Device& device_at(int ordinal) {
+    if (ordinal < 0 || size_t(ordinal) >= machine().devices.size()) throw Failure{kInvalidDevice};
+    return machine().devices[ordinal];
+}
+
 void lose(Device& device, int result) {
     if (result == kDeviceLost || result == kEccUncorrectable || (result >= 700 && result < 720))
         poison(device, result);
-}
-
-void refuse_during_capture() {
-    bool refused = false;
-    for (Stream& stream : current_device->streams)
-        if (stream.capture && (stream.capture->mode == 0 || stream.capture->is_this_threads()))
-            stream.capture->invalid = refused = true;
-    if (refused) throw Failure{kCaptureUnsupported};
 }
 
 }  // namespace emulator
@@ -168,8 +165,6 @@ extern "C" __attribute__((visibility("default"))) uint64_t chaski_emulator_calls
     return calls;
 }
 
-int chaski_emulator_device() { return current_device ? current_device->ordinal : -1; }
-
 void chaski_emulator_lose(int device) { poison(machine().devices[device], kDeviceLost); }
 
 ENTRY cuInit(unsigned) {
@@ -180,6 +175,7 @@ ENTRY cuInit(unsigned) {
             machine().devices.emplace_back();
             Device& device = machine().devices.back();
             device.ordinal = int(i);
+            device.memory_bytes = modes().memory_of(i);
             device.streams.emplace_back();
             device.streams.front().device = &device;
             device.streams.front().blocking = true;
@@ -216,8 +212,7 @@ ENTRY cuDeviceGetName(char* name, int length, int device) {
 
 ENTRY cuDeviceTotalMem_v2(size_t* bytes, int device) {
     return enter("cuDeviceTotalMem_v2", Needs::Devices, [&](Lock&) {
-        device_at(device);
-        *bytes = modes().memory_bytes;
+        *bytes = device_at(device).memory_bytes;
     });
 }
 
@@ -248,81 +243,6 @@ ENTRY cuDeviceComputeCapability(int* major, int* minor, int device) {
         device_at(device);
         *major = modes().capability_major;
         *minor = modes().capability_minor;
-    });
-}
-
-ENTRY cuDevicePrimaryCtxRetain(Device** context, int device) {
-    return enter("cuDevicePrimaryCtxRetain", Needs::Devices, [&](Lock&) {
-        Device& of = device_at(device);
-        if (of.error) throw Failure{of.error};
-        of.retained++;
-        *context = &of;
-    });
-}
-
-ENTRY cuDevicePrimaryCtxRelease_v2(int device) {
-    return enter("cuDevicePrimaryCtxRelease_v2", Needs::Devices, [&](Lock&) {
-        Device& of = device_at(device);
-        if (of.retained == 0) throw Failure{kInvalidContext};
-        of.retained--;
-    });
-}
-
-ENTRY cuDevicePrimaryCtxSetFlags_v2(int, unsigned) { return kSuccess; }
-
-ENTRY cuCtxSetCurrent(Device* context) {
-    return enter("cuCtxSetCurrent", Needs::Devices, [&](Lock&) {
-        if (context && context->retained == 0) throw Failure{kInvalidContext};
-        current_device = context;
-    });
-}
-
-ENTRY cuCtxGetCurrent(Device** context) {
-    return enter("cuCtxGetCurrent", Needs::Devices, [&](Lock&) { *context = current_device; });
-}
-
-ENTRY cuCtxGetDevice(int* device) {
-    return enter("cuCtxGetDevice", Needs::Context,
-                 [&](Lock&) { *device = current_device->ordinal; });
-}
-
-ENTRY cuCtxSynchronize() {
-    return enter("cuCtxSynchronize", Needs::Context, [](Lock& lock) {
-        refuse_during_capture();
-        force(*current_device, lock);
-    });
-}
-
-ENTRY cuCtxSetFlags(unsigned) { return kSuccess; }
-ENTRY cuCtxSetLimit(int, size_t) { return kSuccess; }
-ENTRY cuCtxGetLimit(size_t* value, int) { return *value = 0, kSuccess; }
-ENTRY cuCtxSetCacheConfig(int) { return kSuccess; }
-ENTRY cuCtxGetStreamPriorityRange(int* least, int* greatest) {
-    return *least = 0, *greatest = 0, kSuccess;
-}
-
-ENTRY cuDeviceCanAccessPeer(int* can, int device, int peer) {
-    return enter("cuDeviceCanAccessPeer", Needs::Devices,
-                 [&](Lock&) {
-                     const bool other = device_at(device).ordinal != device_at(peer).ordinal;
-                     *can = other && modes().peers;
-                 });
-}
-
-ENTRY cuCtxEnablePeerAccess(Device* peer, unsigned) {
-    return enter("cuCtxEnablePeerAccess", Needs::Context, [&](Lock&) {
-        if (!peer || peer == current_device) throw Failure{kInvalidDevice};
-        if (!modes().peers) throw Failure{kPeerAccessUnsupported};
-        wait_for_all_devices("cuCtxEnablePeerAccess");
-        if (!current_device->peers.insert(peer->ordinal).second)
-            throw Failure{kPeerAccessAlreadyEnabled};
-    });
-}
-
-ENTRY cuCtxDisablePeerAccess(Device* peer) {
-    return enter("cuCtxDisablePeerAccess", Needs::Context, [&](Lock&) {
-        if (!peer || !current_device->peers.erase(peer->ordinal))
-            throw Failure{kPeerAccessNotEnabled};
     });
 }
 

@@ -12,8 +12,8 @@ namespace {
 
 uintptr_t allocate_on(Device& device, size_t bytes) {
     if (bytes == 0) throw Failure{kInvalidValue};
-    if (bytes > modes().memory_bytes - device.used_bytes) throw Failure{kOutOfMemory};
-    void* memory = allocate(bytes, device.ordinal);
+    if (bytes > device.memory_bytes - device.used_bytes) throw Failure{kOutOfMemory};
+    void* memory = allocate(bytes, device.ordinal, device.ordinal);
     if (!memory) throw Failure{kOutOfMemory};
     device.used_bytes += bytes;
     return reinterpret_cast<uintptr_t>(memory);
@@ -28,9 +28,11 @@ void free_now(uintptr_t address) {
     release(address);
 }
 
+// For the device whose context is current.
 bool pageable(const void* address) {
     const Allocation* found = find(reinterpret_cast<uintptr_t>(address));
-    return !found || found->freed;
+    return !found || found->freed ||
+           (found->device == kHost && !found->pinned_for(current_device->ordinal));
 }
 
 void check_device(const char* function, uintptr_t address, size_t bytes) {
@@ -40,17 +42,29 @@ void check_device(const char* function, uintptr_t address, size_t bytes) {
     throw Failure{kInvalidValue};
 }
 
+// Between two devices that only say that they reach each other, once that is asked for.
+bool is_lost(uintptr_t to, uintptr_t from) {
+    const Allocation *target = find(to), *source = find(from);
+    if (!target || !source || target->device == kHost || source->device == kHost) return false;
+    return modes().between(source->device, target->device) == Reach::Broken &&
+           machine().devices[source->device].peers.count(target->device);
+}
+
 void move(void* to, const void* from, size_t bytes) {
     land_stores(reinterpret_cast<uintptr_t>(to), bytes);
     land_stores(reinterpret_cast<uintptr_t>(from), bytes);
     sanitizer::read(from, bytes);
     sanitizer::write(to, bytes);
+    if (is_lost(reinterpret_cast<uintptr_t>(to), reinterpret_cast<uintptr_t>(from))) return;
     std::memcpy(to, from, bytes);
 }
 
 void* pointer(uintptr_t address) { return reinterpret_cast<void*>(address); }
 
 enum class Host { None, Source, Destination };  // which end is host memory that may be pageable
+
+// A larger copy from pageable memory may wait for what is queued before it.
+constexpr size_t kStagedBytes = 64 << 10;
 
 // Pageable sources are read before the call returns; pageable destinations are written before it
 // returns.
@@ -63,6 +77,7 @@ void copy(const char* function, Stream* handle, uintptr_t to, uintptr_t from, si
     Operation operation;
     bool snapshot = host == Host::Source && pageable(pointer(from)) && !stream.capture;
     if (snapshot) {
+        if (bytes > kStagedBytes) wait_for_stream(stream, function);
         auto* first = static_cast<const char*>(pointer(from));
         auto staged = std::make_shared<std::vector<char>>(first, first + bytes);
         operation.run = [=] { move(pointer(to), staged->data(), bytes); };
@@ -127,7 +142,7 @@ bool chaski_emulator_usable(const void* address, unsigned long bytes, int device
 
 ENTRY cuMemGetInfo_v2(size_t* free, size_t* total) {
     return enter("cuMemGetInfo_v2", Needs::Context, [&](Lock&) {
-        *total = modes().memory_bytes;
+        *total = current_device->memory_bytes;
         *free = *total - current_device->used_bytes;
     });
 }
@@ -168,12 +183,12 @@ ENTRY cuMemFreeAsync(uintptr_t address, Stream* stream) {
     });
 }
 
-ENTRY cuMemHostAlloc(void** memory, size_t bytes, unsigned) {
+ENTRY cuMemHostAlloc(void** memory, size_t bytes, unsigned flags) {
     return enter("cuMemHostAlloc", Needs::Context, [&](Lock&) {
         if (bytes == 0) throw Failure{kInvalidValue};
         refuse_during_capture();
         wait_for_all_devices("cuMemHostAlloc");
-        *memory = allocate(bytes, kHost);
+        *memory = allocate(bytes, kHost, current_device->ordinal, flags);
         if (!*memory) throw Failure{kOutOfMemory};
     });
 }
@@ -197,7 +212,8 @@ ENTRY cuMemHostUnregister(void*) { return kSuccess; }
 ENTRY cuMemHostGetDevicePointer_v2(uintptr_t* address, void* memory, unsigned) {
     return enter("cuMemHostGetDevicePointer_v2", Needs::Context, [&](Lock&) {
         *address = reinterpret_cast<uintptr_t>(memory);
-        if (pageable(memory)) throw Failure{kInvalidValue};
+        const Allocation* found = pageable(memory) ? nullptr : find(*address);
+        if (!found || !found->mapped_for(current_device->ordinal)) throw Failure{kInvalidValue};
     });
 }
 

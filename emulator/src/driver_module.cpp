@@ -10,19 +10,23 @@
 namespace emulator {
 namespace {
 
-constexpr size_t kDefaultShared = 48 << 10;
+// What modules take of the device's memory: a driver was seen to take 1.2 MB of 80 GB.
+constexpr size_t kModulePart = 65536;
 
 Module* load(const void* image) {
     refuse_during_capture();
     wait_for_all_devices("cuModuleLoadData");
-    const char* path = path_in_image(image);
-    if (!path) throw Failure{kNoBinaryForGpu};  // a real cubin or PTX: not for this machine
-    void* library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+    const Image code = read_image(image);  // without a path: a real cubin or PTX
+    if (code.path.empty() || !code.runs_on(modes().capability_major, modes().capability_minor))
+        throw Failure{kNoBinaryForGpu};
+    void* library = dlopen(code.path.c_str(), RTLD_NOW | RTLD_LOCAL);
     if (!library) {
         std::fprintf(stderr, "emulator: loading a compiled kernel: %s\n", dlerror());
         throw Failure{kInvalidImage};
     }
-    return new Module{library, {}};
+    Device& device = *current_device;
+    return new Module{library, &device, code.can_wait_for_dependency(),
+                      Charge(device, device.memory_bytes / kModulePart), {}};
 }
 
 Function* function_of(Module& module, const char* name) {
@@ -30,12 +34,13 @@ Function* function_of(Module& module, const char* name) {
     if (known != module.functions.end()) return &known->second;
     void* symbol = dlsym(module.library, (std::string("emulator_kernel_") + name).c_str());
     if (!symbol) throw Failure{kNotFound};
-    Function function = {static_cast<const Kernel*>(symbol), kDefaultShared, false};
+    Function function = {static_cast<const Kernel*>(symbol), module.device, module.can_wait};
     return &module.functions.emplace(name, function).first->second;
 }
 
 // Lazily, as the real driver may: when it is asked for or at the first use.
 void load_function(Function& function, const char* by) {
+    of_this_device(function);
     refuse_during_capture();
     wait_for_all_devices(by);
     function.loaded = true;
@@ -66,33 +71,35 @@ std::vector<Argument> copy_arguments(const Kernel& kernel, void** pointers, void
 void launch(Function* function, const LaunchConfig& config, bool programmatic, void** pointers,
             void** extra) {
     if (!function) throw Failure{kInvalidHandle};
-    const Kernel& kernel = *function->kernel;
+    Stream& stream = of_this_device(stream_of(config.stream));
+    const Kernel& kernel = *of_this_device(*function).kernel;
+    if (programmatic && modes().capability_major < 9) throw Failure{kNotSupported};
+    const SharedLimit limit = {function->dynamic_bytes, modes().max_block_shared_bytes()};
     if (!volume(config.grid) || !volume(config.block) ||
         volume(config.block) > uint64_t(kernel.max_threads) || config.grid.y > 65535 ||
-        config.grid.z > 65535 || config.shared_bytes > function->max_dynamic_bytes) {
+        config.grid.z > 65535 || !limit.allows(static_bytes(kernel), config.shared_bytes)) {
         std::fprintf(stderr,
                      "emulator: launch of %s refused: grid %ux%ux%u, block %ux%ux%u (at most %d "
-                     "threads), %u bytes of "
-                     "dynamic shared memory (at most %zu)\n",
+                     "threads), %zu bytes of static and %u of dynamic shared memory (%zu are allowed)\n",
                      kernel.name, config.grid.x, config.grid.y, config.grid.z, config.block.x,
-                     config.block.y, config.block.z, kernel.max_threads, config.shared_bytes,
-                     function->max_dynamic_bytes);
+                     config.block.y, config.block.z, kernel.max_threads, static_bytes(kernel),
+                     config.shared_bytes, limit.most_dynamic(static_bytes(kernel)));
         throw Failure{kInvalidValue};
     }
     if (!function->loaded) load_function(*function, "the first launch of a kernel");
-    Stream& stream = stream_of(config.stream);
     const int fault = stream.capture ? 0 : planned_fault("kernel", current_device->ordinal);
     Operation operation;
     operation.launch = std::make_shared<Launch>(
-        Launch{&kernel, config.grid, config.block, config.shared_bytes,
-               copy_arguments(kernel, pointers, extra), programmatic, fault});
+        Launch{&kernel, config.grid, config.block, config.shared_bytes, limit,
+               copy_arguments(kernel, pointers, extra), programmatic, function->can_wait, fault});
     submit(stream, std::move(operation));
 }
 
 int blocks_per_multiprocessor(const Function& function, int threads, size_t shared_bytes) {
     if (threads <= 0 || threads > function.kernel->max_threads) return 0;
     int by_threads = 2048 / ((threads + 31) / 32 * 32);
-    int by_shared = int(modes().shared_bytes() / (shared_bytes + (1 << 10)));
+    const size_t all = static_bytes(*function.kernel) + shared_bytes + (1 << 10);
+    int by_shared = int(modes().shared_bytes() / all);
     return std::min({by_threads, by_shared, 32});
 }
 
@@ -111,6 +118,8 @@ ENTRY cuModuleLoadDataEx(Module** module, const void* image, unsigned, int*, voi
 
 ENTRY cuModuleUnload(Module* module) {
     return enter("cuModuleUnload", Needs::Context, [&](Lock& lock) {
+        of_this_device(*module);
+        refuse_during_capture();
         wait_for_all_devices("cuModuleUnload");
         force(*current_device, lock);
         delete module;  // the code stays: sanitizer reports at exit still name its lines
@@ -121,7 +130,7 @@ ENTRY cuModuleGetFunction(Function** function, Module* module, const char* name)
     return enter("cuModuleGetFunction", Needs::Context,
                  [&](Lock&) {
                      if (!module) throw Failure{kInvalidHandle};
-                     *function = function_of(*module, name);
+                     *function = function_of(of_this_device(*module), name);
                  });
 }
 
@@ -138,24 +147,30 @@ ENTRY cuFuncGetAttribute(int* value, int which, Function* function) {
             case 0:
                 *value = function->kernel->max_threads;
                 break;
+            case 1:
+                *value = int(static_bytes(*function->kernel));  // as far as it has run
+                break;
             case 5:
             case 6:
                 *value = modes().capability_major * 10 + modes().capability_minor;
                 break;
             case 8:
-                *value = int(function->max_dynamic_bytes);
+                *value = int(SharedLimit{function->dynamic_bytes, 0}.most_dynamic(
+                    static_bytes(*function->kernel)));
                 break;
             default:
-                *value = 0;  // registers, local and static shared memory: not known here
+                *value = 0;  // registers and local memory: not known here
         }
     });
 }
 
 ENTRY cuFuncSetAttribute(Function* function, int which, int value) {
     return enter("cuFuncSetAttribute", Needs::Context, [&](Lock&) {
+        of_this_device(*function);
         if (which != 8) return;
-        if (value < 0 || size_t(value) > modes().max_block_shared_bytes()) throw Failure{kInvalidValue};
-        function->max_dynamic_bytes = size_t(value);
+        const size_t all = static_bytes(*function->kernel) + size_t(value);
+        if (value < 0 || all > modes().max_block_shared_bytes()) throw Failure{kInvalidValue};
+        function->dynamic_bytes = size_t(value);
     });
 }
 

@@ -14,8 +14,20 @@ using Clock = std::chrono::steady_clock;
 // birth.
 struct GraphHandle {
     std::vector<Operation> operations;
+    Device* device;
+    std::unique_ptr<Charge> charge;  // of an executable one
     bool uploaded = false;
 };
+
+// What each operation of an executable graph takes of the device's memory: 10 KB of 80 GB.
+constexpr size_t kNodePart = 8 << 20;
+
+// A call that waits for what a capture has is refused, and ends it.
+void refuse_captured(const std::shared_ptr<Graph>& capture) {
+    if (!capture) return refuse_during_capture();
+    capture->invalid = true;
+    throw Failure{kCaptureUnsupported};
+}
 
 // Faults are of kernels that run, not of those that are captured.
 std::shared_ptr<const Launch> with_planned_fault(const std::shared_ptr<const Launch>& launch) {
@@ -63,10 +75,7 @@ ENTRY cuStreamDestroy_v2(Stream* stream) {
 ENTRY cuStreamSynchronize(Stream* handle) {
     return enter("cuStreamSynchronize", Needs::Context, [&](Lock& lock) {
         Stream& stream = stream_of(handle);
-        if (stream.capture) {
-            stream.capture->invalid = true;
-            throw Failure{kCaptureUnsupported};
-        }
+        refuse_captured(stream.capture);
         force({&stream, stream.submitted}, lock);
     });
 }
@@ -75,6 +84,7 @@ ENTRY cuStreamQuery(Stream* handle) {
     return enter("cuStreamQuery", Needs::Context, [&](Lock&) {
         queries++;
         Stream& stream = stream_of(handle);
+        refuse_captured(stream.capture);
         Dependency all = {&stream, stream.submitted};
         step_once(all);
         if (!ended(all)) throw Failure{kNotReady};
@@ -111,8 +121,9 @@ ENTRY cuLaunchHostFunc(Stream* stream, void (*function)(void*), void* argument) 
     });
 }
 
-ENTRY cuEventCreate(Event** event, unsigned) {
-    return enter("cuEventCreate", Needs::Context, [&](Lock&) { *event = new Event; });
+ENTRY cuEventCreate(Event** event, unsigned flags) {
+    return enter("cuEventCreate", Needs::Context,
+                 [&](Lock&) { *event = new Event{current_device, !(flags & 2), {}, {}, {}}; });
 }
 
 ENTRY cuEventDestroy_v2(Event* event) {
@@ -121,8 +132,8 @@ ENTRY cuEventDestroy_v2(Event* event) {
 
 ENTRY cuEventRecord(Event* event, Stream* handle) {
     return enter("cuEventRecord", Needs::Context, [&](Lock&) {
-        Stream& stream = stream_of(handle);
-        event->capture = stream.capture;
+        Stream& stream = of_this_device(stream_of(handle));
+        of_this_device(*event).capture = stream.capture;
         if (stream.capture) return;
         auto time = event->time = std::make_shared<Clock::time_point>();
         Operation operation;
@@ -137,14 +148,14 @@ ENTRY cuEventRecordWithFlags(Event* event, Stream* stream, unsigned) {
 
 ENTRY cuEventSynchronize(Event* event) {
     return enter("cuEventSynchronize", Needs::Context, [&](Lock& lock) {
-        if (event->capture) throw Failure{kCaptureUnsupported};
+        refuse_captured(event->capture);
         force(event->recorded, lock);
     });
 }
 
 ENTRY cuEventQuery(Event* event) {
     return enter("cuEventQuery", Needs::Context, [&](Lock&) {
-        if (event->capture) throw Failure{kCaptureUnsupported};
+        refuse_captured(event->capture);
         step_once(event->recorded);
         if (!ended(event->recorded)) throw Failure{kNotReady};
     });
@@ -152,7 +163,8 @@ ENTRY cuEventQuery(Event* event) {
 
 ENTRY cuEventElapsedTime_v2(float* milliseconds, Event* from, Event* to) {
     return enter("cuEventElapsedTime_v2", Needs::Context, [&](Lock&) {
-        if (!from->time || !to->time) throw Failure{kInvalidHandle};
+        for (Event* event : {from, to})
+            if (!of_this_device(*event).time || !event->timed) throw Failure{kInvalidHandle};
         if (!ended(from->recorded) || !ended(to->recorded)) throw Failure{kNotReady};
         *milliseconds = std::chrono::duration<float, std::milli>(*to->time - *from->time).count();
     });
@@ -180,9 +192,11 @@ ENTRY cuStreamEndCapture(Stream* handle, GraphHandle** graph) {
         Stream& stream = stream_of(handle);
         if (!stream.capture || stream.capture->origin != &stream) throw Failure{kCaptureUnmatched};
         auto captured = stream.capture;
+        if (captured->mode != 2 && captured->thread != std::this_thread::get_id())
+            throw Failure{kCaptureWrongThread};
         for (Stream* each : captured->streams) each->capture.reset();
         if (captured->invalid) throw Failure{kCaptureInvalidated};
-        *graph = new GraphHandle{captured->operations};
+        *graph = new GraphHandle{captured->operations, stream.device, nullptr};
     });
 }
 
@@ -201,7 +215,10 @@ ENTRY cuGraphInstantiateWithFlags(GraphHandle** executable, GraphHandle* graph,
         if (!graph) throw Failure{kInvalidValue};
         refuse_during_capture();
         wait_for_all_devices("cuGraphInstantiate");
-        *executable = new GraphHandle(*graph);
+        const size_t nodes = std::max<size_t>(graph->operations.size(), 1);
+        const size_t bytes = nodes * graph->device->memory_bytes / kNodePart;
+        auto charge = std::make_unique<Charge>(*graph->device, bytes);
+        *executable = new GraphHandle{graph->operations, graph->device, std::move(charge)};
     });
 }
 
@@ -217,11 +234,13 @@ ENTRY cuGraphUpload(GraphHandle* executable, Stream*) {
 
 ENTRY cuGraphLaunch(GraphHandle* executable, Stream* handle) {
     return enter("cuGraphLaunch", Needs::Context, [&](Lock&) {
+        Stream& stream = of_this_device(stream_of(handle));
+        of_this_device(*executable);
         upload(*executable, "cuGraphLaunch of what was not uploaded");
         std::vector<Operation> operations = executable->operations;
         for (Operation& operation : operations)
             if (operation.launch) operation.launch = with_planned_fault(operation.launch);
-        submit_all(stream_of(handle), operations);
+        submit_all(stream, operations);
     });
 }
 

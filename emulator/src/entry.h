@@ -25,23 +25,30 @@ enum Result {
     kNotReady = 600,
     kPeerAccessAlreadyEnabled = 704,
     kPeerAccessNotEnabled = 705,
+    kContextIsDestroyed = 709,
     kNotSupported = 801,
     kCaptureUnsupported = 900,
     kCaptureInvalidated = 901,
     kCaptureUnmatched = 903,
     kCaptureUnjoined = 904,
+    kCaptureWrongThread = 908,
     kUnknown = 999,
 };
 
 // A kernel as the driver hands it out.
 struct Function {
     const Kernel* kernel;
-    size_t max_dynamic_bytes;
-    bool loaded;
+    Device* device;
+    bool can_wait;  // its image's architecture has griddepcontrol
+    size_t dynamic_bytes = 0;  // that it has been allowed; 0: what there is without asking
+    bool loaded = false;
 };
 
 struct Module {
     void* library;
+    Device* device;
+    bool can_wait;
+    Charge charge;
     std::map<std::string, Function> functions;
 };
 
@@ -71,6 +78,7 @@ using Lock = std::unique_lock<std::mutex>;
 extern thread_local Device* current_device;  // a context is its device: there are only primary ones
 extern thread_local uint64_t calls, queries;  // how many of entry points, and of cuStreamQuery
 bool initialized();
+Device& device_at(int ordinal);
 void lose(Device& device, int result);  // what a planned fault leaves behind
 
 // Runs an entry point: under the lock, after planned faults and sticky errors have had their say.
@@ -81,6 +89,7 @@ int enter(const char* function, Needs needs, Body&& body) {
     Device* device = current_device;
     if (needs != Needs::Nothing && !initialized()) return kNotInitialized;
     if (needs == Needs::Context && !device) return kInvalidContext;
+    if (needs == Needs::Context && device->retained == 0) return kContextIsDestroyed;
     if (int result = planned_fault(function, device ? device->ordinal : -1)) {
         if (device) lose(*device, result);
         return result;
@@ -103,7 +112,15 @@ inline Stream& stream_of(
     return stream;
 }
 
-// Synchronous calls are not allowed while a capture in global mode goes on.
+// Of work that is only for the device of the current context.
+template <class T>
+T& of_this_device(T& handle) {
+    if (handle.device != current_device) throw Failure{kInvalidHandle};
+    return handle;
+}
+
+// What may wait for work, which a capture does not run, is not allowed while one in global mode goes on,
+// or in thread-local mode one of this thread; which is then invalid.
 void refuse_during_capture();
 
 }  // namespace emulator

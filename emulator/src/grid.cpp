@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <map>
 #include <numeric>
 
 namespace emulator {
@@ -13,7 +14,9 @@ namespace {
 // small blocks, as far as there are fibers (ThreadSanitizer allows 8128 threads in a process).
 constexpr size_t kMaxResidentThreads = sanitizer::thread ? 4096 : 32768;
 
-std::string& failure = *new std::string;  // outlives everything, as the machine does
+// Both outlive everything, as the machine does.
+std::string& failure = *new std::string;
+std::map<const Kernel*, size_t>& static_of = *new std::map<const Kernel*, size_t>;
 
 }  // namespace
 
@@ -38,6 +41,11 @@ void fail(int result, Site site, const std::string& what) {
     __builtin_unreachable();
 }
 
+size_t static_bytes(const Kernel& kernel) {
+    const auto found = static_of.find(&kernel);
+    return found == static_of.end() ? 0 : found->second;
+}
+
 Grid::Grid(const Launch& launch) : launch_(launch) {
     blocks_ = uint64_t(launch.grid.x) * launch.grid.y * launch.grid.z;
     for (auto& argument : launch_.arguments) argument_pointers_.push_back(argument.data());
@@ -59,6 +67,16 @@ void Grid::fail(int result, const std::string& message) {
     if (failed()) return;
     result_ = result;
     report(message);
+}
+
+void Grid::has_static(size_t bytes) {
+    if (bytes <= static_bytes(*launch_.kernel)) return;
+    static_of[launch_.kernel] = bytes;
+    if (launch_.shared_limit.allows(bytes, launch_.shared_bytes)) return;
+    constexpr int kOutOfResources = 701;
+    emulator::fail(kOutOfResources, {"", 0},
+                   std::to_string(bytes) + " bytes of static shared memory and " +
+                       std::to_string(launch_.shared_bytes) + " of dynamic: more than are allowed");
 }
 
 std::string Grid::spinning() const {
@@ -148,7 +166,8 @@ Progress Grid::advance() {
             if (launch_.programmatic && !block->waited) {
                 fail(719, std::string("kernel ") + launch_.kernel->name + ", block " +
                               std::to_string(block->index.x) +
-                              ": returns without grid_dependency_wait");
+                              ": returns without grid_dependency_wait" +
+                              (launch_.can_wait ? "" : ", which its image's architecture has not"));
                 return Progress::Failed;
             }
             resident_.erase(std::find(resident_.begin(), resident_.end(), block));

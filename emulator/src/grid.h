@@ -2,6 +2,7 @@
 #pragma once
 #include "block.h"
 
+#include <algorithm>
 #include <deque>
 #include <memory>
 
@@ -19,13 +20,33 @@ struct Argument {
     size_t size() const { return bytes; }
 };
 
+// Shared memory that a block may have: of its own and dynamic. More than 48 KiB of both must have been
+// asked for; the largest dynamic part and the block's own must fit what a block can have. A block's own is
+// at most 48 KiB.
+constexpr size_t kDefaultShared = 48 << 10;
+struct SharedLimit {
+    size_t dynamic_bytes, block_bytes;  // asked for; that there are
+    size_t most_dynamic(size_t own) const {
+        return std::max(dynamic_bytes, kDefaultShared - std::min(own, kDefaultShared));
+    }
+    bool allows(size_t own, size_t dynamic) const {
+        return own <= kDefaultShared && own + dynamic_bytes <= block_bytes &&
+               dynamic <= most_dynamic(own);
+    }
+};
+
+// A kernel's own shared memory, as far as its blocks have come.
+size_t static_bytes(const Kernel& kernel);
+
 // Everything a launch needs; arguments are copied when it is queued, as the driver does.
 struct Launch {
     const Kernel* kernel;
     Index grid, block;
     size_t shared_bytes;
+    SharedLimit shared_limit;
     std::vector<Argument> arguments;
     bool programmatic;  // may begin before the kernel queued before it has ended
+    bool can_wait;      // grid_dependency_wait waits
     int planned_fault;  // 0, or what it fails with while it runs, or kStalls
 };
 
@@ -44,6 +65,7 @@ public:
     const Launch& launch() const { return launch_; }
     void run_kernel() const;  // on a thread's fiber
     void fail(int result, const std::string& message);
+    void has_static(size_t bytes);  // a block has come to so much shared memory of its own
     std::string spinning() const;  // who spins where, when that turns out to be for ever
     bool failed() const { return result_ != 0; }
     int result() const { return result_; }

@@ -16,6 +16,14 @@ bool chaski_emulator_captures(void* stream);
 // The device of the calling thread's context; -1: none.
 int chaski_emulator_device();
 
+// Makes a device's context that of the calling thread; false: it is no more.
+bool chaski_emulator_use(int device);
+
+// Takes what a communicator takes of a device's memory, until that is given back; null: there is not
+// so much. From then on the library keeps the device's context.
+void* chaski_emulator_charge(int device);
+void chaski_emulator_refund(void* charge);
+
 // Whether all these bytes are in memory that the device may use.
 bool chaski_emulator_usable(const void* address, unsigned long bytes, int device);
 

@@ -247,7 +247,10 @@ void copy_wait(unsigned groups_left) {
 }
 
 void* shared_variable(const void* key, size_t bytes, size_t alignment) {
-    return current().team->block->shared.variable(key, bytes, alignment);
+    Block& block = *current().team->block;
+    void* variable = block.shared.variable(key, bytes, alignment);
+    block.grid->has_static(block.shared.static_bytes());
+    return variable;
 }
 
 void* dynamic_shared_memory() { return current().team->block->shared.dynamic(); }
@@ -271,6 +274,7 @@ void progressed() { progress++; }
 void dependency_wait() {
     Block& block = *current().team->block;
     Grid& grid = *block.grid;
+    if (!grid.launch().can_wait) return;  // its image has no such instruction
     block.waited = true;
     if (!grid.dependency_has_ended()) wait(State::AtDependency, "grid_dependency_wait", {"", 0});
     sanitizer::acquire(grid.dependency_token());

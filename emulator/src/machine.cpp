@@ -239,32 +239,38 @@ void force(Device& device, std::unique_lock<std::mutex>& lock) {
     for (Stream& stream : device.streams) force({&stream, stream.submitted}, lock);
 }
 
-static const Grid* waiting_for_a_peer(const Device& device) {
-    for (const Stream& stream : device.streams) {
-        if (stream.queue.empty()) continue;
-        const Grid* grid = stream.queue.front().grid.get();
-        // One that is to stall would never end, whoever calls.
-        if (grid && grid->polls_outside && grid->launch().planned_fault != kStalls) return grid;
-    }
-    return nullptr;
+static const Grid* waiting_for_a_peer(const Stream& stream) {
+    if (stream.queue.empty()) return nullptr;
+    const Grid* grid = stream.queue.front().grid.get();
+    // One that is to stall would never end, whoever calls.
+    const bool waits = grid && grid->polls_outside && grid->launch().planned_fault != kStalls;
+    return waits ? grid : nullptr;
 }
 
-void wait_for_all_devices(const char* function) {
-    auto& devices = machine().devices;
-    auto waits = [](const Device& device) { return waiting_for_a_peer(device) != nullptr; };
-    if (!modes().hold || std::none_of(devices.begin(), devices.end(), waits)) return;
-    for (Device& device : devices)
-        for (Stream& stream : device.streams)
-            if (!run_until({&stream, stream.submitted})) break;
-    for (const Device& device : devices) {
-        const Grid* grid = waiting_for_a_peer(device);
+static void wait_for(const std::vector<Stream*>& streams, const char* function) {
+    if (!modes().hold || std::none_of(streams.begin(), streams.end(),
+                                      [](Stream* stream) { return waiting_for_a_peer(*stream); }))
+        return;
+    for (Stream* stream : streams)
+        if (!run_until({stream, stream->submitted})) break;
+    for (const Stream* stream : streams) {
+        const Grid* grid = waiting_for_a_peer(*stream);
         if (!grid) continue;
         report(std::string(function) + " while kernel " + grid->launch().kernel->name + " on device " +
-               std::to_string(device.ordinal) +
+               std::to_string(stream->device->ordinal) +
                " waits for a peer: the driver may wait for that kernel, and keep its peer waiting");
         throw Failure{kTimeout};
     }
 }
+
+void wait_for_all_devices(const char* function) {
+    std::vector<Stream*> all;
+    for (Device& device : machine().devices)
+        for (Stream& stream : device.streams) all.push_back(&stream);
+    wait_for(all, function);
+}
+
+void wait_for_stream(Stream& stream, const char* function) { wait_for({&stream}, function); }
 
 void step_once(Dependency towards) {
     if (!ended(towards)) step(*towards.stream);
@@ -288,14 +294,16 @@ void check_arguments(const Launch& launch, const Device& device) {
             std::memcpy(&word, argument.data() + at, sizeof word);
             const Allocation* allocation = find(word);
             if (!allocation) continue;
-            bool foreign = allocation->device != kHost && allocation->device != device.ordinal &&
-                           !device.peers.count(allocation->device);
+            const bool pinned = allocation->device == kHost;
+            const bool foreign = pinned ? !allocation->mapped_for(device.ordinal)
+                                        : allocation->device != device.ordinal &&
+                                              !device.peers.count(allocation->device);
             if (!foreign && !allocation->freed) continue;
             std::string what = std::string("kernel ") + launch.kernel->name + ": argument " +
                                std::to_string(i) + ", byte " + std::to_string(at) + " points to " +
                                describe(word);
             if (foreign)
-                what += " on device " + std::to_string(allocation->device) + ", which device " +
+                what += " of device " + std::to_string(allocation->owner) + ", which device " +
                         std::to_string(device.ordinal) + " has no access to";
             std::fprintf(stderr, "emulator: %s\n", what.c_str());
             throw Failure{kIllegalAddress};

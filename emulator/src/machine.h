@@ -22,6 +22,19 @@ struct Failure {
     int result;
 };
 
+// Memory that something of the driver's own takes, until it goes or the context does.
+class Charge {
+public:
+    Charge(Device& device, size_t bytes);  // fails where there is not so much
+    ~Charge();
+    Charge(const Charge&) = delete;
+
+private:
+    Device* device_;
+    size_t bytes_;
+    unsigned context_;
+};
+
 struct Dependency {
     Stream* stream;
     uint64_t count;  // that many of its operations have ended
@@ -71,6 +84,8 @@ struct Stream {
 };
 
 struct Event {
+    Device* device;
+    bool timed;
     Dependency recorded = {nullptr, 0};
     std::shared_ptr<Graph> capture;  // recorded in a capture: no other use
     std::shared_ptr<std::chrono::steady_clock::time_point> time;
@@ -78,9 +93,11 @@ struct Event {
 
 struct Device {
     int ordinal;
-    size_t used_bytes = 0;
+    size_t memory_bytes = 0, used_bytes = 0;
     int error = 0;  // sticky
-    unsigned retained = 0;
+    unsigned retained = 0, contexts = 0;  // holders of its context; contexts that have gone
+    std::unique_ptr<Charge> own;          // of the context
+    bool kept = false;                    // one of its holders is NCCL
     std::set<int> peers;         // whose memory its kernels may use
     std::deque<Stream> streams;  // the first is the null stream; never shrinks
 };
@@ -109,6 +126,9 @@ bool ended(const Dependency& dependency);
 // A call that the real driver may hold until all devices are idle, and other threads' calls with it. If
 // a kernel waits for one that another thread has still to launch, that is for ever: the call fails.
 void wait_for_all_devices(const char* function);
+
+// The same of a call that may be held until a stream's work has ended.
+void wait_for_stream(Stream& stream, const char* function);
 
 // The first error that a kernel on this device made stays, and everything queued on it is dropped.
 void poison(Device& device, int result);

@@ -87,7 +87,7 @@ void unmap(const Allocation& allocation) {  // the addresses stay taken
 
 }  // namespace
 
-void* allocate(size_t bytes, int device) {
+void* allocate(size_t bytes, int device, int owner, unsigned flags) {
     void* memory = nullptr;
     if (sanitizer::address) {
         if (posix_memalign(&memory, kAlignment, bytes)) return nullptr;
@@ -98,7 +98,7 @@ void* allocate(size_t bytes, int device) {
     auto address = reinterpret_cast<uintptr_t>(memory);
     if (!memory) return nullptr;
     forget_below(address, bytes);
-    allocations[address] = {address, bytes, device, false};
+    allocations[address] = {address, bytes, device, owner, flags, false};
     return memory;
 }
 
@@ -111,6 +111,13 @@ bool release(uintptr_t address) {
     else
         unmap(found->second);
     return true;
+}
+
+std::vector<Allocation> live_of(int owner) {
+    std::vector<Allocation> all;
+    for (const auto& [address, allocation] : allocations)
+        if (!allocation.freed && allocation.owner == owner) all.push_back(allocation);
+    return all;
 }
 
 const Allocation* find(uintptr_t address) {

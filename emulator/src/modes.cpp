@@ -73,13 +73,19 @@ void read_order(Modes& modes) {
     if (!text.empty()) set_order(modes, variable, text);
 }
 
+std::vector<std::string> items_of(const std::string& text) {
+    std::vector<std::string> items;
+    for (size_t at = 0, end; at < text.size(); at = end + 1) {
+        end = std::min(text.find(',', at), text.size());
+        items.push_back(text.substr(at, end - at));
+    }
+    return items;
+}
+
 void read_faults(Modes& modes) {
     const char* variable = "CHASKI_EMULATE_FAULT";
     std::string text = value_of(variable);
-    for (size_t at = 0; at < text.size();) {
-        size_t end = text.find(',', at);
-        if (end == std::string::npos) end = text.size();
-        std::string item = text.substr(at, end - at);
+    for (const std::string& item : items_of(text)) {
         size_t first = item.find(':'), second = item.rfind(':');
         if (first == std::string::npos || first == second) refuse(variable, item);
         std::string function = item.substr(0, first), result = item.substr(second + 1);
@@ -91,7 +97,32 @@ void read_faults(Modes& modes) {
              : result == "lost" ? kDeviceLost
                                 : int(number(variable, result)),
              0});
-        at = end + 1;
+    }
+}
+
+void read_memory(Modes& modes) {
+    const char* variable = "CHASKI_EMULATE_MEMORY";
+    std::vector<size_t> bytes;
+    for (const std::string& item : items_of(value_of(variable)))
+        bytes.push_back(size_t(number(variable, item)));
+    if (!bytes.empty()) modes.memory_bytes = bytes;
+}
+
+void read_peers(Modes& modes) {
+    const char* variable = "CHASKI_EMULATE_PEERS";
+    const std::string text = value_of(variable), broken = ":broken";
+    if (text.empty() || text == "on") return;
+    modes.reach = text == "broken" ? Reach::Broken : Reach::None;
+    if (text == "off" || text == "broken") return;
+    for (std::string item : items_of(text)) {
+        const bool is_broken = item.size() > broken.size() &&
+                               item.compare(item.size() - broken.size(), broken.size(), broken) == 0;
+        if (is_broken) item.resize(item.size() - broken.size());
+        const size_t dash = item.find('-');
+        if (dash == std::string::npos) refuse(variable, item);
+        const int a = int(number(variable, item.substr(0, dash)));
+        const int b = int(number(variable, item.substr(dash + 1)));
+        modes.pairs[std::minmax(a, b)] = is_broken ? Reach::Broken : Reach::Works;
     }
 }
 
@@ -118,7 +149,6 @@ void read_rank_fault(Modes& modes) {
 Modes read() {
     Modes modes;
     read_number("CHASKI_EMULATE", modes.devices);
-    read_number("CHASKI_EMULATE_MEMORY", modes.memory_bytes);
     read_number("CHASKI_EMULATE_BLOCKS", modes.resident_blocks);
     read_number("CHASKI_EMULATE_PATIENCE_MS", modes.patience_ms);
     read_number("CHASKI_EMULATE_DRIVER", modes.driver_version);
@@ -127,9 +157,10 @@ Modes read() {
     read_switch("CHASKI_EMULATE_PDL", "early", "late", modes.early_dependents);
     read_switch("CHASKI_EMULATE_PRODUCTS", "truncated", "rounded", modes.truncate);
     read_switch("CHASKI_EMULATE_FILL", "on", "off", modes.fill);
-    read_switch("CHASKI_EMULATE_PEERS", "on", "off", modes.peers);
     read_switch("CHASKI_EMULATE_HOLD", "on", "off", modes.hold);
     read_order(modes);
+    read_memory(modes);
+    read_peers(modes);
     read_faults(modes);
     read_rank_fault(modes);
     std::string capability = value_of("CHASKI_EMULATE_CAPABILITY");
@@ -141,6 +172,11 @@ Modes read() {
 }
 
 }  // namespace
+
+Reach Modes::between(int device, int other) const {
+    const auto pair = pairs.find(std::minmax(device, other));
+    return device == other ? Reach::None : pair == pairs.end() ? reach : pair->second;
+}
 
 size_t Modes::shared_bytes() const {
     switch (10 * capability_major + capability_minor) {

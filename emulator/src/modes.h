@@ -1,8 +1,11 @@
 // Every knob of the emulator, all of them environment variables, read once:
 //
 //   CHASKI_EMULATE=N                number of devices (default 1)
-//   CHASKI_EMULATE_MEMORY=BYTES     memory of each device (default 8 GiB); suffixes K, M, G
+//   CHASKI_EMULATE_MEMORY=BYTES[,...]
+//                                   memory of each device, the last for all that follow (default
+//                                   8 GiB); suffixes K, M, G
 //   CHASKI_EMULATE_CAPABILITY=9.0   compute capability, and the shared memory that goes with it
+//   CHASKI_EMULATE_ARCHS=sm_80,...  what the program is to be taken to be built for (src/device/cuda)
 //   CHASKI_EMULATE_DRIVER=13000     version of CUDA that the driver is of
 //   CHASKI_EMULATE_ORDER=ascending | descending | shuffled:SEED
 //                                   which warp of a block (and which block) goes next. A warp
@@ -27,7 +30,9 @@
 //   CHASKI_EMULATE_PATIENCE_MS=N    how long a spinning kernel waits for another host thread to
 //   queue what it waits
 //                                   for before that is a deadlock (default 10000)
-//   CHASKI_EMULATE_PEERS=on | off   whether a device can access another's memory
+//   CHASKI_EMULATE_PEERS=on | off | broken | A-B[:broken][,...]
+//                                   which devices can access each other's memory; broken: the driver
+//                                   says that they can, and nothing arrives
 //   CHASKI_EMULATE_HOLD=on | off    on: calls that the real driver may hold until all devices are idle
 //                                   fail while a kernel waits for one that is not launched yet. For
 //                                   processes in which all ranks work together (default off)
@@ -43,9 +48,12 @@
 //                                   device, where the ranks share a process) or does not go on; it
 //                                   takes that long for each
 #pragma once
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace emulator {
@@ -59,11 +67,13 @@ struct PlannedFault {
     unsigned seen;
 };
 
+enum class Reach { None, Works, Broken };
+
 enum class RankFault { None, Absent, Dies, Stalls, Slow };
 
 struct Modes {
     unsigned devices = 1;
-    size_t memory_bytes = size_t(8) << 30;
+    std::vector<size_t> memory_bytes = {size_t(8) << 30};  // the last: of all that follow
     int capability_major = 9, capability_minor = 0;
     int driver_version = 13000;
     Order order = Order::Ascending;
@@ -78,8 +88,14 @@ struct Modes {
     RankFault rank_fault = RankFault::None;
     int faulty_rank = 0;
     unsigned rank_fault_at = 0;  // operation, or milliseconds
-    bool peers = true;
+    Reach reach = Reach::Works;
+    std::map<std::pair<int, int>, Reach> pairs;  // smaller number first; if not empty, of no others
     bool hold = false;
+
+    size_t memory_of(unsigned device) const {
+        return memory_bytes[std::min<size_t>(device, memory_bytes.size() - 1)];
+    }
+    Reach between(int device, int other) const;
 
     // Of a multiprocessor; 1 KiB of it is the system's, for each block.
     size_t shared_bytes() const;

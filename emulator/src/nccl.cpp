@@ -8,11 +8,14 @@
 #include "sanitizer.h"
 
 #include <unistd.h>
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <map>
 #include <memory>
+#include <mutex>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -103,11 +106,59 @@ thread_local int group_depth;
 thread_local std::vector<std::pair<void*, Member>> group;  // stream and call
 thread_local std::vector<Communicator*> joining;           // communicators begun in the group
 
-int submit(void* stream, std::vector<Member> together) {
+int submit_now(void* stream, std::vector<Member> together) {
     auto* call = new Call(std::move(together), chaski_emulator_captures(stream));
     return chaski_emulator_submit(stream, call, begin, step, drop)
                ? refuse(kUnhandledCudaError, "the stream does not take it")
                : kSuccess;
+}
+
+constexpr std::chrono::microseconds kGlance(50);
+
+// Calls of communicators that do not block are done by a thread of their own, unless they are captured: as
+// late as may be, when somebody has asked for it.
+int submit(void* stream, std::vector<Member> together) {
+    const bool blocks = together.front().communicator->blocking;
+    if (blocks || chaski_emulator_captures(stream)) return submit_now(stream, std::move(together));
+    for (Member& member : together) {
+        member.communicator->asked = false;
+        member.communicator->busy = true;
+    }
+    std::thread([=] {
+        const auto is_time = [](const Member& member) {
+            return member.communicator->asked || member.communicator->aborted;
+        };
+        while (std::none_of(together.begin(), together.end(), is_time))
+            std::this_thread::sleep_for(kGlance);
+        Communicator& first = *together.front().communicator;
+        const bool there = !first.aborted && chaski_emulator_use(first.device);
+        const int result = there ? submit_now(stream, together) : kUnhandledCudaError;
+        for (const Member& member : together) {
+            if (result) member.communicator->error = result;
+            member.communicator->busy = false;
+        }
+    }).detach();
+    return kInProgress;
+}
+
+// The communicators of this process, by the name of their world. What they have is given back when the
+// last of a world's is left.
+struct Family {
+    std::vector<Communicator*> members;
+    size_t left = 0;
+};
+std::mutex families_mutex;
+std::map<std::string, Family>& families = *new std::map<std::string, Family>;
+
+void leave(Communicator& communicator) {
+    communicator.asked = true;
+    while (communicator.busy) std::this_thread::sleep_for(kGlance);
+    const std::lock_guard<std::mutex> lock(families_mutex);
+    Family& family = families[communicator.name];
+    if (++family.left < family.members.size()) return;
+    for (Communicator* member : family.members)
+        chaski_emulator_refund(std::exchange(member->charge, nullptr));
+    families.erase(communicator.name);
 }
 
 int planned(const char* function) { return planned_fault(function, chaski_emulator_device()); }
@@ -118,6 +169,9 @@ int enqueue(Communicator* communicator, void* stream, Kind kind, const void* fro
     if (int result = planned(name)) return refuse(result, std::string(name) + ": planned fault");
     if (!communicator || communicator->aborted) return refuse(kInvalidArgument, "no communicator");
     if (communicator->error) return communicator->error;
+    if (communicator->busy)
+        return refuse(kInvalidArgument,
+                      std::string(name) + " before the communicator's last call was done");
     const int ranks = communicator->world->ranks(), device = communicator->device;
     if (type < 0 || type > Bfloat16 || reduction > Average || peer < 0 || peer >= ranks)
         return refuse(kInvalidArgument, std::string(name) + ": type, operation or rank");
@@ -173,6 +227,17 @@ int join(Communicator** result, int ranks, const UniqueId& id, int rank, bool bl
     if (!communicator->world) {
         delete communicator;
         return refuse(kInvalidUsage, reason);
+    }
+    communicator->charge = chaski_emulator_charge(device);
+    if (!communicator->charge) {
+        communicator->world->leave();
+        return refuse(kUnhandledCudaError, "no memory for a communicator");
+    }
+    communicator->blocking = blocking;
+    communicator->name = name;
+    {
+        const std::lock_guard<std::mutex> lock(families_mutex);
+        families[name].members.push_back(communicator);
     }
     *result = communicator;
     if (!blocking) return kInProgress;
@@ -236,6 +301,10 @@ ENTRY ncclCommGetAsyncError(Communicator* communicator, int* result) {
     *result = communicator->error;
     // Not kept: what a rank gave before it went still reaches the others.
     if (!*result && communicator->world->broken()) *result = kRemoteError;
+    if (!*result && communicator->busy) {
+        communicator->asked = true;
+        *result = kInProgress;
+    }
     if (!*result)
         *result = communicator->world->complete() ? check_all(*communicator) : kInProgress;
     return kSuccess;
@@ -253,6 +322,7 @@ ENTRY ncclCommDestroy(Communicator* communicator) {
         std::fprintf(stderr, "emulator: ncclCommDestroy: a graph still has calls of it\n");
         std::abort();
     }
+    leave(*communicator);
     return kSuccess;
 }
 
@@ -262,6 +332,7 @@ ENTRY ncclCommAbort(Communicator* communicator) {
     communicator->world->leave();
     chaski_emulator_notify();
     while (communicator->captured > 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    leave(*communicator);
     return kSuccess;
 }
 

@@ -59,13 +59,16 @@ std::vector<std::string> compiler() {
     return command;
 }
 
-// Options of the real compiler that mean something here; the others choose between GPUs.
-bool add_options(std::vector<std::string>& command, int count, const char* const* options) {
+// Options of the real compiler that mean something here.
+bool add_options(std::vector<std::string>& command, std::string& arch, int count,
+                 const char* const* options) {
     for (int i = 0; i < count; i++) {
         std::string option = options[i];
         auto value_of = [&](const std::string& prefix) {
             return option.rfind(prefix, 0) == 0 ? option.substr(prefix.size()) : std::string();
         };
+        for (const char* prefix : {"--gpu-architecture=", "-arch="})
+            if (!value_of(prefix).empty()) arch = value_of(prefix);
         for (const char* prefix : {"--include-path=", "--define-macro=", "-I", "-D"}) {
             std::string value = value_of(prefix);
             if (option == prefix && (option == "-I" || option == "-D")) {
@@ -110,7 +113,8 @@ int compile(Program& program, int count, const char* const* options) {
          {std::string("-include"), include_directory() + "/device.h", std::string("-iquote"),
           include_directory(), std::string("-iquote"), work.path})
         command.push_back(part);
-    if (!add_options(command, count, options)) return kInvalidOption;
+    std::string arch;
+    if (!add_options(command, arch, count, options)) return kInvalidOption;
     const std::string source = work.path + "/program.cu";
 
     std::vector<std::string> preprocess = command;
@@ -130,7 +134,7 @@ int compile(Program& program, int count, const char* const* options) {
             return kInternal;
         }
     }
-    program.image = image_of(object);
+    program.image = bytes_of({object, arch});
     return kSuccess;
 }
 

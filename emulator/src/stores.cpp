@@ -8,6 +8,7 @@
 // If another device stores to a word that still waits here, nothing orders the two: the older one may
 // be what stays. What ranks tell each other must not be lost so, so that is an error.
 #include "grid.h"
+#include "memory.h"
 #include "modes.h"
 #include "stores.h"
 
@@ -50,9 +51,18 @@ const Grid* running_grid() { return current().team->block->grid; }
 
 }  // namespace
 
+// A device's store into memory of another one, which it was promised to reach.
+static bool is_lost(const void* to) {
+    if (modes().reach != Reach::Broken && modes().pairs.empty()) return false;
+    const Allocation* target = find(reinterpret_cast<uintptr_t>(to));
+    return target && target->device != kHost &&
+           modes().between(running_device, target->device) == Reach::Broken;
+}
+
 bool store_late(void* to, uint64_t value, unsigned bytes, Site site) {
     const auto address = reinterpret_cast<uintptr_t>(to);
     const Thread& me = current();
+    if (is_lost(to)) return true;
     if (sanitizer::thread) fenced[address] = &me.fences[me.last_fence];
     if (!modes().late_stores) return false;
     const auto before = waiting.find(address);

@@ -3,8 +3,10 @@
 mod cublas;
 mod driver;
 pub mod emulator;
+mod images;
 mod kernels;
 mod launches;
+mod libcuda;
 mod libnccl;
 mod link;
 mod load;

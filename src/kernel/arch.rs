@@ -16,7 +16,7 @@ pub struct Arch {
 
 const KIB: u32 = 1024;
 
-/// Oldest first. Whatever is newer than the last takes its PTX.
+/// Oldest first. Whatever is none of them takes the newest PTX that it can.
 pub const ARCHS: [Arch; 6] = [
     arch("sm_80", 8, 0, 2048, 32, 164 * KIB),
     arch("sm_86", 8, 6, 1536, 16, 100 * KIB),
@@ -35,6 +35,16 @@ const fn arch(
     shared_bytes: u32,
 ) -> Arch {
     Arch { name, major, minor, threads, blocks, shared_bytes }
+}
+
+/// The first architecture that lets a kernel begin before the one before has ended, and has it wait.
+pub const PROGRAMMATIC: u32 = 90;
+
+/// Those, of the architectures of a build, whose PTX is built in: all that kernels can begin early on, or
+/// else the newest.
+pub fn ptx_archs(archs: &[&'static Arch]) -> Vec<&'static Arch> {
+    let newer = archs.iter().position(|arch| arch.number() >= PROGRAMMATIC);
+    archs[newer.unwrap_or(archs.len().saturating_sub(1))..].to_vec()
 }
 
 /// 32-bit registers of a multiprocessor.
@@ -104,6 +114,17 @@ mod tests {
         assert_eq!(a10.resident_blocks(16, 100 * KIB, 32), 0);
         assert_eq!(b100.occupancy(32, 0, 1024), 1.0);
         assert_eq!(rtx50.occupancy(32, 0, 1024), 1024.0 / 1536.0);
+    }
+
+    #[test]
+    fn ptx_is_for_programmatic_launch_where_it_can() {
+        let archs = |names: &[&str]| -> Vec<_> {
+            names.iter().map(|name| Arch::find(name).unwrap()).collect()
+        };
+        let newer = archs(&["sm_90a", "sm_100a"]);
+        assert_eq!(ptx_archs(&archs(&["sm_80", "sm_90a", "sm_100a"])), newer);
+        assert_eq!(ptx_archs(&archs(&["sm_80", "sm_89"])), archs(&["sm_89"]));
+        assert!(ptx_archs(&[]).is_empty());
     }
 
     #[test]

@@ -30,7 +30,7 @@ mod source;
 
 use std::path::PathBuf;
 
-pub use arch::{ARCHS, Arch};
+pub use arch::{ARCHS, Arch, PROGRAMMATIC};
 pub use compile::Resources;
 pub use launch::{Arguments, Launch, Place, Region, TensorMap};
 pub use set::KernelSet;
@@ -65,8 +65,8 @@ pub struct Kernel {
     pub exports: &'static [Export],
     /// Oldest architecture first; none where there was no NVRTC at build time.
     pub builds: &'static [Build],
-    /// For GPUs newer than the builds.
-    pub ptx: Option<&'static str>,
+    /// For GPUs that none of the builds is for. Oldest architecture first.
+    pub ptx: &'static [Ptx],
 }
 
 /// A header of `kernels/lib`.
@@ -105,6 +105,13 @@ pub struct Export {
     pub threads: u32,
 }
 
+/// What drivers compile for GPUs of one architecture and all that are newer.
+#[derive(Debug)]
+pub struct Ptx {
+    pub arch: &'static Arch,
+    pub text: &'static str,
+}
+
 /// Machine code for one architecture.
 #[derive(Debug)]
 pub struct Build {
@@ -132,6 +139,15 @@ impl Kernel {
     pub fn suits(&self, (major, minor): (u32, u32)) -> bool {
         let runs = |name: &&str| Arch::find(name).is_some_and(|arch| arch.runs_on(major, minor));
         self.archs.is_empty() || self.archs.iter().any(runs)
+    }
+
+    /// The architectures of machine code and of PTX that a build for these has of it.
+    pub fn forms_of_build(&self, archs: &[&'static Arch]) -> [Vec<&'static Arch>; 2] {
+        if self.archs.is_empty() {
+            return [archs.to_vec(), arch::ptx_archs(archs)];
+        }
+        let own = |arch: &&&Arch| self.archs.contains(&arch.name);
+        [archs.iter().filter(own).copied().collect(), Vec::new()]
     }
 
     /// The machine code for a GPU of this compute capability: the latest that it runs.

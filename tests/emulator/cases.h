@@ -11,6 +11,7 @@ struct Case {
 
 const Case* good_cases();
 const Case* driver_cases();
+const Case* strict_cases();
 const Case* bug_cases();
 const Case* nccl_cases();
 

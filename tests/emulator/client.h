@@ -49,24 +49,34 @@ inline std::string read(const std::string& path) {
     return {std::istreambuf_iterator<char>(file), {}};
 }
 
-// Compiles and loads a file of tests/emulator/kernels; an empty result means that it did not compile
-// (the log is printed).
-inline Handle load(const std::string& file) {
+// A file of tests/emulator/kernels, compiled for an architecture; empty if it did not compile (the log is
+// printed).
+inline std::vector<char> compile(const std::string& file, const std::string& arch) {
     Handle program;
     const std::string source = read(kernel_directory + "/" + file);
     call("nvrtcCreateProgram", &program, source.c_str(), file.c_str(), 0, nullptr, nullptr);
     const std::string include = "--include-path=" + repository_kernels;
-    const char* options[] = {"--gpu-architecture=sm_80", "-std=c++17", include.c_str()};
+    const std::string architecture = "--gpu-architecture=" + arch;
+    const char* options[] = {architecture.c_str(), "-std=c++17", include.c_str()};
     int result = try_call("nvrtcCompileProgram", program, 3, (const char* const*)options);
     size_t size;
     call("nvrtcGetProgramLogSize", program, &size);
     std::vector<char> log(size);
     call("nvrtcGetProgramLog", program, log.data());
-    if (result) return std::printf("%s", log.data()), nullptr;
+    if (result) return std::printf("%s", log.data()), std::vector<char>();
     call("nvrtcGetCUBINSize", program, &size);
     std::vector<char> image(size);
     call("nvrtcGetCUBIN", program, image.data());
     call("nvrtcDestroyProgram", &program);
+    return image;
+}
+
+// The same, loaded.
+inline Handle load(const std::string& file) {
+    const char* capability = std::getenv("CHASKI_EMULATE_CAPABILITY");
+    const bool is_old = capability && *capability == '8';
+    const std::vector<char> image = compile(file, is_old ? "sm_80" : "sm_90a");
+    if (image.empty()) return nullptr;
     Handle module;
     call("cuModuleLoadData", &module, (const void*)image.data());
     return module;

@@ -3,6 +3,7 @@
 
 #include <sys/wait.h>
 #include <unistd.h>
+#include <atomic>
 #include <chrono>
 #include <cstring>
 #include <thread>
@@ -317,6 +318,63 @@ void until_it_fails(const Rank& self) {
 void faulty_threads(const char*) { as_threads(2, until_it_fails); }
 void faulty_processes(const char*) { as_processes(until_it_fails); }
 
+size_t free_bytes() {
+    size_t free, total;
+    call("cuMemGetInfo_v2", &free, &total);
+    return free;
+}
+
+// What communicators take comes back when the last rank of a process leaves, for all.
+void last_reclaims(const char*) {
+    std::atomic<int> left{0};
+    as_threads(2, [&](const Rank& self) {
+        const size_t joined = free_bytes();
+        if (self.rank == 1)
+            while (left == 0) std::this_thread::yield();
+        call("ncclCommDestroy", self.communicator);
+        require((free_bytes() > joined) == (self.rank == 1), "the first rank leaves, and has no more");
+        left++;
+        while (left < 2) std::this_thread::yield();
+        require(free_bytes() > joined, "the last one gives back what both had");
+    });
+}
+
+// Calls return before they are done, unless they are captured; the next is not before the last is.
+void in_background(const char*) {
+    use_device(0);
+    const UniqueId id = unique_id();
+    std::vector<std::thread> threads;
+    for (int rank = 0; rank < 2; rank++)
+        threads.emplace_back([=] {
+            use_device(rank);
+            Handle communicator = begin_to_join(2, id, rank), stream = new_stream(), graph;
+            int error = InProgress;
+            auto settle = [&] {
+                while (error == InProgress) call("ncclCommGetAsyncError", communicator, &error);
+                require(error == 0, "it is done");
+            };
+            settle();
+            Pointer x = upload(values(rank, 100));
+            auto sum = [&] {
+                return try_call("ncclAllReduce", x, x, size_t(100), int(Float32), int(Sum),
+                                communicator, stream);
+            };
+            require(sum() == InProgress, "it is not done yet");
+            expect("x", download<float>(x, 100, stream), values(rank, 100));
+            require(sum() == 4, "another call meanwhile is refused");
+            error = InProgress;
+            call("ncclCommGetAsyncError", communicator, &error);
+            settle();
+            expect("a sum", download<float>(x, 100, stream), sums(2, 100));
+            call("cuStreamBeginCapture_v2", stream, 1);
+            require(sum() == 0, "a captured one is done");
+            call("cuStreamEndCapture", stream, &graph);
+            call("cuGraphDestroy", graph);
+            call("ncclCommDestroy", communicator);
+        });
+    for (std::thread& thread : threads) thread.join();
+}
+
 // Two ranks on one device of one process: both are refused.
 void duplicate(const char*) {
     use_device(0);
@@ -362,6 +420,8 @@ const Case* nccl_cases() {
         {"faulty_processes", faulty_processes},
         {"absent", absent},
         {"duplicate", duplicate},
+        {"last_reclaims", last_reclaims},
+        {"in_background", in_background},
         {nullptr, nullptr},
     };
     return cases;

@@ -109,7 +109,7 @@ fn as_json(kernel: &Kernel) -> Value {
         "source_hash": kernel.source_hash,
         "parameters": parameters.collect::<Vec<_>>(),
         "exports": exports.collect::<Vec<_>>(),
-        "ptx": kernel.ptx.is_some(),
+        "ptx": kernel.ptx.iter().map(|ptx| ptx.arch.virtual_name()).collect::<Vec<_>>(),
         "builds": kernel.builds.iter().map(build_as_json).collect::<Vec<_>>(),
     })
 }

@@ -7,26 +7,29 @@ use std::ptr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use cudarc::driver::sys::{self, CUresult};
+use cudarc::driver::sys;
 
+use super::libcuda::{self, Status};
 use crate::checkpoint::Dtype;
 use crate::error::{Error, Result};
 use crate::kernel::TensorMap;
 
 /// The driver's answer to a call as a result of ours; `doing` begins the message.
-pub(super) fn check(doing: &str, result: CUresult) -> Result<()> {
-    if result == CUresult::CUDA_SUCCESS {
+pub(super) fn check(doing: &str, result: Status) -> Result<()> {
+    if result == libcuda::SUCCESS {
         return Ok(());
     }
-    let mut text = ptr::null();
-    // SAFETY: the driver sets `text` to a string of its own that is never freed, or fails.
-    let text = match unsafe { sys::cuGetErrorString(result, &mut text) } {
-        CUresult::CUDA_SUCCESS if !text.is_null() => {
-            unsafe { CStr::from_ptr(text) }.to_string_lossy()
-        }
-        _ => "unknown to the driver".into(),
+    let (mut text, mut name) = (ptr::null(), ptr::null());
+    // SAFETY: the driver sets both to strings of its own that are never freed, or to nothing.
+    let known = unsafe {
+        libcuda::cuGetErrorString(result, &mut text);
+        libcuda::cuGetErrorName(result, &mut name);
+        [text, name].map(|text| (!text.is_null()).then(|| CStr::from_ptr(text).to_string_lossy()))
     };
-    Err(Error::failed(format!("{doing}: {text} ({result:?})")))
+    let [text, name] = known;
+    let text = text.unwrap_or("unknown to the driver".into());
+    let name = name.unwrap_or_else(|| format!("error {result}").into());
+    Err(Error::failed(format!("{doing}: {text} ({name})")))
 }
 
 /// The CUDA whose functions are called: all of them are there since then.
@@ -52,10 +55,10 @@ pub fn start() -> Result<()> {
             ));
         }
         // SAFETY: cuInit may be called at any time; the library is there.
-        check("cannot start the CUDA driver", unsafe { sys::cuInit(0) })?;
+        check("cannot start the CUDA driver", unsafe { libcuda::cuInit(0) })?;
         let mut version = 0;
         // SAFETY: the driver is started and writes one integer.
-        let result = unsafe { sys::cuDriverGetVersion(&mut version) };
+        let result = unsafe { libcuda::cuDriverGetVersion(&mut version) };
         check("cannot ask the CUDA driver for its version", result)?;
         if version < LEAST_DRIVER {
             let cuda = |version: i32| format!("{}.{}", version / 1000, version % 1000 / 10);
@@ -79,7 +82,7 @@ pub fn device_count() -> Result<u32> {
     start()?;
     let mut count = 0;
     // SAFETY: the driver is started and writes one integer.
-    check("cannot count the GPUs", unsafe { sys::cuDeviceGetCount(&mut count) })?;
+    check("cannot count the GPUs", unsafe { libcuda::cuDeviceGetCount(&mut count) })?;
     Ok(u32::try_from(count).unwrap_or(0))
 }
 
@@ -114,8 +117,8 @@ impl Context {
         let (mut device, mut handle) = (0, ptr::null_mut());
         // SAFETY: the driver is started, the ordinal is one of its devices, and each call writes one value.
         unsafe {
-            check(&doing, sys::cuDeviceGet(&mut device, ordinal as i32))?;
-            check(&doing, sys::cuDevicePrimaryCtxRetain(&mut handle, device))?;
+            check(&doing, libcuda::cuDeviceGet(&mut device, ordinal as i32))?;
+            check(&doing, libcuda::cuDevicePrimaryCtxRetain(&mut handle, device))?;
         }
         let context = Arc::new(Self { device, handle });
         context.bind()?;
@@ -125,13 +128,13 @@ impl Context {
     /// Makes this the context of the calling thread, as every call below needs.
     pub fn bind(&self) -> Result<()> {
         // SAFETY: the context is retained until `self` is dropped.
-        check("cannot enter the GPU's context", unsafe { sys::cuCtxSetCurrent(self.handle) })
+        check("cannot enter the GPU's context", unsafe { libcuda::cuCtxSetCurrent(self.handle) })
     }
 
     pub fn name(&self) -> Result<String> {
         let mut name = [0; 256];
         // SAFETY: the driver writes at most so many bytes, a 0 at the end.
-        let result = unsafe { sys::cuDeviceGetName(name.as_mut_ptr(), 256, self.device) };
+        let result = unsafe { libcuda::cuDeviceGetName(name.as_mut_ptr(), 256, self.device) };
         check("cannot ask the GPU for its name", result)?;
         let bytes = name.map(|byte| byte as u8);
         let text = CStr::from_bytes_until_nul(&bytes).unwrap_or_default();
@@ -141,7 +144,7 @@ impl Context {
     fn attribute(&self, which: sys::CUdevice_attribute) -> Result<u32> {
         let mut value = 0;
         // SAFETY: the driver writes one integer.
-        let result = unsafe { sys::cuDeviceGetAttribute(&mut value, which, self.device) };
+        let result = unsafe { libcuda::cuDeviceGetAttribute(&mut value, which, self.device) };
         check("cannot ask the GPU what it has", result)?;
         Ok(u32::try_from(value).unwrap_or(0))
     }
@@ -186,19 +189,17 @@ impl Context {
         let doing = "cannot reach another GPU's memory";
         let mut can = 0;
         // SAFETY: the driver writes one integer.
-        let result = unsafe { sys::cuDeviceCanAccessPeer(&mut can, self.device, peer.device) };
+        let result = unsafe { libcuda::cuDeviceCanAccessPeer(&mut can, self.device, peer.device) };
         check(doing, result)?;
         if can == 0 {
             return Ok(false);
         }
         self.bind()?;
         // SAFETY: both contexts are retained.
-        match unsafe { sys::cuCtxEnablePeerAccess(peer.handle, 0) } {
-            CUresult::CUDA_ERROR_PEER_ACCESS_ALREADY_ENABLED => Ok(true),
+        match unsafe { libcuda::cuCtxEnablePeerAccess(peer.handle, 0) } {
+            libcuda::PEER_ACCESS_ALREADY_ENABLED => Ok(true),
             // Promised, and not kept: there is another way.
-            CUresult::CUDA_ERROR_PEER_ACCESS_UNSUPPORTED | CUresult::CUDA_ERROR_TOO_MANY_PEERS => {
-                Ok(false)
-            }
+            libcuda::PEER_ACCESS_UNSUPPORTED | libcuda::TOO_MANY_PEERS => Ok(false),
             result => check(doing, result).map(|()| true),
         }
     }
@@ -208,7 +209,7 @@ impl Context {
         self.bind()?;
         let (mut free, mut total) = (0, 0);
         // SAFETY: the driver writes two sizes.
-        let result = unsafe { sys::cuMemGetInfo_v2(&mut free, &mut total) };
+        let result = unsafe { libcuda::cuMemGetInfo_v2(&mut free, &mut total) };
         check("cannot ask the GPU how much memory is free", result)?;
         Ok((free, total))
     }
@@ -216,7 +217,7 @@ impl Context {
 
 /// Destroys something in `context`. What fails now has failed before, and was told of then; a context
 /// that has failed takes everything with it.
-pub(super) fn destroy(context: &Context, destroy: impl FnOnce() -> CUresult) {
+pub(super) fn destroy(context: &Context, destroy: impl FnOnce() -> Status) {
     if context.bind().is_ok() {
         let _ = destroy();
     }
@@ -225,7 +226,7 @@ pub(super) fn destroy(context: &Context, destroy: impl FnOnce() -> CUresult) {
 impl Drop for Context {
     fn drop(&mut self) {
         // SAFETY: retained in `new`; whoever uses the context holds an Arc of it.
-        let _ = unsafe { sys::cuDevicePrimaryCtxRelease_v2(self.device) };
+        let _ = unsafe { libcuda::cuDevicePrimaryCtxRelease_v2(self.device) };
     }
 }
 
@@ -237,7 +238,7 @@ pub(super) fn tensor_map(matrix: &TensorMap, address: u64) -> Result<[u64; 16]> 
     // SAFETY: the driver reads two sizes, one stride, and two numbers each of the box and the steps in it,
     // and writes the map; it does not look at the matrix.
     let result = unsafe {
-        sys::cuTensorMapEncodeTiled(
+        libcuda::cuTensorMapEncodeTiled(
             &mut map,
             match dtype {
                 Dtype::F16 => sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
@@ -272,7 +273,7 @@ impl Region {
         context.bind()?;
         let mut address = 0;
         // SAFETY: the driver writes one address; an allocation of nothing is one of a byte.
-        let result = unsafe { sys::cuMemAlloc_v2(&mut address, bytes.max(1)) };
+        let result = unsafe { libcuda::cuMemAlloc_v2(&mut address, bytes.max(1)) };
         check(&format!("cannot allocate {bytes} bytes of GPU memory for {what}"), result)?;
         Ok(Self { context: context.clone(), address, bytes })
     }
@@ -290,7 +291,7 @@ impl Region {
 impl Drop for Region {
     fn drop(&mut self) {
         // SAFETY: allocated in `allocate` and freed once; cuMemFree waits for work that uses it.
-        destroy(&self.context, || unsafe { sys::cuMemFree_v2(self.address) });
+        destroy(&self.context, || unsafe { libcuda::cuMemFree_v2(self.address) });
     }
 }
 
@@ -307,7 +308,7 @@ impl Pinned {
         let mut start = ptr::null_mut();
         let flags = sys::CU_MEMHOSTALLOC_PORTABLE | sys::CU_MEMHOSTALLOC_DEVICEMAP;
         // SAFETY: the driver writes one address.
-        let result = unsafe { sys::cuMemHostAlloc(&mut start, bytes.max(1), flags) };
+        let result = unsafe { libcuda::cuMemHostAlloc(&mut start, bytes.max(1), flags) };
         check(&format!("cannot allocate {bytes} bytes of page-locked memory"), result)?;
         let start = start.cast::<u8>();
         // SAFETY: so many bytes are there, and nobody else knows of them yet.
@@ -322,7 +323,7 @@ impl Pinned {
         let mut address = 0;
         // SAFETY: `start` is page-locked memory that is mapped for the device; the driver writes one address.
         let result =
-            unsafe { sys::cuMemHostGetDevicePointer_v2(&mut address, self.start.cast(), 0) };
+            unsafe { libcuda::cuMemHostGetDevicePointer_v2(&mut address, self.start.cast(), 0) };
         check("cannot map page-locked memory", result)?;
         Ok(address + range.start as u64)
     }
@@ -397,6 +398,6 @@ impl Alarm {
 impl Drop for Pinned {
     fn drop(&mut self) {
         // SAFETY: allocated in `allocate` and freed once; whoever copies from it waits before (`Staging`).
-        destroy(&self.context, || unsafe { sys::cuMemFreeHost(self.start.cast()) });
+        destroy(&self.context, || unsafe { libcuda::cuMemFreeHost(self.start.cast()) });
     }
 }

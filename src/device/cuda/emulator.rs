@@ -13,7 +13,7 @@ use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 
 use crate::error::{Error, Result};
 use crate::kernel::compile::hash;
-use crate::kernel::user_cache;
+use crate::kernel::{ARCHS, Arch, user_cache};
 
 /// What was loaded.
 struct Emulator {
@@ -66,6 +66,23 @@ pub fn emulate(devices: u32, told: &dyn Fn(&str)) -> Result<()> {
 /// The compiler that goes with the emulated driver, if that is in use.
 pub fn nvrtc() -> Option<&'static Path> {
     EMULATOR.get().map(|emulator| emulator.nvrtc.as_path())
+}
+
+/// The architectures that an emulated GPU takes the program to be built for: all, or those that
+/// `CHASKI_EMULATE_ARCHS` names. None where a real driver is in use.
+///
+/// # Errors
+/// An architecture that is not known.
+pub fn built_for() -> Result<Option<Vec<&'static Arch>>> {
+    if nvrtc().is_none() {
+        return Ok(None);
+    }
+    let Ok(names) = env::var("CHASKI_EMULATE_ARCHS") else {
+        return Ok(Some(ARCHS.iter().collect()));
+    };
+    let unknown = |name: &str| Error::usage(format!("CHASKI_EMULATE_ARCHS: {name:?} is unknown"));
+    let arch = |name: &str| Arch::find(name).ok_or_else(|| unknown(name));
+    names.split(',').map(arch).collect::<Result<Vec<_>>>().map(Some)
 }
 
 /// What the emulated driver says of the last kernel that failed: kernel, source line and reason.

@@ -1,16 +1,14 @@
 //! The kernels' machine code on one GPU, loaded when it is first needed.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::driver::Context;
-use super::emulator;
+use super::images::{Form, forms};
 use super::stream::{Function, Module};
-use crate::error::{Error, Result};
-use crate::kernel::nvrtc::{Nvrtc, Output};
-use crate::kernel::{ARCHS, Export, KERNELS, Kernel, Launch, Source};
+use crate::error::Result;
+use crate::kernel::{Export, KERNELS, Kernel, Launch, Source};
 
 /// Modules by kernel, functions by export.
 #[derive(Debug)]
@@ -71,69 +69,30 @@ impl Kernels {
         let has = |kernel: &&Kernel| kernel.exports.iter().any(|each| each.name == export.name);
         let kernel = KERNELS.iter().find(has).expect("every export is a kernel's");
         if !self.modules.contains_key(kernel.name) {
-            let doing = format!("kernel {} cannot be loaded", kernel.name);
-            let image = match self.sources.get(kernel.name) {
-                Some(source) => compiled(source, self.capability)?.into(),
-                None => image(kernel, self.capability)?,
-            };
-            let load = |image: &[u8]| Module::load(&self.context, image, &doing);
-            let loaded = load(&image).or_else(|error| match image {
-                // Machine code of this build. A driver that is a major version of CUDA behind its compiler
-                // refuses it, and takes that of the compiler which was installed with it.
-                Cow::Borrowed(_) => {
-                    let own = compiled(&kernel.into(), self.capability);
-                    own.and_then(|image| load(&image)).map_err(|_| error)
-                }
-                Cow::Owned(_) => Err(error),
-            });
-            self.modules.insert(kernel.name, loaded?);
+            self.modules.insert(kernel.name, self.load_module(kernel)?);
         }
         let function = self.modules[kernel.name].function(export.name)?;
         function.prefer_shared(export.name)?;
         Ok(function)
     }
-}
 
-/// What a GPU of this capability can load: machine code that was built in, else PTX, which its driver
-/// compiles, else what NVRTC makes of the source now.
-fn image(kernel: &'static Kernel, (major, minor): (u32, u32)) -> Result<Cow<'static, [u8]>> {
-    let oldest = ARCHS[0].number();
-    if 10 * major + minor < oldest {
-        return Err(Error::failed(format!(
-            "a GPU of compute capability {major}.{minor} is too old: {}.{} is needed; --device cpu \
-             does without",
-            oldest / 10,
-            oldest % 10
-        )));
-    }
-    if emulator::nvrtc().is_some() {
-        return Ok(compiled(&kernel.into(), (major, minor))?.into());
-    }
-    if let Some(build) = kernel.build(major, minor) {
-        return Ok(build.cubin.into());
-    }
-    let newest_build = kernel.builds.last().map(|build| build.arch.number());
-    match kernel.ptx {
-        Some(ptx) if newest_build.is_some_and(|newest| newest < 10 * major + minor) => {
-            Ok([ptx.as_bytes(), &[0]].concat().into())
+    /// In the first of its forms that the driver takes.
+    fn load_module(&self, kernel: &'static Kernel) -> Result<Module> {
+        let doing = format!("kernel {} cannot be loaded", kernel.name);
+        let (own, forms) = match self.sources.get(kernel.name) {
+            Some(source) => (source.clone(), vec![Form::Compiled]),
+            None => (kernel.into(), forms(kernel, self.capability)?),
+        };
+        let mut refused = None;
+        for form in forms {
+            let image = form.image(&own, self.capability);
+            // What is the matter with the first form is what a user can mend.
+            let image = image.map_err(|error| refused.take().unwrap_or(error))?;
+            match Module::load(&self.context, &image, &doing)? {
+                Ok(module) => return Ok(module),
+                Err(error) => refused = refused.or(Some(error)),
+            }
         }
-        _ => Ok(compiled(&kernel.into(), (major, minor))?.into()),
+        Err(refused.expect("there is a form"))
     }
-}
-
-/// What the compiler makes of `source`: NVRTC for a GPU of this capability, or its stand-in, which keeps
-/// a cache of its own, for an emulated one.
-fn compiled(source: &Source, (major, minor): (u32, u32)) -> Result<Vec<u8>> {
-    let Some(nvrtc) = emulator::nvrtc() else {
-        let known = ARCHS.iter().rev().find(|arch| arch.runs_on(major, minor));
-        let arch = known.map_or(format!("sm_{major}{minor}"), |arch| arch.name.to_owned());
-        return source.compile(&arch);
-    };
-    let name = source.kernel.name;
-    let failed = |error| Error::failed(format!("cannot compile kernel {name}: {error}"));
-    let nvrtc = Nvrtc::load(nvrtc).map_err(failed)?;
-    let options = ["--std=c++17".to_owned()];
-    let (path, headers) = (&source.path, source.headers());
-    let compiled = nvrtc.compile(path, &source.text, &headers, &options, Output::Cubin);
-    compiled.map(|(image, _)| image).map_err(failed)
 }

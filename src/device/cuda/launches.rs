@@ -62,7 +62,7 @@ impl Resolved {
             unsafe { nccl.exchange(&cuda.stream, exchange, address) }?;
         }
         let Some(function) = &self.function else { return Ok(()) };
-        let programmatic = programmatic && self.is_programmatic;
+        let programmatic = programmatic && self.is_programmatic && function.is_programmatic;
         let arguments = bytemuck::cast_slice(&self.words);
         let Self { grid, block, shared_bytes, .. } = self;
         // SAFETY: the struct is the one that the kernel's source declares (`kernel` generates it from

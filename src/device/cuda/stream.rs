@@ -6,10 +6,13 @@ use std::ptr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cudarc::driver::sys::{self, CUresult};
+use cudarc::driver::sys;
 
 use super::driver::{Context, Pinned, Region, check, destroy};
+use super::images::Image;
+use super::libcuda::{self, Status};
 use crate::error::{Error, Result};
+use crate::kernel::PROGRAMMATIC;
 
 /// A queue of work on the device, not the default one.
 pub struct Stream {
@@ -28,7 +31,7 @@ impl Stream {
         let mut handle = ptr::null_mut();
         let flags = sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32;
         // SAFETY: the driver writes one handle.
-        check("cannot create a stream", unsafe { sys::cuStreamCreate(&mut handle, flags) })?;
+        check("cannot create a stream", unsafe { libcuda::cuStreamCreate(&mut handle, flags) })?;
         Ok(Self { context: context.clone(), handle })
     }
 
@@ -49,7 +52,7 @@ impl Stream {
     pub fn synchronize(&self, doing: &str) -> Result<()> {
         self.context.bind()?;
         // SAFETY: the stream lives as long as `self`.
-        check(doing, unsafe { sys::cuStreamSynchronize(self.handle) })
+        check(doing, unsafe { libcuda::cuStreamSynchronize(self.handle) })
     }
 
     /// Whether all is done.
@@ -59,8 +62,8 @@ impl Stream {
     pub fn has_ended(&self, doing: &str) -> Result<bool> {
         self.context.bind()?;
         // SAFETY: the stream lives as long as `self`.
-        match unsafe { sys::cuStreamQuery(self.handle) } {
-            CUresult::CUDA_ERROR_NOT_READY => Ok(false),
+        match unsafe { libcuda::cuStreamQuery(self.handle) } {
+            libcuda::NOT_READY => Ok(false),
             result => check(doing, result).map(|()| true),
         }
     }
@@ -72,7 +75,7 @@ impl Stream {
         // SAFETY: the destination is inside the region; from memory that is not page-locked the driver
         // has copied before it returns.
         let result = unsafe {
-            sys::cuMemcpyHtoDAsync_v2(to, bytes.as_ptr().cast(), bytes.len(), self.handle)
+            libcuda::cuMemcpyHtoDAsync_v2(to, bytes.as_ptr().cast(), bytes.len(), self.handle)
         };
         check("cannot copy to the GPU", result)
     }
@@ -98,8 +101,9 @@ impl Stream {
         let from = region.address(range.clone());
         self.context.bind()?;
         // SAFETY: both ends are inside their allocations; the rest is for the caller.
-        let result =
-            unsafe { sys::cuMemcpyDtoHAsync_v2(to.start.cast(), from, range.len(), self.handle) };
+        let result = unsafe {
+            libcuda::cuMemcpyDtoHAsync_v2(to.start.cast(), from, range.len(), self.handle)
+        };
         check("cannot copy from the GPU", result)
     }
 
@@ -117,7 +121,7 @@ impl Stream {
         shared_bytes: u32,
         arguments: &[u8],
         programmatic: bool,
-    ) -> CUresult {
+    ) -> Status {
         let mut attribute = sys::CUlaunchAttribute {
             id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
             pad: [0; 4],
@@ -138,7 +142,9 @@ impl Stream {
         let mut argument = arguments.as_ptr().cast_mut().cast::<c_void>();
         // SAFETY: the driver reads the configuration and the one argument before it returns; the rest is
         // for the caller.
-        unsafe { sys::cuLaunchKernelEx(&config, function.handle, &mut argument, ptr::null_mut()) }
+        unsafe {
+            libcuda::cuLaunchKernelEx(&config, function.handle, &mut argument, ptr::null_mut())
+        }
     }
 
     /// What `work` queues, as a graph that is on the device when the stream has come past; none of it runs.
@@ -147,23 +153,23 @@ impl Stream {
         self.context.bind()?;
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         // SAFETY: the stream lives as long as `self`.
-        check(doing, unsafe { sys::cuStreamBeginCapture_v2(self.handle, mode) })?;
+        check(doing, unsafe { libcuda::cuStreamBeginCapture_v2(self.handle, mode) })?;
         let worked = work();
         let (mut graph, mut handle) = (ptr::null_mut(), ptr::null_mut());
         // SAFETY: capture has begun on this stream; the driver writes one handle.
-        let ended = check(doing, unsafe { sys::cuStreamEndCapture(self.handle, &mut graph) });
+        let ended = check(doing, unsafe { libcuda::cuStreamEndCapture(self.handle, &mut graph) });
         let made = worked.and(ended).and_then(|()| {
             // SAFETY: the graph was made just now, and the executable one keeps a copy.
-            check(doing, unsafe { sys::cuGraphInstantiateWithFlags(&mut handle, graph, 0) })
+            check(doing, unsafe { libcuda::cuGraphInstantiateWithFlags(&mut handle, graph, 0) })
         });
         if !graph.is_null() {
             // SAFETY: made just now and destroyed once.
-            let _ = unsafe { sys::cuGraphDestroy(graph) };
+            let _ = unsafe { libcuda::cuGraphDestroy(graph) };
         }
         made?;
         let graph = Graph { context: self.context.clone(), handle };
         // SAFETY: both handles live.
-        check(doing, unsafe { sys::cuGraphUpload(graph.handle, self.handle) })?;
+        check(doing, unsafe { libcuda::cuGraphUpload(graph.handle, self.handle) })?;
         Ok(graph)
     }
 
@@ -174,19 +180,19 @@ impl Stream {
     pub unsafe fn replay(&self, graph: &Graph, doing: &str) -> Result<()> {
         self.context.bind()?;
         // SAFETY: both handles live; what the graph does is for the caller.
-        check(doing, unsafe { sys::cuGraphLaunch(graph.handle, self.handle) })
+        check(doing, unsafe { libcuda::cuGraphLaunch(graph.handle, self.handle) })
     }
 }
 
 impl Drop for Stream {
     fn drop(&mut self) {
         // SAFETY: created in `new`, destroyed once; the driver lets queued work end.
-        destroy(&self.context, || unsafe { sys::cuStreamDestroy_v2(self.handle) });
+        destroy(&self.context, || unsafe { libcuda::cuStreamDestroy_v2(self.handle) });
     }
 }
 
 /// Names a failed launch.
-pub fn launched(result: CUresult, export: &str) -> Result<()> {
+pub fn launched(result: Status, export: &str) -> Result<()> {
     check(&format!("kernel {export} cannot be launched"), result)
 }
 
@@ -202,7 +208,7 @@ unsafe impl Send for Graph {}
 impl Drop for Graph {
     fn drop(&mut self) {
         // SAFETY: instantiated in `capture`, destroyed once.
-        destroy(&self.context, || unsafe { sys::cuGraphExecDestroy(self.handle) });
+        destroy(&self.context, || unsafe { libcuda::cuGraphExecDestroy(self.handle) });
     }
 }
 
@@ -231,7 +237,7 @@ impl Event {
         context.bind()?;
         let mut handle = ptr::null_mut();
         // SAFETY: the driver writes one handle.
-        check("cannot create an event", unsafe { sys::cuEventCreate(&mut handle, flags) })?;
+        check("cannot create an event", unsafe { libcuda::cuEventCreate(&mut handle, flags) })?;
         Ok(Self { context: context.clone(), handle })
     }
 
@@ -239,7 +245,7 @@ impl Event {
     pub fn record(&self, stream: &Stream) -> Result<()> {
         self.context.bind()?;
         // SAFETY: both handles live.
-        let result = unsafe { sys::cuEventRecord(self.handle, stream.handle) };
+        let result = unsafe { libcuda::cuEventRecord(self.handle, stream.handle) };
         check("cannot record an event", result)
     }
 
@@ -250,15 +256,16 @@ impl Event {
     pub fn wait(&self, doing: &str) -> Result<()> {
         self.context.bind()?;
         // SAFETY: the event lives as long as `self`.
-        check(doing, unsafe { sys::cuEventSynchronize(self.handle) })
+        check(doing, unsafe { libcuda::cuEventSynchronize(self.handle) })
     }
 
     /// From another timed event to this one; both have come.
     pub fn since(&self, earlier: &Self) -> Result<Duration> {
         let mut milliseconds = 0.0;
         // SAFETY: both events live, and the driver writes one number.
-        let result =
-            unsafe { sys::cuEventElapsedTime_v2(&mut milliseconds, earlier.handle, self.handle) };
+        let result = unsafe {
+            libcuda::cuEventElapsedTime_v2(&mut milliseconds, earlier.handle, self.handle)
+        };
         check("cannot take the time between events", result)?;
         Ok(Duration::from_secs_f64(f64::from(milliseconds.max(0.0)) / 1000.0))
     }
@@ -267,7 +274,7 @@ impl Event {
 impl Drop for Event {
     fn drop(&mut self) {
         // SAFETY: created in `new`, destroyed once.
-        destroy(&self.context, || unsafe { sys::cuEventDestroy_v2(self.handle) });
+        destroy(&self.context, || unsafe { libcuda::cuEventDestroy_v2(self.handle) });
     }
 }
 
@@ -305,7 +312,7 @@ impl Staging {
         // SAFETY: both ends are inside their allocations; the source is page-locked and is not written, or
         // freed, before the event that follows has come.
         let result = unsafe {
-            sys::cuMemcpyHtoDAsync_v2(to, self.memory.start.cast(), bytes, stream.handle)
+            libcuda::cuMemcpyHtoDAsync_v2(to, self.memory.start.cast(), bytes, stream.handle)
         };
         check(SENDING, result)?;
         self.sent.record(stream)
@@ -324,6 +331,7 @@ impl Drop for Staging {
 pub struct Module {
     context: Arc<Context>,
     handle: sys::CUmodule,
+    is_programmatic: bool,
 }
 
 // SAFETY: the driver's modules may be used from any thread.
@@ -333,22 +341,33 @@ unsafe impl Send for Module {}
 #[derive(Debug, Clone, Copy)]
 pub struct Function {
     handle: sys::CUfunction,
+    /// Whether its code waits, where it must, for the kernel before it: what was made for an older
+    /// architecture does not.
+    pub is_programmatic: bool,
 }
 
 // SAFETY: the driver's functions may be used from any thread.
 unsafe impl Send for Function {}
 
 impl Module {
-    /// Loads a cubin, or PTX, which ends in a 0.
-    pub fn load(context: &Arc<Context>, image: &[u8], doing: &str) -> Result<Self> {
+    /// Loads a cubin, or PTX, which ends in a 0. The inner error: the driver takes no such image.
+    ///
+    /// # Errors
+    /// What has failed, whatever the image.
+    pub fn load(context: &Arc<Context>, image: &Image, doing: &str) -> Result<Result<Self>> {
         context.bind()?;
-        let mut handle = ptr::null_mut();
+        let (bytes, mut handle) = (&image.bytes, ptr::null_mut());
         // What is embedded in the program lies at any address; the driver may read whole words.
-        let mut words = vec![0u64; image.len().div_ceil(8)];
-        bytemuck::cast_slice_mut(&mut words)[..image.len()].copy_from_slice(image);
+        let mut words = vec![0u64; bytes.len().div_ceil(8)];
+        bytemuck::cast_slice_mut(&mut words)[..bytes.len()].copy_from_slice(bytes);
         // SAFETY: an image says itself where it ends; the driver copies it and writes one handle.
-        check(doing, unsafe { sys::cuModuleLoadData(&mut handle, words.as_ptr().cast()) })?;
-        Ok(Self { context: context.clone(), handle })
+        let result = unsafe { libcuda::cuModuleLoadData(&mut handle, words.as_ptr().cast()) };
+        if libcuda::REFUSES_IMAGE.contains(&result) {
+            return Ok(Err(check(doing, result).expect_err("it is no success")));
+        }
+        check(doing, result)?;
+        let is_programmatic = image.arch >= PROGRAMMATIC;
+        Ok(Ok(Self { context: context.clone(), handle, is_programmatic }))
     }
 
     /// The function called `name`, on the device when this returns: the driver may otherwise wait with that
@@ -360,11 +379,11 @@ impl Module {
         let mut handle = ptr::null_mut();
         // SAFETY: the module lives, the name ends in a 0, and the driver writes one handle.
         check(&doing, unsafe {
-            sys::cuModuleGetFunction(&mut handle, self.handle, text.as_ptr())
+            libcuda::cuModuleGetFunction(&mut handle, self.handle, text.as_ptr())
         })?;
         // SAFETY: the function is of the module, which lives.
-        check(&doing, unsafe { sys::cuFuncLoad(handle) })?;
-        Ok(Function { handle })
+        check(&doing, unsafe { libcuda::cuFuncLoad(handle) })?;
+        Ok(Function { handle, is_programmatic: self.is_programmatic })
     }
 }
 
@@ -388,13 +407,13 @@ impl Function {
 
     fn set(&self, which: sys::CUfunction_attribute, value: i32, doing: &str) -> Result<()> {
         // SAFETY: whoever has the function keeps its module.
-        check(doing, unsafe { sys::cuFuncSetAttribute(self.handle, which, value) })
+        check(doing, unsafe { libcuda::cuFuncSetAttribute(self.handle, which, value) })
     }
 }
 
 impl Drop for Module {
     fn drop(&mut self) {
         // SAFETY: loaded in `load`, unloaded once, with its functions' only user.
-        destroy(&self.context, || unsafe { sys::cuModuleUnload(self.handle) });
+        destroy(&self.context, || unsafe { libcuda::cuModuleUnload(self.handle) });
     }
 }

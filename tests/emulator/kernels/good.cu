@@ -161,3 +161,15 @@ extern "C" __global__ void __launch_bounds__(N) dependent(Pair args) {
     grid_dependency_wait();
     args.y[blockIdx.x * N + threadIdx.x] += x;
 }
+
+// 40 KiB of its own.
+extern "C" __global__ void __launch_bounds__(N) own_shared(Pair args) {
+    SHARED(float[10240], own);
+    own[threadIdx.x] = args.x[threadIdx.x];
+    args.y[threadIdx.x] = own[threadIdx.x];
+}
+
+// Into another device's memory: y[0] = 7.
+extern "C" __global__ void __launch_bounds__(32) store_far(Pair args) {
+    if (threadIdx.x == 0) store_relaxed_system(reinterpret_cast<uint64_t*>(args.y), 7);
+}
