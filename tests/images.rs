@@ -16,16 +16,12 @@ fn answer(variables: &[(&str, &str)]) -> Result<String, String> {
     if status == Some(0) { Ok(said) } else { Err(errors) }
 }
 
-/// The first kernel's machine code; its PTX, too; that of another kernel.
+/// The first kernel's machine code; its PTX, too.
 #[test]
 fn an_image_that_is_refused_gives_way_to_the_next() {
     let right = answer(&[]).unwrap();
     let invalid = "cuModuleLoadData:1:200";
-    for fault in [
-        "cuModuleLoadData:1:222",
-        &format!("{invalid},cuModuleLoadData:2:222"),
-        "cuModuleLoadData:4:209",
-    ] {
+    for fault in ["cuModuleLoadData:1:222", &format!("{invalid},cuModuleLoadData:2:222")] {
         assert_eq!(answer(&[("CHASKI_EMULATE_FAULT", fault)]).as_ref(), Ok(&right), "{fault}");
     }
     // Nothing is left, and the first refusal is the one to tell.
@@ -42,7 +38,7 @@ fn an_image_that_is_refused_gives_way_to_the_next() {
 #[test]
 fn code_for_older_gpus_is_not_launched_early() {
     let right = answer(&[]).unwrap();
-    for archs in ["sm_80", "sm_80,sm_90a", "sm_100a"] {
+    for archs in ["sm_80", "sm_100a"] {
         assert_eq!(answer(&[("CHASKI_EMULATE_ARCHS", archs)]).as_ref(), Ok(&right), "{archs}");
     }
     let newer = [("CHASKI_EMULATE_CAPABILITY", "10.3")];

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use chaski::kernel::compile::{Cache, Program};
 use chaski::kernel::nvrtc::{Nvrtc, target_folder};
-use chaski::kernel::{ARCHS, KERNELS};
+use chaski::kernel::{ARCHS, Arch, KERNELS};
 use tempfile::{TempDir, tempdir};
 use tiny::TINY;
 

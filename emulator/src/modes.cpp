@@ -202,10 +202,11 @@ Modes& modes() {
 int planned_fault(const char* function, int device) {
     if (modes().faults.empty()) return 0;
     const std::string there = std::string(function) + "@" + std::to_string(device);
-    for (PlannedFault& fault : modes().faults)
+    int result = 0;
+    for (PlannedFault& fault : modes().faults)  // each counts all calls
         if ((fault.function == function || fault.function == there) && ++fault.seen == fault.call)
-            return fault.result;
-    return 0;
+            result = fault.result;
+    return result;
 }
 
 uint64_t next_random() {  // splitmix64
