@@ -56,7 +56,8 @@ fn main() -> ExitCode {
 fn tell_version() {
     let git = |arguments: &[&str]| {
         let output = Command::new("git").args(arguments).output().ok()?;
-        String::from_utf8(output.stdout).ok().filter(|_| output.status.success())
+        let text = String::from_utf8(output.stdout).ok().filter(|_| output.status.success())?;
+        Some(text.trim().to_owned())
     };
     // Not `.git/HEAD`: in a worktree that is no path, and the build would run anew every time.
     let paths = git(&["rev-parse", "--git-path", "HEAD", "--git-path", "logs/HEAD"]);
@@ -64,8 +65,13 @@ fn tell_version() {
         println!("cargo::rerun-if-changed={path}");
     }
     let commit = git(&["rev-parse", "--short=10", "HEAD"]);
-    let commit = commit.as_deref().map_or("outside git", str::trim);
+    let commit = commit.as_deref().unwrap_or("outside git");
     println!("cargo::rustc-env=CHASKI_VERSION={} ({commit})", env!("CARGO_PKG_VERSION"));
+    // As llama.cpp numbers its builds: commits up to this one.
+    let number = git(&["rev-list", "--count", "HEAD"]);
+    println!("cargo::rustc-env=CHASKI_BUILD_NUMBER={}", number.as_deref().unwrap_or("0"));
+    let commit = if commit == "outside git" { "unknown" } else { commit };
+    println!("cargo::rustc-env=CHASKI_COMMIT={commit}");
 }
 
 /// Writes `kernels.rs` into Cargo's output folder.

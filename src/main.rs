@@ -1,3 +1,4 @@
+use std::io::{Write, stderr};
 use std::process::ExitCode;
 
 use chaski::error::Error;
@@ -6,7 +7,8 @@ fn main() -> ExitCode {
     match chaski::cli::run() {
         Ok(()) | Err(Error::ReaderLeft) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("chaski: {error}");
+            // Standard error may be closed or full: the status says it as well.
+            let _ = writeln!(stderr(), "chaski: {error}");
             ExitCode::from(error.exit_status())
         }
     }

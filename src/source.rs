@@ -3,6 +3,7 @@
 //! that no file can lead us to another directory.
 
 mod cache;
+mod mapped;
 mod synthetic;
 
 use std::fmt;
@@ -12,6 +13,7 @@ use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub use mapped::{MappedFile, tell_of_shortened_files};
 use memmap2::Mmap;
 pub use synthetic::Synthetic;
 
@@ -109,12 +111,8 @@ impl Source {
         if metadata.len() == 0 {
             return Ok(Bytes::Embedded(&[]));
         }
-        // SAFETY: the map is read-only and private to `Bytes`, which hands out shared slices only.
-        // Nobody guarantees that no other process writes to or truncates the file meanwhile: as
-        // with every mapped model, the user must not change a model's files under a running
-        // program.
-        let map = unsafe { Mmap::map(&opened) }.map_err(|e| self.cannot("map", file, e))?;
-        Ok(Bytes::File(Arc::new((map, opened))))
+        let map = MappedFile::new(opened, &self.path(file));
+        Ok(Bytes::File(Arc::new(map.map_err(|error| self.cannot("map", file, error))?)))
     }
 
     /// A file's name for messages: `DIR/config.json`, `demo/config.json`.
@@ -180,7 +178,7 @@ impl fmt::Display for Source {
 #[derive(Debug, Clone)]
 pub enum Bytes {
     /// Mapped, and open to be read.
-    File(Arc<(Mmap, File)>),
+    File(Arc<MappedFile>),
     /// Memory of the system's.
     Mapped(Arc<Mmap>),
     Embedded(&'static [u8]),
@@ -192,9 +190,8 @@ impl Bytes {
     /// Asks the system to read the file ahead of use. May block for as long as the disk's queue is
     /// full. A system that cannot do it reads on first use, so its answer does not matter.
     pub fn read_ahead(&self) {
-        #[cfg(unix)]
         if let Bytes::File(file) = self {
-            let _ = file.0.advise(memmap2::Advice::WillNeed);
+            file.read_ahead();
         }
     }
 
@@ -206,7 +203,7 @@ impl Bytes {
     pub fn read(&self, at: usize, into: &mut [u8]) -> io::Result<()> {
         #[cfg(unix)]
         if let Bytes::File(file) = self {
-            return std::os::unix::fs::FileExt::read_exact_at(&file.1, into, at as u64);
+            return std::os::unix::fs::FileExt::read_exact_at(&file.file, into, at as u64);
         }
         into.copy_from_slice(&self[at..][..into.len()]);
         Ok(())
@@ -218,7 +215,7 @@ impl Deref for Bytes {
 
     fn deref(&self) -> &[u8] {
         match self {
-            Bytes::File(file) => &file.0,
+            Bytes::File(file) => file,
             Bytes::Mapped(map) => map,
             Bytes::Embedded(bytes) => bytes,
             Bytes::Made(words) => bytemuck::cast_slice(words),

@@ -113,7 +113,7 @@ fn every_format_has_every_row() {
     let sql = text("sql");
     let program = "import sqlite3, sys; d = sqlite3.connect(':memory:'); \
                    d.executescript(sys.argv[1]); \
-                   print(d.execute('select test, depth, avg_ts > 0 from bench').fetchall())";
+                   print(d.execute('select test, depth, avg_ts > 0 from llama_bench').fetchall())";
     let output = Command::new("python3").args(["-c", program, &sql]).output().unwrap();
     let found = String::from_utf8_lossy(&output.stdout).trim().to_owned();
     assert_eq!(found, "[('pp3', 0, 1), ('tg2', 0, 1)]", "{sql}");
@@ -147,7 +147,7 @@ fn a_split_model_is_benched_as_one_and_its_links_apart() {
         assert_eq!(tests, ["pp5", "tg3", "gen3"]);
         for row in &found {
             assert_eq!(
-                (&row["tensor_parallel"], &row["devices"]),
+                (&row["tensor_parallel"], &row["device_count"]),
                 (&world.into(), &devices.into())
             );
             // Each of three sums a token goes from each rank to each other one.

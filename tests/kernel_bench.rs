@@ -143,6 +143,35 @@ fn only_what_is_right_is_timed() {
     assert!(said.contains("struct RmsNorm has `uint32_t count` where"), "{said}");
 }
 
+/// Rows are of what is right to the end, not only before anything is timed.
+#[test]
+fn a_kernel_that_stops_computing_while_it_is_timed_has_no_row() {
+    let wait = "grid_dependency_wait();";
+    let (_, text, _) = chaski(&["kernels", "source", "rms_norm"], &[]);
+    // Of the model's sizes, which no case has; in the memory of the loaded code.
+    let counts = "if (args.tokens == 7 && blockIdx.x == 0 && threadIdx.x == 0) launches++;";
+    let changed = text
+        .replacen(
+            "template <class W> struct",
+            "__device__ uint32_t launches = 0;\ntemplate <class W> struct",
+            1,
+        )
+        .replacen(
+            wait,
+            &format!("{wait} {counts} if (args.tokens == 7 && launches > 6) return;"),
+            1,
+        );
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("mine.cu");
+    fs::write(&path, changed).unwrap();
+    for more in [&[][..], &["--against", "built-in"]] {
+        let (status, rows, errors) = tiny(&[&["--source", path.to_str().unwrap()], more].concat());
+        assert_eq!((status, &*rows), (Some(1), ""), "{errors}");
+        let told = "mine.cu computes something else once it has been timed: normed is ";
+        assert!(errors.contains(told), "{errors}");
+    }
+}
+
 /// The other one has no memory.
 #[test]
 fn a_kernel_is_checked_on_the_gpu_that_times_it() {
@@ -284,15 +313,10 @@ fn what_makes_no_sense_is_refused() {
         (&["--source", path, "--device", "cpu"], &[], 2, "kernels run on a GPU"),
         (&["--source", "/no/such.cu"], &[], 1, "cannot read /no/such.cu"),
         (&["--source", path, "--against", "built-in"], &graphs_off, 2, "leave CHASKI_GRAPHS=off"),
-        (
-            &["--tune", "/no/such.rs", "--device", "cpu"],
-            &[],
-            2,
-            "none of these kernels has a choice",
-        ),
+        (&["--tune", "/dev/null", "--device", "cpu"], &[], 2, "none of these kernels has a choice"),
         (&["matmul", "--against", "cublaslt"], &[], 1, "cuBLASLt (libcublasLt.so) is not on this"),
         (&["--tune", "x.rs", "--source", path], &[], 2, "cannot be used with"),
-        (&["-p", "9", "--tensor-parallel", "2", "--device", "cpu"], &[], 2, "on one rank"),
+        (&["-p", "9", "--tensor-parallel", "2", "--device", "cpu"], &[], 2, "takes one rank"),
     ] {
         let tiny = ["--emulate", "1", "kernels", "bench", "-m", "synthetic:tiny"];
         let (code, rows, errors) = chaski(&[&tiny[..], args].concat(), environment);

@@ -2,8 +2,9 @@
 //! order between blocks weakened: `chaski kernels check` must notice each.
 //!
 //! `cargo test` takes those of [`QUICK`]; `CHASKI_MUTATIONS=sample` those of one kernel; the ignored test
-//! all, which takes minutes. Each is tried as [`TRIES`] says until something is noticed; a header's, in
-//! the kernels that have it until one notices.
+//! all, which takes minutes. Barriers must be noticed by what `--sanitize thread` runs unasked; all
+//! else is tried as [`TRIES`] says until something is noticed; a header's, in the kernels that have it
+//! until one notices.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,9 +16,21 @@ use rayon::prelude::*;
 /// Kernels whose mutants are quick to catch.
 const QUICK: [&str; 3] = ["embed", "rms_norm", "rope_append"];
 
-/// How hard a mutant is looked at, one after another: sanitizer and cases.
-const TRIES: [(&str, &str); 4] =
-    [("none", "quick"), ("thread", "quick"), ("none", "usual"), ("thread", "usual")];
+/// How a mutant is looked at: sanitizer, and cases if they are not left to it.
+type Try = (&'static str, Option<&'static str>);
+
+/// One after another.
+const TRIES: [Try; 4] = [
+    ("none", Some("quick")),
+    ("thread", Some("quick")),
+    ("none", Some("usual")),
+    ("thread", Some("usual")),
+];
+
+/// Mutations that take a barrier out, and what is to notice them.
+const BARRIERS: [&str; 4] =
+    ["__syncthreads(", "__syncwarp(", "named_barrier_sync(", "named_barrier_arrive("];
+const TRIES_OF_BARRIERS: [Try; 1] = [("thread", None)];
 
 /// Files of functions that the kernels' own orders are made of.
 const BASICS: [&str; 4] = ["lib/ptx.cuh", "lib/ptx_hopper.cuh", "lib/shared.cuh", "lib/types.cuh"];
@@ -49,6 +62,7 @@ struct Mutant {
     /// The line before and after.
     original: String,
     mutated: String,
+    tries: &'static [Try],
 }
 
 /// The end of a call that begins at `start`, and its arguments.
@@ -81,6 +95,10 @@ fn mutants(file: &str, text: &str) -> Vec<Mutant> {
                     line: number,
                     original: line.trim().to_owned(),
                     mutated: format!("{}{replacement}{}", &line[..start], &line[end..]),
+                    tries: match BARRIERS.contains(&name) {
+                        true => &TRIES_OF_BARRIERS,
+                        false => &TRIES,
+                    },
                 });
             }
         }
@@ -97,7 +115,7 @@ fn files(kernel: &Kernel) -> Vec<(String, &'static str)> {
 
 impl Mutant {
     /// What `chaski kernels check` finds wrong with a kernel that is mutated so, if anything.
-    fn noticed(&self, kernel: &Kernel, sanitizer: &str, cases: &str) -> Option<String> {
+    fn noticed(&self, kernel: &Kernel, (sanitizer, cases): Try) -> Option<String> {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path();
         let change = |name: &str, text: &str| -> String {
@@ -115,8 +133,9 @@ impl Mutant {
             fs::write(folder.join(header.name), change(header.name, header.text)).unwrap();
         }
         let mut command = Command::new(env!("CARGO_BIN_EXE_chaski"));
-        command.args(["--emulate", "1", "kernels", "check", "--cases", cases, "--source"]);
-        command.arg(source).args(["--sanitize", sanitizer]).stdin(Stdio::null());
+        command.args(["--emulate", "1", "kernels", "check", "--source"]).arg(source);
+        command.args(["--sanitize", sanitizer]).stdin(Stdio::null());
+        command.args(cases.into_iter().flat_map(|cases| ["--cases", cases]));
         let output = command.output().unwrap();
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
         let errors = String::from_utf8_lossy(&output.stderr);
@@ -129,11 +148,11 @@ impl Mutant {
 
     /// Whether anything is noticed in any of the kernels that have the file; says by whom.
     fn is_noticed(&self, kernels: &[&Kernel]) -> bool {
-        let Self { file, line, original, .. } = self;
-        let all = TRIES.into_iter().flat_map(|one| kernels.iter().map(move |kernel| (one, kernel)));
-        for ((sanitizer, cases), kernel) in all {
-            if let Some(what) = self.noticed(kernel, sanitizer, cases) {
-                let name = kernel.name;
+        let Self { file, line, original, tries, .. } = self;
+        let all = tries.iter().flat_map(|one| kernels.iter().map(move |kernel| (one, kernel)));
+        for (one, kernel) in all {
+            if let Some(what) = self.noticed(kernel, *one) {
+                let (name, sanitizer) = (kernel.name, one.0);
                 println!("{file}:{line}: {original}\n    {name}, sanitizer {sanitizer}: {what}");
                 return true;
             }

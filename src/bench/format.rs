@@ -56,6 +56,11 @@ impl Table {
         }
     }
 
+    /// Whether it has no row yet.
+    pub fn is_empty(&self) -> bool {
+        self.rows == 0
+    }
+
     /// What must stand after the last row.
     pub fn end(&self) -> &'static str {
         match (self.format, self.rows) {
@@ -141,6 +146,7 @@ fn plain(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
         Value::String(text) => text.clone(),
+        Value::Bool(yes) => u8::from(*yes).to_string(), // as llama-bench has it
         value => value.to_string(),
     }
 }
@@ -156,7 +162,7 @@ fn quoted(text: &str, quote: char, may_be_bare: bool) -> String {
 fn kind(name: &str, value: &Value) -> &'static str {
     match value {
         Value::Bool(_) => "INTEGER",
-        Value::Number(number) if number.is_u64() => "INTEGER",
+        Value::Number(number) if number.is_u64() || number.is_i64() => "INTEGER",
         Value::Null if !TEXTS.contains(&name) => "REAL",
         Value::Number(_) => "REAL",
         _ => "TEXT",

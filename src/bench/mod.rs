@@ -4,6 +4,7 @@
 mod ceiling;
 mod conditions;
 mod format;
+mod llama_bench;
 mod measure;
 mod profile;
 mod roofline;
@@ -14,6 +15,7 @@ mod trace;
 pub use ceiling::{BUSY, Ceilings};
 pub use conditions::{Conditions, watched};
 pub use format::{Column, Format, Row, Table};
+pub use llama_bench::Run;
 pub use measure::{Bench, Fill, Sample};
 pub use profile::{OpGroup, PROFILE_COLUMNS, PROFILE_LINK_COLUMNS, Profile};
 pub use roofline::roofline;

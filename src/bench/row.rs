@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::ceiling::Ceilings;
 use super::conditions::Conditions;
 use super::format::{Column, Row};
+use super::llama_bench::measured;
 use super::measure::Sample;
 use super::test::{Kind, Test};
 use crate::op::Cost;
@@ -37,8 +38,6 @@ pub fn row(
         "avg_ts": rate,
         "stddev_ts": deviation,
         "samples_ts": rates,
-        "n_prompt": test.prompt,
-        "n_gen": test.generate,
         "depth": test.depth,
         "bytes_per_token": bytes_per_token,
         "gb_per_s": bytes_per_s / 1e9,
@@ -64,6 +63,7 @@ pub fn row(
         unreachable!("json! of braces is an object");
     };
     row.extend(subject.clone());
+    row.extend(measured(test, samples));
     row
 }
 
@@ -117,12 +117,12 @@ pub fn percent(row: &Row, field: &str) -> String {
     row[field].as_f64().map_or("-".to_owned(), |part| format!("{:.1}%", 100.0 * part))
 }
 
-fn mean(values: &[f64]) -> f64 {
+pub(super) fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len() as f64
 }
 
 /// Of a sample, as llama-bench has it: 0 for a single value.
-fn deviation(values: &[f64]) -> f64 {
+pub(super) fn deviation(values: &[f64]) -> f64 {
     let mean = mean(values);
     let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
     (squares / (values.len() as f64 - 1.0).max(1.0)).sqrt()

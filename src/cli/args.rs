@@ -1,6 +1,7 @@
 //! The command line, as clap, the shell completions and the man pages know it.
 
 mod bench;
+mod habits;
 mod kernels;
 mod split;
 mod synthetic;
@@ -14,10 +15,13 @@ use clap_complete::Shell;
 use crate::checkpoint::Dtype;
 use crate::model::DEFAULT_CHUNK;
 pub use bench::{BenchArgs, DepthFill, OutputFormat};
+pub use habits::{command, hint};
 pub use kernels::{CasesArg, CheckArgs, DiffArgs, KernelBenchArgs, KernelsCommand, SanitizeArg};
 pub use split::{Launcher, SplitArgs};
 pub use synthetic::{SynthesizeArgs, SyntheticArgs, WeightType};
-use values::{device, gpu, kernel, logit_bias, positive};
+use values::{
+    device, gpu, kernel, logit_bias, off_at_zero, positive, seed, temperature, unlimited,
+};
 
 /// Llama 3 from its own checkpoint, for one user, as fast as memory allows
 ///
@@ -88,7 +92,7 @@ pub struct ModelArgs {
     pub synthetic: SyntheticArgs,
 
     /// Tokens that the KV cache holds [default: the model's limit, or what fits the memory]
-    #[arg(short, long, value_name = "TOKENS", value_parser = positive)]
+    #[arg(short, long, alias = "ctx-size", value_name = "TOKENS", value_parser = positive)]
     pub context: Option<usize>,
 
     /// How keys and values are stored in the KV cache [default: f32 on the CPU, f16 on a GPU]
@@ -154,11 +158,11 @@ impl From<KvType> for Dtype {
 #[command(next_help_heading = "Sampling")]
 pub struct SamplingArgs {
     /// Sharpness of the distribution; 0 always takes the most likely token
-    #[arg(long, value_name = "T", allow_negative_numbers = true)]
+    #[arg(long, alias = "temperature", value_name = "T", value_parser = temperature)]
     pub temp: Option<f32>,
 
-    /// Choose among the K most likely tokens; 0 is no limit
-    #[arg(long, value_name = "K")]
+    /// Choose among the K most likely tokens; 0 or -1 is no limit
+    #[arg(long, value_name = "K", value_parser = off_at_zero)]
     pub top_k: Option<usize>,
 
     /// Choose among the most likely tokens that make up this probability; 1 is no limit
@@ -170,15 +174,15 @@ pub struct SamplingArgs {
     pub min_p: Option<f32>,
 
     /// Divide positive and multiply negative logits of tokens that occurred; 1 is off
-    #[arg(long, value_name = "X")]
+    #[arg(long, alias = "repetition-penalty", value_name = "X")]
     pub repeat_penalty: Option<f32>,
 
     /// Lower the logits of tokens generated before by X
-    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    #[arg(long, value_name = "X")]
     pub presence_penalty: Option<f32>,
 
     /// Lower the logit of a token by X for every time it was generated before
-    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    #[arg(long, value_name = "X")]
     pub frequency_penalty: Option<f32>,
 
     /// Add BIAS to the logit of a token, as in 128009=-inf; may be repeated
@@ -186,16 +190,33 @@ pub struct SamplingArgs {
     pub logit_bias: Vec<(u32, f32)>,
 
     /// Start of the random numbers: the same seed and options give the same text [default: random]
-    #[arg(short, long)]
-    pub seed: Option<u64>,
+    #[arg(short, long, value_parser = seed)]
+    pub seed: Option<Seed>,
+}
+
+/// Where random numbers start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seed {
+    Random,
+    Given(u64),
+}
+
+impl Seed {
+    pub fn given(self) -> Option<u64> {
+        match self {
+            Self::Random => None,
+            Self::Given(seed) => Some(seed),
+        }
+    }
 }
 
 /// When an answer ends.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Stopping")]
 pub struct StopArgs {
-    /// Generate at most N tokens [default: until the model stops or the context is full]
-    #[arg(short = 'n', long, value_name = "N")]
+    /// Generate at most N tokens [default, and -1: until the model stops or the context is full]
+    #[arg(short = 'n', long, value_name = "N", value_parser = unlimited)]
+    #[arg(aliases = ["n-predict", "predict", "max-new-tokens"])]
     pub max_tokens: Option<usize>,
 
     /// Go on past the tokens that end a text

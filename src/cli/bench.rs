@@ -1,8 +1,7 @@
 //! `chaski bench`
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
@@ -11,20 +10,22 @@ use serde_json::{Value, json};
 use sysinfo::{CpuRefreshKind, RefreshKind};
 
 use super::args::{BenchArgs, DepthFill, ModelArgs};
+use super::file::Output;
 use super::load::{Loaded, load_again};
-use super::model::{Opened, interrupt, open, set_threads, source, system, weights};
+use super::model::{Opened, interrupt, open, set_threads, source, system, weights, while_waiting};
 use super::output::{note, print, progress};
 use super::split::{largest_share, team_hardware, world};
 use crate::bench::{
     BUSY, Bench, COLUMNS, Ceilings, Fill, Grid, LINK_COLUMNS, PROFILE_COLUMNS,
-    PROFILE_LINK_COLUMNS, Profile, Row, STARTUP_COLUMNS, Sample, Table, Test, roofline, row, trace,
-    watched,
+    PROFILE_LINK_COLUMNS, Profile, Row, Run, STARTUP_COLUMNS, Sample, Table, Test, roofline, row,
+    trace, watched,
 };
+use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::device::cuda::Nvml;
 use crate::device::{Hardware, Startup};
 use crate::error::{Error, Result};
-use crate::model::Logits;
+use crate::model::{Logits, Plan};
 use crate::team::Team;
 use crate::tokenizer::Tokenizer;
 use crate::vector;
@@ -38,7 +39,7 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     let (name, columns, link_columns) = match (args.startup, args.profile) {
         (true, _) => ("startup", STARTUP_COLUMNS, &[][..]),
         (_, true) => ("profile", PROFILE_COLUMNS, PROFILE_LINK_COLUMNS),
-        _ => ("bench", COLUMNS, LINK_COLUMNS),
+        _ => ("llama_bench", COLUMNS, LINK_COLUMNS), // where llama.cpp's tools look for it
     };
     let link_columns = if world(&args.model)? > 1 { link_columns } else { &[] };
     let mut table = Table::new(args.output.into(), name, [columns, link_columns].concat());
@@ -83,7 +84,7 @@ impl<'a> Subject<'a> {
             ));
             opened.config.max_context = context;
         }
-        let weights: usize = opened.checkpoint.tensors().map(|(_, tensor)| tensor.bytes).sum();
+        let (_, weights) = sizes(&opened.checkpoint);
         let devices = devices(&opened.hardware);
         let ceilings = Ceilings::measure(&opened.hardware[0], weights / devices)? * devices;
         let together = match devices {
@@ -116,6 +117,8 @@ impl<'a> Subject<'a> {
             DepthFill::Prefill => Fill::Prefill,
             DepthFill::Random => Fill::Random,
         };
+        let plan = opened.plan(model, false, Some(context))?;
+        row.extend(llama_bench_fields(&opened, &plan)?);
         let (_, team, plan) = opened.team(model, false, Some(context))?;
         row.insert("kv_type".to_owned(), json!(plan.sizes.cache.name()));
         row.insert("context".to_owned(), json!(plan.sizes.context));
@@ -123,6 +126,11 @@ impl<'a> Subject<'a> {
         row.insert("depth_fill".to_owned(), json!(format!("{:?}", fill).to_lowercase()));
         Ok(Self { bench: Bench::new(team, fill, interrupt), ceilings, nvml, row })
     }
+}
+
+/// Gets something ready. Ctrl-C ends the process meanwhile, unless that would leave half a table.
+fn ready<R>(table: &Table, make: impl FnOnce() -> R) -> R {
+    if table.is_empty() { while_waiting(make) } else { make() }
 }
 
 /// The number of different devices.
@@ -134,23 +142,60 @@ fn devices(hardware: &[Hardware]) -> usize {
     ordinals.collect::<BTreeSet<_>>().len().max(1)
 }
 
+/// What llama-bench says of a run.
+fn llama_bench_fields(opened: &Opened, plan: &Plan) -> Result<Row> {
+    let Opened { source, config, checkpoint, dims, hardware } = opened;
+    let (parameters, weight_bytes) = sizes(checkpoint);
+    let gpus = hardware.iter().filter_map(|hardware| match hardware {
+        Hardware::Cpu => None,
+        Hardware::Gpu(card) => Some((card.name.clone(), card.ordinal)),
+    });
+    let gpus: Vec<_> = gpus.collect();
+    let run = Run {
+        config,
+        model: source.to_string(),
+        dtype: checkpoint.dtype(),
+        cache: plan.sizes.cache,
+        weight_bytes,
+        parameters,
+        chunk: plan.sizes.chunk,
+        threads: rayon::current_num_threads(),
+        cpu: cpu()?.0,
+        is_mapped: gpus.is_empty() && !checkpoint.is_synthetic(),
+        gpus,
+        split: (dims.share.parts, dims.stage.parts),
+    };
+    Ok(run.fields())
+}
+
+/// Parameters, and bytes of weights.
+fn sizes(checkpoint: &Checkpoint) -> (usize, usize) {
+    let tensors = || checkpoint.tensors().map(|(_, tensor)| tensor);
+    let parameters = tensors().map(|tensor| tensor.bytes / tensor.dtype.bytes()).sum();
+    (parameters, tensors().map(|tensor| tensor.bytes).sum())
+}
+
+/// The CPU's name, and its clock in MHz where that is known.
+fn cpu() -> Result<(String, Option<u64>)> {
+    let frequency = CpuRefreshKind::nothing().with_frequency();
+    let system = system(RefreshKind::nothing().with_cpu(frequency))?;
+    let name = system.cpus().first().map_or("", |cpu| cpu.brand().trim());
+    let clock = system.cpus().iter().map(sysinfo::Cpu::frequency).max();
+    Ok((name.to_owned(), clock.filter(|mhz| *mhz > 0)))
+}
+
 /// What rows say of the model, the machine and this program.
 pub(super) fn common_fields(opened: &Opened, nvml: Option<&Nvml>) -> Result<Row> {
     let Opened { source, checkpoint, dims, hardware, .. } = opened;
-    let tensors = || checkpoint.tensors().map(|(_, tensor)| tensor);
-    let parameters: usize = tensors().map(|tensor| tensor.bytes / tensor.dtype.bytes()).sum();
-    let weight_bytes: usize = tensors().map(|tensor| tensor.bytes).sum();
-    let frequency = CpuRefreshKind::nothing().with_frequency();
-    let system = system(RefreshKind::nothing().with_cpu(frequency))?;
+    let (parameters, weight_bytes) = sizes(checkpoint);
+    let (cpu, clock) = cpu()?;
     let (device, threads) = match &hardware[0] {
         Hardware::Cpu => {
-            let name = system.cpus().first().map_or("", |cpu| cpu.brand().trim());
-            let device = format!("{name}, {}", vector::instruction_set());
+            let device = format!("{cpu}, {}", vector::instruction_set());
             (device, Some(rayon::current_num_threads()))
         }
         Hardware::Gpu(card) => (card.name.clone(), None),
     };
-    let clock = system.cpus().iter().map(sysinfo::Cpu::frequency).max().filter(|mhz| *mhz > 0);
     let Value::Object(row) = json!({
         "model": source.to_string(),
         "parameters": parameters,
@@ -159,7 +204,7 @@ pub(super) fn common_fields(opened: &Opened, nvml: Option<&Nvml>) -> Result<Row>
         "device": device,
         "tensor_parallel": dims.share.parts,
         "pipeline_parallel": dims.stage.parts,
-        "devices": devices(hardware),
+        "device_count": devices(hardware),
         "threads": threads,
         "cpu_clock_mhz": clock,
         "driver": nvml.and_then(Nvml::driver),
@@ -188,7 +233,7 @@ fn tests(
     let Some(context) = tests.iter().map(Test::context).max() else {
         return Err(Error::usage("nothing to measure: -p, -n and -pg are all 0"));
     };
-    let mut subject = Subject::new(args, model, context, interrupt)?;
+    let mut subject = ready(table, || Subject::new(args, model, context, interrupt))?;
     let bar = progress((tests.len() * args.repetitions) as u64, "bench");
     for test in &tests {
         bar.set_message(test.name());
@@ -200,7 +245,7 @@ fn tests(
         let ((samples, result), mut conditions) =
             watched(nvml.as_ref(), || repeat(bench, test, args.repetitions, &bar));
         // Those of the first device; what the others take is not known.
-        conditions.energy_j = conditions.energy_j.filter(|_| common["devices"] == 1);
+        conditions.energy_j = conditions.energy_j.filter(|_| common["device_count"] == 1);
         if !samples.is_empty() {
             let cost = bench.cost(test)?;
             let row = row(test, &samples, cost, ceilings, &conditions, common);
@@ -240,7 +285,11 @@ fn profile(
     let phases: Vec<Option<usize>> = prompts.chain([None]).collect();
     let longest = phases.iter().map(|phase| phase.unwrap_or(1)).max().unwrap_or(1);
     let deepest = args.n_depth.iter().max().copied().unwrap_or(0);
-    let mut subject = Subject::new(args, model, deepest + longest, interrupt)?;
+    // What cannot be written is better told before than after.
+    let create = |file: &Option<PathBuf>| file.as_deref().map(Output::create).transpose();
+    let (trace_file, roofline_file) = (create(&args.trace)?, create(&args.roofline)?);
+    let context = deepest + longest;
+    let mut subject = ready(table, || Subject::new(args, model, context, interrupt))?;
     let bar = progress((args.n_depth.len() * phases.len()) as u64, "profile");
     let mut profiles = Vec::new();
     for depth in &args.n_depth {
@@ -258,12 +307,14 @@ fn profile(
     bar.finish_and_clear();
     let name = |field: &str| subject.row[field].as_str().unwrap_or_default().to_owned();
     let (model, device) = (name("model"), name("device"));
-    if let Some(file) = &args.trace {
-        write_file(file, &format!("{}\n", trace(&profiles, &model, &device)))?;
+    if let Some(mut file) = trace_file {
+        file.write(format!("{}\n", trace(&profiles, &model, &device)).as_bytes())?;
+        file.finish()?;
     }
-    if let Some(file) = &args.roofline {
+    if let Some(mut file) = roofline_file {
         let title = format!("{model} on {device}");
-        write_file(file, &roofline(&profiles, &subject.ceilings, &title))?;
+        file.write(roofline(&profiles, &subject.ceilings, &title).as_bytes())?;
+        file.finish()?;
     }
     Ok(())
 }
@@ -284,18 +335,6 @@ fn note_difference(profile: &Profile) {
             100.0 * communication / sum
         ));
     }
-}
-
-/// The whole file or none.
-pub(super) fn write_file(path: &Path, text: &str) -> Result<()> {
-    let mut partial = path.to_owned().into_os_string();
-    partial.push(".partial");
-    let partial = Path::new(&partial);
-    let written = fs::write(partial, text).and_then(|()| fs::rename(partial, path));
-    written.map_err(|error| {
-        let _ = fs::remove_file(partial);
-        Error::failed(format!("cannot write {}: {error}", path.display()))
-    })
 }
 
 /// From nothing to the second token, by phases, one after the other; then in use, where the tokenizer is read

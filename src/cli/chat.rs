@@ -1,14 +1,11 @@
 //! `chaski chat`: a conversation that keeps its KV cache from turn to turn.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustyline::error::ReadlineError;
-use rustyline::history::FileHistory;
-use rustyline::{Config, Editor};
-
 use super::args::ChatArgs;
+use super::file::write_file;
+use super::input::{Input, Said};
 use super::load::{Loaded, load};
 use super::model::{chat_format, interrupt, needed, read_chat, read_text};
 use super::output::{Printer, note, note_timing};
@@ -181,102 +178,71 @@ impl Conversation<'_> {
         messages.retain(|message| message.role() == "system");
         self.request.messages = messages;
     }
-
-    /// Writes the messages beside `file` first, so that a full disk costs no earlier conversation.
-    fn save(&self, file: &Path) -> Result<()> {
-        let failed = |error| Error::failed(format!("cannot write {}: {error}", file.display()));
-        let mut partial = file.as_os_str().to_owned();
-        partial.push(".partial");
-        fs::write(&partial, format!("{:#}\n", self.request.to_json()))
-            .and_then(|()| fs::rename(&partial, file))
-            .map_err(failed)
-    }
 }
 
-/// Reads lines and answers them until the input ends.
+/// Reads messages and answers them until the input ends.
 fn converse(mut conversation: Conversation<'_>) -> Result<()> {
-    let failed = |error: ReadlineError| Error::failed(format!("cannot read the terminal: {error}"));
-    let config = Config::builder().auto_add_history(true).build();
-    let mut editor = Editor::<(), FileHistory>::with_config(config).map_err(failed)?;
-    let history = history_file();
-    if let Some(history) = &history {
-        let _ = editor.load_history(history); // there is none the first time
+    let mut input = Input::open()?;
+    if input.is_for_people() {
+        note("/help lists the commands");
     }
-    note("/help lists the commands");
     let ended = loop {
-        match read_message(&mut editor) {
-            Ok(line) if line.trim().is_empty() => {}
-            Ok(line) => match handle(&mut conversation, &line) {
-                Ok(true) => {}
-                Ok(false) => break Ok(()),
+        match input.message() {
+            Ok(Said::Message(line)) if line.trim().is_empty() => {}
+            Ok(Said::Message(line)) => match handle(&mut conversation, &line) {
+                Ok(Next::Leave) => break Ok(()),
+                // A person goes on with something else; a script is ended as a whole.
+                Ok(Next::Stopped) if !input.is_for_people() => break Err(Error::Interrupted),
+                Ok(Next::Stopped) => note("stopped"),
+                Ok(Next::GoOn) => {}
                 // Nobody is left to answer, or to be answered.
                 Err(error) if conversation.session.has_ended() => break Err(error),
                 Err(error @ Error::ReaderLeft) => break Err(error),
                 Err(error) => note(format_args!("chaski: {error}")),
             },
-            Err(ReadlineError::Interrupted) => note("/exit or Ctrl-D leaves"),
-            Err(ReadlineError::Eof) => break Ok(()),
-            Err(error) => break Err(failed(error)),
+            Ok(Said::Interrupted) => note("/exit or Ctrl-D leaves"),
+            Ok(Said::End) => break Ok(()),
+            Err(error) => break Err(error),
         }
     };
-    if let Some(history) = &history {
-        let saved = fs::create_dir_all(history.parent().unwrap_or(Path::new(".")));
-        if let Err(error) =
-            saved.map_err(ReadlineError::from).and_then(|()| editor.save_history(history))
-        {
-            note(format_args!("cannot keep the history in {}: {error}", history.display()));
-        }
-    }
+    input.keep_history();
     ended
 }
 
-/// One message: a line, and those after it while they end in a backslash.
-fn read_message(editor: &mut Editor<(), FileHistory>) -> rustyline::Result<String> {
-    let mut message = editor.readline("> ")?;
-    while message.ends_with('\\') {
-        message.pop();
-        message.push('\n');
-        message.push_str(&editor.readline("  ")?);
-    }
-    Ok(message)
+/// What comes of a message.
+enum Next {
+    GoOn,
+    /// Its answer was.
+    Stopped,
+    Leave,
 }
 
-/// Carries out a command or asks a question; false to leave.
-fn handle(conversation: &mut Conversation<'_>, line: &str) -> Result<bool> {
+/// Carries out a command or asks a question.
+fn handle(conversation: &mut Conversation<'_>, line: &str) -> Result<Next> {
     let (command, rest) = line.trim().split_once(char::is_whitespace).unwrap_or((line.trim(), ""));
     let file = || match rest.trim() {
         "" => Err(Error::usage(format!("{command} needs a file"))),
         file => Ok(PathBuf::from(file)),
     };
     match command {
-        "/exit" | "/quit" => return Ok(false),
+        "/exit" | "/quit" => return Ok(Next::Leave),
         "/help" => note(HELP),
         "/clear" => conversation.clear(),
         "/system" => conversation.set_system(rest),
-        "/save" => conversation.save(&file()?)?,
+        "/save" => write_file(&file()?, &format!("{:#}\n", conversation.request.to_json()))?,
         "/load" => conversation.load(&file()?)?,
-        "/regen" => told(&conversation.ask_again()?),
+        "/regen" => return Ok(told(&conversation.ask_again()?)),
         _ if command.starts_with('/') => {
             return Err(Error::usage(format!("no command {command}; /help lists them")));
         }
         _ => {
             let answer = conversation.ask(line.to_owned())?;
-            told(&answer);
+            return Ok(told(&answer));
         }
     }
-    Ok(true)
+    Ok(Next::GoOn)
 }
 
-fn told(answer: &Answer) {
-    if answer.finish == Finish::Interrupted {
-        note("stopped");
-    }
-}
-
-/// `$XDG_STATE_HOME/chaski/history`
-fn history_file() -> Option<PathBuf> {
-    let set =
-        |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let state = set("XDG_STATE_HOME").or_else(|| Some(set("HOME")?.join(".local/state")))?;
-    Some(state.join("chaski/history"))
+fn told(answer: &Answer) -> Next {
+    if answer.finish == Finish::Interrupted { Next::Stopped } else { Next::GoOn }
 }

@@ -1,11 +1,9 @@
 //! `chaski logits`
 
-use std::fs::{self, File};
-use std::io::{BufWriter, Write};
-use std::path::Path;
 use std::sync::atomic::Ordering;
 
 use super::args::LogitsArgs;
+use super::file::Output;
 use super::load::{Loaded, load};
 use super::model::{interrupt, prompt_ids};
 use super::output::{note, progress};
@@ -28,39 +26,27 @@ pub fn run(args: &LogitsArgs) -> Result<()> {
             team.context()
         )));
     }
-    // The file gets its name when it is whole.
-    let mut partial = args.out.clone().into_os_string();
-    partial.push(".partial");
-    let partial = Path::new(&partial);
-    let written = write_logits(&mut team, &ids, partial, &args.out);
-    if written.is_err() {
-        let _ = fs::remove_file(partial);
-    }
-    written?;
+    write_logits(&mut team, &ids, Output::create(&args.out)?)?;
     note(format_args!("{}: logits f32 [{}, {}]", args.out.display(), ids.len(), team.vocab()));
     Ok(())
 }
 
-fn write_logits(team: &mut Team, ids: &[u32], partial: &Path, out: &Path) -> Result<()> {
-    let failed = |error| Error::failed(format!("cannot write {}: {error}", out.display()));
+fn write_logits(team: &mut Team, ids: &[u32], mut out: Output) -> Result<()> {
     let interrupt = interrupt()?;
     let bytes = ids.len() * team.vocab() * size_of::<f32>();
-    let mut file = BufWriter::new(File::create(partial).map_err(failed)?);
-    file.write_all(&header(&[ids.len(), team.vocab()], bytes)).map_err(failed)?;
+    out.write(&header(&[ids.len(), team.vocab()], bytes))?;
     let bar = progress(ids.len() as u64, "logits");
     for chunk in ids.chunks(team.chunk()) {
         if interrupt.load(Ordering::Relaxed) {
             return Err(Error::Interrupted);
         }
         let logits = team.prefill(chunk, Logits::All)?;
-        for logit in logits {
-            file.write_all(&logit.to_le_bytes()).map_err(failed)?;
-        }
+        let bytes: Vec<u8> = logits.iter().flat_map(|logit| logit.to_le_bytes()).collect();
+        out.write(&bytes)?;
         bar.inc(chunk.len() as u64);
     }
     bar.finish_and_clear();
-    file.into_inner().map_err(|error| failed(error.into_error()))?.sync_all().map_err(failed)?;
-    fs::rename(partial, out).map_err(failed)
+    out.finish()
 }
 
 /// The beginning of a safetensors file that holds `logits` alone: the size of the JSON that follows,

@@ -5,11 +5,14 @@ mod bench;
 mod chat;
 mod devices;
 mod diff;
+mod file;
 mod forecast;
 mod generate;
+mod input;
 mod inspect;
 mod kernels;
 mod launch;
+mod limits;
 mod lines;
 mod load;
 mod logits;
@@ -23,24 +26,30 @@ mod synthesize;
 mod tokenize;
 
 use std::ffi::OsString;
+use std::io::{self, IsTerminal};
+use std::process;
 
 use args::{Arguments, Command, KernelsCommand};
-use clap::Parser;
+use clap::FromArgMatches;
 
 use crate::device::cuda;
 use crate::error::{Error, Result};
+use crate::source::tell_of_shortened_files;
 
 /// Runs the command that the process's arguments ask for.
 ///
-/// Wrong arguments end the process with status 2, `--help` and `--version` with 0, as clap does.
+/// Wrong arguments end the process with status 2.
 ///
 /// # Errors
 /// What the command could not do; the caller prints it and leaves with its status.
 pub fn run() -> Result<()> {
     let is_bench = std::env::args_os().any(|argument| argument == "bench");
     let spelled_out = |argument| spelled_out(argument, is_bench);
-    let arguments = Arguments::parse_from(std::env::args_os().map(spelled_out));
+    let words: Vec<_> = std::env::args_os().map(spelled_out).collect();
+    let arguments = arguments(&words)?;
     let emulated = emulated(arguments.emulate)?;
+    tell_of_shortened_files()
+        .map_err(|error| Error::failed(format!("cannot watch for SIGBUS: {error}")))?;
     if let Command::Kernels { command: KernelsCommand::Check(args) } = &arguments.command {
         return kernels::check(args, emulated); // in processes of its own
     }
@@ -63,6 +72,27 @@ pub fn run() -> Result<()> {
         Command::Completions { shell } => pages::completions(shell),
         Command::Man { directory } => pages::man(&directory),
     }
+}
+
+/// The process's arguments, unless they ask for help, which is printed.
+fn arguments(words: &[OsString]) -> Result<Arguments> {
+    let matches = args::command().try_get_matches_from(words);
+    let error = match matches.and_then(|matches| Arguments::from_arg_matches(&matches)) {
+        Ok(arguments) => return Ok(arguments),
+        Err(error) => error,
+    };
+    if error.use_stderr() {
+        // What is wrong is what the status says, too, should nobody hear it.
+        let _ = error.print();
+        if let Some(hint) = args::hint(words) {
+            output::note(format_args!("\n{hint}"));
+        }
+        process::exit(error.exit_code());
+    }
+    let text = error.render();
+    let is_terminal = io::stdout().is_terminal();
+    output::print(&if is_terminal { text.ansi().to_string() } else { text.to_string() })?;
+    process::exit(0)
 }
 
 /// How many GPUs to emulate: as the argument says, else the environment.

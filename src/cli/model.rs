@@ -1,6 +1,6 @@
 //! From arguments to a model that is ready to run.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::Path;
 use std::sync::OnceLock;
@@ -13,6 +13,7 @@ use super::args::{
     Device, KernelFile, KvType, ModelArgs, PromptArgs, StyleArg, StyleArgs, SyntheticArgs,
     WeightType,
 };
+use super::limits::left_by_groups;
 use super::output::{note, progress};
 use super::split::{check_room, describe, devices, largest_share, meet, note_link, team_hardware};
 use crate::chat::{Chat, ChatStyle, Request as ChatRequest};
@@ -265,11 +266,11 @@ pub fn plan(
     Plan::new(config, dims, weight_bytes, request, room)
 }
 
-/// What this process may still take: the system's figure, or its control group's if that is less.
+/// What this process may still take: the system's figure, or what its control groups leave if that is less.
 pub fn available_memory_bytes() -> Result<usize> {
     let system = system(RefreshKind::nothing().with_memory(MemoryRefreshKind::everything()))?;
-    let group = system.cgroup_limits().map_or(u64::MAX, |limits| limits.free_memory);
-    Ok(system.available_memory().min(group) as usize)
+    let groups = left_by_groups(&|file| fs::read_to_string(file).ok()).unwrap_or(u64::MAX);
+    Ok(system.available_memory().min(groups) as usize)
 }
 
 /// What the operating system says of itself.
@@ -339,13 +340,24 @@ pub fn parse_ids(text: &str, place: &str) -> Result<Vec<u32>> {
 /// A whole text file; `-` is standard input.
 pub fn read_text(file: &Path) -> Result<String> {
     let failed = |error| Error::failed(format!("cannot read {}: {error}", file.display()));
-    if file.as_os_str() == "-" {
-        let mut text = String::new();
-        io::stdin().read_to_string(&mut text).map_err(failed)?;
-        return Ok(text);
+    let mut bytes = Vec::new();
+    let read = match file.as_os_str() == "-" {
+        true => io::stdin().take(MOST_TEXT_BYTES + 1).read_to_end(&mut bytes),
+        false => {
+            File::open(file).and_then(|file| file.take(MOST_TEXT_BYTES + 1).read_to_end(&mut bytes))
+        }
+    };
+    if read.map_err(failed)? as u64 > MOST_TEXT_BYTES {
+        return Err(failed(io::Error::other(format!("over {} MiB", MOST_TEXT_BYTES >> 20))));
     }
-    fs::read_to_string(file).map_err(failed)
+    String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        failed(io::Error::other(format!("it is not UTF-8 text: byte {at}")))
+    })
 }
+
+/// Texts are read whole: no more than this, so that `/dev/zero` has an end.
+const MOST_TEXT_BYTES: u64 = 256 << 20;
 
 /// A conversation from a JSON file; `-` is standard input.
 pub fn read_chat(file: &Path) -> Result<ChatRequest> {
@@ -367,12 +379,23 @@ pub fn chat_format(args: &StyleArgs, source: &Source, tokenizer: &Tokenizer) -> 
     }
 }
 
+/// Set while nothing is at hand that Ctrl-C could end but the process.
+static WAITING: AtomicBool = AtomicBool::new(false);
+
+/// Does what waits for others: Ctrl-C ends the process meanwhile.
+pub fn while_waiting<R>(wait: impl FnOnce() -> R) -> R {
+    WAITING.store(true, Ordering::Relaxed);
+    let result = wait();
+    WAITING.store(false, Ordering::Relaxed);
+    result
+}
+
 /// Whether Ctrl-C was pressed: the first one ends the generation at hand, a second one the process.
 pub fn interrupt() -> Result<&'static AtomicBool> {
     static PRESSED: AtomicBool = AtomicBool::new(false);
     static HANDLER: OnceLock<std::result::Result<(), String>> = OnceLock::new();
     let on_ctrl_c = || {
-        if PRESSED.swap(true, Ordering::Relaxed) {
+        if PRESSED.swap(true, Ordering::Relaxed) || WAITING.load(Ordering::Relaxed) {
             std::process::exit(130);
         }
     };

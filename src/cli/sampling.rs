@@ -3,7 +3,7 @@
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 
-use super::args::{SamplingArgs, StopArgs};
+use super::args::{SamplingArgs, Seed, StopArgs};
 use super::output::note;
 use crate::config::{Config, SamplingDefaults};
 use crate::error::{Error, Result};
@@ -61,7 +61,8 @@ fn options(args: &SamplingArgs, models: &SamplingDefaults) -> SamplingOptions {
     let drawing = if draws { models.clone() } else { SamplingDefaults::default() };
     let makers_temperature = if draws { drawing.temperature.unwrap_or(1.0) } else { 0.0 };
     let temperature = args.temp.unwrap_or(makers_temperature);
-    let seed = args.seed.unwrap_or_else(|| RandomState::new().hash_one(0u8) & 0xffff_ffff);
+    let given = args.seed.and_then(Seed::given);
+    let seed = given.unwrap_or_else(|| RandomState::new().hash_one(0u8) & 0xffff_ffff);
     // Penalties have a meaning without a draw, too.
     let penalty = |given: Option<f32>, models: Option<f32>, off| given.or(models).unwrap_or(off);
     let options = SamplingOptions {
@@ -75,7 +76,7 @@ fn options(args: &SamplingArgs, models: &SamplingDefaults) -> SamplingOptions {
         logit_bias: args.logit_bias.clone(),
         seed,
     };
-    if temperature > 0.0 && args.seed.is_none() {
+    if temperature > 0.0 && given.is_none() {
         note(format_args!("seed         {seed}"));
     }
     options

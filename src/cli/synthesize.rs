@@ -2,13 +2,14 @@
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::Ordering;
 
 use indicatif::ProgressBar;
 use serde_json::{Map, Value, json};
 
 use super::args::SynthesizeArgs;
+use super::file::{finish_folder, folder_beside};
 use super::model::{interrupt, source};
 use super::output::{note, progress};
 use crate::checkpoint::{Checkpoint, Tensor};
@@ -28,30 +29,16 @@ pub fn run(args: &SynthesizeArgs) -> Result<()> {
             args.model
         )));
     };
-    if args.out.exists() {
-        return Err(Error::failed(format!("{} is there already", args.out.display())));
-    }
     let checkpoint = Checkpoint::open(&Source::Synthetic(model))?;
     let shards = shards(&checkpoint, args.shard_mb.saturating_mul(1_000_000));
-    // The directory gets its name when it is whole.
-    let mut partial = args.out.clone().into_os_string();
-    partial.push(".partial");
-    let partial = PathBuf::from(partial);
-    let failed = |error| Error::failed(format!("cannot write {}: {error}", args.out.display()));
-    let write = || {
-        fs::create_dir(&partial).map_err(failed)?;
-        for name in ["config.json", "generation_config.json"] {
-            let text = model.file(name).unwrap_or_default();
-            fs::write(partial.join(name), text).map_err(failed)?;
-        }
-        write_weights(&checkpoint, &shards, &partial)?;
-        fs::rename(&partial, &args.out).map_err(failed)
-    };
-    let written = write();
-    if written.is_err() {
-        let _ = fs::remove_dir_all(&partial);
+    let folder = folder_beside(&args.out)?;
+    for name in ["config.json", "generation_config.json"] {
+        let text = model.file(name).unwrap_or_default();
+        let failed = |error| Error::failed(format!("cannot write {name}: {error}"));
+        fs::write(folder.path().join(name), text).map_err(failed)?;
     }
-    written?;
+    write_weights(&checkpoint, &shards, folder.path())?;
+    finish_folder(folder, &args.out)?;
     note(format_args!("{}: {model} in {} files of weights", args.out.display(), shards.len()));
     Ok(())
 }

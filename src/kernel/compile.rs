@@ -236,6 +236,9 @@ impl Cache {
         fs::create_dir_all(&self.folder)
             .and_then(|()| fs::write(&unfinished, bytes))
             .and_then(|()| fs::rename(&unfinished, path))
-            .map_err(|error| format!("cannot write {}: {error}", path.display()))
+            .map_err(|error| {
+                let path = path.display();
+                format!("cannot write {path}: {error}; XDG_CACHE_HOME can name another folder")
+            })
     }
 }

@@ -3,6 +3,7 @@
 
 use std::time::Instant;
 
+use super::judge::Left;
 use crate::checkpoint::synthetic::Recipe;
 use crate::checkpoint::{Checkpoint, Dtype};
 use crate::config::{Config, Dims};
@@ -14,6 +15,7 @@ use crate::model::{self, Llama, Logits, PrefillState, Sizes, State, Weights};
 use crate::op::{Cost, Gpu, Op, Product, Program};
 use crate::ops::Synthesize;
 use crate::random::random_ids;
+use crate::vector::widened;
 
 /// What takes turns is together this many times as large as the cache between the memory and what
 /// computes, where the model has as much.
@@ -142,9 +144,19 @@ impl Bed {
 
     /// Numbers of about 1 wherever ops read numbers; zeros elsewhere.
     fn fill(&mut self, config: &Config, whole: Slot<u8>) -> Result<()> {
+        let before_caches = self.model.state.caches[0].keys.offset();
+        self.device.write(whole, &vec![0; before_caches])?;
+        self.make_numbers(0)?;
         let (state, device) = (&self.model.state, &mut self.device);
-        let before_caches = state.caches[0].keys.offset();
-        device.write(whole, &vec![0; before_caches])?;
+        device.write(state.frequencies, &config.rope.frequencies(config.head_dim))?;
+        device.write(state.ids, &random_ids(0, state.ids.len(), self.model.dims.vocab))?;
+        // Temperature, top-p, min-p and three penalties, of which the first is a factor.
+        device.write(state.sampling.options, &[0.6, 0.9, 0.0, 1.0, 0.0, 0.0])
+    }
+
+    /// Numbers of about 1 wherever ops read numbers.
+    fn make_numbers(&mut self, seed: u64) -> Result<()> {
+        let state = &self.model.state;
         let mut program = Program::default();
         for (tensor, (_, numbers)) in (0..).zip(state.numbers()) {
             // Two numbers of bf16 side by side are one of f32, of about the second's value.
@@ -152,14 +164,34 @@ impl Bed {
             let whole_pieces = numbers.bytes.len() / PIECE_BYTES * PIECE_BYTES;
             let out = numbers.bytes.part(0, whole_pieces);
             if !out.is_empty() {
-                program.push(Synthesize::whole(Recipe::standard(0, tensor), dtype, out));
+                program.push(Synthesize::whole(Recipe::standard(seed, tensor), dtype, out));
             }
         }
-        device.run(&program)?;
-        device.write(state.frequencies, &config.rope.frequencies(config.head_dim))?;
-        device.write(state.ids, &random_ids(0, state.ids.len(), self.model.dims.vocab))?;
-        // Temperature, top-p, min-p and three penalties, of which the first is a factor.
-        device.write(state.sampling.options, &[0.6, 0.9, 0.0, 1.0, 0.0, 0.0])
+        self.device.run(&program)
+    }
+
+    /// Other numbers than those that ops are timed on, and other tokens.
+    pub(super) fn refill(&mut self) -> Result<()> {
+        self.make_numbers(1)?;
+        let Self { model: Llama { state, dims, .. }, device, .. } = self;
+        device.write(state.ids, &random_ids(1, state.ids.len(), dims.vocab))
+    }
+
+    /// What ops of `phase` can have left for others, by name, and the tokens.
+    pub(super) fn left(&mut self, phase: Phase) -> Result<Left> {
+        let Self { model: Llama { state, dims, .. }, device, .. } = self;
+        let position = dims.kv_heads * dims.head_dim * state.caches[0].dtype.bytes();
+        let mut all = Vec::new();
+        for (name, mut numbers) in state.numbers() {
+            if name.starts_with("keys") || name.starts_with("values") {
+                // What lies before is only read.
+                let (from, to) = (phase.position() * position, phase.end() * position);
+                numbers.bytes = numbers.bytes.part(from, to - from);
+            }
+            let wide = widened(numbers, device.read(numbers.bytes)?).into_owned();
+            all.push((name, wide));
+        }
+        Ok(Left { numbers: all, ids: device.read(state.ids)?.to_vec() })
     }
 
     /// The ops of a step by name and size, in their order.

@@ -5,6 +5,7 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use super::bed::{Bed, Group};
+use super::judge::Left;
 use super::tune::Cut;
 use crate::bench::{Ceilings, Column, Conditions, Row, number, percent, percentile, text};
 use crate::device::{Hardware, Recording};
@@ -96,24 +97,23 @@ pub fn measure(
     begins: &dyn Fn() -> Result<()>,
 ) -> Result<Vec<Times>> {
     let mut rounds = None;
-    let mut runs = Vec::new();
+    let (mut runs, mut all_once) = (Vec::new(), Vec::new());
     for contestant in contestants {
         contestant.take_place(group.kernel, bed.hardware());
         let time = |bed: &mut Bed, run: &mut Recording| {
             begins()?;
             bed.time(group.phase, run)
         };
-        let mut run = contestant.recording(bed, group, rounds.unwrap_or(1))?;
+        let mut once = contestant.recording(bed, group, 1)?;
         // The first loads the kernel and captures the graph.
-        time(bed, &mut run)?;
-        let warm = time(bed, &mut run)?;
+        time(bed, &mut once)?;
+        let warm = time(bed, &mut once)?;
         let enough = (RUN_TIME / warm.max(1e-9)).ceil() as usize;
         let enough = *rounds.get_or_insert(enough.clamp(1, MOST_LAUNCHES / group.instances));
-        if enough > 1 && runs.is_empty() {
-            run = contestant.recording(bed, group, enough)?;
-            time(bed, &mut run)?;
-        }
+        let mut run = contestant.recording(bed, group, enough)?;
+        time(bed, &mut run)?;
         runs.push(run);
+        all_once.push(once);
     }
     let launches = (rounds.unwrap_or(1) * group.instances) as f64;
     let mut times = vec![Vec::new(); runs.len()];
@@ -127,7 +127,31 @@ pub fn measure(
             times.push(bed.time(group.phase, run)? / launches);
         }
     }
+    judge(bed, group, contestants.iter().zip(&mut all_once), begins)?;
     Ok(times)
+}
+
+/// That sources compute what the built-in kernel does, now that they have been timed, on numbers that they
+/// have not met: by the same loaded code, which may have counted its launches.
+fn judge<'a>(
+    bed: &mut Bed,
+    group: &Group,
+    contestants: impl Iterator<Item = (&'a Contestant, &'a mut Recording)>,
+    begins: &dyn Fn() -> Result<()>,
+) -> Result<()> {
+    let sources = contestants.filter_map(|(contestant, once)| Some((contestant.source()?, once)));
+    let mut found = Vec::new();
+    for (source, once) in sources {
+        begins()?;
+        found.push((source, Left::by(once, bed, group)?));
+    }
+    if found.is_empty() {
+        return Ok(());
+    }
+    Contestant::BuiltIn.take_place(group.kernel, bed.hardware());
+    begins()?;
+    let right = Left::by(&mut Contestant::BuiltIn.recording(bed, group, 1)?, bed, group)?;
+    found.into_iter().try_for_each(|(source, left)| left.check(&right, source))
 }
 
 /// That two kernels can take turns: what is not in a graph is looked up anew for each launch.

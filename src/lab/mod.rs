@@ -4,6 +4,7 @@ mod all_reduce;
 mod bed;
 mod bench;
 mod diff;
+mod judge;
 mod tune;
 
 pub use all_reduce::{

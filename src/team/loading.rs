@@ -1,5 +1,6 @@
 //! While ranks are loaded: they may hang in a call that nothing wakes, before any of them waits for another.
 
+use std::io::{self, Write};
 use std::process;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,7 +31,7 @@ impl Loading {
                 if let Some(failure) = room.upgrade().and_then(|room| room.verdict())
                     && have_come(&still).contains(&false)
                 {
-                    eprintln!("chaski: {failure}");
+                    let _ = writeln!(io::stderr(), "chaski: {failure}");
                     process::exit(failure.exit_status().into());
                 }
             });

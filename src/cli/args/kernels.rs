@@ -105,7 +105,7 @@ pub struct CheckArgs {
     #[arg(long, value_name = "CHECKER", default_value = "none")]
     pub sanitize: SanitizeArg,
 
-    /// Which of the cases to run [default: thorough; usual where GPUs are emulated, and few with
+    /// Which of the cases to run [default: thorough; usual where GPUs are emulated, and quick with
     /// the sanitizer thread]
     #[arg(long, value_name = "WHICH")]
     pub cases: Option<CasesArg>,

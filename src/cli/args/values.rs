@@ -1,6 +1,6 @@
 //! Values of arguments, from their text.
 
-use super::{Device, KernelFile};
+use super::{Device, KernelFile, Seed};
 
 pub fn device(text: &str) -> Result<Device, String> {
     match text {
@@ -28,13 +28,51 @@ pub fn kernel(text: &str) -> Result<KernelFile, String> {
     Ok(KernelFile { name, file })
 }
 
+/// A number that other programs give as 0, -1 or -2 for "as usual".
+pub fn unlimited(text: &str) -> Result<usize, String> {
+    match text.parse::<i64>() {
+        Ok(number) => Ok(usize::try_from(number).unwrap_or(usize::MAX)),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// A number of which 0, and what others give for it, is no limit.
+pub fn off_at_zero(text: &str) -> Result<usize, String> {
+    text.parse::<i64>()
+        .map(|number| usize::try_from(number).unwrap_or(0))
+        .map_err(|e| e.to_string())
+}
+
+/// A temperature; none is below 0, which others take as 0.
+pub fn temperature(text: &str) -> Result<f32, String> {
+    match text.parse::<f32>() {
+        Ok(number) if number < 0.0 => {
+            Err("it is 0 or above; 0 always takes the most likely token".to_owned())
+        }
+        Ok(number) => Ok(number),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// A seed, or -1 for a random one.
+pub fn seed(text: &str) -> Result<Seed, String> {
+    match text.parse() {
+        Ok(seed) => Ok(Seed::Given(seed)),
+        Err(_) if text == "-1" => Ok(Seed::Random),
+        Err(error) => Err(format!("{error}; a number from 0 on is needed, or -1 for a random one")),
+    }
+}
+
 pub fn positive(text: &str) -> Result<usize, String> {
     match text.parse() {
-        Ok(0) => Err("at least 1 is needed".to_owned()),
+        Ok(0) => Err(AT_LEAST_1.to_owned()),
         Ok(number) => Ok(number),
+        Err(_) if text.parse::<i64>().is_ok() => Err(AT_LEAST_1.to_owned()),
         Err(error) => Err(format!("{error}")),
     }
 }
+
+const AT_LEAST_1: &str = "at least 1 is needed; leave the option out for what is usual";
 
 pub fn logit_bias(text: &str) -> Result<(u32, f32), String> {
     let (id, bias) = text.split_once('=').ok_or("ID=BIAS is needed, as in 128009=-2.5")?;

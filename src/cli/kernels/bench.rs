@@ -14,8 +14,9 @@ use super::find;
 use super::watch::{endless, time_limit};
 use crate::bench::{Ceilings, Conditions, Row, Table, watched};
 use crate::cli::args::{KernelBenchArgs, ModelArgs};
-use crate::cli::bench::{common_fields, write_file};
-use crate::cli::model::{Opened, interrupt, open, set_threads};
+use crate::cli::bench::common_fields;
+use crate::cli::file::Output;
+use crate::cli::model::{Opened, interrupt, open, set_threads, while_waiting};
 use crate::cli::output::{note, print, progress};
 use crate::cli::split::check_alone;
 use crate::config::Dims;
@@ -49,6 +50,7 @@ pub fn bench(args: &KernelBenchArgs, emulated: Option<u32>) -> Result<()> {
         return all_reduce::bench(args, &wanted, contestants[0].source(), interrupt, emulated);
     }
     check_alone(&args.model, "kernels bench")?;
+    let tuned = args.tune.as_deref().map(Output::create).transpose()?;
     let (model, opened) = fitted(args)?;
     let hardware = &opened.hardware[0];
     for source in contestants.iter().filter_map(Contestant::source) {
@@ -72,7 +74,8 @@ pub fn bench(args: &KernelBenchArgs, emulated: Option<u32>) -> Result<()> {
         ceilings.read_bytes_per_s / 1e9,
         ceilings.flops_per_s / 1e12
     ));
-    let (bed, mut groups) = prepared(args, &model, opened, &wanted)?;
+    let ready = while_waiting(|| prepared(args, &model, opened, &wanted));
+    let (bed, mut groups) = ready?;
     if matches!(contestants[..], [_, Contestant::CublasLt]) {
         groups.retain(|group| bed.has_products(group));
         if groups.is_empty() {
@@ -89,11 +92,12 @@ pub fn bench(args: &KernelBenchArgs, emulated: Option<u32>) -> Result<()> {
         nvml,
         subject,
     };
-    let result = match &args.tune {
+    let result = match tuned {
         None => session.run(&groups, args.repetitions, interrupt),
-        Some(file) => session
-            .tune(&groups, args.repetitions, interrupt)
-            .and_then(|found| write_file(file, &table(&found))),
+        Some(mut file) => session.tune(&groups, args.repetitions, interrupt).and_then(|found| {
+            file.write(table(&found).as_bytes())?;
+            file.finish()
+        }),
     };
     // Whatever ends it, what was measured is a whole table.
     print(session.table.end())?;

@@ -90,7 +90,7 @@ pub(super) fn effort(args: &CheckArgs, emulated: Option<u32>, sanitizer: Sanitiz
         Some(CasesArg::Usual) => Effort::Usual,
         Some(CasesArg::Thorough) => Effort::Thorough,
         None if emulated.is_none() => Effort::Thorough,
-        None if sanitizer == Sanitizer::Thread => Effort::Few,
+        None if sanitizer == Sanitizer::Thread => Effort::Quick,
         None => Effort::Usual,
     }
 }

@@ -270,7 +270,10 @@ fn build_in(folder: &Path, sanitizer: Sanitizer) -> Result<()> {
 }
 
 fn cannot_write(path: &Path, error: &std::io::Error) -> Error {
-    Error::failed(format!("{CANNOT_BUILD}: cannot write {}: {error}", path.display()))
+    Error::failed(format!(
+        "{CANNOT_BUILD}: cannot write {}: {error}; XDG_CACHE_HOME can name another folder",
+        path.display()
+    ))
 }
 
 fn compiler() -> PathBuf {
