@@ -27,6 +27,7 @@ template <class W> struct NormQkv {
     uint32_t parts; // of each row, 1 to 8, a power of two (lib/gemv.cuh)
     uint32_t flow; // lib/flow.cuh
     float eps;
+    float magnitude; // what cosines and sines are multiplied with
     Trace trace;
 };
 
@@ -51,7 +52,9 @@ template <class W, int D> __device__ void norm_qkv(const NormQkv<W>& args) {
         if (threadIdx.x < D / 2) { // while x is on its way
             const uint32_t i = threadIdx.x, cursor = *args.cursor;
             // The angle is one product in float, as models were trained with it.
-            sin_cos(float(cursor) * args.frequencies[i], turns[i].x, turns[i].y);
+            float sine, cosine;
+            sin_cos(float(cursor) * args.frequencies[i], sine, cosine);
+            turns[i] = {args.magnitude * sine, args.magnitude * cosine};
             if (i == 0) position = cursor;
         }
         scale = stage_normed<W>(x, width, args.eps);

@@ -26,6 +26,7 @@ struct RopeAppend {
     uint32_t tokens;          // T
     uint32_t heads;           // H
     uint32_t kv_heads;        // G
+    float magnitude;          // what cosines and sines are multiplied with
     Trace trace;
 };
 
@@ -89,9 +90,12 @@ template <int D> __device__ void rope_append(const RopeAppend& args) {
     const uint32_t first = args.cursor[0], q_row = args.heads * D, kv_row = args.kv_heads * D;
     for (uint64_t token = blockIdx.x; token < args.tokens; token += gridDim.x) {
         const uint64_t position = first + token;
-        if (threadIdx.x < D / 2)
-            sin_cos(float(position) * args.frequencies[threadIdx.x], rotation.sines[threadIdx.x],
-                    rotation.cosines[threadIdx.x]);
+        if (threadIdx.x < D / 2) {
+            float sine, cosine;
+            sin_cos(float(position) * args.frequencies[threadIdx.x], sine, cosine);
+            rotation.sines[threadIdx.x] = args.magnitude * sine;
+            rotation.cosines[threadIdx.x] = args.magnitude * cosine;
+        }
         __syncthreads();
         rotate<D>(args.queries + token * q_row, args.q + token * q_row, args.heads, rotation);
         rotate<D>(args.keys + position * kv_row, args.k + token * kv_row, args.kv_heads, rotation);

@@ -10,6 +10,7 @@ pub mod config;
 pub mod conformance;
 pub mod device;
 pub mod error;
+pub mod hub;
 pub mod json;
 pub mod kernel;
 pub mod lab;

@@ -1,5 +1,8 @@
 //! A rank: one share of a model, its memory, and what runs it.
 
+mod checks;
+mod turning;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +18,8 @@ use crate::model::{self, Llama, Logits, Plan, Sizes, State, Weights};
 use crate::op::{Cost, Program};
 use crate::ops::{self, Synthesize};
 use crate::sampler::{IN_PROMPT, Outcome, SamplingOptions};
+pub use checks::{check, check_room};
+use turning::Turning;
 
 /// A model that can take the next token, and choose it.
 pub struct Rank {
@@ -29,6 +34,7 @@ pub struct Rank {
     prefills: HashMap<(usize, Logits), Program>,
     /// Tokens in the KV cache: the next one's position.
     position: usize,
+    turning: Turning,
     /// Whether the device takes the token chosen last already.
     is_ahead: bool,
     /// Goes last: NCCL waits for graphs that have calls of it to go.
@@ -89,7 +95,7 @@ impl Rank {
         let state = State::plan(&dims, plan.sizes, &mut layout);
         let all: Vec<_> = weights.iter().collect();
         let mut device = device(checkpoint, &all, &layout)?;
-        device.write(state.frequencies, &config.rope.frequencies(config.head_dim))?;
+        device.write(state.frequencies, &config.rope.frequencies(config.head_dim, 0))?;
         // All else is written before it is read.
         device.write(state.decode.scratch.tickets, &vec![0; dims.heads])?;
         device.write(state.sampling.tickets, &[0; 4])?;
@@ -101,7 +107,7 @@ impl Rank {
             device.write(mailbox.rounds, &[0; 3])?;
             device.connect(mailbox.slots, ops::EMPTY, mailbox.addresses)?;
         }
-        let model = Llama { dims, norm_eps: config.norm_eps, weights, state };
+        let model = Llama::new(config, dims, weights, state);
         let mut choose = Program::default();
         choose.push(model::choose(&model));
         let mut rank = Self {
@@ -111,6 +117,7 @@ impl Rank {
             choose,
             prefills: HashMap::new(),
             position: 0,
+            turning: Turning::new(config.rope),
             is_ahead: false,
             device,
             model,
@@ -175,6 +182,23 @@ impl Rank {
             1 => self.decode_cost(position),
             _ => model::prefill(&self.model, tokens, logits).cost(position),
         }
+    }
+
+    /// See [`Rope::fixed_up_to`](crate::config::Rope::fixed_up_to).
+    pub fn fixed_up_to(&self) -> Option<usize> {
+        self.turning.rope.fixed_up_to()
+    }
+
+    /// The text of which tokens are to be taken has so many in all.
+    pub fn expect(&mut self, tokens: usize) {
+        self.turning.text = tokens;
+    }
+
+    /// Has what is queued from here on turn as a text of so many tokens does.
+    fn turn(&mut self, tokens: usize) -> Result<()> {
+        let Llama { dims, state, .. } = &self.model;
+        let changed = self.turning.changed(dims.head_dim, tokens);
+        changed.map_or(Ok(()), |changed| self.device.write(state.frequencies, &changed))
     }
 
     /// Forgets all tokens from `position` on.
@@ -369,6 +393,7 @@ impl Rank {
     pub fn next_choice(&mut self) -> Result<Outcome> {
         assert!(self.position < self.sizes.context, "the context is full");
         if !std::mem::take(&mut self.is_ahead) {
+            self.turn(self.position + 1)?;
             self.device.step(&mut self.decode)?;
         }
         self.position += 1;
@@ -378,6 +403,7 @@ impl Rank {
         self.device.clear(self.entry());
         // The device knows the token when it has chosen it: it need not wait for the host to learn of it.
         if self.position < self.sizes.context {
+            self.turn(self.position + 1)?;
             self.device.step(&mut self.step)?;
             self.is_ahead = true;
         } else {
@@ -404,6 +430,7 @@ impl Rank {
         check(ids, self.vocab())?;
         self.check_room(self.position + ids.len())?;
         self.is_ahead = false;
+        self.turn(self.position + ids.len())?;
         self.device.write(self.model.state.ids, ids)?;
         self.device.write(self.model.state.cursor, &[self.position as u32])
     }
@@ -419,30 +446,4 @@ pub struct OpTime {
     pub op: &'static str,
     pub cost: Cost,
     pub time: Duration,
-}
-
-/// That the model knows these tokens.
-///
-/// # Errors
-/// Ids outside the vocabulary.
-pub fn check(ids: &[u32], vocab: usize) -> Result<()> {
-    match ids.iter().find(|id| **id as usize >= vocab) {
-        None => Ok(()),
-        Some(id) => Err(Error::failed(format!(
-            "token id {id} is outside the model's vocabulary of {vocab}"
-        ))),
-    }
-}
-
-/// That the cache holds so many tokens.
-///
-/// # Errors
-/// Tokens past the context.
-pub fn check_room(tokens: usize, context: usize) -> Result<()> {
-    if tokens <= context {
-        return Ok(());
-    }
-    Err(Error::failed(format!(
-        "{tokens} tokens do not fit the context of {context}; shorten the prompt or raise --context"
-    )))
 }

@@ -241,7 +241,8 @@ impl Session {
         let start = Instant::now();
         // The last token is always computed anew, for its logits.
         let known = self.cached.iter().zip(&prompt[..prompt.len() - 1]);
-        let mut done = known.take_while(|(cached, prompt)| cached == prompt).count();
+        let known = known.take_while(|(cached, prompt)| cached == prompt).count();
+        let mut done = if self.team.expect(prompt.len())? { known } else { 0 };
         self.team.rewind(done)?;
         self.cached.truncate(done);
         timing.prefill_tokens = prompt.len() - done;

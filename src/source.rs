@@ -3,6 +3,7 @@
 //! that no file can lead us to another directory.
 
 mod cache;
+mod folder;
 mod mapped;
 mod synthetic;
 
@@ -13,6 +14,8 @@ use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub use cache::{Repository, cache_root, expanded};
+pub use folder::advice;
 pub use mapped::{MappedFile, tell_of_shortened_files};
 use memmap2::Mmap;
 pub use synthetic::Synthetic;
@@ -35,6 +38,8 @@ const READ_LIMIT_BYTES: u64 = 256 << 20;
 pub enum Source {
     /// A directory as `transformers` writes it: config.json, *.safetensors, tokenizer.json ...
     Directory(PathBuf),
+    /// The same, with weights in a file of another name than the usual one.
+    Chosen { directory: PathBuf, weights: String },
     /// The files built into the executable.
     Demo,
     /// A config without files: `checkpoint` makes the weights.
@@ -44,30 +49,68 @@ pub enum Source {
 impl Source {
     /// Finds a model: `demo`, `synthetic:SHAPE`, else a directory, else `organisation/name` among the
     /// snapshots of the local Hugging Face cache (`HF_HUB_CACHE`, `HF_HOME`,
-    /// `~/.cache/huggingface`). Never downloads.
+    /// `~/.cache/huggingface`). Never downloads: that is `hub`'s.
     pub fn find(model: &str) -> Result<Source> {
+        if let Some(source) = Source::here(model)? {
+            return Ok(source);
+        }
+        let repository = Repository::parse(model)?;
+        let Some(root) = cache_root(&|key| std::env::var_os(key)) else {
+            return Err(Error::failed("no Hugging Face cache (HF_HOME and HOME are not set)"));
+        };
+        match repository.snapshot(&root)? {
+            Some(snapshot) => Ok(repository.source(snapshot)),
+            None => Err(Error::failed(format!(
+                "{repository} is not in the Hugging Face cache {}: chaski pull {repository} downloads it",
+                root.display()
+            ))),
+        }
+    }
+
+    /// As [`Self::find`], of what is no name of a repository; none for the rest.
+    ///
+    /// # Errors
+    /// A shape that is none, and a path that leads to no directory.
+    pub fn here(model: &str) -> Result<Option<Source>> {
         if model == DEMO {
-            return Ok(Source::Demo);
+            return Ok(Some(Source::Demo));
         }
         if let Some(synthetic) = Synthetic::find(model)? {
-            return Ok(Source::Synthetic(synthetic));
+            return Ok(Some(Source::Synthetic(synthetic)));
         }
         let path = Path::new(model);
-        if path.is_dir() {
-            return Ok(Source::Directory(path.to_owned()));
-        }
-        if path.exists() {
+        if path.exists() && !path.is_dir() {
             return Err(Error::failed(format!(
                 "{model} is not a directory: give the one that holds config.json and *.safetensors"
             )));
         }
-        cache::find(model, cache::root(|key| std::env::var_os(key)).as_deref())
+        Ok(path.is_dir().then(|| Source::Directory(path.to_owned())))
+    }
+
+    /// The file of the weights, or their index, where it has another name than usual.
+    pub fn weights(&self) -> Option<&str> {
+        match self {
+            Source::Chosen { weights, .. } => Some(weights),
+            _ => None,
+        }
+    }
+
+    /// All names in the directory, and in its `original/`.
+    pub fn names(&self) -> Vec<String> {
+        match self {
+            Source::Directory(directory) | Source::Chosen { directory, .. } => {
+                folder::names(directory)
+            }
+            Source::Demo | Source::Synthetic(_) => Vec::new(),
+        }
     }
 
     /// Whether there is anything of that name.
     pub fn has(&self, file: &str) -> bool {
         match self {
-            Source::Directory(directory) => is_plain_name(file) && directory.join(file).exists(),
+            Source::Directory(directory) | Source::Chosen { directory, .. } => {
+                is_plain_name(file) && directory.join(file).exists()
+            }
             Source::Demo => embedded(file).is_some(),
             Source::Synthetic(synthetic) => synthetic.file(file).is_some(),
         }
@@ -76,7 +119,7 @@ impl Source {
     /// The whole of a small file, or `None` where there is no such file.
     pub fn read(&self, file: &str) -> Result<Option<Vec<u8>>> {
         let directory = match self {
-            Source::Directory(directory) => directory,
+            Source::Directory(directory) | Source::Chosen { directory, .. } => directory,
             Source::Demo => return Ok(embedded(file).map(<[u8]>::to_vec)),
             Source::Synthetic(synthetic) => return Ok(synthetic.file(file)),
         };
@@ -99,7 +142,7 @@ impl Source {
     /// A file's bytes where they lie: mapped, or embedded and aligned to 64 bytes.
     pub fn map(&self, file: &str) -> Result<Bytes> {
         let directory = match self {
-            Source::Directory(directory) => directory,
+            Source::Directory(directory) | Source::Chosen { directory, .. } => directory,
             Source::Demo => {
                 return embedded(file).map(Bytes::Embedded).ok_or_else(|| self.missing(file));
             }
@@ -123,7 +166,18 @@ impl Source {
     /// Why a file that must be there is not: what is in its place, and what to do.
     pub fn missing(&self, file: &str) -> Error {
         let advice = match self {
-            Source::Directory(directory) => foreign_format(directory),
+            Source::Directory(directory) | Source::Chosen { directory, .. } => {
+                let target = Some(file).filter(|file| is_plain_name(file));
+                match target.and_then(|file| folder::dangling(&directory.join(file))) {
+                    Some(target) => {
+                        return Error::failed(format!(
+                            "{}: it is a link to {target}, which is not there: fetch the model again",
+                            self.path(file)
+                        ));
+                    }
+                    None => advice(&folder::names(directory)),
+                }
+            }
             Source::Demo => None,
             Source::Synthetic(_) => Some(
                 "a synthetic model has a config and weights alone: token ids go in (--ids) and come \
@@ -165,7 +219,7 @@ impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             // A name may hold line feeds, a message must not.
-            Source::Directory(directory) => {
+            Source::Directory(directory) | Source::Chosen { directory, .. } => {
                 f.write_str(&directory.display().to_string().replace(char::is_control, "?"))
             }
             Source::Demo => f.write_str(DEMO),
@@ -246,40 +300,6 @@ fn embedded(file: &str) -> Option<&'static [u8]> {
         demo_file!("tokenizer_config.json"),
     ];
     files.into_iter().find(|(name, _)| *name == file).map(|(_, bytes)| bytes)
-}
-
-/// What to do with a directory whose weights are in a format that we do not read.
-fn foreign_format(directory: &Path) -> Option<String> {
-    let names: Vec<String> = fs::read_dir(directory)
-        .ok()?
-        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .collect();
-    let first = |suffixes: &[&str]| {
-        names.iter().filter(|name| suffixes.iter().any(|suffix| name.ends_with(suffix))).min()
-    };
-    if first(&[".safetensors"]).is_some() {
-        return None;
-    }
-    if let Some(name) =
-        first(&[".pth"]).or_else(|| names.iter().find(|name| *name == "params.json"))
-    {
-        return Some(format!(
-            "{name} is in Meta's own format and safetensors are needed: convert the directory with \
-             transformers' convert_llama_weights_to_hf.py"
-        ));
-    }
-    if let Some(name) = first(&[".bin", ".pt"]) {
-        return Some(format!(
-            "{name} is a pickle and safetensors are needed: load it with transformers and save it \
-             with save_pretrained"
-        ));
-    }
-    first(&[".gguf", ".ggml"]).map(|name| {
-        format!(
-            "{name} is in llama.cpp's format and safetensors are needed: download the \
-             repository it was made from"
-        )
-    })
 }
 
 #[cfg(test)]

@@ -40,6 +40,8 @@ struct Sizes {
     chunk: usize,
     vocab: usize,
     stages: usize,
+    /// The longest text whose rotations do not depend on its length, if there is one.
+    fixed_up_to: Option<usize>,
 }
 
 enum Ranks {
@@ -86,8 +88,8 @@ impl From<Rank> for Team {
         let (context, chunk, vocab) = (rank.context(), rank.chunk(), rank.vocab());
         Self {
             position: rank.position(),
+            sizes: Sizes { context, chunk, vocab, stages: 1, fixed_up_to: rank.fixed_up_to() },
             ranks: Ranks::One(Box::new(rank)),
-            sizes: Sizes { context, chunk, vocab, stages: 1 },
             logits: Vec::new(),
         }
     }
@@ -161,12 +163,13 @@ impl Team {
             }
         };
         let (context, chunk, vocab) = (ranks[0].context(), ranks[0].chunk(), ranks[0].vocab());
+        let fixed_up_to = ranks[0].fixed_up_to();
         let members =
             ranks.into_iter().zip(first..).map(|(rank, number)| Member::new(number, rank));
         let members = members.collect::<Result<_>>()?;
         let team = Self {
             ranks: Ranks::Several { members, room, link },
-            sizes: Sizes { context, chunk, vocab, stages },
+            sizes: Sizes { context, chunk, vocab, stages, fixed_up_to },
             position: 0,
             logits: Vec::new(),
         };
@@ -225,6 +228,21 @@ impl Team {
             Ok(())
         })?;
         Ok(())
+    }
+
+    /// The text of which tokens are to be taken has so many in all. Whether the cache is as such a text's: a
+    /// model may turn by the length of the text.
+    ///
+    /// # Errors
+    /// When the run has ended.
+    pub fn expect(&mut self, tokens: usize) -> Result<bool> {
+        let Some(fixed) = self.sizes.fixed_up_to else { return Ok(true) };
+        self.tell(|| Command::Expect(tokens))?;
+        self.each(move |rank| {
+            rank.expect(tokens);
+            Ok(())
+        })?;
+        Ok(tokens.max(self.position) <= fixed)
     }
 
     /// Takes up to [`Self::chunk`] tokens at once.

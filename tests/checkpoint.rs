@@ -147,3 +147,66 @@ fn weights_may_be_of_several_types() {
         assert_eq!(checkpoint.exception().map(|(_, tensor)| tensor.dtype), exception);
     }
 }
+
+/// Which of a folder's files are read is transformers' rule, and what is not is told.
+#[test]
+fn files_are_chosen_as_transformers_chooses_them() {
+    let folder = tempfile::tempdir().unwrap();
+    tiny::write_sharded(folder.path());
+    let source = Source::Directory(folder.path().to_owned());
+    let (files, passed_over) = (Checkpoint::files, || Checkpoint::passed_over(&source));
+    let names = || files(&source).unwrap().names.into_iter().collect::<Vec<_>>();
+    assert_eq!((names(), passed_over()), (tiny::SHARDS.map(str::to_owned).into(), None));
+
+    // What the index does not name, and what other programs put beside it.
+    for name in
+        ["model-00003-of-00003.safetensors", "consolidated.safetensors", "expected.safetensors"]
+    {
+        tiny::write(folder.path(), name, "no weights");
+    }
+    for name in ["consolidated.00.pth", "pytorch_model.bin", "model.gguf"] {
+        tiny::write(folder.path(), name, "no weights");
+    }
+    assert_eq!(names(), tiny::SHARDS);
+    let told = passed_over().unwrap();
+    assert!(
+        told.contains(r#""consolidated.safetensors", "model-00003-of-00003.safetensors""#),
+        "{told}"
+    );
+    assert!(!told.contains("expected"), "{told}");
+    Checkpoint::open(&source).unwrap();
+
+    // A link that leads nowhere is no file; a file of that name comes before the index.
+    #[cfg(unix)]
+    {
+        let link = folder.path().join(tiny::SINGLE);
+        std::os::unix::fs::symlink("nowhere", &link).unwrap();
+        assert_eq!(names(), tiny::SHARDS);
+        fs::remove_file(link).unwrap();
+    }
+    tiny::write_part(folder.path(), tiny::SINGLE, &tiny::weights());
+    assert_eq!(names(), [tiny::SINGLE]);
+    assert!(passed_over().unwrap().contains("beside model.safetensors are not read"));
+    assert_eq!(Checkpoint::open(&source).unwrap().tensors().len(), tiny::weights().len());
+
+    // One that is asked for comes before all.
+    let chosen = |weights: &str| Source::Chosen {
+        directory: folder.path().to_owned(),
+        weights: weights.to_owned(),
+    };
+    let shards = files(&chosen(tiny::INDEX)).unwrap().names;
+    assert!(shards.iter().eq(&tiny::SHARDS));
+    assert_eq!(Checkpoint::open(&chosen(tiny::SHARDS[0])).unwrap().tensors().len(), 5);
+    let error = files(&chosen("none.safetensors")).unwrap_err().to_string();
+    assert!(error.contains("none.safetensors: no such file"), "{error}");
+}
+
+/// Adapters beside a whole model are told, since transformers would apply them.
+#[test]
+fn an_adapter_beside_a_model_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    tiny::write_good(folder.path());
+    tiny::write(folder.path(), "adapter_config.json", "{}");
+    let told = Checkpoint::passed_over(&Source::Directory(folder.path().to_owned())).unwrap();
+    assert!(told.contains("adapter_config.json is an adapter's"), "{told}");
+}

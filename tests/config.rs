@@ -1,6 +1,6 @@
 //! The configs of the real models, in the spellings of transformers 4 and 5.
 
-use chaski::config::{Config, Dims, Rope, RopeScaling};
+use chaski::config::{Config, Dims, Llama3, Rope, RopeScaling};
 use serde_json::{Value, json};
 
 /// A released model's numbers.
@@ -186,11 +186,13 @@ impl Release {
     }
 
     fn expected(&self) -> Config {
-        let scaling = self.factor.map(|factor| RopeScaling {
-            factor,
-            low_freq_factor: 1.0,
-            high_freq_factor: 4.0,
-            original_context: 8192,
+        let scaling = self.factor.map(|factor| {
+            RopeScaling::Llama3(Llama3 {
+                factor,
+                low_freq_factor: 1.0,
+                high_freq_factor: 4.0,
+                original_context: 8192,
+            })
         });
         Config {
             width: self.width,
@@ -345,4 +347,42 @@ fn the_largest_sizes_do_not_overflow() {
     assert!(
         kv_bytes.iter().try_fold(1_usize, |product, size| product.checked_mul(*size)).is_some()
     );
+}
+
+/// As transformers reads them: null is absent, and keys that a type does not have are passed over.
+#[test]
+fn rope_parameters_may_hold_nulls_and_keys_of_other_types() {
+    let with = |rope: Value| {
+        let mut config = LLAMA_2_7B.common();
+        config["rope_parameters"] = rope;
+        parse(&config, None).expect("a config").rope
+    };
+    let plain = Rope { theta: 10000.0, scaling: None };
+    for rope in [
+        json!({ "rope_theta": 10000.0, "rope_type": "default", "factor": null, "mscale": null }),
+        json!({ "rope_theta": 10000.0, "rope_type": "default", "factor": 8.0, "mscale": 1 }),
+        json!({ "rope_theta": 10000.0, "rope_type": null, "type": null }),
+        json!({ "rope_theta": 10000.0 }),
+    ] {
+        assert_eq!(with(rope.clone()), plain, "{rope}");
+    }
+    let linear = Rope { theta: 10000.0, scaling: Some(RopeScaling::Linear { factor: 4.0 }) };
+    let rope = json!({ "rope_theta": 10000.0, "type": "linear", "factor": 4, "finetuned": true });
+    assert_eq!(with(rope), linear);
+}
+
+/// A context may be as long as its way to scale says.
+#[test]
+fn some_scalings_stretch_the_context() {
+    let longest = |scaling: Value| {
+        let mut config = LLAMA_2_7B.spellings().remove(0);
+        config["rope_scaling"] = scaling;
+        let config = parse(&config, None).expect("a config");
+        (config.max_context, config.longest_context())
+    };
+    assert_eq!(longest(json!({ "type": "linear", "factor": 2.5 })), (4096, 10240));
+    assert_eq!(longest(json!({ "type": "dynamic", "factor": 8.0 })), (32768, 32768));
+    assert_eq!(longest(json!({ "type": "yarn", "factor": 8.0 })), (4096, 4096));
+    assert_eq!(longest(json!({ "type": "linear", "factor": 1e6 })), (4096, 1 << 24));
+    assert_eq!(longest(Value::Null), (4096, 4096));
 }

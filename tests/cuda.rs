@@ -140,12 +140,14 @@ fn prefill_with_hoppers_own_kernels_matches() {
 fn prefilled(case: &Path, chunk: usize, options: Options) -> Vec<f32> {
     let mut rank = rank(case, chunk, options).unwrap();
     let ids = expected(case).ids;
+    rank.expect(ids.len());
     ids.chunks(chunk).flat_map(|ids| rank.prefill(ids, Logits::All).unwrap().to_vec()).collect()
 }
 
 fn decoded(case: &Path, options: Options) -> Vec<f32> {
     let mut rank = rank(case, 1, options).unwrap();
     let ids = expected(case).ids;
+    rank.expect(ids.len());
     ids.iter().flat_map(|id| rank.decode(*id).unwrap().to_vec()).collect()
 }
 

@@ -80,8 +80,20 @@ fn norm_qkv_is_its_chain() {
         let products = [(wq, raw), (wk, k), (wv, v)];
         chain.push(Matmul { x: wide(normed), products, residual: false });
         let queries = wide(q);
-        chain.push(RopeAppend { q: raw, k, v, cursor, frequencies, queries, cache, kv_heads });
-        let fused = NormQkv { x, norm, eps: EPS, wq, wk, wv, cursor, frequencies, q, cache };
+        let magnitude = 1.25;
+        chain.push(RopeAppend {
+            q: raw,
+            k,
+            v,
+            cursor,
+            frequencies,
+            magnitude,
+            queries,
+            cache,
+            kv_heads,
+        });
+        let fused =
+            NormQkv { x, norm, eps: EPS, wq, wk, wv, cursor, frequencies, magnitude, q, cache };
         let case = s.case("norm_qkv", fused);
         assert_same(&case, &chain, &[q.cast(), cache.keys, cache.values]);
     }

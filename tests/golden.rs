@@ -4,12 +4,15 @@
 mod golden;
 
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 
 use chaski::checkpoint::{Checkpoint, Dtype};
 use chaski::config::{Config, Dims};
 use chaski::device::Hardware;
 use chaski::model::{Logits, Plan, Request, Room};
 use chaski::rank::Rank;
+use chaski::sampler::SamplingOptions;
+use chaski::session::{Limits, Next, Session};
 use golden::{Expected, argmax, cases, expected, worst};
 
 /// Relative L2 of the logits at any position, f32 arithmetic on both sides.
@@ -32,6 +35,7 @@ fn all_logits() -> Request {
 /// The logits of all positions, computed in steps of `chunk` tokens.
 fn prefill(case: &Path, ids: &[u32], chunk: usize) -> Vec<f32> {
     let mut rank = rank(case, all_logits());
+    rank.expect(ids.len());
     ids.chunks(chunk).flat_map(|ids| rank.prefill(ids, Logits::All).unwrap().to_vec()).collect()
 }
 
@@ -69,6 +73,7 @@ fn prefill_in_any_chunking_equals_one_token_at_a_time() {
     for case in cases() {
         let Expected { ids, .. } = expected(&case);
         let mut rank = rank(&case, Request::default());
+        rank.expect(ids.len());
         let singly: Vec<f32> =
             ids.iter().flat_map(|id| rank.decode(*id).unwrap().to_vec()).collect();
         for chunk in [1, 3, 7, 16, ids.len()] {
@@ -89,6 +94,26 @@ fn rewinding_forgets() {
     rank.prefill(&others, Logits::None).unwrap();
     rank.rewind(0);
     assert!(rank.prefill(&ids, Logits::All).unwrap() == fresh);
+}
+
+/// A model that turns by the length of the text takes all of a longer one anew, and of a shorter one.
+#[test]
+fn a_session_forgets_what_was_turned_for_another_text() {
+    let case = cases().into_iter().find(|case| case.ends_with("gqa2-hd64-bf16-dynamic")).unwrap();
+    let ids = expected(&case).ids; // longer than the model was made for
+    let greedy = SamplingOptions { temperature: 0.0, ..Default::default() };
+    let interrupt = AtomicBool::new(false);
+    let limits = Limits { max_tokens: 20, stop_ids: &[], interrupt: &interrupt };
+    let request = Request { chunk: 7, context: Some(100), ..Request::default() };
+    let answer = |session: &mut Session, prompt: &[u32]| {
+        session.generate(prompt, &greedy, limits, |_| Ok(Next::Continue)).unwrap().ids
+    };
+    let fresh = |prompt: &[u32]| answer(&mut Session::new(rank(&case, request)), prompt);
+    let mut session = Session::new(rank(&case, request));
+    for length in [5, 10, 24, 25, 40, 33, 20, 21] {
+        assert_eq!(answer(&mut session, &ids[..length]), fresh(&ids[..length]), "{length} tokens");
+    }
+    assert_eq!(fresh(&ids), expected(&case).greedy[..20]);
 }
 
 /// A 16-bit cache costs a little precision and nothing else.

@@ -28,7 +28,7 @@ fn llama(model: &str) -> Llama {
     };
     let weights = Weights::locate(&checkpoint, &dims).unwrap();
     let state = State::plan(&dims, sizes, &mut Layout::default());
-    Llama { dims, norm_eps: config.norm_eps, weights, state }
+    Llama::new(&config, dims, weights, state)
 }
 
 /// Every op from one token's logits to the next one's, and the number of layers.

@@ -12,6 +12,7 @@ const ORDER: &[&str] = &[
     "source",
     "config",
     "checkpoint",
+    "hub",
     "tokenizer",
     "chat",
     "comm",

@@ -115,7 +115,7 @@ impl Entry {
     fn size(&self) -> Result<(Dtype, usize), String> {
         let Some(dtype) = Dtype::from_name(&self.dtype) else {
             return Err(format!(
-                "has the type {}: BF16, F16 and F32 are supported",
+                "has the type {}: BF16, F16 and F32 are supported, quantised weights are not",
                 quote(&self.dtype)
             ));
         };

@@ -19,8 +19,8 @@ use crate::json::quote;
 use crate::source::{Bytes, Source, Synthetic};
 use synthetic::Recipe;
 
-const SINGLE_FILE: &str = "model.safetensors";
-const INDEX_FILE: &str = "model.safetensors.index.json";
+pub const SINGLE_FILE: &str = "model.safetensors";
+pub const INDEX_FILE: &str = "model.safetensors.index.json";
 
 /// Every file begins at a multiple of this in the weight region: a cache line, and the widest
 /// vector.
@@ -84,6 +84,14 @@ pub struct Checkpoint {
     recipes: BTreeMap<usize, Recipe>,
 }
 
+/// The files that hold a model's weights.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Files {
+    pub names: BTreeSet<String>,
+    /// The index that names them, and which tensor it puts where.
+    pub index: Option<(String, BTreeMap<String, String>)>,
+}
+
 /// One file of the checkpoint.
 #[derive(Debug, Clone)]
 struct Shard {
@@ -95,28 +103,86 @@ struct Shard {
 }
 
 impl Checkpoint {
-    /// Maps model.safetensors, else the files that model.safetensors.index.json names, and checks
-    /// everything that can be checked without the model's config and without reading a weight.
+    /// Maps the files of weights ([`Self::files`]) and checks everything that can be checked without the
+    /// model's config and without reading a weight.
     pub fn open(source: &Source) -> Result<Checkpoint> {
         if let Source::Synthetic(model) = source {
             return Ok(Checkpoint::synthetic(model));
         }
-        if source.has(SINGLE_FILE) {
-            return Checkpoint::map(source, [SINGLE_FILE]);
+        let Files { names, index } = Checkpoint::files(source)?;
+        let checkpoint = Checkpoint::map(source, names.iter().map(String::as_str))?;
+        if let Some((file, index)) = index {
+            checkpoint.check_index(&file, &index, source)?;
         }
-        let Some(text) = source.read(INDEX_FILE)? else {
-            return Err(source.missing(SINGLE_FILE));
+        Ok(checkpoint)
+    }
+
+    /// Which files hold the weights, as `transformers` decides it (modeling_utils,
+    /// `_get_resolved_checkpoint_files`): model.safetensors, else those that
+    /// model.safetensors.index.json names. A link that leads nowhere is no file.
+    ///
+    /// # Errors
+    /// What is there instead, and what is missing.
+    pub fn files(source: &Source) -> Result<Files> {
+        let chosen = match source.weights() {
+            Some(weights) => weights,
+            None if source.has(SINGLE_FILE) => SINGLE_FILE,
+            None => INDEX_FILE,
         };
-        let path = source.path(INDEX_FILE);
+        if !chosen.ends_with(".json") {
+            return match source.has(chosen) {
+                true => Ok(Files { names: BTreeSet::from([chosen.to_owned()]), index: None }),
+                false => Err(source.missing(chosen)),
+            };
+        }
+        let Some(text) = source.read(chosen)? else {
+            let is_usual = chosen == INDEX_FILE && !source.names().iter().any(|n| n == INDEX_FILE);
+            return Err(source.missing(if is_usual { SINGLE_FILE } else { chosen }));
+        };
+        let path = source.path(chosen);
         let index =
             index::parse(&text).map_err(|trouble| Error::failed(format!("{path}: {trouble}")))?;
-        let files: BTreeSet<&str> = index.values().map(String::as_str).collect();
-        if let Some(file) = files.iter().find(|file| !source.has(file)) {
-            return Err(Error::failed(format!("{path}: the file {} is not there", quote(file))));
+        let names: BTreeSet<String> = index.values().cloned().collect();
+        let missing: Vec<String> =
+            names.iter().filter(|name| !source.has(name)).map(|name| quote(name)).collect();
+        match &missing[..] {
+            [] => Ok(Files { names, index: Some((chosen.to_owned(), index)) }),
+            [one] if names.len() == 1 => {
+                Err(Error::failed(format!("{path}: the file {one} is not there: fetch it")))
+            }
+            several => Err(Error::failed(format!(
+                "{path}: of the {} files that it names, {} {} not there: fetch what is missing",
+                names.len(),
+                first_of(several),
+                if several.len() == 1 { "is" } else { "are" }
+            ))),
         }
-        let checkpoint = Checkpoint::map(source, files)?;
-        checkpoint.check_index(&index, source)?;
-        Ok(checkpoint)
+    }
+
+    /// What of the folder was passed over, for people.
+    pub fn passed_over(source: &Source) -> Option<String> {
+        let files = Checkpoint::files(source).ok()?;
+        let is_shard = |name: &&String| {
+            let is_weights = ["model", "consolidated"].iter().any(|start| name.starts_with(start))
+                && name.ends_with(".safetensors");
+            let is_index = files.index.is_none() && *name == INDEX_FILE;
+            (is_weights || is_index) && !files.names.contains(*name)
+        };
+        let mut others = source.names();
+        others.sort();
+        let adapter = others.iter().find(|name| name.starts_with("adapter_")).map(|name| {
+            format!("{name} is an adapter's, which is not applied: merge it into the model first")
+        });
+        let shards: Vec<String> = others.iter().filter(is_shard).map(|name| quote(name)).collect();
+        adapter.or_else(|| {
+            let used = match &files.index {
+                Some((index, _)) => format!("{} does not name", quote(index)),
+                None => format!("are beside {}", files.names.first().map_or("", String::as_str)),
+            };
+            (!shards.is_empty()).then(|| {
+                format!("files of weights that {used} are not read: {}", first_of(&shards))
+            })
+        })
     }
 
     /// No weights, for programs that read none.
@@ -280,12 +346,17 @@ impl Checkpoint {
 
     /// That every tensor is in the file that the index gives, and every tensor of a file in the
     /// index.
-    fn check_index(&self, index: &BTreeMap<String, String>, source: &Source) -> Result<()> {
+    fn check_index(
+        &self,
+        index_file: &str,
+        index: &BTreeMap<String, String>,
+        source: &Source,
+    ) -> Result<()> {
         for (name, file) in index.iter().filter(|(name, _)| !is_table(name)) {
             let path = source.path(file);
             if self.tensor(name).is_none() || self.path_of(name) != path {
                 return Err(Error::failed(format!(
-                    "{path}: tensor {} is missing, which {INDEX_FILE} says is here",
+                    "{path}: tensor {} is missing, which {index_file} says is here",
                     quote(name)
                 )));
             }
@@ -293,7 +364,7 @@ impl Checkpoint {
         match self.tensors().find(|(name, _)| !index.contains_key(*name)) {
             None => Ok(()),
             Some((name, _)) => Err(Error::failed(format!(
-                "{}: tensor {} is not in {INDEX_FILE}",
+                "{}: tensor {} is not in {index_file}",
                 self.path_of(name),
                 quote(name)
             ))),
@@ -303,6 +374,15 @@ impl Checkpoint {
     fn shard_at(&self, offset: usize) -> &Shard {
         let following = self.shards.partition_point(|shard| shard.base <= offset);
         &self.shards[following - 1]
+    }
+}
+
+/// Some names, and how many more there are.
+fn first_of(names: &[String]) -> String {
+    const SHOWN: usize = 3;
+    match names.len().checked_sub(SHOWN) {
+        None | Some(0) => names.join(", "),
+        Some(more) => format!("{} and {more} more", names[..SHOWN].join(", ")),
     }
 }
 

@@ -58,6 +58,8 @@ pub enum Command {
     Synthesize(SynthesizeArgs),
     /// Describe a model and the memory it takes, without reading its weights
     Inspect(InspectArgs),
+    /// Download what the Hugging Face cache lacks of a model, and print where it is
+    Pull(PullArgs),
     /// Run a prompt on two executors, op by op, and show where they part
     Diff(DiffArgs),
     /// Look into the CUDA kernels
@@ -83,10 +85,14 @@ pub enum Command {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Model")]
 pub struct ModelArgs {
-    /// The model: a directory; ORGANISATION/NAME in the Hugging Face cache; demo, which is built in; or
-    /// synthetic:SHAPE, random weights in the shape of llama3-8b, llama3.2-1b, ...
+    /// The model: a directory; ORGANISATION/NAME[:FILE] in the Hugging Face cache, else at the hub; demo,
+    /// which is built in; or synthetic:SHAPE, random weights in the shape of llama3-8b, llama3.2-1b, ...
     #[arg(short, long, default_value = "demo", value_name = "MODEL")]
     pub model: String,
+
+    /// Download nothing, as HF_HUB_OFFLINE=1 does
+    #[arg(long)]
+    pub offline: bool,
 
     #[command(flatten)]
     pub synthetic: SyntheticArgs,
@@ -117,6 +123,17 @@ pub struct ModelArgs {
 
     #[command(flatten)]
     pub split: SplitArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct PullArgs {
+    /// ORGANISATION/NAME, and after a colon the file of its weights where that is not the usual one
+    #[arg(value_name = "ORGANISATION/NAME[:FILE]")]
+    pub model: String,
+
+    /// Download nothing, as HF_HUB_OFFLINE=1 does: an error
+    #[arg(long, hide = true)]
+    pub offline: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,6 +1,7 @@
 //! `chaski bench`
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
@@ -43,19 +44,34 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     };
     let link_columns = if world(&args.model)? > 1 { link_columns } else { &[] };
     let mut table = Table::new(args.output.into(), name, [columns, link_columns].concat());
-    let mut each = args.model.model.split(',').map(|name| {
-        let model = ModelArgs { model: name.to_owned(), ..args.model.clone() };
-        match (args.startup, args.profile) {
-            (true, _) => startup(&model, &mut table),
-            (_, true) => profile(args, &model, &mut table, interrupt),
-            _ => tests(args, &model, &mut table, interrupt),
-        }
-    });
+    let mut each =
+        models(&args.model.model, &|path| Path::new(path).exists()).into_iter().map(|model| {
+            let model = ModelArgs { model, ..args.model.clone() };
+            match (args.startup, args.profile) {
+                (true, _) => startup(&model, &mut table),
+                (_, true) => profile(args, &model, &mut table, interrupt),
+                _ => tests(args, &model, &mut table, interrupt),
+            }
+        });
     // Whatever ends it, what was measured is a whole table.
     let result = each.try_for_each(|result| result);
     drop(each);
     print(table.end())?;
     result
+}
+
+/// The models of a list. A comma that is part of a path which `exists` divides nothing.
+fn models(list: &str, exists: &dyn Fn(&str) -> bool) -> Vec<String> {
+    let parts: Vec<&str> = list.split(',').collect();
+    let (mut models, mut begin) = (Vec::new(), 0);
+    while begin < parts.len() {
+        let ends = (begin + 1..=parts.len()).rev();
+        let path = ends.map(|end| (end, parts[begin..end].join(","))).find(|(_, p)| exists(p));
+        let (end, model) = path.unwrap_or_else(|| (begin + 1, parts[begin].to_owned()));
+        models.push(model);
+        begin = end;
+    }
+    models
 }
 
 /// A model on the bench, with all that its rows have in common.
@@ -342,13 +358,13 @@ fn note_difference(profile: &Profile) {
 fn startup(args: &ModelArgs, table: &mut Table) -> Result<()> {
     let mut last = Instant::now();
     let mut lap = || std::mem::replace(&mut last, Instant::now()).elapsed().as_secs_f64();
-    let source = source(&args.model, &args.synthetic)?;
+    let source = source(&args.model, args.offline, &args.synthetic)?;
     lap();
     let tokenizer = Tokenizer::load(&source).is_ok().then(&mut lap);
     lap();
     let config = Config::load(&source)?;
     let dims = largest_share(args, &config)?;
-    let checkpoint = weights(&source, &config)?;
+    let checkpoint = weights(args, &source, &config)?;
     let map = lap();
     let hardware = team_hardware(args, &dims, &checkpoint)?;
     let driver = lap();
@@ -408,4 +424,21 @@ fn slowest(team: &mut Team) -> Result<Startup> {
         modules: a.modules.max(b.modules),
         graphs: a.graphs.max(b.graphs),
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_of_models_is_divided_between_them_alone() {
+        let here = ["/m/a,b", "/m/c", "a,b", "x,y,z", "x"];
+        let models = |list: &str| models(list, &|path| here.contains(&path));
+        assert_eq!(models("demo"), ["demo"]);
+        assert_eq!(models("demo,synthetic:llama3-8b"), ["demo", "synthetic:llama3-8b"]);
+        assert_eq!(models("/m/a,b"), ["/m/a,b"]);
+        assert_eq!(models("demo,/m/a,b,/m/c,org/name"), ["demo", "/m/a,b", "/m/c", "org/name"]);
+        assert_eq!(models("x,y,z,a,b"), ["x,y,z", "a,b"]);
+        assert_eq!(models("x,y"), ["x", "y"]);
+    }
 }

@@ -21,7 +21,7 @@ pub fn run(args: &DiffArgs) -> Result<()> {
         return Err(Error::usage("diff compares what --a and --b name: leave --device out"));
     }
     set_threads(args.model.threads)?;
-    let source = source(&args.model.model, &args.model.synthetic)?;
+    let source = source(&args.model.model, args.model.offline, &args.model.synthetic)?;
     let config = Config::load(&source)?;
     let dims = Dims::new(&config, 1)?;
     let ids = prompt_ids(&args.prompt, &Tokenizer::load(&source), config.vocab)?;
@@ -31,7 +31,7 @@ pub fn run(args: &DiffArgs) -> Result<()> {
             "the prompt is to be of ids below {vocab}, at least one"
         )));
     }
-    let checkpoint = weights(&source, &config)?;
+    let checkpoint = weights(&args.model, &source, &config)?;
     let side = |device, kernel| -> Result<(Hardware, Checkpoint)> {
         let on = ModelArgs { device, kernel, ..args.model.clone() };
         Ok((hardware(&on, &dims, &checkpoint)?, checkpoint.clone()))

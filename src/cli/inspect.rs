@@ -9,7 +9,7 @@ use super::forecast::Outlook;
 use super::model::{available_memory_bytes, hardware, plan, source, weights};
 use super::output::print;
 use crate::checkpoint::{Checkpoint, Tensor};
-use crate::config::{Config, Dims};
+use crate::config::{Config, Dims, Llama3, RopeScaling, Yarn};
 use crate::error::Result;
 use crate::memory::{Layout, Weight};
 use crate::model::{self, Limit, Llama, Plan, State, Weights, binary, cache_bytes_per_token};
@@ -18,6 +18,49 @@ use crate::op::Cost;
 pub fn run(args: &InspectArgs) -> Result<()> {
     let report = Report::new(args)?;
     if args.json { print(&format!("{:#}\n", report.json())) } else { print(&report.text()) }
+}
+
+/// How the rotary frequencies are scaled, by its type's name in config.json.
+fn scaling_json(scaling: &RopeScaling) -> Value {
+    match scaling {
+        RopeScaling::Linear { factor } => json!({ "type": "linear", "factor": factor }),
+        RopeScaling::Dynamic { factor, original_context } => json!({
+            "type": "dynamic",
+            "factor": factor,
+            "original_context": original_context,
+        }),
+        RopeScaling::Llama3(llama) => json!({
+            "type": "llama3",
+            "factor": llama.factor,
+            "low_freq_factor": llama.low_freq_factor,
+            "high_freq_factor": llama.high_freq_factor,
+            "original_context": llama.original_context,
+        }),
+        RopeScaling::Yarn(yarn) => json!({
+            "type": "yarn",
+            "factor": yarn.factor,
+            "magnitude": yarn.magnitude,
+            "beta_fast": yarn.beta_fast,
+            "beta_slow": yarn.beta_slow,
+            "truncate": yarn.truncate,
+            "original_context": yarn.original_context,
+        }),
+    }
+}
+
+/// The same in words.
+fn scaling_text(config: &Config) -> String {
+    match &config.rope.scaling {
+        None => String::new(),
+        Some(RopeScaling::Linear { factor }) => format!(", scaled {factor}x"),
+        Some(RopeScaling::Dynamic { factor, original_context }) => {
+            format!(", scaled up to {factor}x past {original_context} tokens as the text grows")
+        }
+        Some(
+            RopeScaling::Llama3(Llama3 { factor, original_context, .. })
+            | RopeScaling::Yarn(Yarn { factor, original_context, .. }),
+        ) => format!(", scaled {factor}x from {original_context} tokens"),
+    }
 }
 
 /// What there is to say about a model.
@@ -105,17 +148,17 @@ impl Parts {
 
 impl Report {
     fn new(args: &InspectArgs) -> Result<Self> {
-        let source = source(&args.model.model, &args.model.synthetic)?;
+        let source = source(&args.model.model, args.model.offline, &args.model.synthetic)?;
         let config = Config::load(&source)?;
         let dims = Dims::new(&config, 1)?;
-        let checkpoint = weights(&source, &config)?;
+        let checkpoint = weights(&args.model, &source, &config)?;
         let located = Weights::locate(&checkpoint, &dims)?;
         let parts = Parts::new(&located);
         let tied = located.tied();
         let hardware = hardware(&args.model, &dims, &checkpoint)?;
         let plan = plan(&args.model, &hardware, &config, &dims, &checkpoint, false, None)?;
         let state = State::plan(&dims, plan.sizes, &mut Layout::default());
-        let llama = Llama { dims, norm_eps: config.norm_eps, weights: located, state };
+        let llama = Llama::new(&config, dims, located, state);
         let decode = model::decode(&llama);
         Ok(Self {
             name: source.to_string(),
@@ -159,12 +202,7 @@ impl Report {
                 "max_context": config.max_context,
                 "norm_eps": config.norm_eps,
                 "rope_theta": config.rope.theta,
-                "rope_scaling": config.rope.scaling.as_ref().map(|scaling| json!({
-                    "factor": scaling.factor,
-                    "low_freq_factor": scaling.low_freq_factor,
-                    "high_freq_factor": scaling.high_freq_factor,
-                    "original_context": scaling.original_context,
-                })),
+                "rope_scaling": config.rope.scaling.as_ref().map(scaling_json),
                 "tied_embeddings": self.tied,
                 "bos_id": config.bos_id,
                 "stop_ids": config.stop_ids,
@@ -213,13 +251,7 @@ impl Report {
                 if self.tied { ", LM head tied to the embedding" } else { "" }
             ),
             format!("  stop ids {:?}, context up to {}", config.stop_ids, config.max_context),
-            match &config.rope.scaling {
-                None => format!("  rope theta {}", config.rope.theta),
-                Some(scaling) => format!(
-                    "  rope theta {}, scaled {}x from {} tokens",
-                    config.rope.theta, scaling.factor, scaling.original_context
-                ),
-            },
+            format!("  rope theta {}{}", config.rope.theta, scaling_text(config)),
             String::new(),
             format!("{:<22}{:>16}{:>14}", self.checkpoint.types(), "parameters", "bytes"),
         ];

@@ -84,8 +84,12 @@ pub fn load(args: &ModelArgs, all_logits: bool, context: Option<usize>) -> Resul
     let mut loaded = load_again(args, all_logits, context)?;
     if !loaded.team.leads() {
         // A terminal's Ctrl-C reaches all processes: the first one says what comes of it.
-        ctrlc::set_handler(|| ())
-            .map_err(|error| Error::failed(format!("cannot watch for Ctrl-C: {error}")))?;
+        match ctrlc::set_handler(|| ()) {
+            Ok(()) | Err(ctrlc::Error::MultipleHandlers) => {} // a download may have set one
+            Err(error) => {
+                return Err(Error::failed(format!("cannot watch for Ctrl-C: {error}")));
+            }
+        }
         loaded.team.serve()?;
         drop(loaded);
         std::process::exit(0);
@@ -100,7 +104,7 @@ pub fn load(args: &ModelArgs, all_logits: bool, context: Option<usize>) -> Resul
 pub fn load_again(args: &ModelArgs, all_logits: bool, context: Option<usize>) -> Result<Loaded> {
     let start = Instant::now();
     let last_weight = Arc::new(OnceLock::new());
-    let source = source(&args.model, &args.synthetic)?;
+    let source = source(&args.model, args.offline, &args.synthetic)?;
     let (ready, tokenizer) = std::thread::scope(|scope| {
         let tokenizer = scope.spawn(|| Tokenizer::load(&source));
         let opened = open_source(args, source.clone()).inspect_err(|why| cannot_meet(args, why));

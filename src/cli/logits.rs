@@ -36,6 +36,7 @@ fn write_logits(team: &mut Team, ids: &[u32], mut out: Output) -> Result<()> {
     let bytes = ids.len() * team.vocab() * size_of::<f32>();
     out.write(&header(&[ids.len(), team.vocab()], bytes))?;
     let bar = progress(ids.len() as u64, "logits");
+    team.expect(ids.len())?;
     for chunk in ids.chunks(team.chunk()) {
         if interrupt.load(Ordering::Relaxed) {
             return Err(Error::Interrupted);

@@ -20,6 +20,7 @@ mod model;
 mod output;
 mod pages;
 mod perplexity;
+mod pull;
 mod sampling;
 mod split;
 mod synthesize;
@@ -67,6 +68,7 @@ pub fn run() -> Result<()> {
         Command::Diff(args) => diff::run(&args),
         Command::Synthesize(args) => synthesize::run(&args),
         Command::Inspect(args) => inspect::run(&args),
+        Command::Pull(args) => pull::run(&args),
         Command::Kernels { command } => kernels::run(&command, emulated),
         Command::Devices => devices::run(),
         Command::Completions { shell } => pages::completions(shell),

@@ -13,8 +13,10 @@ use super::args::{
     Device, KernelFile, KvType, ModelArgs, PromptArgs, StyleArg, StyleArgs, SyntheticArgs,
     WeightType,
 };
+use super::launch::place;
 use super::limits::left_by_groups;
 use super::output::{note, progress};
+use super::pull;
 use super::split::{check_room, describe, devices, largest_share, meet, note_link, team_hardware};
 use crate::chat::{Chat, ChatStyle, Request as ChatRequest};
 use crate::checkpoint::{Checkpoint, Dtype};
@@ -35,8 +37,8 @@ pub fn needed(tokenizer: &Result<Tokenizer>) -> Result<&Tokenizer> {
 }
 
 /// The model called `name`, with what was chosen about it if it is synthetic.
-pub fn source(name: &str, args: &SyntheticArgs) -> Result<Source> {
-    let source = Source::find(name)?;
+pub fn source(name: &str, offline: bool, args: &SyntheticArgs) -> Result<Source> {
+    let source = pull::find(name, offline)?;
     let Source::Synthetic(mut model) = source else {
         let given = args.layers.is_some() || args.dtype.is_some() || args.weight_seed.is_some();
         return match given {
@@ -72,7 +74,7 @@ pub struct Opened {
 /// # Errors
 /// Whatever is wrong with the model's files, or with what it is to run on.
 pub fn open(args: &ModelArgs) -> Result<Opened> {
-    open_source(args, source(&args.model, &args.synthetic)?)
+    open_source(args, source(&args.model, args.offline, &args.synthetic)?)
 }
 
 /// As [`open`], of a model that was found.
@@ -82,20 +84,24 @@ pub fn open(args: &ModelArgs) -> Result<Opened> {
 pub fn open_source(args: &ModelArgs, source: Source) -> Result<Opened> {
     let config = Config::load(&source)?;
     let dims = largest_share(args, &config)?;
-    let checkpoint = weights(&source, &config)?;
+    let checkpoint = weights(args, &source, &config)?;
     let hardware = team_hardware(args, &dims, &checkpoint)?;
     Ok(Opened { source, config, dims, checkpoint, hardware })
 }
 
-/// The weights of a model with this config, mapped; says what is not as the config has it.
+/// The weights of a model with this config, mapped. The first process says what is not as folder and config
+/// have it.
 ///
 /// # Errors
 /// Whatever is wrong with the files.
-pub fn weights(source: &Source, config: &Config) -> Result<Checkpoint> {
+pub fn weights(args: &ModelArgs, source: &Source, config: &Config) -> Result<Checkpoint> {
+    let is_first = place(&args.split)?.is_none_or(|place| place.process == 0);
+    let tell = |told: Option<String>| {
+        told.iter().filter(|_| is_first).for_each(|told| note(format_args!("{source}: {told}")));
+    };
+    tell(Checkpoint::passed_over(source));
     let checkpoint = Checkpoint::open(source)?;
-    if let Some(told) = check_tie(config.tied, &checkpoint)? {
-        note(format_args!("{source}: {told}"));
-    }
+    tell(check_tie(config.tied, &checkpoint)?);
     Ok(checkpoint)
 }
 

@@ -113,6 +113,7 @@ fn score(
     interrupted: impl Fn() -> bool,
 ) -> Result<()> {
     team.rewind(0)?;
+    team.expect(ids.len())?;
     let vocab = team.vocab();
     for start in (0..ids.len()).step_by(team.chunk()) {
         if interrupted() {

@@ -23,7 +23,7 @@ const PIECE_BYTES: usize = 64 << 20;
 type Shard<'a> = Vec<(&'a str, &'a Tensor)>;
 
 pub fn run(args: &SynthesizeArgs) -> Result<()> {
-    let Source::Synthetic(model) = source(&args.model, &args.synthetic)? else {
+    let Source::Synthetic(model) = source(&args.model, true, &args.synthetic)? else {
         return Err(Error::usage(format!(
             "{} has weights of its own: a synthetic:SHAPE is needed",
             args.model

@@ -19,7 +19,7 @@ use crate::source::Source;
 pub use dims::{Dims, Share};
 use fields::Fields;
 pub use generation::SamplingDefaults;
-pub use rope::{Rope, RopeScaling};
+pub use rope::{Llama3, Rope, RopeScaling, Yarn};
 
 const CONFIG_FILE: &str = "config.json";
 const GENERATION_FILE: &str = "generation_config.json";
@@ -55,7 +55,8 @@ pub struct Config {
     pub ffn: usize,
     /// V: size of the vocabulary.
     pub vocab: usize,
-    /// The longest sequence that the model was made for, in tokens.
+    /// The longest sequence that the model was made for, in tokens; with `dynamic` scaling, that to which it
+    /// stretches.
     pub max_context: usize,
     /// RMSNorm's ε.
     pub norm_eps: f32,
@@ -120,6 +121,12 @@ impl Config {
         stop_ids.sort_unstable();
         stop_ids.dedup();
 
+        let rope = Rope::parse(&fields)?;
+        let max_context = fields.size("max_position_embeddings", MAX_CONTEXT)?;
+        let max_context = match rope.scaling {
+            Some(RopeScaling::Dynamic { factor, .. }) => stretched(max_context, factor),
+            _ => max_context,
+        };
         Ok(Config {
             width,
             layers: fields.size("num_hidden_layers", MAX_LAYERS)?,
@@ -128,14 +135,23 @@ impl Config {
             head_dim: head_dim(&fields, width, heads)?,
             ffn: fields.size("intermediate_size", MAX_FFN)?,
             vocab,
-            max_context: fields.size("max_position_embeddings", MAX_CONTEXT)?,
+            max_context,
             norm_eps: fields.number("rms_norm_eps", 1e-12..=1e-1)? as f32,
-            rope: Rope::parse(&fields)?,
+            rope,
             tied: fields.optional_bool("tie_word_embeddings")?,
             bos_id: bos_ids.first().copied(),
             stop_ids,
             defaults,
         })
+    }
+
+    /// The longest sequence that may be asked for. Models whose rotary embeddings are scaled linearly have
+    /// been published with `max_position_embeddings` before scaling and after.
+    pub fn longest_context(&self) -> usize {
+        match self.rope.scaling {
+            Some(RopeScaling::Linear { factor }) => stretched(self.max_context, factor),
+            _ => self.max_context,
+        }
     }
 
     /// The number of weights: `V·C + L·(2·C + 2·C·H·D + 2·C·G·D + 3·C·F) + C`, and another V·C for
@@ -147,6 +163,11 @@ impl Config {
         let embeddings = vocab * width * if tied { 1 } else { 2 };
         embeddings + self.layers as u64 * layer + width
     }
+}
+
+/// So many tokens times the factor.
+fn stretched(tokens: usize, factor: f64) -> usize {
+    ((tokens as f64 * factor) as usize).min(MAX_CONTEXT)
 }
 
 fn parse_file(text: &[u8], file: &str) -> Result<serde_json::Map<String, Value>> {
@@ -207,6 +228,14 @@ fn check_graph(fields: &Fields) -> Result<()> {
     {
         return Err(fields
             .wrong("architectures", "does not hold LlamaForCausalLM: nothing else is supported"));
+    }
+    if let Some(method) = fields.optional("quantization_config").and_then(|q| q.get("quant_method"))
+    {
+        let trouble = format!(
+            "says {}: quantised weights are not supported; take the model that it was made from",
+            show(method)
+        );
+        return Err(fields.wrong("quantization_config", &trouble));
     }
     for (key, meaning) in UNSUPPORTED {
         if let Some(value) = fields.optional(key).filter(|value| *value != &Value::Bool(false)) {

@@ -1,12 +1,8 @@
-//! Rotary position embeddings: the frequencies by which pairs of a head's components turn, in both
-//! of the spellings that `transformers` has given them.
+//! Rotary position embeddings: the frequencies by which pairs of a head's components turn.
+
+mod parse;
 
 use std::f64::consts::TAU;
-
-use super::MAX_CONTEXT;
-use super::fields::Fields;
-use crate::error::Result;
-use crate::json::{quote, show};
 
 /// How fast each pair of a query's or key's components turns with the position.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -18,10 +14,26 @@ pub struct Rope {
     pub scaling: Option<RopeScaling>,
 }
 
+/// The ways of `transformers` (modeling_rope_utils) that Llamas have been tuned with.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum RopeScaling {
+    /// Every pair is slowed down by the factor (Chen et al., 2023, arXiv:2306.15595).
+    Linear {
+        factor: f64,
+    },
+    /// A text that is longer than the model was made for has a larger base, which grows with it.
+    Dynamic {
+        factor: f64,
+        original_context: usize,
+    },
+    Llama3(Llama3),
+    Yarn(Yarn),
+}
+
 /// Llama 3.1's scaling: slow pairs are slowed down by `factor`, fast ones are kept, those between
 /// are blended.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct RopeScaling {
+pub struct Llama3 {
     /// By how much slow pairs are slowed down; at least 1.
     pub factor: f64,
     /// Pairs that turn less often than this within the original context are slow.
@@ -32,75 +44,75 @@ pub struct RopeScaling {
     pub original_context: usize,
 }
 
-/// The keys that may stand in `rope_scaling` or `rope_parameters`; any other means an unknown way
-/// to turn.
-const KEYS: [&str; 8] = [
-    "rope_theta",
-    "rope_type",
-    "type",
-    "factor",
-    "low_freq_factor",
-    "high_freq_factor",
-    "original_max_position_embeddings",
-    "partial_rotary_factor",
-];
+/// As Llama 3's, with the blend linear in the pair's number (Peng et al., 2023, arXiv:2309.00071).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Yarn {
+    /// By how much slow pairs are slowed down.
+    pub factor: f64,
+    /// What the cosines and sines are multiplied with.
+    pub magnitude: f64,
+    /// Pairs that turn more often than this within the original context are fast.
+    pub beta_fast: f64,
+    /// Pairs that turn less often than this are slow.
+    pub beta_slow: f64,
+    /// Whether the blend begins and ends at whole pairs.
+    pub truncate: bool,
+    /// The context length that the model was first trained on, in tokens.
+    pub original_context: usize,
+}
 
 impl Rope {
-    /// The inverse frequencies, radians per position. [D/2]
+    /// The inverse frequencies, radians per position, of a text of so many tokens. [D/2]
     ///
-    /// In f32, step by step as `transformers` computes its table (modeling_rope_utils, `llama3`),
-    /// so that the angles of far positions agree with it. The power alone is taken in f64:
-    /// libraries differ in its last f32 bit.
-    pub fn frequencies(&self, head_dim: usize) -> Vec<f32> {
-        let frequency = |pair: usize| {
-            let exponent = (2 * pair) as f32 / head_dim as f32;
-            (self.theta.powf(f64::from(exponent)) as f32).recip()
+    /// In f32, step by step as `transformers` computes its table (modeling_rope_utils), so that the
+    /// angles of far positions agree with it. Powers alone are taken in f64: libraries differ in
+    /// their last f32 bit.
+    pub fn frequencies(&self, head_dim: usize, tokens: usize) -> Vec<f32> {
+        let base = match self.scaling {
+            Some(RopeScaling::Dynamic { factor, original_context }) => {
+                stretched(self.theta, factor, original_context, head_dim, tokens)
+            }
+            _ => self.theta,
         };
-        let scale = |frequency: f32| match &self.scaling {
-            Some(scaling) => scaling.scale(frequency),
-            None => frequency,
+        let power = |pair: usize| base.powf(f64::from((2 * pair) as f32 / head_dim as f32)) as f32;
+        let scale = |pair: usize| match &self.scaling {
+            Some(RopeScaling::Linear { factor }) => power(pair).recip() / *factor as f32,
+            Some(RopeScaling::Llama3(llama)) => llama.scale(power(pair).recip()),
+            Some(RopeScaling::Yarn(yarn)) => yarn.scale(power(pair), pair, self.theta, head_dim),
+            Some(RopeScaling::Dynamic { .. }) | None => power(pair).recip(),
         };
-        (0..head_dim / 2).map(frequency).map(scale).collect()
+        (0..head_dim / 2).map(scale).collect()
     }
 
-    /// Reads `rope_theta` with `rope_scaling` (transformers 4), or `rope_parameters` (transformers
-    /// 5).
-    pub(super) fn parse(config: &Fields) -> Result<Rope> {
-        let new = config.object("rope_parameters", "rope_parameters.")?;
-        let old = config.object("rope_scaling", "rope_scaling.")?;
-        let mut theta = None;
-        for fields in [Some(*config), new, old].into_iter().flatten() {
-            let turning = fields.optional("partial_rotary_factor");
-            if turning.is_some_and(|factor| factor.as_f64() != Some(1.0)) {
-                return Err(fields.wrong("partial_rotary_factor", "is not 1: not supported"));
-            }
-            let found = fields.optional_number("rope_theta", 1.0..=1e12)?;
-            if theta.is_some() && found.is_some() && theta != found {
-                return Err(
-                    fields.wrong("rope_theta", "contradicts the other rope_theta of this file")
-                );
-            }
-            theta = theta.or(found);
+    /// What the cosines and sines are multiplied with.
+    pub fn magnitude(&self) -> f32 {
+        match self.scaling {
+            Some(RopeScaling::Yarn(yarn)) => yarn.magnitude as f32,
+            _ => 1.0,
         }
-        let Some(theta) = theta else {
-            return Err(config.wrong(
-                "rope_theta",
-                "is missing (and not in rope_parameters): it is never guessed; add \
-                 \"rope_theta\": 10000.0 for a Llama 2 model, 500000.0 for a Llama 3",
-            ));
-        };
-        let new = new.as_ref().map(RopeScaling::parse).transpose()?;
-        let old = old.as_ref().map(RopeScaling::parse).transpose()?;
-        if let (Some(new), Some(old)) = (new, old)
-            && new != old
-        {
-            return Err(config.wrong("rope_scaling", "contradicts rope_parameters"));
+    }
+
+    /// The longest text whose frequencies do not depend on its length, if there is one.
+    pub fn fixed_up_to(&self) -> Option<usize> {
+        match self.scaling {
+            Some(RopeScaling::Dynamic { original_context, .. }) => Some(original_context),
+            _ => None,
         }
-        Ok(Rope { theta, scaling: new.or(old).flatten() })
     }
 }
 
-impl RopeScaling {
+/// The base for a text of so many tokens.
+fn stretched(theta: f64, factor: f64, original: usize, head_dim: usize, tokens: usize) -> f64 {
+    if tokens <= original {
+        return theta;
+    }
+    let longer = factor as f32 * tokens as f32 / original as f32 - (factor - 1.0) as f32;
+    let exponent = (head_dim as f64 / (head_dim as f64 - 2.0)) as f32;
+    let growth = f64::from(longer).powf(f64::from(exponent)) as f32;
+    f64::from(theta as f32 * growth)
+}
+
+impl Llama3 {
     /// One scaled inverse frequency, by the wavelength 2π/f that it has in positions.
     fn scale(&self, frequency: f32) -> f32 {
         let [low, high] = [self.low_freq_factor as f32, self.high_freq_factor as f32];
@@ -115,57 +127,43 @@ impl RopeScaling {
         let smooth = (original * wavelength.recip() - low) / (high - low);
         (1.0 - smooth) * frequency / factor + smooth * frequency
     }
+}
 
-    /// Reads the object under `rope_scaling` or `rope_parameters`; none for the type `default`.
-    fn parse(fields: &Fields) -> Result<Option<RopeScaling>> {
-        if let Some(key) = fields.object.keys().find(|key| !KEYS.contains(&key.as_str())) {
-            return Err(
-                fields.wrong(&quote(key), "is not a key that Llama's rotary embeddings have")
-            );
+impl Yarn {
+    /// The inverse frequency of a pair that takes `period` positions for a radian if it is not scaled.
+    fn scale(&self, period: f32, pair: usize, theta: f64, head_dim: usize) -> f32 {
+        let (kept, slowed) = (period.recip(), (self.factor as f32 * period).recip());
+        let dim = head_dim as f64;
+        // The pair that turns so often within the original context.
+        let turning = |times: f64| {
+            dim * (self.original_context as f64 / (times * TAU)).ln() / (2.0 * theta.ln())
+        };
+        let (mut low, mut high) = (turning(self.beta_fast), turning(self.beta_slow));
+        if self.truncate {
+            (low, high) = (low.floor(), high.ceil());
         }
-        let types = ["rope_type", "type"].map(|key| (key, fields.optional(key)));
-        if let [(_, Some(new)), (key, Some(old))] = types
-            && new != old
-        {
-            return Err(
-                fields.wrong(key, &format!("is {} but rope_type is {}", show(old), show(new)))
-            );
+        (low, high) = (low.max(0.0), high.min(dim - 1.0));
+        if low == high {
+            high += 0.001;
         }
-        let key = if types[0].1.is_none() && types[1].1.is_some() { "type" } else { "rope_type" };
-        match fields.text(key)? {
-            "default" => return Ok(None),
-            "llama3" => {}
-            other => {
-                let trouble = format!("is {}: only llama3 and default are supported", quote(other));
-                return Err(fields.wrong(key, &trouble));
-            }
-        }
-        let factor = fields.number("factor", 1.0..=1e6)?;
-        let low_freq_factor = fields.number("low_freq_factor", 1e-6..=1e6)?;
-        let high_freq_factor = fields.number("high_freq_factor", 1e-6..=1e6)?;
-        if low_freq_factor as f32 >= high_freq_factor as f32 {
-            return Err(fields.wrong("high_freq_factor", "must be above low_freq_factor"));
-        }
-        let original_context = fields.size("original_max_position_embeddings", MAX_CONTEXT)?;
-        Ok(Some(RopeScaling { factor, low_freq_factor, high_freq_factor, original_context }))
+        let ramp = ((pair as f32 - low as f32) / (high - low) as f32).clamp(0.0, 1.0);
+        let keep = 1.0 - ramp;
+        slowed * (1.0 - keep) + kept * keep
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::fields::Fields;
     use super::*;
     use serde_json::Value;
 
     const LLAMA_3: f64 = 500000.0;
 
     fn llama3(factor: f64) -> Rope {
-        let scaling = RopeScaling {
-            factor,
-            low_freq_factor: 1.0,
-            high_freq_factor: 4.0,
-            original_context: 8192,
-        };
-        Rope { theta: LLAMA_3, scaling: Some(scaling) }
+        let scaling =
+            Llama3 { factor, low_freq_factor: 1.0, high_freq_factor: 4.0, original_context: 8192 };
+        Rope { theta: LLAMA_3, scaling: Some(RopeScaling::Llama3(scaling)) }
     }
 
     fn relative(found: f32, expected: f64) -> f64 {
@@ -220,7 +218,7 @@ mod tests {
             ),
         ];
         for (head_dim, factor, expected) in cases {
-            let frequencies = llama3(factor).frequencies(head_dim);
+            let frequencies = llama3(factor).frequencies(head_dim, 0);
             assert_eq!(frequencies.len(), head_dim / 2);
             for &(pair, expected) in expected {
                 let difference = relative(frequencies[pair], expected);
@@ -231,8 +229,8 @@ mod tests {
 
     #[test]
     fn fast_pairs_are_kept_and_slow_ones_divided() {
-        let plain = Rope { theta: LLAMA_3, scaling: None }.frequencies(128);
-        let scaled = llama3(8.0).frequencies(128);
+        let plain = Rope { theta: LLAMA_3, scaling: None }.frequencies(128, 0);
+        let scaled = llama3(8.0).frequencies(128, 0);
         for pair in 0..64 {
             match pair {
                 0..=28 => assert_eq!(scaled[pair], plain[pair]),
@@ -242,31 +240,35 @@ mod tests {
         }
     }
 
-    /// The f32 tables that `transformers` computes, written by scripts/golden.
+    /// The f32 tables that `transformers` computes, written by scripts/golden, of all ways to scale.
     #[test]
     fn tables_of_transformers() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/rope.json");
         let text = std::fs::read(path).expect("rope.json");
         let tables: Vec<Value> = serde_json::from_slice(&text).expect("JSON");
-        let mut largest = 0.0_f64;
+        let mut largest = [0.0_f64; 2];
         for table in &tables {
             let number = |value: &Value| value.as_f64().expect("a number");
-            let scaling = table["scaling"].as_object().map(|scaling| RopeScaling {
-                factor: number(&scaling["factor"]),
-                low_freq_factor: number(&scaling["low_freq_factor"]),
-                high_freq_factor: number(&scaling["high_freq_factor"]),
-                original_context: number(&scaling["original_max_position_embeddings"]) as usize,
-            });
-            let rope = Rope { theta: number(&table["theta"]), scaling };
-            let found = rope.frequencies(number(&table["head_dim"]) as usize);
+            let object = table["config"].as_object().expect("an object");
+            let config = Fields { file: "rope.json", prefix: "", object };
+            let rope = Rope::parse(&config).expect("rope parameters");
+            let tokens = table["length"].as_u64().unwrap_or(0) as usize;
+            let found = rope.frequencies(number(&table["head_dim"]) as usize, tokens);
             let expected = table["frequencies"].as_array().expect("a list");
             assert_eq!(found.len(), expected.len());
+            // These take the power of a power, or blend two roundings of one.
+            let twice =
+                matches!(rope.scaling, Some(RopeScaling::Dynamic { .. } | RopeScaling::Yarn(_)));
+            let largest = &mut largest[usize::from(twice)];
             for (found, expected) in found.into_iter().zip(expected) {
-                largest = largest.max(relative(found, number(expected)));
+                *largest = largest.max(relative(found, number(expected)));
             }
+            let magnitude = relative(rope.magnitude(), number(&table["magnitude"]));
+            assert!(magnitude < 6e-8, "{table}");
         }
-        println!("largest relative difference of {} tables: {largest:e}", tables.len());
-        assert!(tables.len() >= 3);
-        assert!(largest < 1.2e-7, "over one f32 ulp: {largest:e}");
+        println!("largest relative differences of {} tables: {largest:?}", tables.len());
+        assert!(tables.len() >= 20);
+        assert!(largest[0] < 1.2e-7, "over one f32 ulp: {largest:?}");
+        assert!(largest[1] < 3.6e-7, "over three f32 ulps: {largest:?}");
     }
 }

@@ -136,7 +136,7 @@ impl Bed {
         let mut layout = Layout::default();
         let state = State::plan(&dims, sizes, &mut layout);
         let device = Device::new(&hardware, checkpoint, &all, &layout, loaded)?;
-        let model = Llama { dims, norm_eps: config.norm_eps, weights, state };
+        let model = Llama::new(config, dims, weights, state);
         let mut bed = Self { device, hardware, model, loaded_layers, cache_bytes };
         bed.fill(config, layout.whole())?;
         Ok(bed)
@@ -148,7 +148,7 @@ impl Bed {
         self.device.write(whole, &vec![0; before_caches])?;
         self.make_numbers(0)?;
         let (state, device) = (&self.model.state, &mut self.device);
-        device.write(state.frequencies, &config.rope.frequencies(config.head_dim))?;
+        device.write(state.frequencies, &config.rope.frequencies(config.head_dim, 0))?;
         device.write(state.ids, &random_ids(0, state.ids.len(), self.model.dims.vocab))?;
         // Temperature, top-p, min-p and three penalties, of which the first is a factor.
         device.write(state.sampling.options, &[0.6, 0.9, 0.0, 1.0, 0.0, 0.0])

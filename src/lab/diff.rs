@@ -65,7 +65,7 @@ impl Pair {
         let load = |(hardware, checkpoint): (Hardware, Checkpoint)| -> Result<Device> {
             let mut device = Device::new(&hardware, checkpoint, &all, &layout, &|_| ())?;
             device.write(layout.whole(), &vec![0; layout.whole().len()])?;
-            device.write(state.frequencies, &config.rope.frequencies(config.head_dim))?;
+            device.write(state.frequencies, &config.rope.frequencies(config.head_dim, 0))?;
             Ok(device)
         };
         let [a, b] = sides.map(load);
@@ -73,7 +73,7 @@ impl Pair {
             devices: [a?, b?],
             whole: layout.whole().cast(),
             chunk: plan.sizes.chunk,
-            model: Llama { dims, norm_eps: config.norm_eps, weights, state },
+            model: Llama::new(config, dims, weights, state),
         })
     }
 

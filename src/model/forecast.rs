@@ -97,7 +97,7 @@ impl Forecast {
             let dims = largest.of_rank((stage + 1) * parts - 1);
             let weights = Weights::locate(checkpoint, &dims)?;
             let state = State::plan(&dims, sizes, &mut Layout::default());
-            Ok(decode(&Llama { dims, norm_eps: config.norm_eps, weights, state }))
+            Ok(decode(&Llama::new(config, dims, weights, state)))
         };
         let programs = (0..stages).map(program).collect::<Result<Vec<_>>>()?;
         let seconds = |position: usize, all_reduce: f64| {

@@ -4,7 +4,7 @@ use super::{DecodeState, Head, State, Weights};
 use serde::{Deserialize, Serialize};
 
 use crate::comm::Way;
-use crate::config::Dims;
+use crate::config::{Config, Dims};
 use crate::memory::Slot;
 use crate::op::Program;
 use crate::ops::{
@@ -16,8 +16,17 @@ use crate::ops::{
 pub struct Llama {
     pub dims: Dims,
     pub norm_eps: f32,
+    /// What rotations multiply queries and keys with.
+    pub magnitude: f32,
     pub weights: Weights,
     pub state: State,
+}
+
+impl Llama {
+    pub fn new(config: &Config, dims: Dims, weights: Weights, state: State) -> Self {
+        let (norm_eps, magnitude) = (config.norm_eps, config.rope.magnitude());
+        Self { dims, norm_eps, magnitude, weights, state }
+    }
 }
 
 /// Which positions of a prefill step get logits.
@@ -70,7 +79,8 @@ fn all_reduce(p: &mut Program, model: &Llama, tokens: usize, residual: bool) {
 
 /// `tokens` tokens at once.
 pub fn prefill(model: &Llama, tokens: usize, logits: Logits) -> Program {
-    let Llama { dims, norm_eps: eps, weights, state } = model;
+    let Llama { dims, norm_eps: eps, magnitude, weights, state } = model;
+    let magnitude = *magnitude;
     let (q_width, kv_width) = (dims.heads * dims.head_dim, dims.kv_heads * dims.head_dim);
     let x = rows(state.x, tokens, dims.width);
     let partial = rows(state.partial, tokens, dims.width);
@@ -93,7 +103,7 @@ pub fn prefill(model: &Llama, tokens: usize, logits: Logits) -> Program {
         // Attention's scores are exponentiated: errors in them grow, so these three read both terms.
         let products = [(layer.wq, q), (layer.wk, k), (layer.wv, v)];
         p.push(Matmul { x: normed, products, residual: false });
-        p.push(RopeAppend { q, k, v, cursor, frequencies, queries, cache, kv_heads });
+        p.push(RopeAppend { q, k, v, cursor, frequencies, magnitude, queries, cache, kv_heads });
         p.push(AttendPrefill { queries, cache, cursor, heads, kv_heads, head_dim, y: attended });
         p.push(Matmul { x: attended, products: [(layer.wo, partial)], residual: true });
         all_reduce(p, model, tokens, true);
@@ -124,8 +134,8 @@ pub fn prefill(model: &Llama, tokens: usize, logits: Logits) -> Program {
 
 /// One token, to its logits or the next stage: five ops a layer.
 pub fn decode(model: &Llama) -> Program {
-    let Llama { dims, norm_eps, weights, state } = model;
-    let eps = *norm_eps;
+    let Llama { dims, norm_eps: eps, magnitude, weights, state } = model;
+    let (eps, magnitude) = (*eps, *magnitude);
     let (q_width, cursor, frequencies) =
         (dims.heads * dims.head_dim, state.cursor, state.frequencies);
     let x = rows(state.x, 1, dims.width);
@@ -139,7 +149,7 @@ pub fn decode(model: &Llama) -> Program {
     begin(&mut p, model, 1);
     for (layer, &cache) in weights.layers.iter().zip(&state.caches) {
         let (norm, wq, wk, wv) = (layer.attention_norm, layer.wq, layer.wk, layer.wv);
-        p.push(NormQkv { x, norm, eps, wq, wk, wv, cursor, frequencies, q, cache });
+        p.push(NormQkv { x, norm, eps, wq, wk, wv, cursor, frequencies, magnitude, q, cache });
         p.push(AttendDecode { q, cache, cursor, kv_heads, head_dim, y: attended, scratch });
         p.push(Project { x: attended, weight: layer.wo, y: partial });
         all_reduce(&mut p, model, 1, true);

@@ -109,10 +109,10 @@ impl Plan {
     ) -> Result<Self> {
         let budget = room.for_state(weight_bytes)?;
         let longest = request.context.unwrap_or(config.max_context);
-        if longest > config.max_context {
+        if longest > config.longest_context() {
             return Err(Error::failed(format!(
                 "a context of {longest} tokens was asked for, and the model knows at most {}",
-                config.max_context
+                config.longest_context()
             )));
         }
         let fits = |context: usize| state_bytes(dims, sizes(context, request), room) <= budget;

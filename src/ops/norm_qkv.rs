@@ -28,6 +28,8 @@ pub struct NormQkv {
     pub cursor: Slot<u32>,
     /// Radians per position. `[D/2]`
     pub frequencies: Slot<f32>,
+    /// What cosines and sines are multiplied with: 1 but for YaRN.
+    pub magnitude: f32,
     /// Out. `[1, H, D]`
     pub q: Slot<f32>,
     /// Out: row `cursor`. `[S, G, D]`
@@ -65,7 +67,7 @@ impl Op for NormQkv {
         let [wq, wk, wv] = [self.wq, self.wk, self.wv].map(|weight| [Rows::of(weights, weight)]);
         matmul([(wq, q), (wk, &mut *k), (wv, &mut *v)], inputs, &mut scratch, &set);
         let position = cursor[0] as usize;
-        let rotation = rotation(position, frequencies);
+        let rotation = rotation(position, frequencies, self.magnitude);
         rotate(q, &rotation);
         rotate(k, &rotation);
         append(self.cache.dtype, k, keys, position * k.len());
@@ -92,6 +94,7 @@ impl Op for NormQkv {
             parts: gemv.parts(self.name(), gpu),
             flow: gpu.tuning.flow(),
             eps: self.eps,
+            magnitude: self.magnitude,
         }
         .arguments();
         launch(
@@ -142,6 +145,7 @@ impl NormQkv {
                     wv,
                     cursor: setup.cursor(position),
                     frequencies: setup.given("frequencies", &numbers.frequencies(head_dim)),
+                    magnitude: numbers.pick(0.5, 1.25),
                     q: setup.written("q", &[1, heads, head_dim], numbers.judge(F32_NMSE)),
                     cache: Cache { dtype: Dtype::F16, keys, values },
                 };

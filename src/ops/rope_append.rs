@@ -23,7 +23,8 @@ pub struct Cache {
 ///
 /// Rotary embedding (Su et al., 2021, arXiv:2104.09864) on the pairs `(i, i + D/2)` of each head, the
 /// layout of checkpoints in Hugging Face's form:
-/// `(a, b) -> (a cos - b sin, b cos + a sin)` with the angle `position * frequencies[i]`.
+/// `(a, b) -> (a cos - b sin, b cos + a sin)` with the angle `position * frequencies[i]`, and `cos` and
+/// `sin` times `magnitude`.
 pub struct RopeAppend {
     /// `[T, H, D]`
     pub q: Slot<f32>,
@@ -35,6 +36,8 @@ pub struct RopeAppend {
     pub cursor: Slot<u32>,
     /// Radians per position. `[D/2]`
     pub frequencies: Slot<f32>,
+    /// What cosines and sines are multiplied with: 1 but for YaRN.
+    pub magnitude: f32,
     /// Out: the rotated `q`. `[T, H, D]`
     pub queries: Activation,
     /// Out: rows `cursor..cursor + T`. `[S, G, D]`
@@ -82,7 +85,7 @@ impl Op for RopeAppend {
             let of_tokens = queries.par_chunks_exact_mut(q.len() / tokens);
             let of_tokens = of_tokens.zip(rotated.par_chunks_exact_mut(row)).enumerate();
             of_tokens.with_min_len(TOKENS_PER_TASK).for_each(|(t, (queries, keys))| {
-                let rotation = rotation(first + t, frequencies);
+                let rotation = rotation(first + t, frequencies, self.magnitude);
                 rotate(queries, &rotation);
                 rotate(keys, &rotation);
             });
@@ -107,6 +110,7 @@ impl Op for RopeAppend {
             tokens: size(tokens),
             heads: size(self.q.len() / (tokens * head_dim)),
             kv_heads: size(self.kv_heads),
+            magnitude: self.magnitude,
         }
         .arguments();
         launch(
@@ -119,13 +123,14 @@ impl Op for RopeAppend {
     }
 }
 
-/// `(cos, sin)` of a position's angles. `[D/2]`
+/// `(cos, sin)` of a position's angles, times `magnitude`. `[D/2]`
 ///
 /// The angle is one f32 product, as Meta's and Hugging Face's code form it; from there on the sine
 /// and cosine are exact to f32, also for the large angles of long contexts.
-pub(super) fn rotation(position: usize, frequencies: &[f32]) -> Vec<(f32, f32)> {
+pub(super) fn rotation(position: usize, frequencies: &[f32], magnitude: f32) -> Vec<(f32, f32)> {
     let angles = frequencies.iter().map(|frequency| position as f32 * frequency);
-    angles.map(|angle| f64::from(angle).sin_cos()).map(|(s, c)| (c as f32, s as f32)).collect()
+    let turned = angles.map(|angle| f64::from(angle).sin_cos());
+    turned.map(|(s, c)| (c as f32 * magnitude, s as f32 * magnitude)).collect()
 }
 
 /// Rotates every head of one token in place. `heads`: `[_, D]`, `rotation`: `[D/2]`
@@ -175,6 +180,7 @@ impl RopeAppend {
                     v: setup.read("v", &kv, Content::each(|i| i as f32 * [0.5, -2.0, 1e6][i % 3])),
                     cursor: setup.cursor(first),
                     frequencies: setup.given("frequencies", &numbers.frequencies(head_dim)),
+                    magnitude: numbers.pick(0.5, 1.25),
                     queries: setup.written_as("queries", (Dtype::F16, 1), &q, judge),
                     cache: Cache {
                         dtype: Dtype::F16,
@@ -196,12 +202,13 @@ mod tests {
 
     #[test]
     fn rotates_the_pair_of_halves_by_position_times_frequency() {
-        let rotation = rotation(3, &[0.5, 0.1]);
+        let rotation = rotation(3, &[0.5, 0.1], 2.0);
         let mut head = [1.0, 2.0, 3.0, 4.0];
         rotate(&mut head, &rotation);
         let (s0, c0) = 1.5f32.sin_cos();
         let (s1, c1) = 0.3f32.sin_cos();
         let expected = [c0 - 3.0 * s0, 2.0 * c1 - 4.0 * s1, 3.0 * c0 + s0, 4.0 * c1 + 2.0 * s1];
+        let expected = expected.map(|unscaled| 2.0 * unscaled);
         for (ours, exact) in head.iter().zip(expected) {
             assert!((ours - exact).abs() < 1e-6, "{head:?}");
         }
@@ -209,7 +216,7 @@ mod tests {
 
     #[test]
     fn large_angles_are_reduced_exactly() {
-        let (cos, sin) = rotation(131_071, &[1.0])[0];
+        let (cos, sin) = rotation(131_071, &[1.0], 1.0)[0];
         assert!((f64::from(cos) - 131_071f64.cos()).abs() < 1e-7);
         assert!((f64::from(sin) - 131_071f64.sin()).abs() < 1e-7);
     }

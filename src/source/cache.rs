@@ -1,6 +1,7 @@
-//! The local Hugging Face cache: `ROOT/models--ORGANISATION--NAME/snapshots/REVISION/FILE`.
+//! The local Hugging Face cache: `ROOT/models--ORGANISATION--NAME/snapshots/COMMIT/FILE`.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -8,61 +9,146 @@ use super::{Source, is_plain_name};
 use crate::error::{Error, Result};
 use crate::json::quote;
 
-/// The Hugging Face cache's directory of models, by the rules of `huggingface_hub`.
-pub fn root(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
-    let path = |key: &str| variable(key).filter(|value| !value.is_empty()).map(PathBuf::from);
-    path("HF_HUB_CACHE")
-        .or_else(|| path("HUGGINGFACE_HUB_CACHE"))
-        .or_else(|| path("HF_HOME").map(|home| home.join("hub")))
-        .or_else(|| path("XDG_CACHE_HOME").map(|cache| cache.join("huggingface/hub")))
-        .or_else(|| path("HOME").map(|home| home.join(".cache/huggingface/hub")))
+/// A model at the hub and in its cache: `ORGANISATION/NAME`, and the file of its weights where that is not
+/// the usual one: `ORGANISATION/NAME:FILE`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Repository {
+    organisation: String,
+    name: String,
+    /// A safetensors file, or the index of several.
+    pub file: Option<String>,
 }
 
-/// Looks `organisation/name` up in a Hugging Face cache:
-/// `models--organisation--name/snapshots/REVISION`, of the revision that `refs/main` names, or of
-/// the only one there is.
-pub fn find(model: &str, root: Option<&Path>) -> Result<Source> {
-    let not_found = |where_looked: String| {
-        Error::failed(format!(
-            "no model {}: no such directory, and {where_looked}; give a directory that holds \
-             config.json and *.safetensors, or fetch one with: \
-             hf download ORGANISATION/NAME --exclude 'original/*'",
-            quote(model)
-        ))
-    };
-    let is_name = |part: &str| {
-        is_plain_name(part) && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
-    };
-    let Some((organisation, name)) =
-        model.split_once('/').filter(|(o, n)| is_name(o) && is_name(n))
-    else {
-        return Err(not_found("not a model's name of the form ORGANISATION/NAME".to_owned()));
-    };
-    let Some(root) = root else {
-        return Err(not_found("no Hugging Face cache (HF_HOME and HOME are not set)".to_owned()));
-    };
-    let repository = root.join(format!("models--{organisation}--{name}"));
-    if !repository.is_dir() {
-        return Err(not_found(format!("not in the Hugging Face cache {}", root.display())));
+impl Repository {
+    /// Reads `ORGANISATION/NAME[:FILE]`.
+    ///
+    /// # Errors
+    /// What is no such name.
+    pub fn parse(model: &str) -> Result<Self> {
+        let (repository, file) = match model.split_once(':') {
+            Some((repository, file)) => (repository, Some(file.to_owned())),
+            None => (model, None),
+        };
+        let is_name = |part: &str| {
+            is_plain_name(part)
+                && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+        };
+        let parts = repository.split_once('/').filter(|(o, n)| is_name(o) && is_name(n));
+        let Some((organisation, name)) = parts else {
+            return Err(Error::failed(format!(
+                "no model {}: no such directory, and not a model's name of the form ORGANISATION/NAME; \
+                 give a directory that holds config.json and *.safetensors",
+                quote(model)
+            )));
+        };
+        let is_weights = |file: &String| {
+            is_plain_name(file)
+                && (file.ends_with(".safetensors") || file.ends_with(".safetensors.index.json"))
+        };
+        if let Some(file) = file.as_ref().filter(|file| !is_weights(file)) {
+            return Err(Error::failed(format!(
+                "{}: a file ending in .safetensors or .safetensors.index.json, in no folder, is needed \
+                 after the colon",
+                quote(file)
+            )));
+        }
+        Ok(Self { organisation: organisation.to_owned(), name: name.to_owned(), file })
     }
-    let snapshots = repository.join("snapshots");
-    let main = fs::read_to_string(repository.join("refs/main")).unwrap_or_default();
-    if is_plain_name(main.trim()) && snapshots.join(main.trim()).is_dir() {
-        return Ok(Source::Directory(snapshots.join(main.trim())));
+
+    /// `models--ORGANISATION--NAME`
+    pub fn folder_name(&self) -> String {
+        format!("models--{}--{}", self.organisation, self.name)
     }
-    let mut revisions = fs::read_dir(&snapshots)
-        .into_iter()
-        .flatten()
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| path.is_dir());
-    match (revisions.next(), revisions.next()) {
-        (Some(only), None) => Ok(Source::Directory(only)),
-        (None, _) => Err(not_found(format!("{} holds no snapshot of it", repository.display()))),
-        (Some(_), Some(_)) => Err(Error::failed(format!(
-            "{} holds several snapshots and refs/main names none of them: give the path of one",
-            snapshots.display()
-        ))),
+
+    /// Its place in the cache at `root`.
+    pub fn folder(&self, root: &Path) -> PathBuf {
+        root.join(self.folder_name())
     }
+
+    /// The snapshot that `refs/main` names, or the only one there is; none where there is none.
+    ///
+    /// # Errors
+    /// Several, of which none is named.
+    pub fn snapshot(&self, root: &Path) -> Result<Option<PathBuf>> {
+        let folder = self.folder(root);
+        let snapshots = folder.join("snapshots");
+        let main = fs::read_to_string(folder.join("refs/main")).unwrap_or_default();
+        if is_plain_name(main.trim()) && snapshots.join(main.trim()).is_dir() {
+            return Ok(Some(snapshots.join(main.trim())));
+        }
+        let mut revisions = fs::read_dir(&snapshots)
+            .into_iter()
+            .flatten()
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .filter(|path| path.is_dir());
+        match (revisions.next(), revisions.next()) {
+            (only, None) => Ok(only),
+            (_, Some(_)) => Err(Error::failed(format!(
+                "{} holds several snapshots and refs/main names none of them: give the path of one",
+                snapshots.display()
+            ))),
+        }
+    }
+
+    /// The model in this snapshot of it.
+    pub fn source(&self, snapshot: PathBuf) -> Source {
+        match &self.file {
+            None => Source::Directory(snapshot),
+            Some(file) => Source::Chosen { directory: snapshot, weights: file.clone() },
+        }
+    }
+}
+
+impl fmt::Display for Repository {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.organisation, self.name)
+    }
+}
+
+/// The Hugging Face cache's directory of models, by the rules of `huggingface_hub`.
+pub fn cache_root(variable: &dyn Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    expanded("HF_HUB_CACHE", variable)
+        .or_else(|| expanded("HUGGINGFACE_HUB_CACHE", variable))
+        .or_else(|| expanded("HF_HOME", variable).map(|home| home.join("hub")))
+        .or_else(|| expanded("XDG_CACHE_HOME", variable).map(|cache| cache.join("huggingface/hub")))
+        .or_else(|| {
+            let home = variable("HOME").filter(|home| !home.is_empty())?;
+            Some(PathBuf::from(home).join(".cache/huggingface/hub"))
+        })
+}
+
+/// A variable's path, with `~`, `$NAME` and `${NAME}` expanded as Python's `expanduser` and `expandvars`
+/// do: what is not set stays as it is. None where it is not set, or empty.
+pub fn expanded(key: &str, variable: &dyn Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    let value = variable(key).filter(|value| !value.is_empty())?;
+    let Ok(mut value) = value.clone().into_string() else {
+        return Some(PathBuf::from(value)); // not text: taken as it is
+    };
+    let text = |key: &str| variable(key)?.into_string().ok();
+    if let (Some(rest), Some(home)) = (value.strip_prefix('~'), text("HOME"))
+        && (rest.is_empty() || rest.starts_with('/'))
+    {
+        value = format!("{}{rest}", home.trim_end_matches('/'));
+    }
+    let (mut path, mut rest) = (String::new(), value.as_str());
+    while let Some(dollar) = rest.find('$') {
+        path.push_str(&rest[..dollar]);
+        let after = &rest[dollar + 1..];
+        let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let (name, end) = match after.strip_prefix('{').and_then(|inner| inner.split_once('}')) {
+            Some((name, _)) => (name, name.len() + 2),
+            None => {
+                let end = after.find(|c| !is_word(c)).unwrap_or(after.len());
+                (&after[..end], end)
+            }
+        };
+        match text(name).filter(|_| !name.is_empty()) {
+            Some(found) => path.push_str(&found),
+            None => path.push_str(&rest[dollar..dollar + 1 + end]),
+        }
+        rest = &after[end..];
+    }
+    Some(PathBuf::from(path + rest))
 }
 
 #[cfg(test)]
@@ -70,13 +156,15 @@ mod tests {
     use super::super::tests::{folder, message};
     use super::*;
 
+    /// In an environment of these variables.
+    fn root(set: &[(&str, &str)]) -> Option<String> {
+        let value = |key: &str| set.iter().find(|(name, _)| *name == key).map(|(_, value)| value);
+        let root = cache_root(&|key| value(key).map(OsString::from));
+        root.map(|path| path.display().to_string())
+    }
+
     #[test]
     fn the_cache_is_found_by_the_rules_of_its_makers() {
-        let root = |set: &[(&str, &str)]| {
-            let value =
-                |key: &str| set.iter().find(|(name, _)| *name == key).map(|(_, value)| value);
-            super::root(|key| value(key).map(OsString::from)).map(|path| path.display().to_string())
-        };
         let all =
             [("HF_HUB_CACHE", "/c"), ("HF_HOME", "/h"), ("XDG_CACHE_HOME", "/x"), ("HOME", "/u")];
         assert_eq!(root(&all).as_deref(), Some("/c"));
@@ -88,6 +176,28 @@ mod tests {
             Some("/u/.cache/huggingface/hub")
         );
         assert_eq!(root(&[]), None);
+    }
+
+    /// As Python 3's `os.path.expandvars(os.path.expanduser(path))` gives them.
+    #[test]
+    fn tildes_and_variables_are_expanded_as_python_does() {
+        for (path, expected) in [
+            ("~", "/u"),
+            ("~/hub", "/u/hub"),
+            ("~other/hub", "~other/hub"),
+            ("/a/~", "/a/~"),
+            ("$DATA/hub", "/data/hub"),
+            ("${DATA}x/hub", "/datax/hub"),
+            ("$DATAx/hub", "$DATAx/hub"),
+            ("/a/$/b", "/a/$/b"),
+            ("/a/$$DATA", "/a/$/data"),
+            ("/a/${DATA", "/a/${DATA"),
+            ("/a/${}/$1", "/a/${}/$1"),
+            ("~/$TILDE", "/u/~"),
+        ] {
+            let set = [("HF_HUB_CACHE", path), ("HOME", "/u"), ("DATA", "/data"), ("TILDE", "~")];
+            assert_eq!(root(&set).as_deref(), Some(expected), "{path}");
+        }
     }
 
     #[test]
@@ -103,17 +213,20 @@ mod tests {
             ("models--a--evil/refs/main", "../../models--a--two/snapshots/0001"),
             ("models--a--none/refs/main", "0001"),
         ]);
-        let find = |model: &str| super::find(model, Some(cache.path()));
-        let snapshot = |path: &str| Ok(Source::Directory(cache.path().join(path)));
+        let find = |model: &str| Repository::parse(model)?.snapshot(cache.path());
+        let snapshot = |path: &str| Ok(Some(cache.path().join(path)));
         assert_eq!(find("a/one"), snapshot("models--a--one/snapshots/0001"));
         assert_eq!(find("a/two"), snapshot("models--a--two/snapshots/0002"));
+        assert_eq!(find("a/two:b.safetensors"), snapshot("models--a--two/snapshots/0002"));
         assert_eq!(find("a/evil"), snapshot("models--a--evil/snapshots/0001"));
         assert!(message(find("a/many")).contains("several snapshots"));
-        for model in
-            ["a/none", "a/absent", "a", "", "../x", "a/..", "a/b/c", "/etc/passwd/x", "a\n/b"]
-        {
+        assert_eq!((find("a/none"), find("a/absent")), (Ok(None), Ok(None)));
+        for model in ["a", "", "../x", "a/..", "a/b/c", "/etc/passwd/x", "a\n/b", "ü/b"] {
             assert!(message(find(model)).contains("no model"), "{model}");
         }
-        assert!(message(super::find("a/b", None)).contains("HF_HOME"));
+        for file in ["", "../b.safetensors", "b/c.safetensors", "model.gguf", "x.json", "a\0.json"]
+        {
+            assert!(message(find(&format!("a/one:{file}"))).contains("after the colon"), "{file}");
+        }
     }
 }

@@ -12,6 +12,7 @@ use crate::sampler::SamplingOptions;
 #[derive(Serialize, Deserialize)]
 pub(super) enum Command {
     Rewind(usize),
+    Expect(usize),
     Take(Vec<u32>, Logits),
     Prefill(Vec<u32>, Logits),
     Begin(SamplingOptions, Vec<u32>),
@@ -50,6 +51,7 @@ impl Team {
     fn obey(&mut self, command: &Command) -> Result<()> {
         match command {
             Command::Rewind(position) => self.rewind(*position),
+            Command::Expect(tokens) => self.expect(*tokens).map(drop),
             Command::Take(ids, logits) => self.take(ids, *logits),
             Command::Prefill(ids, logits) => self.prefill(ids, *logits).map(drop),
             Command::Begin(options, prompt) => self.begin(options, prompt),

@@ -53,9 +53,12 @@ pub fn config(input: &[u8]) {
         Ok(config) => config,
         Err(error) => return assert_one_line(&error.to_string()),
     };
-    let frequencies = config.rope.frequencies(config.head_dim);
-    assert_eq!(frequencies.len(), config.head_dim / 2);
-    assert!(frequencies.iter().all(|frequency| frequency.is_finite() && *frequency >= 0.0));
+    for tokens in [0, config.longest_context()] {
+        let frequencies = config.rope.frequencies(config.head_dim, tokens);
+        assert_eq!(frequencies.len(), config.head_dim / 2);
+        assert!(frequencies.iter().all(|frequency| frequency.is_finite() && *frequency >= 0.0));
+    }
+    assert!(config.rope.magnitude().is_finite());
     assert!(config.heads.is_multiple_of(config.kv_heads));
     assert!(config.norm_eps > 0.0 && config.norm_eps.is_finite());
     assert!(config.stop_ids.iter().chain(&config.bos_id).all(|id| (*id as usize) < config.vocab));

@@ -40,7 +40,7 @@ pub fn bench(
 ) -> Result<()> {
     check(args, wanted)?;
     let places = places(args)?;
-    let model = model_source(&args.model.model, &args.model.synthetic)?;
+    let model = model_source(&args.model.model, args.model.offline, &args.model.synthetic)?;
     let token_bytes = Config::load(&model)?.width * size_of::<f32>();
     let mut sizes: Vec<usize> = SUM_BYTES.into_iter().chain([token_bytes]).collect();
     sizes.sort_unstable();

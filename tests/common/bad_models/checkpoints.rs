@@ -183,9 +183,13 @@ fn indexes() -> Vec<BadModel> {
         ("two dots", NOT_PLAIN, |index| index["weight_map"][NAME] = json!("..")),
         ("pickle", NOT_PLAIN, |index| index["weight_map"][NAME] = json!("pytorch_model.bin")),
         ("file is a number", "into 3", |index| index["weight_map"][NAME] = json!(3)),
-        ("absent shard", "the file \"gone.safetensors\" is not there", |index| {
-            index["weight_map"][NAME] = json!("gone.safetensors");
-        }),
+        (
+            "absent shard",
+            "of the 3 files that it names, \"gone.safetensors\" is not there",
+            |index| {
+                index["weight_map"][NAME] = json!("gone.safetensors");
+            },
+        ),
         ("map is a list", "weight_map is a list", |index| index["weight_map"] = json!([])),
         ("map is empty", "weight_map names no tensor", |index| index["weight_map"] = json!({})),
         ("no map", "weight_map is missing", |index| *index = json!({ "metadata": {} })),
@@ -200,9 +204,14 @@ fn indexes() -> Vec<BadModel> {
 fn shards() -> Vec<BadModel> {
     type Case = (&'static str, &'static str, &'static str, fn(&Path));
     let cases: [Case; 10] = [
-        ("shard removed", INDEX, "model-00002-of-00002.safetensors\" is not there", |m| {
-            fs::remove_file(m.join(SHARDS[1])).expect("gone");
-        }),
+        (
+            "shard removed",
+            INDEX,
+            "of the 2 files that it names, \"model-00002-of-00002.safetensors\" is not",
+            |m| {
+                fs::remove_file(m.join(SHARDS[1])).expect("gone");
+            },
+        ),
         ("shard truncated", SHARDS[1], "fetch it again", |m| {
             let file = fs::read(m.join(SHARDS[1])).expect("a shard");
             tiny::write(m, SHARDS[1], &file[..file.len() - 1]);
@@ -254,8 +263,44 @@ fn folders() -> Vec<BadModel> {
         tiny::write(folder, file, "weights");
     }
     type Case = (&'static str, &'static str, fn(&Path));
-    let cases: [Case; 7] = [
+    let cases: [Case; 13] = [
         ("no weights", "no such file", |m| instead_of_weights(m, "README.md")),
+        ("an adapter", "adapter_model.safetensors is an adapter's", |m| {
+            instead_of_weights(m, "adapter_config.json");
+            tiny::write(m, "adapter_model.safetensors", "weights");
+        }),
+        (
+            "shards without an index",
+            "2 of 3 shards are there (number 2 is not), and their index",
+            |m| {
+                instead_of_weights(m, "model-00001-of-00003.safetensors");
+                tiny::write(m, "model-00003-of-00003.safetensors", "weights");
+                tiny::write(m, "consolidated.safetensors", "weights");
+            },
+        ),
+        ("weights of another name", "model.fp16.safetensors is there, which is not a name", |m| {
+            instead_of_weights(m, "model.fp16.safetensors");
+        }),
+        (
+            "Meta's files in original/",
+            "original/consolidated.00.pth is in Meta's own format",
+            |m| {
+                fs::create_dir(m.join("original")).expect("a directory");
+                tiny::write(m, "original/params.json", "{}");
+                instead_of_weights(m, "original/consolidated.00.pth");
+            },
+        ),
+        ("a dangling link", "it is a link to ../../blobs/0000, which is not there", |m| {
+            fs::remove_file(m.join(SINGLE)).expect("gone");
+            #[cfg(unix)]
+            std::os::unix::fs::symlink("../../blobs/0000", m.join(SINGLE)).expect("a link");
+        }),
+        ("GPTQ's integers", "quantised weights are not", |m| {
+            let mut entries = tiny::entries(&tiny::weights());
+            entries[2].dtype = "I32";
+            let data_bytes = entries.last().map_or(0, |entry| entry.end);
+            tiny::write(m, SINGLE, tiny::safetensors(&tiny::header(&entries), data_bytes));
+        }),
         ("Meta's weights", "consolidated.00.pth is in Meta's own format", |m| {
             instead_of_weights(m, "consolidated.00.pth");
         }),

@@ -73,7 +73,8 @@ fn features() -> Vec<BadModel> {
         ("mlp_bias", "true", "mlp_bias is true"),
         ("sliding_window", "4096", "sliding_window is 4096"),
         ("attention_chunk_size", "8192", "attention_chunk_size is 8192"),
-        ("quantization_config", "{\"quant_method\": \"awq\"}", "quantization_config"),
+        ("quantization_config", "{\"quant_method\": \"awq\"}", "says \"awq\": quantised weights"),
+        ("quantization_config", "{\"bits\": 4}", "quantization_config is an object"),
         ("num_local_experts", "8", "num_local_experts is 8"),
         ("num_experts", "8", "num_experts is 8"),
         ("partial_rotary_factor", "0.5", "partial_rotary_factor is not 1"),
@@ -88,9 +89,26 @@ fn rope() -> Vec<BadModel> {
         ("rope_theta", "1e13", "rope_theta is 10000000000000.0"),
         ("rope_theta", "\"10000\"", "rope_theta is \"10000\""),
         ("rope_scaling", "8.0", "rope_scaling is 8.0: an object is needed"),
-        ("rope_scaling", "{}", "rope_scaling.rope_type is missing"),
-        ("rope_scaling", r#"{"type": "linear"}"#, "rope_scaling.type is \"linear\""),
-        ("rope_scaling", r#"{"rope_type": "yarn"}"#, "rope_scaling.rope_type is \"yarn\""),
+        ("rope_scaling", r#"{"factor": 2}"#, "rope_scaling.rope_type is missing"),
+        ("rope_scaling", r#"{"type": "longrope"}"#, "rope_scaling.type is \"longrope\": default"),
+        ("rope_scaling", r#"{"type": "linear"}"#, "rope_scaling.factor is missing"),
+        ("rope_scaling", r#"{"type": "linear", "factor": 0.5}"#, "rope_scaling.factor is 0.5"),
+        (
+            "rope_scaling",
+            r#"{"type": "dynamic", "factor": null}"#,
+            "rope_scaling.factor is missing",
+        ),
+        ("rope_scaling", r#"{"rope_type": "yarn"}"#, "rope_scaling.factor is missing"),
+        (
+            "rope_scaling",
+            r#"{"rope_type": "yarn", "factor": 2, "truncate": 1}"#,
+            "rope_scaling.truncate is 1",
+        ),
+        (
+            "rope_scaling",
+            r#"{"rope_type": "yarn", "factor": 2, "attention_factor": -1}"#,
+            "rope_scaling.attention_factor is -1",
+        ),
         ("rope_scaling", r#"{"rope_type": 3}"#, "rope_scaling.rope_type is 3"),
         (
             "rope_scaling",
@@ -98,11 +116,6 @@ fn rope() -> Vec<BadModel> {
             "rope_scaling.type is \"llama3\" but rope_type is \"default\"",
         ),
         ("rope_scaling", r#"{"rope_type": "llama3"}"#, "rope_scaling.factor is missing"),
-        (
-            "rope_scaling",
-            r#"{"rope_type": "default", "mscale": 1}"#,
-            "rope_scaling.\"mscale\" is not a key",
-        ),
         ("rope_scaling", r#"{"type": "llama3", "factor": 0.5}"#, "rope_scaling.factor is 0.5"),
         (
             "rope_scaling",
@@ -125,7 +138,7 @@ fn rope() -> Vec<BadModel> {
         (
             "rope_parameters",
             r#"{"full_attention": {"rope_type": "default"}}"#,
-            "rope_parameters.\"full_attention\" is not a key",
+            "rope_parameters.\"full_attention\" is an object",
         ),
         (
             "rope_parameters",
