@@ -146,6 +146,11 @@ fn the_command_line_splits_over_gpus() {
         ("CHASKI_PEERS", "on", "over peer memory"),
         ("CHASKI_PEERS", "off", "through NCCL: CHASKI_PEERS=off"),
         ("CHASKI_EMULATE_PEERS", "off", "through NCCL: cuda:0 has no access to the memory of"),
+        (
+            "CHASKI_EMULATE_PEERS",
+            "0-2,1-2",
+            "through NCCL: cuda:0 has no access to the memory of cuda:1",
+        ),
         ("CHASKI_EMULATE_FAULT", "cuCtxEnablePeerAccess:2:217", "through NCCL: cuda:"),
     ] {
         let split = ["--emulate", "2", "--tensor-parallel", "2", "--timeout", "600"];

@@ -7,9 +7,9 @@
 namespace emulator {
 namespace {
 
-// What a driver was seen to take of 80 GB, of less in proportion.
-constexpr size_t kContextPart = 160;  // 0.5 GB
-constexpr size_t kCommunicatorPart = 320;
+// About what real ones are told to take of 80 GB, of less in proportion.
+constexpr size_t kContextPart = 160;       // 0.5 GB
+constexpr size_t kCommunicatorPart = 320;  // 250 MB
 
 void make_context(Device& device) {
     device.own = std::make_unique<Charge>(device, device.memory_bytes / kContextPart);

@@ -10,7 +10,7 @@
 namespace emulator {
 namespace {
 
-// What modules take of the device's memory: a driver was seen to take 1.2 MB of 80 GB.
+// What a module takes of the device's memory: 1.2 MB of 80 GB.
 constexpr size_t kModulePart = 65536;
 
 Module* load(const void* image) {
