@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import chat_template_utils
 
-DATE = datetime.datetime(2024, 7, 26, 12, 0, 0)
+DATE = datetime.datetime(2024, 7, 26)
 
 TEMPLATES = {
     # Llama 3.0: one expression with trim, BOS before the first message.
@@ -104,6 +104,7 @@ TEMPLATES = {
 {%- endif %}
 """,
     "date-formats": """\
+{{ strftime_now('%x|%X|%c|%D|%F|%T|%R|%I:%M %p|%j|%-d|%e|%U|%w|%f|%Q|%%|%Z') }} {{ strftime_now('%Y年%m月%d日') }}
 {{ strftime_now('%Y-%m-%d') }} {{ strftime_now("%B %d, %Y") }} {{ strftime_now('%A, %d/%m/%y') }}
 {% for message in messages %}
 {{ message.role }}: {{ message.content }}
@@ -330,6 +331,7 @@ TEMPLATES = {
     "python-methods": """\
 {%- set s = '  The river, the River; 12\\n' -%}
 {{ [s.strip(), s.lstrip(), s.rstrip(), 'xxaxx'.strip('x'), 'xya'.lstrip('yx')] }}
+{{ ['a,b,c'.split(sep=',', maxsplit=1), 'a,b,c'.rsplit(',', maxsplit=1), 'a/b é'|urlencode] }}
 {{ ['a,b,,c'.split(','), 'a b  c'.split(), 'a,b,c'.split(',', 1), 'a,b,c'.rsplit(',', 1), ' a b '.rsplit()] }}
 {{ ['a=b=c'.partition('='), 'a=b=c'.rpartition('='), 'abc'.partition('x')] | map('join', '|') | join(' ') }}
 {{ ['prefix-x'.removeprefix('prefix-'), 'x.gguf'.removesuffix('.gguf'), 'abc'.removeprefix('x')] }}

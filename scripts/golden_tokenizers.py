@@ -2,6 +2,10 @@
 
     python scripts/golden_tokenizers.py  # rewrites tests/golden/tokenizers.json
 
+GPT2Tokenizer of transformers 5 puts its own pre-tokenizer in place of the file's, which loses the
+step that takes numbers apart in SmolLM2's; version 4 and llama.cpp keep it, and so do we. Where that
+makes a difference, the oracle is the file itself, by the class that takes it as it is.
+
 Written with Python 3.11, transformers 5.24.0, tokenizers 0.23.3. The tests only read the file.
 
 tokenizers.json holds
@@ -19,7 +23,7 @@ from transformers import AutoTokenizer
 
 OUT = Path(__file__).resolve().parent.parent / "tests" / "golden" / "tokenizers.json"
 TEXTS = [
-    "hello world", "", " hello", "hello  lower world 1234", "é!", "<s>hello</s> world",
+    "hello world", "in  12   123\n  7 (12)", "", " hello", "hello  lower world 1234", "é!", "<s>hello</s> world",
     "<|bos|>hello<|eos|> world", "a <|im_end|>  hello <|im_end|>", "[hero] hello[hero] hello",
 ]
 
@@ -224,6 +228,8 @@ def main():
             (folder / "config.json").write_text(json.dumps({"model_type": "llama"}))
             (folder / "tokenizer.json").write_text(json.dumps({**BASES[base], **changes}))
             for file, content in files.items():
+                if base == "bytes" and content.get("tokenizer_class") == "GPT2Tokenizer":
+                    content = {**content, **(FAST if "pre_tokenizer" in changes else {})}
                 (folder / file).write_text(json.dumps(content))
             oracle = AutoTokenizer.from_pretrained(folder)
         encoded = {text: oracle(text)["input_ids"] for text in TEXTS}

@@ -196,7 +196,6 @@ fn chats_that_cannot_be_are_refused_in_one_line() {
         ("{{ raise_exception('no\nsystem') }}", "the chat template says: no\\nsystem"),
         ("{% for %}", "the chat template: syntax error"),
         ("{{ messages[9].content.x }}", "the chat template: undefined value"),
-        ("{{ strftime_now('%') }}", "strftime_now: "),
         ("{{ messages | tojson(indent=99999999999) }}", "the indentation is too wide"),
         ("{{ messages | tojson(separators=',') }}", "separators are two texts"),
         ("{{ nothing | tojson }}", "a value that JSON does not have"),

@@ -302,7 +302,16 @@ pub(super) fn method(
         }
         "partition" => parts(text.split_once(separator(arguments)?), [text, "", ""], argument(0)),
         "rpartition" => parts(text.rsplit_once(separator(arguments)?), ["", "", text], argument(0)),
-        "rsplit" => rsplit(text, arguments),
+        "split" => {
+            let (separator, limit) = split_options(arguments)?;
+            let arguments = [separator.map_or(Value::from(()), Value::from), limit];
+            pycompat::unknown_method_callback(state, value, name, &arguments)
+        }
+        "rsplit" => {
+            let (separator, limit) = split_options(arguments)?;
+            let limit = limit.as_i64().and_then(|limit| usize::try_from(limit).ok());
+            Ok(rsplit(text, separator.as_deref(), limit.unwrap_or(usize::MAX)))
+        }
         "index" | "rindex" => {
             let find = if name == "index" { "find" } else { "rfind" };
             let at = pycompat::unknown_method_callback(state, value, find, arguments)?;
@@ -369,6 +378,20 @@ pub(super) fn truncate(
     Ok(format!("{}{end}", if kills_words { &kept } else { words }))
 }
 
+/// Jinja's filter: the bytes of a text as a URL may hold them.
+pub(super) fn urlencode(text: &Value) -> String {
+    let mut encoded = String::new();
+    for byte in text.to_string().bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' | b'.' | b'-' | b'~' | b'/' => {
+                encoded.push(byte.into());
+            }
+            _ => encoded.extend(format!("%{byte:02X}").chars()),
+        }
+    }
+    encoded
+}
+
 /// Jinja's filter: how many runs of letters and digits a text has.
 pub(super) fn wordcount(text: &str) -> usize {
     let words = text.split(|c: char| !(c.is_alphanumeric() || c == '_'));
@@ -400,10 +423,24 @@ fn parts(
     Ok(Value::from([before, middle, after].map(Value::from).to_vec()))
 }
 
-/// `str.rsplit(sep=None, maxsplit=-1)`.
-fn rsplit(text: &str, arguments: &[Value]) -> Result<Value, Error> {
-    let (separator, limit): (Option<&str>, Option<i64>) = from_args(arguments)?;
-    let limit = limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
+/// The separator and the limit of `str.split(sep=None, maxsplit=-1)`.
+fn split_options(arguments: &[Value]) -> Result<(Option<String>, Value), Error> {
+    let (positional, options): (&[Value], Kwargs) = from_args(arguments)?;
+    let option = |index: usize, name: &str| match positional.get(index) {
+        Some(value) => Ok(Some(value.clone())),
+        None => options.get::<Option<Value>>(name),
+    };
+    let separator = option(0, "sep")?.and_then(|value| value.as_str().map(str::to_owned));
+    let limit = option(1, "maxsplit")?.unwrap_or_else(|| Value::from(-1));
+    options.assert_all_used()?;
+    if separator.as_deref() == Some("") {
+        return Err(refused("a separator is needed"));
+    }
+    Ok((separator, limit))
+}
+
+/// `str.rsplit`
+fn rsplit(text: &str, separator: Option<&str>, limit: usize) -> Value {
     let mut parts = Vec::new();
     let mut rest = text;
     while parts.len() < limit {
@@ -422,5 +459,5 @@ fn rsplit(text: &str, arguments: &[Value]) -> Result<Value, Error> {
     if separator.is_some() || !rest.is_empty() {
         parts.push(rest);
     }
-    Ok(Value::from(parts.into_iter().rev().map(Value::from).collect::<Vec<_>>()))
+    Value::from(parts.into_iter().rev().map(Value::from).collect::<Vec<_>>())
 }

@@ -269,9 +269,13 @@ fn environment(
     environment.set_unknown_method_callback(python::method);
     environment.set_formatter(python::write);
     environment.add_filter("center", python::center);
+    environment.add_filter("urlencode", python::urlencode);
     environment.add_filter("truncate", python::truncate);
     environment.add_filter("wordcount", python::wordcount);
     environment.add_function("raise_exception", raise_exception);
+    environment
+        .add_function("cycler", |items: Rest<Value>| minijinja_contrib::globals::cycler(items.0));
+    environment.add_function("joiner", minijinja_contrib::globals::joiner);
     environment
         .add_function("strftime_now", |format: String| strftime(&format, &jiff::Zoned::now()));
     for (name, source) in sources {
@@ -313,8 +317,38 @@ fn raise_exception(message: String) -> std::result::Result<Value, minijinja::Err
     Err(error.with_source(Raised))
 }
 
+/// As Python's, of a time without a zone, in the C locale: what is no directive is written as it is.
 fn strftime(format: &str, now: &jiff::Zoned) -> std::result::Result<String, minijinja::Error> {
-    jiff::fmt::strtime::format(format, now).map_err(|error| {
+    let mut known = String::new();
+    let mut rest = format;
+    while let Some((before, directive)) = rest.split_once('%') {
+        known.push_str(before);
+        let flags = directive.len() - directive.trim_start_matches(['-', '_', '0', '^', '#']).len();
+        let letter = directive[flags..].chars().next();
+        let after = flags + letter.map_or(0, char::len_utf8);
+        match letter {
+            Some('c') => known.push_str("%a %b %e %H:%M:%S %Y"),
+            Some('x') => known.push_str("%m/%d/%y"),
+            Some('X') => known.push_str("%H:%M:%S"),
+            Some('f') => known.push_str("%6f"),
+            Some('Z' | 'z') => {}
+            Some(
+                'a' | 'A' | 'b' | 'B' | 'C' | 'd' | 'D' | 'e' | 'F' | 'g' | 'G' | 'h' | 'H' | 'I'
+                | 'j' | 'k' | 'l' | 'm' | 'M' | 'n' | 'p' | 'P' | 'r' | 'R' | 's' | 'S' | 't' | 'T'
+                | 'u' | 'U' | 'V' | 'w' | 'W' | 'y' | 'Y' | '%',
+            ) => {
+                known.push('%');
+                known.push_str(&directive[..after]);
+            }
+            _ => {
+                known.push_str("%%");
+                known.push_str(&directive[..after]);
+            }
+        }
+        rest = &directive[after..];
+    }
+    known.push_str(rest);
+    jiff::fmt::strtime::format(&known, now).map_err(|error| {
         minijinja::Error::new(ErrorKind::InvalidOperation, format!("strftime_now: {error}"))
     })
 }

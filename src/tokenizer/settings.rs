@@ -2,9 +2,12 @@
 //! tokenizer_config.json and, of older folders, special_tokens_map.json and added_tokens.json.
 //!
 //! They name the special tokens, which are added where the tokenizer.json lacks them, and the class:
-//! two of those that Llamas come with take no more from the file than vocabulary, merges and
-//! post-processor. `add_bos_token` and `add_eos_token` count for nothing beside a tokenizer.json:
-//! there the post-processor alone says what stands around a text.
+//! Llama 2's takes no more from the file than vocabulary, merges and post-processor. So does that of
+//! GPT-2 in `transformers` 5, but not in 4, and not here: the steps that it would put in place of the
+//! file's take SmolLM2's text apart otherwise than the model, and llama.cpp, know it.
+//!
+//! `add_bos_token` and `add_eos_token` count for nothing beside a tokenizer.json: there the
+//! post-processor alone says what stands around a text.
 
 use std::collections::BTreeMap;
 
@@ -45,13 +48,9 @@ enum Class {
     #[default]
     Any,
     /// Puts a space before a text; before what follows a special token too if it is `legacy`.
-    Llama {
-        legacy: bool,
-        add_prefix_space: bool,
-    },
-    Gpt2 {
-        add_prefix_space: bool,
-    },
+    Llama { legacy: bool, add_prefix_space: bool },
+    /// Puts a space before a text, if it says so.
+    Gpt2 { add_prefix_space: Option<bool> },
 }
 
 impl Settings {
@@ -206,9 +205,7 @@ impl Class {
                 legacy: flag("legacy").unwrap_or(false),
                 add_prefix_space: flag("add_prefix_space").unwrap_or(true),
             },
-            "GPT2Tokenizer" => {
-                Self::Gpt2 { add_prefix_space: flag("add_prefix_space").unwrap_or(false) }
-            }
+            "GPT2Tokenizer" => Self::Gpt2 { add_prefix_space: flag("add_prefix_space") },
             _ => Self::Any,
         }
     }
@@ -254,22 +251,28 @@ impl Class {
                 definition.decoder = Some(json!({"type": "Sequence", "decoders": decoders}));
             }
             Self::Gpt2 { add_prefix_space } => {
-                let bytes = |add_prefix_space: bool| {
-                    json!({
-                        "type": "ByteLevel", "add_prefix_space": add_prefix_space,
-                        "trim_offsets": true, "use_regex": true,
-                    })
-                };
-                definition.pre_tokenizer = Some(bytes(add_prefix_space));
-                definition.decoder = Some(bytes(true));
+                if let (Some(adds), Some(step)) = (add_prefix_space, &mut definition.pre_tokenizer)
+                {
+                    set_prefix_space(step, adds);
+                }
+                return false;
             }
         }
         definition.normalizer = None;
-        let is_llama = matches!(self, Self::Llama { .. });
         let model = &mut definition.model;
-        (model.fuse_unk, model.byte_fallback) = (is_llama, is_llama);
+        (model.fuse_unk, model.byte_fallback) = (true, true);
         (model.unk_token, model.ignore_merges) = (None, false);
         true
+    }
+}
+
+/// Makes a pre-tokenizer of bytes put a space before a text, or not.
+fn set_prefix_space(step: &mut Value, adds: bool) {
+    if step["type"] == "ByteLevel" {
+        step["add_prefix_space"] = adds.into();
+    }
+    if let Some(steps) = step.get_mut("pretokenizers").and_then(Value::as_array_mut) {
+        steps.iter_mut().for_each(|step| set_prefix_space(step, adds));
     }
 }
 
