@@ -6,6 +6,7 @@ mod llama3;
 mod python;
 mod request;
 mod template;
+mod tojson;
 
 use crate::error::{Error, Result};
 use crate::json;

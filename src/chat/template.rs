@@ -12,7 +12,7 @@ use minijinja::{Environment, ErrorKind, State, Value, context};
 use serde_json::{Map, json};
 
 use super::apart::{ENDLESS, apart};
-use super::{Message, Request, failed, guard, python};
+use super::{Message, Request, failed, guard, python, tojson};
 use crate::error::{Error, Result};
 use crate::json;
 use crate::source::Source;
@@ -133,7 +133,7 @@ impl ChatTemplate {
         environment.set_fuel(Some(FUEL + FUEL_PER_BYTE.saturating_mul(bytes as u64)));
         let tojson =
             move |state: &State, value: &Value, positional: Rest<Value>, options: Kwargs| {
-                python::tojson(state, value, &positional, options, guard)
+                tojson::tojson(state, value, &positional, options, guard)
             };
         environment.add_filter("tojson", tojson);
         let special = self.special_tokens.iter().map(|(name, text)| (name.as_str(), text.as_str()));
