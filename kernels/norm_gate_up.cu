@@ -33,6 +33,7 @@ template <class W> __device__ void norm_gate_up(const NormGateUp<W>& args) {
     const auto prepare = [&](float* x) {
         grid_dependency_wait();
         begun(args.trace);
+        stamp(Moment::Waited);
         fetch_columns(args.x, args.width, x);
         scale = stage_normed<W>(x, args.width, args.eps);
     };
@@ -40,6 +41,7 @@ template <class W> __device__ void norm_gate_up(const NormGateUp<W>& args) {
         if (lane_id() == 0) args.hidden[f] = swiglu(gate * scale, up * scale);
     };
     gemv<W>(args.ffn, args.width, args.parts, {args.flow}, rows, prepare, finish);
+    keep_stamps(args.trace);
 }
 
 extern "C" __global__ void __launch_bounds__(256, 2) norm_gate_up_bf16(NormGateUp<bf16> args) { norm_gate_up(args); }

@@ -30,6 +30,7 @@ template <class W> __device__ void norm_head(const NormHead<W>& args) {
     const auto prepare = [&](float* x) {
         grid_dependency_wait();
         begun(args.trace);
+        stamp(Moment::Waited);
         fetch_columns(args.x, args.width, x);
         scale = stage_normed<W>(x, args.width, args.eps);
     };
@@ -38,6 +39,7 @@ template <class W> __device__ void norm_head(const NormHead<W>& args) {
         if (lane_id() < 2 && id < args.vocab) args.logits[id] = (lane_id() == 0 ? a : b) * scale;
     };
     gemv<W>((args.vocab + 1) / 2, args.width, args.parts, {args.flow}, rows, prepare, finish);
+    keep_stamps(args.trace);
 }
 
 extern "C" __global__ void __launch_bounds__(256, 2) norm_head_bf16(NormHead<bf16> args) { norm_head(args); }

@@ -48,6 +48,7 @@ template <class W, int D> __device__ void norm_qkv(const NormQkv<W>& args) {
     const auto prepare = [&](float* x) {
         grid_dependency_wait();
         begun(args.trace);
+        stamp(Moment::Waited);
         fetch_columns(args.x, width, x);
         if (threadIdx.x < D / 2) { // while x is on its way
             const uint32_t i = threadIdx.x, cursor = *args.cursor;
@@ -81,6 +82,7 @@ template <class W, int D> __device__ void norm_qkv(const NormQkv<W>& args) {
         }
     };
     gemv<W>((heads + 2 * kv_heads) * (D / 2), width, args.parts, {args.flow}, rows, prepare, finish);
+    keep_stamps(args.trace);
 }
 
 extern "C" __global__ void __launch_bounds__(256, 2) norm_qkv_bf16_d64(NormQkv<bf16> args) { norm_qkv<bf16, 64>(args); }

@@ -27,6 +27,7 @@ template <class W> __device__ void project(const Project<W>& args) {
     const auto prepare = [&](float* x) {
         grid_dependency_wait();
         begun(args.trace);
+        stamp(Moment::Waited);
         stage(args.x, args.width, x);
     };
     const auto finish = [&](uint32_t pair, float a, float b) {
@@ -35,6 +36,7 @@ template <class W> __device__ void project(const Project<W>& args) {
         if (lane_id() < 2 && n < args.rows) reduce_add_gpu(&args.y[n], lane_id() == 0 ? a : b);
     };
     gemv<W>((args.rows + 1) / 2, args.width, args.parts, {args.flow}, rows, prepare, finish);
+    keep_stamps(args.trace);
 }
 
 extern "C" __global__ void __launch_bounds__(256, 2) project_bf16(Project<bf16> args) { project(args); }

@@ -426,6 +426,7 @@ fn what_a_block_is_told() {
     let expected: Vec<u32> = (0..32).flat_map(|lane| [!lane, distinct(lane)]).collect();
     let heard = run_on("told_in_wide_words", 2, 32, &lanes(distinct), 128);
     assert_eq!(heard, [&expected[..], &expected].concat());
+    assert_eq!(run("when_and_where", &[0], 64), [1; 64]);
     let expected: Vec<u32> = (0..32).flat_map(|lane| [lane, distinct(lane)]).collect();
     assert_eq!(run("told_to_the_host", &lanes(distinct), 64), expected);
 }

@@ -36,6 +36,7 @@
 #include "lib/math.cuh"
 #include "lib/reduce.cuh"
 #include "lib/shared.cuh"
+#include "lib/stamps.cuh"
 
 constexpr int GEMV_WARPS = 8;
 constexpr int GEMV_THREADS = 32 * GEMV_WARPS;
@@ -189,7 +190,12 @@ template <class W> struct Step {
 template <class W, class Rows, class Prepare, class Finish>
 __device__ inline void gemv(uint32_t pairs, uint32_t width, uint32_t parts, Flow flow, Rows rows,
                             Prepare prepare, Finish finish) {
-    if (flow.at_once()) grid_dependency_launch();
+    stamp(Moment::Begins);
+    const auto let_next_begin = [] {
+        stamp(Moment::Lets);
+        grid_dependency_launch();
+    };
+    if (flow.at_once()) let_next_begin();
     const uint32_t stride = gridDim.x * (GEMV_WARPS / parts);
     // The warp's columns.
     const uint32_t share = gemv_share(width, parts), begin = share * (warp_id() % parts);
@@ -223,6 +229,7 @@ __device__ inline void gemv(uint32_t pairs, uint32_t width, uint32_t parts, Flow
 
     float* x = dynamic_shared<float>();
     prepare(x);
+    stamp(Moment::Staged);
 
     SHARED(float2[GEMV_WARPS], sums);
     const uint32_t end = pairs + pair - blockIdx.x; // all warps of a block go as many rounds
@@ -238,7 +245,7 @@ __device__ inline void gemv(uint32_t pairs, uint32_t width, uint32_t parts, Flow
                 const float4 low = load4(columns), high = load4(columns + GEMV_CHUNK / 2);
                 dot8<W>(half.a[i], low, high, sum_a);
                 dot8<W>(half.b[i], low, high, sum_b);
-                if (i == 1 && last) grid_dependency_launch();
+                if (i == 1 && last) let_next_begin();
             }
         };
         for (bool more = step.left > 0; more; at += GEMV_STEP) {
@@ -246,11 +253,11 @@ __device__ inline void gemv(uint32_t pairs, uint32_t width, uint32_t parts, Flow
             // The block's last weights have been asked for: its first warps have a pair in every
             // round.
             last = step.left <= GEMV_STEP && pair + stride >= pairs && warp_id() < parts;
-            if (last) grid_dependency_launch();
+            if (last) let_next_begin();
             add(first, 0);
             more = follow(step, next);
             step.fetch(0, first);
-            if (last) grid_dependency_launch();
+            if (last) let_next_begin();
             add(second, 1);
         }
         sum_a = warp_sum(sum_a);

@@ -388,6 +388,18 @@ __device__ inline void fence_system() { asm volatile("fence.acq_rel.sys;" ::: "m
 
 __device__ inline void fence_gpu() { asm volatile("fence.acq_rel.gpu;" ::: "memory"); }
 
+// Of the multiprocessor that the thread runs on, and its number.
+__device__ inline uint64_t clock_cycles() {
+    uint64_t r;
+    asm volatile("mov.u64 %0, %%clock64;" : "=l"(r)::"memory");
+    return r;
+}
+__device__ inline uint32_t multiprocessor() {
+    uint32_t r;
+    asm volatile("mov.u32 %0, %%smid;" : "=r"(r));
+    return r;
+}
+
 __device__ inline void nanosleep(uint32_t ns) { asm volatile("nanosleep.u32 %0;" ::"r"(ns)); }
 
 // Within a block, in shared memory, ordering nothing else. Returns what was there before.

@@ -6,8 +6,8 @@ import shutil
 import subprocess
 
 MOST_BYTES = 64 << 20
-SCRIPTS = ["hardware.py", "peers.py", "gpu"]
-DATA = ["tests/demo/questions.jsonl", "docs/first-gpu.md"]
+CARRIED = ["scripts/hardware.py", "scripts/peers.py", "scripts/gpu", "tests/demo/questions.jsonl",
+           "docs/first-gpu.md", "kernels"]
 
 
 def pack(folder, root, binaries):
@@ -17,16 +17,13 @@ def pack(folder, root, binaries):
     Raises ValueError where it is too large, a binary cannot be stripped or the folder is there."""
     if folder.exists() and any(folder.iterdir()):
         raise ValueError(f"{folder} is not empty")
-    (folder / "scripts").mkdir(parents=True, exist_ok=True)
-    for name in SCRIPTS:
-        source, copy = root / "scripts" / name, folder / "scripts" / name
+    for name in CARRIED:
+        source, copy = root / name, folder / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
         if source.is_dir():
             shutil.copytree(source, copy, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy2(source, copy)
-    for name in DATA:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(root / name, folder / name)
     needed = [strip(binary, folder / name) for name, binary in binaries.items() if binary]
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     if size > MOST_BYTES:

@@ -141,6 +141,17 @@ def step_lengths(run):
     return well
 
 
+def tiles(run):
+    """Tokens a second of prompts by shape of tile."""
+    sizes, well = run.sizes, True
+    for tile in ("small", "medium", "large"):
+        asked = ["bench", "-m", sizes.model, "-p", sizes.prompts, "-n", "0", "-r", sizes.few, "-o", "json"]
+        ran = run.run_chaski(*asked, environment={"CHASKI_TILE": tile, "CHASKI_HOPPER": "on"})
+        well &= ran["status"] == 0
+        run.found(**{f"{tile} {row['test']}": row["avg_ts"] for row in rows(ran.get("result"))})
+    return well
+
+
 def load(run):
     space = shutil.disk_usage(tempfile.gettempdir()).free
     model = run.sizes.model if space > 24e9 else run.sizes.small

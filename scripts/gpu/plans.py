@@ -8,6 +8,7 @@ import dataclasses
 
 from . import parts
 from .run import Step
+from .stamps import stamps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +36,8 @@ class Sizes:
     few: str = "3"
     launches: str = "30"
     worlds: tuple = (2, 4)
+    stamped_layers: str = "4"
+    stamped_tokens: str = "16"
 
 
 # To try the script on an emulated GPU.
@@ -42,7 +45,7 @@ QUICK = Sizes(
     model="synthetic:tiny", small="synthetic:tiny", kernels=("embed", "rms_norm"), limit="600",
     ask_every=100, layers="1", ids="3", prompts="8", prompt="8", long_prompt="8", longest="8",
     chunks=("4",), many_ids="40", few_ids="20", tokens="2", answer="4", depths="8", repetitions="1",
-    few="1", launches="1", worlds=(2,),
+    few="1", launches="1", worlds=(2,), stamped_layers="2", stamped_tokens="3",
 )
 
 
@@ -127,6 +130,7 @@ FIRST = [
     variant("1 step ahead", "its depth", CHASKI_AHEAD="1"),
     variant("2 steps ahead", "its depth", CHASKI_AHEAD="2"),
     variant("by lines", "its instruction: a prefetch of every lane", CHASKI_PREFETCH="lines"),
+    variant("paced", "its pace: each piece when the one before has come", CHASKI_PREFETCH="paced"),
     variant("in bulk", "its instruction: one of one lane", CHASKI_PREFETCH="bulk"),
     variant("trigger first", "the next kernel may begin at once", CHASKI_TRIGGER="first"),
     variant("trigger last", "the next kernel may begin when all weights are asked for",
@@ -135,6 +139,8 @@ FIRST = [
          environment=HOPPER, found=parted),
     Step("hopper pp", 8, "tokens a second of an 8B's prompt by TMA and wgmma", bench("model", "prompts"),
          environment=HOPPER, table="speed", found=speeds),
+    Step("stamps", 25, "when parts of decode kernels begin and end, by the multiprocessor's clock",
+         does=stamps),
 ]
 
 SECOND = [
@@ -150,7 +156,8 @@ SECOND = [
          environment=PORTABLE, table="speed", found=speeds),
     Step("prefetch", 5, "how many bytes one prefetch brings", does=parts.prefetch, real=True),
     Step("steps", 30, "a long prompt in steps of several lengths", does=parts.step_lengths),
-    Step("kernels", 40, "each kernel alone at an 8B's shapes, with cold caches",
+    Step("tiles", 20, "a prompt by each shape of tile", does=parts.tiles),
+    Step("kernels", 35, "each kernel alone at an 8B's shapes, with cold caches",
          kernel_bench(), environment=PORTABLE, table="kernels", found=times),
     Step("kernels 2048", 20, "products of a long prompt, by TMA and wgmma",
          kernel_bench("matmul", "gate_up_swiglu", "attend_prefill", "-p", "long_prompt"),
@@ -163,8 +170,8 @@ SECOND = [
          environment=HOPPER, real=True, table="kernels", found=beside),
     Step("profile", 12, "where a token's time goes", bench("model", "prompt", "0", "--profile"),
          environment=PORTABLE),
-    Step("load", 60, "from files in the page cache to the GPU", does=parts.load),
-    Step("ranks", 30, "a model split over ranks that share the GPU", does=parts.ranks),
+    Step("load", 50, "from files in the page cache to the GPU", does=parts.load),
+    Step("ranks", 25, "a model split over ranks that share the GPU", does=parts.ranks),
     Step("peers", 75, "the same weights in transformers: logits, and speed side by side",
          does=parts.peers, real=True),
     Step("ncu", 50, "NVIDIA's counters of decode kernels", does=parts.counters, real=True),

@@ -255,6 +255,15 @@ extern "C" __global__ void __launch_bounds__(128) told_to_the_host(WORDS) {
     store_relaxed_system(reinterpret_cast<uint64_t*>(out) + lane_id(), value);
 }
 
+// out: [32] whether the clock goes on, [32] whether the multiprocessor's number is one
+extern "C" __global__ void __launch_bounds__(128) when_and_where(WORDS) {
+    const uint64_t before = clock_cycles();
+    uint32_t looks = 0;
+    while (clock_cycles() == before && looks < 1000) looks++;
+    out[lane_id()] = clock_cycles() > before;
+    out[32 + lane_id()] = multiprocessor() < 1024;
+}
+
 // Blocks of 128: four counters. out: [4] their ends, then [128] what each thread found
 extern "C" __global__ void __launch_bounds__(128) tickets_in_shared_memory(WORDS) {
     SHARED(uint32_t[4], counters);

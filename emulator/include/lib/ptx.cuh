@@ -210,6 +210,13 @@ inline void fence_system() {
     emulator::land_stores();
     emulator::fence();
 }
+// A cycle is a nanosecond, and all blocks run on one multiprocessor.
+inline uint64_t clock_cycles() {
+    timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return uint64_t(now.tv_sec) * 1000000000 + uint64_t(now.tv_nsec);
+}
+inline uint32_t multiprocessor() { return 0; }
 inline void nanosleep(uint32_t, SITE) { emulator::pause(site); }
 inline uint32_t atomic_add_shared(uint32_t* shared, uint32_t v) {
     emulator::progressed();
