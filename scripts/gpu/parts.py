@@ -55,7 +55,8 @@ def ask(run, questions):
             lines += [asked["content"].replace("\n", "\\\n"), f"/save {said[number]}"]
         given = "\n".join(lines) + "\n"
         ran = run.run_chaski("chat", "-m", "demo", "--temp", "0", "-n", "64", given=given)
-        answers = [json.loads(path.read_text())[-1]["content"] if path.exists() else "" for path in said]
+        talks = [json.loads(path.read_text()) if path.exists() else [] for path in said]
+        answers = [talk[-1]["content"] if talk else None for talk in talks]
     right = sum(answer == question["answer"] for answer, question in zip(answers, questions))
     run.found(questions=len(questions), right=right)
     return right, ran["status"] == 0
