@@ -103,11 +103,9 @@ impl Trace {
                 program.checked_sub(1).and_then(|program| programs.get(program)?.get(at as usize));
             let op = op.map_or("", |(op, _)| op);
             let (place, clocks) = (words[1], &words[2..]);
-            text += &format!(
-                "{{\"op\": {op:?}, \"number\": {at}, \"multiprocessor\": {}, \"block\": {}, \"clocks\": {clocks:?}}}\n",
-                place >> 32,
-                place as u32
-            );
+            text += &format!("{{\"op\": {op:?}, \"number\": {at}, \"clocks\": {clocks:?}, ");
+            let (multiprocessor, block) = (place >> 32, place as u32);
+            text += &format!("\"multiprocessor\": {multiprocessor}, \"block\": {block}}}\n");
         }
         file.write_all(text.as_bytes())
             .map_err(|error| Error::failed(format!("cannot write stamps: {error}")))
