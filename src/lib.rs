@@ -18,6 +18,7 @@ pub mod memory;
 pub mod model;
 pub mod op;
 pub mod ops;
+pub mod qualify;
 pub mod random;
 pub mod rank;
 pub mod sampler;

@@ -1,6 +1,7 @@
 use std::io::{Write, stderr};
 use std::process::ExitCode;
 
+use chaski::device::cuda::leave;
 use chaski::error::Error;
 
 fn main() -> ExitCode {
@@ -9,7 +10,7 @@ fn main() -> ExitCode {
         Err(error) => {
             // Standard error may be closed or full: the status says it as well.
             let _ = writeln!(stderr(), "chaski: {error}");
-            ExitCode::from(error.exit_status())
+            leave(error.exit_status())
         }
     }
 }

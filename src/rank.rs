@@ -1,6 +1,7 @@
 //! A rank: one share of a model, its memory, and what runs it.
 
 mod checks;
+mod peers;
 mod turning;
 
 use std::collections::HashMap;
@@ -102,11 +103,7 @@ impl Rank {
         device.write(state.sampling.bins, &[0; 64])?;
         device.write(state.sampling.rounds, &[0; 4])?;
         device.connect(state.sampling.slots, 0, state.sampling.addresses)?;
-        if let Some(mailbox) = &state.mailbox {
-            device.write(state.partial, &vec![0.0; state.partial.len()])?;
-            device.write(mailbox.rounds, &[0; 3])?;
-            device.connect(mailbox.slots, ops::EMPTY, mailbox.addresses)?;
-        }
+        peers::connect(&mut device, &state)?;
         let model = Llama::new(config, dims, weights, state);
         let mut choose = Program::default();
         choose.push(model::choose(&model));

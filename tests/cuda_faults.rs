@@ -77,11 +77,12 @@ fn a_hundred_faults_on_two_gpus() {
 #[test]
 fn a_stall_is_told_of_the_rank_that_stalls_and_its_op() {
     answer();
+    // Over peer memory, the first launch of all tries that.
     let stalls = [
-        ("on", 0, 2, "all_reduce (op 2 of 24)"),
-        ("on", 1, 5, "rope_append (op 5 of 24)"),
-        ("on", 1, 83, "attend_decode (op 5 of 18)"),
-        ("on", 0, 85, "all_reduce (op 7 of 18)"),
+        ("on", 0, 3, "all_reduce (op 2 of 24)"),
+        ("on", 1, 6, "rope_append (op 5 of 24)"),
+        ("on", 1, 84, "attend_decode (op 5 of 18)"),
+        ("on", 0, 86, "all_reduce (op 7 of 18)"),
         ("off", 1, 6, "attend_prefill (op 6 of 24)"),
         ("off", 0, 45, "attend_decode (op 4 of 17)"),
     ];

@@ -31,7 +31,7 @@ fn fault(function: &str, call: usize, result: &str) -> String {
 }
 
 /// Every function of the driver that the program calls in such a run.
-const FUNCTIONS: [&str; 27] = [
+const FUNCTIONS: [&str; 28] = [
     "cuInit",
     "cuDeviceGetCount",
     "cuDeviceGet",
@@ -55,6 +55,7 @@ const FUNCTIONS: [&str; 27] = [
     "cuMemcpyHtoDAsync_v2",
     "cuModuleGetFunction",
     "cuModuleLoadData",
+    "cuOccupancyMaxActiveBlocksPerMultiprocessor",
     "cuStreamBeginCapture_v2",
     "cuStreamCreate",
     "cuStreamEndCapture",

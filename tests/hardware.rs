@@ -16,6 +16,7 @@ fn root() -> &'static Path {
 
 fn script(name: &str, arguments: &[&str]) -> Output {
     let mut python = Command::new("python3");
+    python.env("CHASKI_TRUST_KERNELS", "on");
     python.arg(root().join("scripts").join(name)).args(["--chaski", CHASKI]).args(arguments);
     python.output().unwrap()
 }

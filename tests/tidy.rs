@@ -27,6 +27,7 @@ const ORDER: &[&str] = &[
     "device",
     "conformance",
     "rank",
+    "qualify",
     "team",
     "session",
     "bench",

@@ -3,6 +3,7 @@
 mod bench;
 mod habits;
 mod kernels;
+mod qualify;
 mod split;
 mod synthetic;
 mod tokenize;
@@ -14,10 +15,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use crate::checkpoint::Dtype;
-use crate::model::DEFAULT_CHUNK;
 pub use bench::{BenchArgs, DepthFill, OutputFormat};
 pub use habits::{command, hint};
 pub use kernels::{CasesArg, CheckArgs, DiffArgs, KernelBenchArgs, KernelsCommand, SanitizeArg};
+pub use qualify::QualifyArgs;
 pub use split::{Launcher, SplitArgs};
 pub use synthetic::{SynthesizeArgs, SyntheticArgs, WeightType};
 pub use tokenize::{DetokenizeArgs, TokenizeArgs};
@@ -69,6 +70,11 @@ pub enum Command {
         #[command(subcommand)]
         command: KernelsCommand,
     },
+    /// Find out anew whether a GPU computes what the kernels mean, and keep what is found
+    ///
+    /// A model's kernels are checked so when it first runs on a kind of GPU, with a driver and a version of
+    /// Chaski; what is wrong is not used. Exit status 1 if a kernel is wrong that nothing stands in for.
+    Qualify(QualifyArgs),
     /// List what models can run on (also --list-devices)
     Devices,
     /// Print the completion script of a shell
@@ -107,9 +113,10 @@ pub struct ModelArgs {
     #[arg(long, value_name = "TYPE")]
     pub kv_type: Option<KvType>,
 
-    /// Tokens of the prompt that are computed at once
-    #[arg(long, value_name = "TOKENS", default_value_t = DEFAULT_CHUNK, value_parser = positive)]
-    pub prefill_chunk: usize,
+    /// Tokens of the prompt that are computed at once [default: 512 on the CPU; 2048 on a GPU, or less
+    /// where that would shorten the context]
+    #[arg(long, value_name = "TOKENS", value_parser = positive)]
+    pub prefill_chunk: Option<usize>,
 
     /// What runs the model: auto (a GPU if there is one), cpu, cuda or cuda:N
     #[arg(long, value_name = "DEVICE", default_value = "auto", value_parser = device)]
@@ -118,6 +125,10 @@ pub struct ModelArgs {
     /// Run this source in place of a built-in kernel; may be repeated
     #[arg(long, value_name = "NAME=FILE.cu", value_parser = kernel)]
     pub kernel: Vec<KernelFile>,
+
+    /// Take kernels as they are, unchecked (also CHASKI_TRUST_KERNELS=on)
+    #[arg(long)]
+    pub trust_kernels: bool,
 
     /// CPU threads [default: one for each core]
     #[arg(short, long, value_parser = positive)]

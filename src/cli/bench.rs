@@ -15,6 +15,7 @@ use super::file::Output;
 use super::load::{Loaded, load_again};
 use super::model::{Opened, interrupt, open, set_threads, source, system, weights, while_waiting};
 use super::output::{note, print, progress};
+use super::qualify::qualify;
 use super::split::{largest_share, team_hardware, world};
 use crate::bench::{
     BUSY, Bench, COLUMNS, Ceilings, Fill, Grid, LINK_COLUMNS, PROFILE_COLUMNS,
@@ -160,7 +161,7 @@ fn devices(hardware: &[Hardware]) -> usize {
 
 /// What llama-bench says of a run.
 fn llama_bench_fields(opened: &Opened, plan: &Plan) -> Result<Row> {
-    let Opened { source, config, checkpoint, dims, hardware } = opened;
+    let Opened { source, config, checkpoint, dims, hardware, .. } = opened;
     let (parameters, weight_bytes) = sizes(checkpoint);
     let gpus = hardware.iter().filter_map(|hardware| match hardware {
         Hardware::Cpu => None,
@@ -223,6 +224,7 @@ pub(super) fn common_fields(opened: &Opened, nvml: Option<&Nvml>) -> Result<Row>
         "device_count": devices(hardware),
         "threads": threads,
         "cpu_clock_mhz": clock,
+        "qualified": opened.qualified,
         "driver": nvml.and_then(Nvml::driver),
         "commit": env!("CHASKI_VERSION"),
         "date": jiff::Timestamp::now().to_string(),
@@ -366,9 +368,11 @@ fn startup(args: &ModelArgs, table: &mut Table) -> Result<()> {
     let dims = largest_share(args, &config)?;
     let checkpoint = weights(args, &source, &config)?;
     let map = lap();
-    let hardware = team_hardware(args, &dims, &checkpoint)?;
+    let mut hardware = team_hardware(args, &dims, &checkpoint)?;
     let driver = lap();
-    let opened = Opened { source, config, dims, checkpoint, hardware };
+    let qualified = qualify(args, (&config, &dims, &checkpoint), &mut hardware)?;
+    lap();
+    let opened = Opened { source, config, dims, checkpoint, hardware, qualified };
     opened.plan(args, false, None)?;
     let plan = lap();
     let common = common_fields(&opened, None)?;

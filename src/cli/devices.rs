@@ -4,6 +4,7 @@ use sysinfo::{CpuRefreshKind, RefreshKind};
 
 use super::model::{available_memory_bytes, system};
 use super::output::{note, print};
+use super::qualify::state;
 use crate::device::cuda::{self, Card};
 use crate::error::Result;
 use crate::model::binary;
@@ -23,11 +24,12 @@ pub fn run() -> Result<()> {
         let ((free, total), (major, minor)) = (card.memory()?, card.capability);
         list += &format!(
             "cuda:{ordinal}  {}, compute capability {major}.{minor}, {} multiprocessors, {} of {} of \
-             memory free\n",
+             memory free; {}\n",
             card.name,
             card.multiprocessors,
             binary(free),
             binary(total),
+            state(&card)?,
         );
     }
     print(&list)

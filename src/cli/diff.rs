@@ -41,7 +41,8 @@ pub fn run(args: &DiffArgs) -> Result<()> {
     let leading = sides.iter().find(|(hardware, _)| matches!(hardware, Hardware::Gpu(_)));
     let (hardware, checkpoint) = leading.unwrap_or(&sides[0]);
     let context = Some(ids.len().max(args.model.context.unwrap_or(0)));
-    let plan = plan(&args.model, hardware, &config, &dims, checkpoint, false, context)?;
+    let on = std::slice::from_ref(hardware);
+    let plan = plan(&args.model, on, &config, &dims, checkpoint, false, context)?;
     let mut pair = Pair::new(&config, &plan, sides)?;
     let mut first = None;
     if !args.json {

@@ -155,7 +155,7 @@ impl Report {
         let located = Weights::locate(&checkpoint, &dims)?;
         let parts = Parts::new(&located);
         let tied = located.tied();
-        let hardware = hardware(&args.model, &dims, &checkpoint)?;
+        let hardware = [hardware(&args.model, &dims, &checkpoint)?];
         let plan = plan(&args.model, &hardware, &config, &dims, &checkpoint, false, None)?;
         let state = State::plan(&dims, plan.sizes, &mut Layout::default());
         let llama = Llama::new(&config, dims, located, state);

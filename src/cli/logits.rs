@@ -16,7 +16,7 @@ const CHUNK: usize = 64;
 
 pub fn run(args: &LogitsArgs) -> Result<()> {
     let mut model = args.model.clone();
-    model.prefill_chunk = model.prefill_chunk.min(CHUNK);
+    model.prefill_chunk = Some(model.prefill_chunk.unwrap_or(CHUNK).min(CHUNK));
     let Loaded { mut team, tokenizer, .. } = load(&model, true, None)?;
     let ids = prompt_ids(&args.prompt, &tokenizer, team.vocab())?;
     if ids.is_empty() || ids.len() > team.context() {

@@ -21,6 +21,7 @@ mod output;
 mod pages;
 mod perplexity;
 mod pull;
+mod qualify;
 mod sampling;
 mod split;
 mod synthesize;
@@ -70,6 +71,7 @@ pub fn run() -> Result<()> {
         Command::Inspect(args) => inspect::run(&args),
         Command::Pull(args) => pull::run(&args),
         Command::Kernels { command } => kernels::run(&command, emulated),
+        Command::Qualify(args) => qualify::run(&args),
         Command::Devices => devices::run(),
         Command::Completions { shell } => pages::completions(shell),
         Command::Man { directory } => pages::man(&directory),

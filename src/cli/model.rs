@@ -17,6 +17,7 @@ use super::launch::place;
 use super::limits::left_by_groups;
 use super::output::{note, progress};
 use super::pull;
+use super::qualify::qualify;
 use super::split::{check_room, describe, devices, largest_share, meet, note_link, team_hardware};
 use crate::chat::{Chat, ChatStyle, Request as ChatRequest};
 use crate::checkpoint::{Checkpoint, Dtype};
@@ -25,7 +26,7 @@ use crate::device::Hardware;
 use crate::device::cuda::{self, Card};
 use crate::error::{Error, Result};
 use crate::kernel;
-use crate::model::{Plan, Request, Room, Weights, check_tie};
+use crate::model::{DEFAULT_CHUNK, GPU_CHUNK, Plan, Request, Room, Weights, check_tie};
 use crate::random::random_ids;
 use crate::source::Source;
 use crate::team::{self, Team};
@@ -67,6 +68,8 @@ pub struct Opened {
     pub checkpoint: Checkpoint,
     /// By rank.
     pub hardware: Vec<Hardware>,
+    /// Whether the GPUs' kernels have been found right, for rows of measurements.
+    pub qualified: Option<String>,
 }
 
 /// Finds the model and maps its weights, reading none of them.
@@ -85,8 +88,9 @@ pub fn open_source(args: &ModelArgs, source: Source) -> Result<Opened> {
     let config = Config::load(&source)?;
     let dims = largest_share(args, &config)?;
     let checkpoint = weights(args, &source, &config)?;
-    let hardware = team_hardware(args, &dims, &checkpoint)?;
-    Ok(Opened { source, config, dims, checkpoint, hardware })
+    let mut hardware = team_hardware(args, &dims, &checkpoint)?;
+    let qualified = qualify(args, (&config, &dims, &checkpoint), &mut hardware)?;
+    Ok(Opened { source, config, dims, checkpoint, hardware, qualified })
 }
 
 /// The weights of a model with this config, mapped. The first process says what is not as folder and config
@@ -112,7 +116,7 @@ impl Opened {
     /// What does not fit.
     pub fn plan(&self, args: &ModelArgs, all_logits: bool, context: Option<usize>) -> Result<Plan> {
         let Self { config, dims, checkpoint, hardware, .. } = self;
-        plan(args, &hardware[0], config, dims, checkpoint, all_logits, context)
+        plan(args, hardware, config, dims, checkpoint, all_logits, context)
     }
 
     /// Lays out and allocates the state, and brings the weights to where they are read.
@@ -235,10 +239,11 @@ pub fn replace_kernels<'a>(
     Ok(())
 }
 
-/// The memory plan of a rank for these arguments on this machine. `context` overrides the arguments'.
+/// The memory plan of a rank for these arguments on these devices, of which each has room for it. `context`
+/// overrides the arguments'.
 pub fn plan(
     args: &ModelArgs,
-    hardware: &Hardware,
+    hardware: &[Hardware],
     config: &Config,
     dims: &Dims,
     checkpoint: &Checkpoint,
@@ -247,15 +252,16 @@ pub fn plan(
 ) -> Result<Plan> {
     let mut request = Request {
         context: context.or(args.context),
-        chunk: args.prefill_chunk,
+        chunk: args.prefill_chunk.unwrap_or(DEFAULT_CHUNK),
         all_logits,
         ..Request::default()
     };
-    let (weight_bytes, room) = match hardware {
+    match &hardware[0] {
         Hardware::Cpu => {
             request.cache = args.kv_type.map_or(request.cache, Dtype::from);
             let world = dims.world();
-            (checkpoint.total_bytes() / world, Room::Host(available_memory_bytes()? / world))
+            let room = Room::Host(available_memory_bytes()? / world);
+            Plan::new(config, dims, checkpoint.total_bytes() / world, request, room)
         }
         Hardware::Gpu(card) => {
             if !matches!(args.kv_type, None | Some(KvType::F16)) {
@@ -265,11 +271,36 @@ pub fn plan(
             request.activations = checkpoint.dtype();
             request.attention_blocks = card.attention_blocks();
             let weights: Vec<_> = Weights::locate(checkpoint, dims)?.iter().collect();
-            let ranks = args.split.devices.iter().filter(|other| **other == card.ordinal).count();
-            (cuda::region_bytes(&weights), Room::Gpu(card.memory()?.0 / ranks.max(1)))
+            let (weight_bytes, room) = (cuda::region_bytes(&weights), gpu_room(hardware, dims)?);
+            // Processes that join have the same plan, whatever memory each one's GPU has.
+            match (args.prefill_chunk, args.split.join) {
+                (None, None) => Plan::with_largest_chunk(config, dims, weight_bytes, request, room),
+                (given, _) => {
+                    request.chunk = given.unwrap_or(GPU_CHUNK);
+                    Plan::new(config, dims, weight_bytes, request, room)
+                }
+            }
         }
+    }
+}
+
+/// What a rank can have on the GPU that has least.
+fn gpu_room(hardware: &[Hardware], dims: &Dims) -> Result<Room> {
+    let cards = || {
+        hardware.iter().filter_map(|hardware| match hardware {
+            Hardware::Cpu => None,
+            Hardware::Gpu(card) => Some(card),
+        })
     };
-    Plan::new(config, dims, weight_bytes, request, room)
+    let room_of = |card: &Card| {
+        let (free, total) = card.memory()?;
+        let ranks = cards().filter(|other| other.ordinal == card.ordinal).count();
+        let joins = ranks == 1 && dims.world() > 1;
+        let communicators = if !joins { 0 } else { 1 + usize::from(dims.stage.parts > 1) };
+        Ok((free / ranks).saturating_sub(communicators * cuda::communicator_bytes(total)))
+    };
+    let rooms = cards().map(room_of).collect::<Result<Vec<_>>>()?;
+    Ok(Room::Gpu(rooms.into_iter().min().unwrap_or(0)))
 }
 
 /// What this process may still take: the system's figure, or what its control groups leave if that is less.
@@ -402,7 +433,7 @@ pub fn interrupt() -> Result<&'static AtomicBool> {
     static HANDLER: OnceLock<std::result::Result<(), String>> = OnceLock::new();
     let on_ctrl_c = || {
         if PRESSED.swap(true, Ordering::Relaxed) || WAITING.load(Ordering::Relaxed) {
-            std::process::exit(130);
+            cuda::leave(130);
         }
     };
     match HANDLER.get_or_init(|| ctrlc::set_handler(on_ctrl_c).map_err(|e| e.to_string())) {

@@ -19,7 +19,7 @@ const CHUNK: usize = 64;
 pub fn run(args: &PerplexityArgs) -> Result<()> {
     let window = args.model.context.unwrap_or(DEFAULT_WINDOW);
     let mut model = args.model.clone();
-    model.prefill_chunk = model.prefill_chunk.min(CHUNK);
+    model.prefill_chunk = Some(model.prefill_chunk.unwrap_or(CHUNK).min(CHUNK));
     // llama.cpp lengthens the window by half a stride.
     let length = args.stride.map_or(window, |stride| window + stride / 2);
     let Loaded { mut team, tokenizer, .. } = load(&model, true, Some(length))?;

@@ -209,9 +209,16 @@ impl Room {
         lock(&self.doing[rank]).since = Instant::now();
     }
 
-    /// Has `act` called once when the run has ended by a failure.
+    /// Has `act` called once when the run has ended by a failure: now, if it has.
     pub fn on_failure(&self, act: Box<dyn Fn() + Send>) {
-        lock(&self.on_failure).push(act);
+        let mut acts = lock(&self.on_failure);
+        match self.failure() {
+            None => acts.push(act),
+            Some(_) => {
+                drop(acts);
+                act();
+            }
+        }
     }
 
     /// What ended the run.

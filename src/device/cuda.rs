@@ -1,11 +1,13 @@
 //! The CUDA executor: every op's kernel, on one GPU.
 
+mod card;
 mod cublas;
 mod driver;
 pub mod emulator;
 mod images;
 mod kernels;
 mod launches;
+mod leave;
 mod libcuda;
 mod libnccl;
 mod link;
@@ -21,28 +23,27 @@ mod watch;
 mod weights;
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use bytemuck::Pod;
 
+pub use card::Card;
 pub use cublas::check_cublas;
 pub use driver::{device_count, has_driver};
-pub use emulator::{Order, Sanitizer, calls, emulate, set_order};
+pub use emulator::{Order, Sanitizer, calls, emulate, emulated, set_order};
+pub use leave::leave;
+pub use nccl::communicator_bytes;
 pub use nvml::{Nvml, Reading, THROTTLE_REASONS};
 pub use options::Options;
 pub use weights::region_bytes;
 
-use crate::checkpoint::{Checkpoint, Dtype};
+use crate::checkpoint::Checkpoint;
 use crate::comm::Communicator;
-use crate::config::Dims;
 use crate::device::Startup;
 use crate::error::{Error, Result};
-use crate::json::quote;
-use crate::kernel::{Kernel, Source};
 use crate::memory::{Layout, Slot, StateRegion, Weight};
 use crate::op::{Gpu, Program};
-use crate::ops::{MOST_TOKENS, gemv_shared_bytes};
 use driver::{Context, Pinned, Region};
 use kernels::Kernels;
 use launches::{Resolved, names};
@@ -51,109 +52,6 @@ pub use load::Told;
 use stream::{Graph, Stream};
 use trace::Trace;
 use weights::WeightRegion;
-
-/// A GPU that nothing has been put on yet.
-#[derive(Debug, Clone)]
-pub struct Card {
-    context: Arc<Context>,
-    /// What all that runs on it has loaded.
-    kernels: Arc<Mutex<Kernels>>,
-    pub ordinal: u32,
-    pub name: String,
-    pub multiprocessors: u32,
-    /// Compute capability, major and minor.
-    pub capability: (u32, u32),
-    /// How work is given to it; of that it does what it can.
-    pub options: Options,
-}
-
-impl Card {
-    /// The GPU of this number.
-    ///
-    /// # Errors
-    /// No driver, no such GPU, or one that cannot be used.
-    pub fn open(ordinal: u32) -> Result<Self> {
-        let context = Context::new(ordinal)?;
-        let (name, multiprocessors) = (context.name()?, context.multiprocessors()?);
-        let capability = context.capability()?;
-        let kernels = Arc::new(Mutex::new(Kernels::new(&context)?));
-        let options = Options::from_environment()?;
-        Ok(Self { context, kernels, ordinal, name, multiprocessors, capability, options })
-    }
-
-    /// From now on runs `source` in place of its kernel's own.
-    pub fn replace_kernel(&self, source: Source) {
-        locked(&self.kernels).replace(source.kernel, Some(source));
-    }
-
-    /// From now on runs the kernel's own source again.
-    pub fn restore_kernel(&self, kernel: &Kernel) {
-        locked(&self.kernels).replace(kernel, None);
-    }
-
-    /// Free and total bytes of its memory.
-    ///
-    /// # Errors
-    /// When the driver does not say.
-    pub fn memory(&self) -> Result<(usize, usize)> {
-        self.context.memory()
-    }
-
-    /// Bytes of its L2 cache.
-    ///
-    /// # Errors
-    /// When the driver does not say.
-    pub fn cache_bytes(&self) -> Result<usize> {
-        self.context.cache_bytes()
-    }
-
-    /// What tells of its clocks, power and energy, where that is installed.
-    pub fn nvml(&self) -> Option<Nvml> {
-        Nvml::open(self.context.bus().ok()?)
-    }
-
-    /// Blocks that the attention of one token is best spread over: the kernel after it finds room for
-    /// a block beside each.
-    pub fn attention_blocks(&self) -> usize {
-        self.multiprocessors as usize
-    }
-
-    /// That it has kernels for a rank of such a model.
-    ///
-    /// # Errors
-    /// What about the model no kernel is made for, or is too large for this GPU.
-    pub fn suits(&self, dims: &Dims, weights: &Checkpoint) -> Result<()> {
-        let Dims { width, heads, head_dim, ffn, vocab, .. } = *dims;
-        let longest = width.max(heads * head_dim).max(ffn);
-        let (needed, limit) = (gemv_shared_bytes(longest), self.context.block_shared_bytes()?);
-        let trouble = match (weights.dtype(), weights.exception()) {
-            (Dtype::F32, _) => "F32 weights: BF16 and F16 there are".to_owned(),
-            (most, Some((name, tensor))) => format!(
-                "weights of several types, and {} is {} where most are {}",
-                quote(name),
-                tensor.dtype.name(),
-                most.name()
-            ),
-            _ if head_dim != 64 && head_dim != 128 => {
-                format!("heads of {head_dim} dimensions: 64 and 128 there are")
-            }
-            _ if !width.is_multiple_of(8) || !ffn.is_multiple_of(8) => {
-                format!("a width of {width} and an FFN of {ffn}: multiples of 8 are needed")
-            }
-            _ if vocab > MOST_TOKENS => {
-                format!("a vocabulary of {vocab}: up to {MOST_TOKENS} tokens can be")
-            }
-            _ if needed > limit => format!(
-                "a width of {width} and an FFN of {ffn} on this GPU: a block would take {} KiB of shared \
-                 memory and can have {}; split the model over more of them",
-                needed >> 10,
-                limit >> 10
-            ),
-            _ => return Ok(()),
-        };
-        Err(Error::failed(format!("there are no CUDA kernels for {trouble}; use --device cpu")))
-    }
-}
 
 /// A rank's memory on a GPU, and what runs programs in it.
 pub struct Cuda {
@@ -344,7 +242,12 @@ impl Cuda {
             cuda.comm.enter("a graph")?;
             // SAFETY: what was captured uses the regions, which are as large as the program's slots and
             // weights, and live as long as `cuda`, which waits for its stream before it goes.
-            unsafe { cuda.stream.replay(&recorded.graph, "cannot start a CUDA graph") }
+            unsafe { cuda.stream.replay(&recorded.graph, "cannot start a CUDA graph") }?;
+            // Windows' driver may keep what is queued until somebody asks for it.
+            if is_below_windows() {
+                cuda.stream.has_ended(&cuda.failure())?;
+            }
+            Ok(())
         })
     }
 
@@ -427,6 +330,12 @@ impl Drop for Cuda {
         // The memory goes next. What failed was told of; what fails now concerns nobody any more.
         let _ = self.stream.synchronize("");
     }
+}
+
+/// Whether the driver is Windows' own, seen from Linux (WSL2).
+fn is_below_windows() -> bool {
+    static BELOW: OnceLock<bool> = OnceLock::new();
+    *BELOW.get_or_init(|| std::path::Path::new("/dev/dxg").exists())
 }
 
 /// A panic elsewhere leaves modules that can still be used.

@@ -254,6 +254,17 @@ impl Device {
         }
     }
 
+    /// Sees whether GPUs that are to reach each other's memory do: see [`Cuda::try_peers`].
+    ///
+    /// # Errors
+    /// When the GPU or another rank fails.
+    pub fn try_peers(&mut self, program: &Program, sum: Slot<f32>, right: &[f32]) -> Result<()> {
+        match self {
+            Self::Cpu(_) => Ok(()),
+            Self::Cuda(cuda) => cuda.try_peers(program, sum, right),
+        }
+    }
+
     /// Which way goes what ranks tell each other, where that is worth telling.
     pub fn link(&self) -> Option<String> {
         match self {

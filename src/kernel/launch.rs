@@ -17,6 +17,8 @@ pub struct Launch {
     /// Dynamic shared memory of a block.
     pub shared_bytes: u32,
     pub arguments: Arguments,
+    /// Blocks wait for each other: all of them must run at once.
+    pub together: bool,
 }
 
 impl Launch {

@@ -12,6 +12,9 @@ use crate::memory::Layout;
 /// once a step to cost little beside the arithmetic.
 pub const DEFAULT_CHUNK: usize = 512;
 
+/// The same on a GPU, whose multipliers are faster beside its memory.
+pub const GPU_CHUNK: usize = 2048;
+
 /// What the user asks for; `None` and the defaults leave it to the plan.
 #[derive(Debug, Clone, Copy)]
 pub struct Request {
@@ -143,6 +146,30 @@ impl Plan {
             activation_bytes: state_bytes.saturating_sub(cache_bytes),
             limit,
         })
+    }
+}
+
+impl Plan {
+    /// As [`Self::new`], with the largest step up to [`GPU_CHUNK`] that leaves the context next to as long as
+    /// that of the request would.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn with_largest_chunk(
+        config: &Config,
+        dims: &Dims,
+        weight_bytes: usize,
+        request: Request,
+        room: Room,
+    ) -> Result<Self> {
+        let plan =
+            |chunk| Self::new(config, dims, weight_bytes, Request { chunk, ..request }, room);
+        let least = plan(request.chunk)?;
+        let enough = least.sizes.context - least.sizes.context / 32;
+        let halves = std::iter::successors(Some(GPU_CHUNK), |chunk| Some(chunk / 2));
+        let larger = halves.take_while(|chunk| *chunk > request.chunk);
+        let plans = larger.filter_map(|chunk| plan(chunk).ok());
+        Ok(plans.into_iter().find(|plan| plan.sizes.context >= enough).unwrap_or(least))
     }
 }
 

@@ -119,7 +119,8 @@ impl Op for AllReduce {
         }
         .arguments();
         let grid = [grid, 1];
-        launch(kernel::AllReduce::KERNEL, (Dtype::F32, 0), grid, 0, arguments)
+        let launch = launch(kernel::AllReduce::KERNEL, (Dtype::F32, 0), grid, 0, arguments);
+        Launch { together: mailbox.is_some(), ..launch }
     }
 }
 

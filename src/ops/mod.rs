@@ -93,7 +93,8 @@ fn launch(
     let Some(export) = kernel.export(weights, head_dim) else {
         panic!("kernel {} is not made for {} and heads of {head_dim}", kernel.name, weights.name());
     };
-    Launch { export, grid: [x, y, 1], block: export.threads, shared_bytes, arguments }
+    let (grid, block) = ([x, y, 1], export.threads);
+    Launch { export, grid, block, shared_bytes, arguments, together: false }
 }
 
 /// A size as kernels take it; sizes past 2^32 do not fit any device.

@@ -227,7 +227,8 @@ impl Op for Sample {
         .arguments();
         // Blocks wait for each other: there are no more than run at once.
         let grid = [blocks(all.blocks(), gpu.multiprocessors), 1];
-        launch(kernel::Sample::KERNEL, (Dtype::F32, 0), grid, 0, arguments)
+        let launch = launch(kernel::Sample::KERNEL, (Dtype::F32, 0), grid, 0, arguments);
+        Launch { together: true, ..launch }
     }
 }
 

@@ -79,8 +79,20 @@ const LLAMA32_1B: Shape = Shape {
     ..LLAMA31_8B
 };
 
-/// All of them; the last is for tests.
-static SHAPES: [Shape; 9] = [
+const TINY: Shape = Shape {
+    name: "tiny",
+    width: 256,
+    layers: 2,
+    heads: 4,
+    kv_heads: 2,
+    ffn: 512,
+    vocab: 1024,
+    context: 4096,
+    ..LLAMA32_1B
+};
+
+/// All of them; the last two are for tests.
+static SHAPES: [Shape; 10] = [
     LLAMA3_8B,
     LLAMA3_70B,
     LLAMA31_8B,
@@ -96,17 +108,8 @@ static SHAPES: [Shape; 9] = [
     LLAMA32_1B,
     Shape { name: "llama3.2-3b", width: 3072, layers: 28, heads: 24, head_dim: 128, ..LLAMA32_1B },
     Shape { name: "llama3.3-70b", ..LLAMA31_70B },
-    Shape {
-        name: "tiny",
-        width: 256,
-        layers: 2,
-        heads: 4,
-        kv_heads: 2,
-        ffn: 512,
-        vocab: 1024,
-        context: 4096,
-        ..LLAMA32_1B
-    },
+    TINY,
+    Shape { name: "tiny-128", heads: 2, kv_heads: 1, head_dim: 128, ..TINY },
 ];
 
 impl Synthetic {

@@ -1,13 +1,13 @@
 //! While ranks are loaded: they may hang in a call that nothing wakes, before any of them waits for another.
 
 use std::io::{self, Write};
-use std::process;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::comm::Room;
+use crate::device::cuda::leave;
 
 /// How long ranks have to notice that the run has ended.
 const GRACE: Duration = Duration::from_secs(5);
@@ -32,7 +32,7 @@ impl Loading {
                     && have_come(&still).contains(&false)
                 {
                     let _ = writeln!(io::stderr(), "chaski: {failure}");
-                    process::exit(failure.exit_status().into());
+                    leave(failure.exit_status());
                 }
             });
         }));

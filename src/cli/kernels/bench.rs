@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::Path;
-use std::process;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread;
@@ -21,7 +20,7 @@ use crate::cli::output::{note, print, progress};
 use crate::cli::split::check_alone;
 use crate::config::Dims;
 use crate::device::Hardware;
-use crate::device::cuda::{Nvml, check_cublas};
+use crate::device::cuda::{Nvml, check_cublas, leave};
 use crate::error::{Error, Result};
 use crate::kernel::{Kernel, Source};
 use crate::lab::{
@@ -232,7 +231,7 @@ fn wanted(args: &KernelBenchArgs, contestants: &[Contestant]) -> Result<Vec<&'st
 /// unless it is said how many.
 fn fitted(args: &KernelBenchArgs) -> Result<(ModelArgs, Opened)> {
     let mut model = args.model.clone();
-    model.prefill_chunk = args.n_prompt.max(1);
+    model.prefill_chunk = Some(args.n_prompt.max(1));
     let opened = open(&model)?;
     if model.synthetic.layers.is_some() || !matches!(opened.source, ModelSource::Synthetic(_)) {
         return Ok((model, opened));
@@ -310,7 +309,7 @@ impl Watchdog {
                     Err(RecvTimeoutError::Timeout) => {
                         if let Some(kernel) = running {
                             note(format_args!("chaski: {}", endless(kernel, limit)));
-                            process::exit(1);
+                            leave(1);
                         }
                     }
                 }

@@ -56,22 +56,34 @@ pub fn start() -> Result<()> {
         }
         // SAFETY: cuInit may be called at any time; the library is there.
         check("cannot start the CUDA driver", unsafe { libcuda::cuInit(0) })?;
-        let mut version = 0;
-        // SAFETY: the driver is started and writes one integer.
-        let result = unsafe { libcuda::cuDriverGetVersion(&mut version) };
-        check("cannot ask the CUDA driver for its version", result)?;
+        let version = version()?;
         if version < LEAST_DRIVER {
-            let cuda = |version: i32| format!("{}.{}", version / 1000, version % 1000 / 10);
             return Err(Error::failed(format!(
                 "the GPU's driver is too old: it is of CUDA {}, and {} is needed (NVIDIA's 570 or a \
                  newer one); --device cpu does without",
-                cuda(version),
-                cuda(LEAST_DRIVER)
+                version_text(version),
+                version_text(LEAST_DRIVER)
             )));
         }
         Ok(())
     };
     STARTED.get_or_init(start).clone()
+}
+
+/// The version of CUDA that the driver is of: 13000 is 13.0.
+///
+/// # Errors
+/// When it does not say.
+pub fn version() -> Result<i32> {
+    let mut version = 0;
+    // SAFETY: the driver's library is there, and it writes one integer.
+    let result = unsafe { libcuda::cuDriverGetVersion(&mut version) };
+    check("cannot ask the CUDA driver for its version", result).map(|()| version)
+}
+
+/// As people write it.
+pub fn version_text(version: i32) -> String {
+    format!("{}.{}", version / 1000, version % 1000 / 10)
 }
 
 /// Number of GPUs that the driver shows.
@@ -127,8 +139,16 @@ impl Context {
 
     /// Makes this the context of the calling thread, as every call below needs.
     pub fn bind(&self) -> Result<()> {
+        self.enter().or_else(|result| check("cannot enter the GPU's context", result))
+    }
+
+    /// As [`Self::bind`], with the driver's own answer.
+    pub fn enter(&self) -> std::result::Result<(), Status> {
         // SAFETY: the context is retained until `self` is dropped.
-        check("cannot enter the GPU's context", unsafe { libcuda::cuCtxSetCurrent(self.handle) })
+        match unsafe { libcuda::cuCtxSetCurrent(self.handle) } {
+            libcuda::SUCCESS => Ok(()),
+            result => Err(result),
+        }
     }
 
     pub fn name(&self) -> Result<String> {

@@ -13,7 +13,7 @@ use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 
 use crate::error::{Error, Result};
 use crate::kernel::compile::hash;
-use crate::kernel::{ARCHS, Arch, user_cache};
+use crate::kernel::{ARCHS, Arch, Kernel, Source, user_cache};
 
 /// What was loaded.
 struct Emulator {
@@ -83,6 +83,29 @@ pub fn built_for() -> Result<Option<Vec<&'static Arch>>> {
     let unknown = |name: &str| Error::usage(format!("CHASKI_EMULATE_ARCHS: {name:?} is unknown"));
     let arch = |name: &str| Arch::find(name).ok_or_else(|| unknown(name));
     names.split(',').map(arch).collect::<Result<Vec<_>>>().map(Some)
+}
+
+/// Which emulated driver is in use, and in which modes; none where a real one is.
+pub fn emulated() -> Option<String> {
+    let folder = EMULATOR.get()?.nvrtc.parent()?.file_name()?.to_string_lossy().into_owned();
+    let modes = env::vars().filter(|(name, _)| name.starts_with("CHASKI_EMULATE_"));
+    let mut modes: Vec<_> = modes.map(|(name, value)| format!("{name}={value}")).collect();
+    modes.sort_unstable();
+    Some([vec![folder], modes].concat().join(" "))
+}
+
+/// The source that an emulated GPU runs as if the program had been built with it: one in the folder that
+/// `CHASKI_EMULATE_KERNELS` names, else the built-in one.
+///
+/// # Errors
+/// As [`Source::read`].
+pub fn source(kernel: &'static Kernel) -> Result<Source> {
+    if nvrtc().is_none() {
+        return Ok(kernel.into());
+    }
+    let folder = env::var_os("CHASKI_EMULATE_KERNELS").map(PathBuf::from);
+    let file = folder.map(|folder| folder.join(format!("{}.cu", kernel.name)));
+    file.filter(|file| file.is_file()).map_or(Ok(kernel.into()), |file| Source::read(&file))
 }
 
 /// What the emulated driver says of the last kernel that failed: kernel, source line and reason.

@@ -1,13 +1,17 @@
 //! The kernels' machine code on one GPU, loaded when it is first needed.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::driver::Context;
+use super::emulator;
 use super::images::{Form, forms};
 use super::stream::{Function, Module};
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::kernel::compile::hash;
 use crate::kernel::{Export, KERNELS, Kernel, Launch, Source};
 
 /// Modules by kernel, functions by export.
@@ -59,10 +63,48 @@ impl Kernels {
             }
         };
         if launch.shared_bytes > allowed {
+            self.context.bind()?;
             function.allow_shared(launch.shared_bytes, name)?;
         }
         self.functions.insert(name, (function, allowed.max(launch.shared_bytes)));
+        if launch.together {
+            self.check_room(&function, launch)?;
+        }
         Ok(function)
+    }
+
+    /// That all blocks of a launch run at once.
+    fn check_room(&self, function: &Function, launch: &Launch) -> Result<()> {
+        let each =
+            function.blocks_at_once(launch.block, launch.shared_bytes, launch.export.name)?;
+        let most = u64::from(each) * u64::from(self.context.multiprocessors()?);
+        let blocks: u64 = launch.grid.iter().map(|blocks| u64::from(*blocks)).product();
+        match blocks <= most {
+            true => Ok(()),
+            false => Err(Error::failed(format!(
+                "kernel {} cannot be launched: its {blocks} blocks wait for each other, and {most} run at \
+                 once on this GPU, which others may have a part of; --device cpu does without",
+                launch.export.name
+            ))),
+        }
+    }
+
+    /// What tells apart the machine code that is loaded for this kernel.
+    pub fn code(&self, kernel: &'static Kernel) -> Result<String> {
+        let source = match self.sources.get(kernel.name) {
+            Some(source) => Some(Cow::Borrowed(source)),
+            None if emulator::nvrtc().is_some() => Some(Cow::Owned(emulator::source(kernel)?)),
+            None => None,
+        };
+        if let Some(source) = source {
+            let headers = source.headers();
+            let headers = headers.iter().flat_map(|(name, text)| [*name, *text]);
+            return Ok(hash([&*source.text].into_iter().chain(headers)));
+        }
+        let mut hasher = DefaultHasher::new();
+        let first = forms(kernel, self.capability)?[0];
+        first.image(&kernel.into(), self.capability)?.bytes.hash(&mut hasher);
+        Ok(format!("{:016x}", hasher.finish()))
     }
 
     fn load(&mut self, export: &'static Export) -> Result<Function> {
@@ -81,7 +123,7 @@ impl Kernels {
         let doing = format!("kernel {} cannot be loaded", kernel.name);
         let (own, forms) = match self.sources.get(kernel.name) {
             Some(source) => (source.clone(), vec![Form::Compiled]),
-            None => (kernel.into(), forms(kernel, self.capability)?),
+            None => (emulator::source(kernel)?, forms(kernel, self.capability)?),
         };
         let mut refused = None;
         for form in forms {

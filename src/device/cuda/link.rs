@@ -2,13 +2,15 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, OnceLock};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use bytemuck::Pod;
 
 use super::driver::{Alarm, Context};
 use super::nccl::Nccl;
 use super::stream::Stream;
-use super::{Card, Cuda};
+use super::{Card, Cuda, emulator};
 use crate::comm::{Communicator, Way};
 use crate::error::{Error, Result};
 use crate::memory::Slot;
@@ -76,6 +78,9 @@ impl Joined {
         }
     }
 }
+
+/// How long the first sum over peer memory may take.
+const TRIAL: Duration = Duration::from_secs(1);
 
 /// Where a rank runs: the process, by a random number, since two containers of a machine may both be its
 /// process 1; and the GPU.
@@ -231,6 +236,44 @@ impl Cuda {
         self.comm.leave()?;
         of_all.push(alarm);
         self.write(addresses, &of_all)
+    }
+
+    /// Tries peer memory, which a machine may promise and not have: NCCL does the sums from now on if
+    /// `program`, one that the kernels of all ranks make over it, does not leave `right` in `sum`, in time.
+    ///
+    /// # Errors
+    /// When the GPU or another rank fails.
+    pub fn try_peers(&mut self, program: &Program, sum: Slot<f32>, right: &[f32]) -> Result<()> {
+        let Link::Peers(_, alarm) = &self.link else { return Ok(()) };
+        let alarm = alarm.clone();
+        let launches = self.guard(|cuda| cuda.resolve(program))?;
+        // All have loaded the kernel when one of them waits in it.
+        self.comm.all_gather(&[0]);
+        self.comm.leave()?;
+        let limit = if emulator::nvrtc().is_some() { 5 * TRIAL } else { TRIAL };
+        let came = self.guard(|cuda| {
+            launches.iter().try_for_each(|launch| launch.queue(cuda, false))?;
+            let (since, failure) = (Instant::now(), cuda.failure());
+            while !cuda.stream.has_ended(&failure)? {
+                if since.elapsed() > limit {
+                    alarm.raise();
+                    cuda.stream.synchronize(&failure)?;
+                    return Ok(false);
+                }
+                thread::sleep(Duration::from_micros(50));
+            }
+            Ok(true)
+        })?;
+        let is_right = came && self.read(sum)? == right;
+        let all = self.comm.all_gather(&[is_right.into()]);
+        self.comm.leave()?;
+        let Some(rank) = all.iter().position(|is_right| *is_right == 0) else { return Ok(()) };
+        if let Link::Peers(nccl, _) = std::mem::replace(&mut self.link, Link::Alone) {
+            let why = format!("what others store into the memory of rank {rank} does not arrive");
+            self.link = Link::Nccl(nccl, why);
+        }
+        self.gpu.reaches_peers = false;
+        Ok(())
     }
 
     /// Does what no kernel does, on a copy.

@@ -47,6 +47,16 @@ impl Config {
     }
 }
 
+/// How long a call may take before whoever waits for it sleeps: one that queues a sum is done in some tens of
+/// microseconds by a thread of NCCL's, and a prefill has two sums a layer.
+const QUICK: Duration = Duration::from_micros(400);
+
+/// Bytes of a GPU's memory that NCCL takes for a communicator: some 250 MB of an H100's, by default; less of
+/// a small one's, which has less to be sent.
+pub fn communicator_bytes(total_bytes: usize) -> usize {
+    (256 << 20).min(total_bytes / 32)
+}
+
 /// A rank's membership.
 pub struct Nccl {
     nccl: &'static Functions,
@@ -141,6 +151,7 @@ impl Nccl {
 
     /// Waits until the last call is done; `go_on` says whether to wait any longer.
     fn settle(&self, doing: &str, go_on: impl Fn() -> Result<()>) -> Result<()> {
+        let since = Instant::now();
         loop {
             let mut state = SUCCESS;
             // SAFETY: the communicator is there; NCCL writes one value.
@@ -149,7 +160,10 @@ impl Nccl {
                 return self.nccl.check(doing, state);
             }
             go_on()?;
-            thread::sleep(Duration::from_micros(100));
+            match since.elapsed() < QUICK {
+                true => thread::yield_now(),
+                false => thread::sleep(Duration::from_micros(100)),
+            }
         }
     }
 

@@ -27,7 +27,8 @@ impl Default for Options {
 
 impl Options {
     /// As the environment says: `CHASKI_GRAPHS=off`, `CHASKI_PDL=off`, `CHASKI_SYNC=on`,
-    /// `CHASKI_HOPPER=on`; and for experiments `CHASKI_TRIGGER=first|last`, `CHASKI_AHEAD=0..15`,
+    /// `CHASKI_HOPPER=on`, without which no kernels are taken that are for some GPUs alone; and for
+    /// experiments `CHASKI_TRIGGER=first|last`, `CHASKI_AHEAD=0..15`,
     /// `CHASKI_PREFETCH=lines|paced|bulk`, `CHASKI_TILE=small|medium|large` ([`Tuning`]).
     ///
     /// # Errors
@@ -44,6 +45,17 @@ impl Options {
             },
             tuning: tuning()?,
         })
+    }
+
+    /// As [`Self::from_environment`], with all kernels that are not turned off (`CHASKI_HOPPER=off`): what is
+    /// to be used as far as it is right.
+    ///
+    /// # Errors
+    /// As [`Self::from_environment`].
+    pub fn wanted() -> Result<Self> {
+        let turned_off = std::env::var("CHASKI_HOPPER").is_ok_and(|given| given == "off");
+        let kernels = if turned_off { KernelSet::PORTABLE } else { KernelSet::ALL };
+        Ok(Self { kernels, ..Self::from_environment()? })
     }
 
     /// Of these what a GPU of this compute capability can do.

@@ -139,6 +139,9 @@ impl Stream {
             attrs: &mut attribute,
             numAttrs: programmatic.into(),
         };
+        if let Err(result) = self.context.enter() {
+            return result;
+        }
         let mut argument = arguments.as_ptr().cast_mut().cast::<c_void>();
         // SAFETY: the driver reads the configuration and the one argument before it returns; the rest is
         // for the caller.
@@ -261,6 +264,7 @@ impl Event {
 
     /// From another timed event to this one; both have come.
     pub fn since(&self, earlier: &Self) -> Result<Duration> {
+        self.context.bind()?;
         let mut milliseconds = 0.0;
         // SAFETY: both events live, and the driver writes one number.
         let result = unsafe {
@@ -403,6 +407,23 @@ impl Function {
         use sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT as which;
         let most = sys::CUshared_carveout::CU_SHAREDMEM_CARVEOUT_MAX_SHARED as i32;
         self.set(which, most, &format!("kernel {name} cannot ask for shared memory"))
+    }
+
+    /// Blocks of so many threads and so much dynamic shared memory that a multiprocessor runs at once.
+    pub fn blocks_at_once(&self, threads: u32, shared_bytes: u32, name: &str) -> Result<u32> {
+        let (threads, shared_bytes) = (threads as i32, shared_bytes as usize);
+        let mut blocks = 0;
+        // SAFETY: whoever has the function keeps its module; the driver writes one number.
+        let result = unsafe {
+            libcuda::cuOccupancyMaxActiveBlocksPerMultiprocessor(
+                &mut blocks,
+                self.handle,
+                threads,
+                shared_bytes,
+            )
+        };
+        check(&format!("cannot ask how many blocks of kernel {name} run at once"), result)?;
+        Ok(u32::try_from(blocks).unwrap_or(0))
     }
 
     fn set(&self, which: sys::CUfunction_attribute, value: i32, doing: &str) -> Result<()> {

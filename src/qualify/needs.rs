@@ -1,0 +1,86 @@
+//! What must be checked before a GPU runs a model, or any.
+
+use super::{Check, Small};
+use crate::checkpoint::{Checkpoint, Dtype};
+use crate::config::{Config, Dims};
+use crate::device::cuda::{Card, Options};
+use crate::error::Result;
+use crate::kernel::{KERNELS, Kernel, KernelSet, Synthesize};
+use crate::memory::Layout;
+use crate::model::{self, Llama, Logits, Sizes, State, Weights};
+use crate::op::{Gpu, Op, Program};
+
+/// Tokens of the prefill whose kernels are asked for; they are the same for any number.
+const TOKENS: usize = 2;
+
+/// The checks for a rank of this model under `options`: each function that its programs launch, or would
+/// if the GPU's special kernels were wrong, then how they are launched.
+///
+/// # Errors
+/// Tensors that do not suit the config.
+pub fn of_model(
+    card: &Card,
+    options: Options,
+    config: &Config,
+    dims: &Dims,
+    checkpoint: &Checkpoint,
+) -> Result<Vec<Check>> {
+    let mut layout = Layout::default();
+    let sizes = Sizes {
+        context: 2 * TOKENS,
+        chunk: TOKENS,
+        logits: 1,
+        cache: Dtype::F16,
+        activations: checkpoint.dtype(),
+        attention_blocks: card.attention_blocks(),
+    };
+    let state = State::plan(dims, sizes, &mut layout);
+    let weights = Weights::locate(checkpoint, dims)?;
+    let model = Llama::new(config, *dims, weights, state);
+    let programs = [model::prefill(&model, TOKENS, Logits::Last), model::step(&model)];
+    let mut exports: Vec<&'static str> = Vec::new();
+    if checkpoint.is_synthetic() {
+        let makes = Synthesize::KERNEL.export(checkpoint.dtype(), 0);
+        exports.extend(makes.map(|export| export.name));
+    }
+    let reaches_peers = dims.share.parts > 1;
+    for kernels in [KernelSet::PORTABLE, options.kernels] {
+        let gpu = Gpu { reaches_peers, kernels, ..Gpu::portable(card.multiprocessors) };
+        programs.iter().for_each(|program| launched(program, &gpu, &mut exports));
+    }
+    let mut checks: Vec<Check> = exports.into_iter().map(|e| Check::Kernel(e.to_owned())).collect();
+    add_launches(&mut checks, Small::of(checkpoint.dtype(), dims.head_dim), options);
+    Ok(checks)
+}
+
+/// The functions that a program launches, those that are new at the end.
+fn launched(program: &Program, gpu: &Gpu, exports: &mut Vec<&'static str>) {
+    let is_launched = |op: &&dyn Op| op.name() != "pass" && op.together(gpu).is_none();
+    for op in program.ops.iter().map(|op| &**op).filter(is_launched) {
+        let name = op.launch(gpu).export.name;
+        if !exports.contains(&name) {
+            exports.push(name);
+        }
+    }
+}
+
+/// The checks for any model, and of the kernels that measure.
+pub fn all(card: &Card, options: Options) -> Vec<Check> {
+    let suits =
+        |kernel: &&Kernel| kernel.suits(card.capability) && options.kernels.contains(kernel);
+    let exports = KERNELS.iter().filter(suits).flat_map(|kernel| kernel.exports);
+    let mut checks: Vec<_> = exports.map(|export| Check::Kernel(export.name.to_owned())).collect();
+    for (f16, head_dim) in [(false, 64), (false, 128), (true, 64), (true, 128)] {
+        add_launches(&mut checks, Small { f16, head_dim }, options);
+    }
+    checks
+}
+
+fn add_launches(checks: &mut Vec<Check>, small: Small, options: Options) {
+    if options.graphs && !options.synchronous {
+        checks.push(Check::Graphs(small));
+    }
+    if options.programmatic {
+        checks.push(Check::Programmatic(small));
+    }
+}

@@ -1,0 +1,106 @@
+//! What has been found out about a kind of GPU, kept in the user's cache.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Check, Verdict};
+use crate::device::cuda::{self, Card};
+use crate::error::{Error, Result};
+use crate::kernel::compile::hash;
+use crate::kernel::user_cache;
+
+/// Whatever could change a verdict, beside the machine code that it is about.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// The model's name.
+    pub gpu: String,
+    pub capability: (u32, u32),
+    pub multiprocessors: u32,
+    /// The driver's version, and that of its CUDA.
+    pub driver: String,
+    /// Of this program, which decides how kernels are launched.
+    pub version: String,
+    /// The emulator's build and its modes; none for a real GPU.
+    pub emulator: Option<String>,
+}
+
+impl Identity {
+    /// # Errors
+    /// When the driver does not say.
+    pub fn of(card: &Card) -> Result<Self> {
+        Ok(Self {
+            gpu: card.name.clone(),
+            capability: card.capability,
+            multiprocessors: card.multiprocessors,
+            driver: card.driver()?,
+            version: env!("CHASKI_VERSION").to_owned(),
+            emulator: cuda::emulated(),
+        })
+    }
+}
+
+/// The verdicts on a kind of GPU.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Record {
+    pub identity: Identity,
+    /// When the last one was added.
+    pub date: String,
+    pub verdicts: Vec<Verdict>,
+}
+
+impl Record {
+    /// What was kept; nothing where there is no file, or one that another version has written.
+    pub fn load(identity: Identity) -> Self {
+        let kept = fs::read(path(&identity)).ok();
+        let kept = kept.and_then(|text| serde_json::from_slice::<Self>(&text).ok());
+        kept.filter(|kept| kept.identity == identity).unwrap_or(Self {
+            identity,
+            date: String::new(),
+            verdicts: Vec::new(),
+        })
+    }
+
+    /// What was found about this check of this machine code.
+    pub fn verdict(&self, check: &Check, code: &str) -> Option<&Verdict> {
+        self.verdicts.iter().find(|verdict| verdict.check == *check && verdict.code == code)
+    }
+
+    /// Takes a verdict in place of the one before.
+    pub fn put(&mut self, verdict: Verdict) {
+        self.verdicts.retain(|known| known.check != verdict.check);
+        self.verdicts.push(verdict);
+        self.date = jiff::Timestamp::now().to_string();
+    }
+
+    /// The file.
+    pub fn path(&self) -> PathBuf {
+        path(&self.identity)
+    }
+
+    /// Keeps the record: the whole file or none, whoever else may be at it.
+    ///
+    /// # Errors
+    /// When the cache cannot be written.
+    pub fn save(&self) -> Result<()> {
+        let path = self.path();
+        let failed = |error| Error::failed(format!("cannot write {}: {error}", path.display()));
+        let text = serde_json::to_string_pretty(self);
+        let text = text.map_err(|error| Error::failed(format!("cannot write JSON: {error}")))?;
+        fs::create_dir_all(path.parent().unwrap_or(Path::new("."))).map_err(failed)?;
+        let partial = path.with_extension(std::process::id().to_string());
+        let written = fs::write(&partial, text + "\n").and_then(|()| fs::rename(&partial, &path));
+        written.map_err(|error| {
+            let _ = fs::remove_file(&partial);
+            failed(error)
+        })
+    }
+}
+
+fn path(identity: &Identity) -> PathBuf {
+    let letters = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
+    let name: String = identity.gpu.chars().map(letters).collect();
+    let hash = hash([&*format!("{identity:?}")].into_iter());
+    user_cache().join("qualified").join(format!("{name}-{hash}.json"))
+}

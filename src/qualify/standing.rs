@@ -1,0 +1,117 @@
+//! What a GPU is given to run, by what was found.
+
+use std::collections::HashMap;
+
+use super::{Check, Found, Order, Record, Verdict, Wrong, kernel_of};
+use crate::device::cuda::{Card, Options};
+use crate::error::Result;
+use crate::kernel::compile::hash;
+use crate::kernel::{KERNELS, Kernel};
+
+/// How a GPU stands.
+#[derive(Debug, Clone)]
+pub struct Standing {
+    /// What it may be given.
+    pub options: Options,
+    /// What is not used, a line each.
+    pub lines: Vec<String>,
+    /// Kernels that are wrong and that nothing stands in for.
+    pub faults: Vec<(&'static Kernel, Wrong)>,
+}
+
+/// Which machine code a check is about.
+///
+/// # Errors
+/// What keeps the GPU from having any.
+pub fn code(check: &Check, card: &Card) -> Result<String> {
+    match check {
+        Check::Kernel(export) => kernel_of(export).map_or(Ok(String::new()), |k| card.code(k)),
+        Check::Graphs(_) | Check::Programmatic(_) => {
+            let used = KERNELS.iter().filter(|kernel| kernel.suits(card.capability));
+            let codes = used.map(|kernel| card.code(kernel)).collect::<Result<Vec<_>>>()?;
+            Ok(hash(codes.iter().map(String::as_str)))
+        }
+    }
+}
+
+/// Goes through `checks` in order, of which `ask` performs those that the record has nothing about, or all
+/// if it is to be done `anew`. What is wrong is left out of `options`; launches are not checked where nothing
+/// right can be launched.
+///
+/// # Errors
+/// When no check can be performed.
+pub fn go_through(
+    card: &Card,
+    options: Options,
+    checks: &[Check],
+    record: &mut Record,
+    (anew, thorough): (bool, bool),
+    ask: &mut dyn FnMut(&Order) -> Result<Found>,
+) -> Result<Standing> {
+    let mut standing = Standing { options, lines: Vec::new(), faults: Vec::new() };
+    let mut without: Vec<String> = Vec::new();
+    let mut codes = HashMap::new();
+    for check in checks {
+        if !matches!(check, Check::Kernel(_)) && !standing.faults.is_empty() {
+            continue;
+        }
+        let about = match check {
+            Check::Kernel(export) => kernel_of(export).map_or("", |kernel| kernel.name),
+            _ => "",
+        };
+        let code = match codes.get(about) {
+            Some(known) => String::clone(known),
+            None => {
+                let code = code(check, card).unwrap_or_else(|error| error.to_string());
+                codes.insert(about, code.clone());
+                code
+            }
+        };
+        let kept = record.verdict(check, &code).filter(|kept| !anew && kept.thorough >= thorough);
+        let wrong = match kept {
+            Some(verdict) => verdict.wrong.clone(),
+            None => {
+                let (check, graphs) = (check.clone(), standing.options.graphs);
+                let order = Order { check, thorough, without: without.clone(), graphs };
+                let Found { cases, seconds, wrong } = ask(&order)?;
+                let check = order.check;
+                record.put(Verdict { check, code, thorough, cases, seconds, wrong: wrong.clone() });
+                wrong
+            }
+        };
+        if let Some(wrong) = wrong {
+            standing.leave_out(check, wrong, &mut without);
+        }
+    }
+    Ok(standing)
+}
+
+impl Standing {
+    fn leave_out(&mut self, check: &Check, wrong: Wrong, without: &mut Vec<String>) {
+        let (instead, what) = match check {
+            Check::Kernel(export) => {
+                let Some(kernel) = kernel_of(export) else { return };
+                if kernel.archs.is_empty() {
+                    self.faults.push((kernel, wrong));
+                    return;
+                }
+                if without.iter().any(|name| name == kernel.name) {
+                    return; // for another of its functions
+                }
+                self.options.kernels = self.options.kernels.without(kernel);
+                without.push(kernel.name.to_owned());
+                let portable = kernel.name.strip_suffix("_hopper").unwrap_or("another kernel");
+                (format!("{portable} stands in for it"), kernel.name)
+            }
+            Check::Graphs(_) => {
+                self.options.graphs = false;
+                ("kernels are launched one by one".to_owned(), "CUDA graphs")
+            }
+            Check::Programmatic(_) => {
+                self.options.programmatic = false;
+                ("kernels wait for each other".to_owned(), "programmatic launch")
+            }
+        };
+        self.lines.push(format!("{what}: wrong on this GPU, so {instead} ({wrong})"));
+    }
+}

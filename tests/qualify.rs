@@ -1,0 +1,229 @@
+//! Kernels are checked on the GPU that they meet, and what is wrong is not used: told in a line, or an error
+//! where nothing stands in for it. The faults are planted in the sources that emulated GPUs run.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use chaski::kernel::Kernel;
+use serde_json::Value;
+use tempfile::TempDir;
+
+const MODEL: &str = "synthetic:tiny";
+/// A prefill of five tokens and some steps.
+const ASK: [&str; 11] = [
+    "generate",
+    "-m",
+    MODEL,
+    "--ids",
+    "1,2,3,4,5",
+    "--print-ids",
+    "-n",
+    "4",
+    "--ignore-eos",
+    "--emulate",
+    "1",
+];
+
+/// A user's cache in which nothing is known of a GPU, but the emulator and what it has compiled is there.
+struct Fresh {
+    cache: TempDir,
+    kernels: TempDir,
+}
+
+impl Fresh {
+    fn new() -> Self {
+        let (cache, kernels) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let path = |name| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
+        let home = || path("HOME").map(|home| home.join(".cache"));
+        let usual = path("XDG_CACHE_HOME").or_else(home).unwrap_or_else(std::env::temp_dir);
+        let own = cache.path().join("chaski");
+        fs::create_dir(&own).unwrap();
+        for folder in ["emulator", "emulated"] {
+            let usual = usual.join("chaski").join(folder);
+            fs::create_dir_all(&usual).unwrap();
+            symlink(usual, own.join(folder)).unwrap();
+        }
+        Self { cache, kernels }
+    }
+
+    /// From now on this kernel's source has `wrong` where it has `right`.
+    fn plant(&self, kernel: &str, right: &str, wrong: &str) {
+        let source = Kernel::find(kernel).unwrap().source;
+        assert!(source.contains(right), "{kernel}: {right}");
+        let file = self.kernels.path().join(format!("{kernel}.cu"));
+        fs::write(file, source.replace(right, wrong)).unwrap();
+    }
+
+    fn chaski(
+        &self,
+        arguments: &[&str],
+        variables: &[(&str, &str)],
+    ) -> (Option<i32>, String, String) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_chaski"));
+        command.args(arguments).env("XDG_CACHE_HOME", self.cache.path());
+        command.env("CHASKI_EMULATE_KERNELS", self.kernels.path());
+        command.env_remove("CHASKI_TRUST_KERNELS").envs(variables.iter().copied());
+        let output = command.output().unwrap();
+        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    }
+
+    /// The ids of an answer, and what was said beside it.
+    fn answer(&self, more: &[&str], variables: &[(&str, &str)]) -> (String, String) {
+        let (status, ids, said) = self.chaski(&[&ASK[..], more].concat(), variables);
+        assert_eq!(status, Some(0), "{said}");
+        (ids, said)
+    }
+
+    /// The files of verdicts.
+    fn kept(&self) -> Vec<PathBuf> {
+        let files = fs::read_dir(self.cache.path().join("chaski/qualified"));
+        files.map_or(Vec::new(), |files| files.map(|file| file.unwrap().path()).collect())
+    }
+}
+
+const BEGUN: &str = "begun(args.trace);";
+const FIRST: &str = "qualifying   cuda:0";
+
+#[test]
+fn what_is_found_is_told_once_and_kept_for_as_long_as_it_holds() {
+    let fresh = Fresh::new();
+    let devices = |fresh: &Fresh| fresh.chaski(&["devices", "--emulate", "1"], &[]).1;
+    assert!(devices(&fresh).contains("not qualified yet"));
+    let (first, said) = fresh.answer(&[], &[]);
+    assert_eq!(said.matches(FIRST).count(), 1, "{said}");
+    assert!(!said.contains("wrong"), "{said}");
+    let [kept] = &fresh.kept()[..] else { panic!("one file") };
+    let record: Value = serde_json::from_slice(&fs::read(kept).unwrap()).unwrap();
+    let verdicts = record["verdicts"].as_array().unwrap();
+    let checked =
+        |what: &str| verdicts.iter().any(|verdict| verdict["check"].to_string().contains(what));
+    for what in
+        ["rms_norm_bf16", "matmul_bf16", "matmul_hopper_bf16", "sample", "graphs", "programmatic"]
+    {
+        assert!(checked(what), "{what}: {record}");
+    }
+    // Of another model there are no kernels, nor of what measures.
+    assert!(!checked("matmul_f16") && !checked("read_all"), "{record}");
+    assert!(devices(&fresh).contains("qualified: "));
+
+    let (second, said) = fresh.answer(&[], &[]);
+    assert!(second == first && !said.contains(FIRST), "{said}");
+    let rows = |variables: &[(&str, &str)]| {
+        let bench =
+            ["bench", "-m", MODEL, "--emulate", "1", "-p", "3", "-n", "0", "-r", "1", "-o", "json"];
+        let (status, rows, said) = fresh.chaski(&bench, variables);
+        assert_eq!(status, Some(0), "{said}");
+        let rows: Value = serde_json::from_str(&rows).unwrap();
+        rows[0]["qualified"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(rows(&[]), "yes");
+    assert_eq!(rows(&[("CHASKI_TRUST_KERNELS", "on")]), "trusted");
+    // Another mode of the emulator is another GPU.
+    let (other, said) = fresh.answer(&[], &[("CHASKI_EMULATE_ORDER", "descending")]);
+    assert!(other == first && said.contains(FIRST), "{said}");
+}
+
+#[test]
+fn a_special_kernel_that_is_wrong_gives_way_to_the_portable_one() {
+    let fresh = Fresh::new();
+    fresh.plant("matmul_hopper", BEGUN, "begun(args.trace);\n    return;");
+    let (ids, said) = fresh.answer(&[], &[]);
+    let told = "matmul_hopper: wrong on this GPU, so matmul stands in for it";
+    assert!(said.contains(told) && said.contains("not written"), "{said}");
+    // What was found holds, and is told again; without a check the kernel would run where it is asked for.
+    let (again, said) = fresh.answer(&[], &[]);
+    assert!(again == ids && said.contains(told) && !said.contains(FIRST), "{said}");
+    let (_, said) = fresh.answer(&[], &[("CHASKI_HOPPER", "off")]);
+    assert!(!said.contains(told) && !said.contains(FIRST), "{said}");
+    // Other code is found out about anew.
+    fs::remove_file(fresh.kernels.path().join("matmul_hopper.cu")).unwrap();
+    let (_, said) = fresh.answer(&[], &[]);
+    assert!(said.contains(FIRST) && !said.contains(told), "{said}");
+}
+
+#[test]
+fn a_kernel_that_nothing_stands_in_for_is_an_error_with_a_report() {
+    let fresh = Fresh::new();
+    fresh.plant("rms_norm", "args.eps)", "args.eps + 1.0f)");
+    for _ in 0..2 {
+        let (status, ids, said) = fresh.chaski(&ASK, &[]);
+        let lines: Vec<_> = said.lines().filter(|line| line.starts_with("chaski: ")).collect();
+        assert!(status == Some(1) && ids.is_empty() && lines.len() == 1, "{said}");
+        for word in
+            ["kernel rms_norm is wrong on cuda:0", "numbers: y[", "is right", "--trust-kernels"]
+        {
+            assert!(lines[0].contains(word), "{word}: {said}");
+        }
+        let [report] = &fresh.kept()[..] else { panic!("one file") };
+        assert!(lines[0].contains(report.to_str().unwrap()), "{said}");
+        assert!(fs::read_to_string(report).unwrap().contains("rms_norm_bf16"));
+    }
+    let devices = fresh.chaski(&["devices", "--emulate", "1"], &[]).1;
+    assert!(
+        devices.contains("qualified but for 1 of") && devices.contains("rms_norm_bf16"),
+        "{devices}"
+    );
+    let (_, said) = fresh.answer(&["--trust-kernels"], &[]);
+    assert!(!said.contains(FIRST) && !said.contains("wrong"), "{said}");
+    // What a user puts in a kernel's place is the user's own to judge.
+    let own = fresh.kernels.path().join("rms_norm.cu");
+    let own = format!("rms_norm={}", own.display());
+    fresh.answer(&["--kernel", &own], &[]);
+}
+
+#[test]
+fn a_kernel_that_hangs_is_ended_and_not_used() {
+    let fresh = Fresh::new();
+    let endless = "begun(args.trace);\n    for (volatile unsigned i = 0;; i = i + 1) {}";
+    fresh.plant("gate_up_swiglu_hopper", BEGUN, endless);
+    let (_, said) = fresh.answer(&["--timeout", "20"], &[]);
+    let told = "gate_up_swiglu_hopper: wrong on this GPU, so gate_up_swiglu stands in for it";
+    assert!(said.contains(told) && said.contains("no end of it in 20 s"), "{said}");
+}
+
+#[test]
+fn kernels_that_are_right_only_one_after_the_other_are_launched_so() {
+    let fresh = Fresh::new();
+    fresh.plant("project", "grid_dependency_wait();", "");
+    let (ids, said) = fresh.answer(&[], &[]);
+    assert!(said.contains("programmatic launch: wrong on this GPU, so kernels wait"), "{said}");
+    assert!(said.contains("grid_dependency_wait"), "{said}");
+    assert_eq!(ids, fresh.answer(&[], &[("CHASKI_PDL", "off")]).0);
+}
+
+#[test]
+fn the_command_prints_a_table_and_json() {
+    let fresh = Fresh::new();
+    fresh.plant("attend_prefill_hopper", BEGUN, "begun(args.trace);\n    return;");
+    let ask = ["qualify", "--emulate", "1", "-m", MODEL];
+    let (status, table, said) = fresh.chaski(&ask, &[]);
+    assert_eq!(status, Some(0), "{said}");
+    assert!(table.contains("attend_prefill_hopper_bf16_d64") && table.contains("WRONG"), "{table}");
+    assert!(table.contains("so attend_prefill stands in for it"), "{table}");
+    let (status, json, said) = fresh.chaski(&[&ask[..], &["--json"]].concat(), &[]);
+    assert!(status == Some(0) && said.contains(FIRST), "{said}");
+    let found: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(found["programmatic"], true);
+    assert_eq!(found["wrong"].as_array().unwrap().len(), 0);
+    assert!(found["verdicts"].as_array().unwrap().len() > 12, "{json}");
+    assert!(Path::new(found["file"].as_str().unwrap()).is_file());
+}
+
+/// Stores that do not arrive, as where routing between GPUs is broken.
+#[test]
+fn peer_memory_that_does_not_work_gives_way_to_nccl() {
+    let fresh = Fresh::new();
+    let trust = [("CHASKI_TRUST_KERNELS", "on")];
+    let split = ["--emulate", "2", "--tensor-parallel", "2", "--context", "64"];
+    let ask = [&ASK[..9], &split].concat();
+    let (status, ids, said) = fresh.chaski(&ask, &trust);
+    assert!(status == Some(0) && said.contains("over peer memory"), "{said}");
+    fresh.plant("all_reduce", "step < args.world;", "step < args.world && args.rank == 0;");
+    let (status, by_nccl, said) = fresh.chaski(&ask, &trust);
+    assert_eq!(status, Some(0), "{said}");
+    assert!(said.contains("through NCCL: what others store into the memory of rank"), "{said}");
+    assert_eq!(ids, by_nccl);
+}
