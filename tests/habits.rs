@@ -332,6 +332,7 @@ fn ctrl_c_ends_a_conversation_from_a_pipe() {
     child.stdin.as_mut().unwrap().write_all(b"What is 27 + 58?\n").unwrap();
     wait_for_an_answer(&mut child);
     std::thread::sleep(Duration::from_millis(300)); // for it to wait for more
+    let _open = child.stdin.take(); // waiting would end it
     signal(&child, "INT");
     assert_eq!(child.wait().unwrap().code(), Some(130), "while it waits");
 }
