@@ -76,7 +76,7 @@ impl Factors {
 }
 
 pub struct Tile<'a, E> {
-    /// `[D]` each; fewer stand first, and the others see nothing.
+    /// `[D]` each; fewer stand first.
     pub q: [&'a [f32]; QUERIES],
     /// How many of the block's positions each sees.
     pub seen: [usize; QUERIES],
@@ -102,7 +102,7 @@ impl<'a, E: Element> Tile<'a, E> {
         }
     }
 
-    /// Merges what the block says into `states` and `values`, `[D]` for each query.
+    /// Merges what the block says into `states` and `values`, `[D]` for each query that is there.
     #[inline(always)]
     pub fn meet<S: Simd>(
         mut self,
@@ -113,9 +113,10 @@ impl<'a, E: Element> Tile<'a, E> {
         if self.seen == [0; QUERIES] {
             return;
         }
+        // The last one stands in for those that are not there: what it sees costs nothing more.
         for i in 1..QUERIES {
             if self.q[i].is_empty() {
-                self.q[i] = self.q[0];
+                (self.q[i], self.seen[i]) = (self.q[i - 1], self.seen[i - 1]);
             }
         }
         // Score tiles and value columns that leave registers: 16 sums of AVX-512's 32, 8 of AVX2's 16.
@@ -144,7 +145,7 @@ impl<'a, E: Element> Tile<'a, E> {
         let found = self.weigh(weights);
         let mut factors = [Factors { mine: 1.0, other: 0.0 }; QUERIES];
         for i in 0..QUERIES {
-            if self.seen[i] > 0 {
+            if self.seen[i] > 0 && !values[i].is_empty() {
                 factors[i] = states[i].merge(found[i]);
             }
         }
@@ -159,7 +160,7 @@ impl<'a, E: Element> Tile<'a, E> {
             at += LANES;
         }
         for i in 0..QUERIES {
-            for at in at..if self.seen[i] > 0 { d } else { 0 } {
+            for at in at..if self.seen[i] > 0 { values[i].len() } else { 0 } {
                 let mut sum = 0f32;
                 for s in 0..self.seen[i] {
                     sum = weights[s / 4][s % 4][i]
@@ -287,7 +288,7 @@ impl<'a, E: Element> Tile<'a, E> {
                     mul_add(simd, weight, value[c], &mut sums[i][c]);
                 }
             }
-            if self.seen[i] > 0 {
+            if self.seen[i] > 0 && !values[i].is_empty() {
                 for c in 0..C {
                     let mut lanes: Lanes = bytemuck::cast(sums[i][c]);
                     for lane in &mut lanes {
