@@ -106,6 +106,8 @@ __device__ inline void add_up(const AllReduce& args) {
                                        {EMPTY, EMPTY, EMPTY, EMPTY});
     for (uint32_t i = begin; i < args.count; i += stride) {
         uint4 parts[MOST_RANKS];
+        // Before the wait: this trip is over when the others' parts are here.
+        const float4 held = args.residual ? load4(args.x + i) : float4{0.0f, 0.0f, 0.0f, 0.0f};
         receive(args, args.slots + round * set + i, load16(args.partial + i), parts);
         float sum[4] = {0.0f, 0.0f, 0.0f, 0.0f};
 #pragma unroll
@@ -116,9 +118,11 @@ __device__ inline void add_up(const AllReduce& args) {
 #pragma unroll
             for (uint32_t j = 0; j < 4; j++) sum[j] = add(sum[j], bits_float(words[j]));
         }
-#pragma unroll
-        for (uint32_t j = 0; j < 4; j++)
-            args.x[i + j] = args.residual ? add(args.x[i + j], sum[j]) : sum[j];
+        if (args.residual)
+            store4(args.x + i, {add(held.x, sum[0]), add(held.y, sum[1]), add(held.z, sum[2]),
+                                add(held.w, sum[3])});
+        else
+            store4(args.x + i, {sum[0], sum[1], sum[2], sum[3]});
         store16(args.partial + i, {0, 0, 0, 0});
     }
     fence_system();
@@ -140,4 +144,4 @@ __device__ inline void reduce(const AllReduce& args) {
         add_up(args);
 }
 
-extern "C" __global__ void __launch_bounds__(256) all_reduce(AllReduce args) { reduce(args); }
+extern "C" __global__ void __launch_bounds__(256, 1) all_reduce(AllReduce args) { reduce(args); }

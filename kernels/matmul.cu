@@ -46,10 +46,8 @@ __device__ void matmul_tiles(const Matmul<W>& args, Parts<const W*> parts,
         product<W, G>(sums, ring, x, args.tokens - token, {weight}, part.rows - column, args.width);
 #pragma unroll
         for (int i = 0; i < G::WARP_T / 16; i++)
-#pragma unroll
-            for (int j = 0; j < G::WARP_N / 8; j++)
-                store_fragment(output, sums[i][j], token + warp_token<G>() + 16 * i,
-                               column + warp_column<G>() + 8 * j);
+            store_fragments(output, sums[i], token + warp_token<G>() + 16 * i,
+                            column + warp_column<G>());
     });
 }
 

@@ -37,9 +37,7 @@ __device__ void matmul_tiles(const MatmulHopper<W>& args, Parts<const TensorMap*
     const auto store = [&](float (&sums)[G::ROWS / 8][4], uint32_t token, uint32_t column) {
         const auto part = part_at<G>(parts, column);
         const Output output = {part.y, args.tokens, part.rows, args.residual != 0};
-#pragma unroll
-        for (int j = 0; j < G::ROWS / 8; j++)
-            store_fragment(output, sums[j], token, column + 8 * j);
+        store_fragments(output, sums, token, column);
     };
     const Extent extent = {args.tokens, columns<G>(parts), args.width, args.terms};
     hopper_product<W, G>(extent, args.x, halves, store);

@@ -98,7 +98,8 @@ impl Rank {
         let mut device = device(checkpoint, &all, &layout)?;
         device.write(state.frequencies, &config.rope.frequencies(config.head_dim, 0))?;
         // All else is written before it is read.
-        device.write(state.decode.scratch.tickets, &vec![0; dims.heads])?;
+        let tickets = state.decode.scratch.tickets;
+        device.write(tickets, &vec![0; tickets.len()])?;
         device.write(state.sampling.tickets, &[0; 4])?;
         device.write(state.sampling.bins, &[0; 64])?;
         device.write(state.sampling.rounds, &[0; 4])?;

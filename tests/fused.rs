@@ -150,7 +150,7 @@ fn attend_decode_is_attention_of_one_token() {
     let scratch = AttendScratch {
         partial: output(&mut s, "partial", &[1, heads, HEAD_DIM]),
         statistics: output(&mut s, "statistics", &[1, heads, 2]),
-        tickets: s.given("tickets", &vec![0; heads]),
+        tickets: s.given("tickets", &vec![0; AttendDecode::tickets(heads, kv_heads)]),
     };
     let mut chain = Program::default();
     let (queries, head_dim) = (wide(q), HEAD_DIM);

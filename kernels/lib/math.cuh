@@ -9,8 +9,12 @@ __device__ inline float infinity() { return bits_float(0x7f800000); }
 
 __device__ inline float reciprocal_sqrt(float v) { return 1.0f / sqrtf(v); }
 
-// silu(gate) * up, with silu(g) = g / (1 + e^-g) (Shazeer, 2020, arXiv:2002.05202)
-__device__ inline float swiglu(float gate, float up) { return gate / (1.0f + expf(-gate)) * up; }
+// silu(gate) * up, with silu(g) = g / (1 + e^-g) (Shazeer, 2020, arXiv:2002.05202). The approximate
+// division is one instruction and a product, where the exact one is a function; it gives 0 where e^-g
+// is above 2^126.
+__device__ inline float swiglu(float gate, float up) {
+    return __fdividef(gate, 1.0f + exp2_approx(-LOG2_E * gate)) * up;
+}
 
 // Sine and cosine of an angle of any size up to 2^30 radians.
 //

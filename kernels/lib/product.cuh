@@ -190,19 +190,38 @@ struct Output {
     bool residual; // whether to add to what y holds
 };
 
-// Stores one fragment, whose first token and column are given.
-__device__ inline void store_fragment(const Output& to, float (&sum)[4], uint32_t token,
-                                      uint32_t column) {
-    gather_row(sum);
+// Stores fragments that lie side by side, whose first token and column are given. Eight at a time:
+// what y holds comes in one trip to memory for all of them.
+template <int N>
+__device__ inline void store_fragments(const Output& to, float (&sums)[N][4], uint32_t token,
+                                       uint32_t column) {
+    constexpr int AT_ONCE = N < 8 ? N : 8;
+    static_assert(N % AT_ONCE == 0, "whole batches");
     token += fragment_row(), column += fragment_column();
-    if (token >= to.tokens || column >= to.rows) return;
-    float* y = to.y + uint64_t(token) * to.rows + column;
-    if (to.rows % 4 == 0) {
-        const float4 held = to.residual ? load4(y) : float4{0.0f, 0.0f, 0.0f, 0.0f};
-        store4(y, {held.x + sum[0], held.y + sum[1], held.z + sum[2], held.w + sum[3]});
-    } else {
-        for (int i = 0; i < 4 && column + i < to.rows; i++)
-            y[i] = (to.residual ? y[i] : 0.0f) + sum[i];
+    float* const row = to.y + uint64_t(token) * to.rows;
+    const bool inside = token < to.tokens, whole = to.rows % 4 == 0;
+#pragma unroll
+    for (int first = 0; first < N; first += AT_ONCE) {
+        float4 held[AT_ONCE];
+#pragma unroll
+        for (int j = 0; j < AT_ONCE; j++) {
+            const uint32_t at = column + 8 * (first + j);
+            const bool adds = to.residual && whole && inside && at < to.rows;
+            held[j] = adds ? load4(row + at) : float4{0.0f, 0.0f, 0.0f, 0.0f};
+        }
+#pragma unroll
+        for (int j = 0; j < AT_ONCE; j++) {
+            float(&sum)[4] = sums[first + j];
+            gather_row(sum);
+            const uint32_t at = column + 8 * (first + j);
+            if (!inside || at >= to.rows) continue;
+            if (whole)
+                store4(row + at, {held[j].x + sum[0], held[j].y + sum[1], held[j].z + sum[2],
+                                  held[j].w + sum[3]});
+            else
+                for (int i = 0; i < 4 && at + i < to.rows; i++)
+                    row[at + i] = (to.residual ? row[at + i] : 0.0f) + sum[i];
+        }
     }
 }
 

@@ -117,7 +117,7 @@ impl State {
         let queries = if activations == Dtype::F32 { Dtype::F32 } else { sizes.cache };
         let terms = if activations == Dtype::F32 { 1 } else { 2 };
         let x = layout.slot(&[t, dims.width]);
-        let splits = AttendDecode::splits(h, g, sizes.context, sizes.attention_blocks);
+        let splits = AttendDecode::splits((h, g, d), sizes.context, sizes.attention_blocks);
         Self {
             ids: layout.slot(&[t]),
             cursor: layout.slot(&[1]),
@@ -141,7 +141,7 @@ impl State {
                 scratch: AttendScratch {
                     partial: layout.slot(&[splits, h, d]),
                     statistics: layout.slot(&[splits, h, 2]),
-                    tickets: layout.slot(&[h]),
+                    tickets: layout.slot(&[AttendDecode::tickets(h, g)]),
                 },
             },
             sampling: Sampling::plan(dims.whole_vocab, dims.share, dims.stage, layout),

@@ -35,20 +35,30 @@ pub struct AttendScratch {
     pub partial: Slot<f32>,
     /// `[splits, H, 2]`
     pub statistics: Slot<f32>,
-    /// Zeros before and after. `[H]`, of which the kernel's teams need fewer
+    /// Zeros before and after: [`AttendDecode::tickets`] of them.
     pub tickets: Slot<u32>,
 }
 
 /// Query heads that share what they read of the cache (`kernels/attend_decode.cu`).
 const TEAM: usize = 8;
-/// Positions of the cache that a block takes at once.
-const TILE: usize = 64;
+/// Splits that are merged at once.
+const GROUP: usize = 16;
 
 impl AttendDecode {
     /// Parts into which a cache of `context` positions is best split over `blocks` blocks.
-    pub fn splits(heads: usize, kv_heads: usize, context: usize, blocks: usize) -> usize {
-        let teams = kv_heads * (heads / kv_heads).div_ceil(TEAM);
-        (blocks / teams).clamp(1, context.div_ceil(TILE).max(1))
+    pub fn splits(
+        (heads, kv_heads, head_dim): (usize, usize, usize),
+        context: usize,
+        blocks: usize,
+    ) -> usize {
+        let tile = if head_dim == 64 { 128 } else { 64 }; // positions that a block takes at once
+        let most = context.div_ceil(tile).clamp(1, GROUP * GROUP);
+        (blocks / teams(heads, kv_heads)).clamp(1, most)
+    }
+
+    /// For each team of a block's query heads one, and one for each group of splits.
+    pub fn tickets(heads: usize, kv_heads: usize) -> usize {
+        teams(heads, kv_heads) * (1 + GROUP)
     }
 
     fn heads(&self) -> usize {
@@ -82,10 +92,11 @@ impl Op for AttendDecode {
         });
     }
 
-    fn launch(&self, _gpu: &Gpu) -> Launch {
+    fn launch(&self, gpu: &Gpu) -> Launch {
         assert_eq!(self.cache.dtype, Dtype::F16);
         let (heads, AttendScratch { partial, statistics, tickets }) = (self.heads(), self.scratch);
-        let teams = self.kv_heads * (heads / self.kv_heads).div_ceil(TEAM);
+        let splits = partial.len() / self.q.len();
+        assert!(splits <= GROUP * GROUP && tickets.len() == Self::tickets(heads, self.kv_heads));
         let arguments = kernel::AttendDecode {
             q: self.q,
             keys: self.cache.keys,
@@ -97,22 +108,27 @@ impl Op for AttendDecode {
             tickets,
             heads: size(heads),
             kv_heads: size(self.kv_heads),
+            flow: gpu.tuning.flow(),
         }
         .arguments();
         launch(
             kernel::AttendDecode::KERNEL,
             (Dtype::F16, self.head_dim),
-            [size(teams), size(partial.len() / self.q.len())],
+            [size(teams(heads, self.kv_heads)), size(splits)],
             0,
             arguments,
         )
     }
 }
 
+fn teams(heads: usize, kv_heads: usize) -> usize {
+    kv_heads * (heads / kv_heads).div_ceil(TEAM)
+}
+
 impl AttendDecode {
     /// `(H, G, D, position, splits)`: below, at and past the ends of a warp's 16 positions and a block's
-    /// 64, more and fewer splits than there are blocks of positions; teams of eight query heads that are
-    /// whole, broken, or several.
+    /// 64 or 128, more and fewer splits than there are blocks of positions, and than are merged at once;
+    /// teams of eight query heads that are whole, broken, or several.
     pub fn cases() -> Vec<Case> {
         let sizes = [
             (1, 1, 64, 0, 1),
@@ -127,6 +143,9 @@ impl AttendDecode {
             (8, 2, 128, 500, 8),
             (8, 1, 64, 1023, 5),
             (32, 8, 128, 4095, 16),
+            (3, 1, 64, 2300, 18), // one group of 16 and one of 2
+            (8, 2, 128, 2559, 40),
+            (1, 1, 128, 1100, 256),
         ];
         let cases = sizes.into_iter().flat_map(|size| NUMBERS.map(|numbers| (size, numbers)));
         let case =
@@ -149,7 +168,7 @@ impl AttendDecode {
                     scratch: AttendScratch {
                         partial: setup.written("partial", &[splits, heads, head_dim], Judge::Any),
                         statistics: setup.written("statistics", &[splits, heads, 2], Judge::Any),
-                        tickets: setup.given("tickets", &vec![0; heads]),
+                        tickets: setup.given("tickets", &vec![0; Self::tickets(heads, kv_heads)]),
                     },
                 };
                 let heads = format!("{heads}/{kv_heads} heads of {head_dim}");
