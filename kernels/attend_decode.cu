@@ -222,13 +222,26 @@ template <int D> struct Found {
     float values[WARPS<D>][TEAM][D];
     float statistics[WARPS<D>][TEAM][2];
 
+    // Where a head has dimensions d to d + 3. Swizzled: eight lanes that store at once have two heads
+    // and d in steps of 16; in order, they would meet in 8 of the 32 banks.
+    __device__ static uint32_t place(uint32_t head, uint32_t d) {
+        return d ^ 4 * head ^ (d / 4 & 8);
+    }
+
     __device__ void store(const Softmax<D>& state) {
         const uint32_t head = lane_id() / 4, t = lane_id() % 4;
 #pragma unroll
-        for (int n = 0; n < D / 8; n++) {
-            float* to = &values[warp_id()][head][64 * (n / 8) + 16 * t + n % 8];
-            to[0] = state.values[n][0] + state.values[n][2];
-            to[8] = state.values[n][1] + state.values[n][3];
+        for (int n = 0; n < D / 8; n += 4) {
+            float* const to = values[warp_id()][head];
+            const uint32_t d = 64 * (n / 8) + 16 * t + n % 8;
+#pragma unroll
+            for (int half = 0; half < 2; half++) { // columns 2t, then 2t + 1
+                const auto sum = [&](int i) {
+                    const float(&v)[4] = state.values[n + i];
+                    return v[half] + v[half + 2];
+                };
+                store4(to + place(head, d + 8 * half), {sum(0), sum(1), sum(2), sum(3)});
+            }
         }
         if (t == 0) {
             statistics[warp_id()][head][0] = state.maximum;
@@ -246,7 +259,7 @@ template <int D> struct Found {
         for (uint32_t warp = 0; warp < WARPS<D>; warp++) {
             const float shrink = exp2_approx(statistics[warp][head][0] - all.maximum);
             all.sum = fmaf(shrink, statistics[warp][head][1], all.sum);
-            all.add(shrink, load4(&values[warp][head][d]));
+            all.add(shrink, load4(&values[warp][head][place(head, d)]));
         }
         return all;
     }
