@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::driver::Context;
 use super::emulator;
 use super::images::{Form, forms};
+use super::options::carves_out_most;
 use super::stream::{Function, Module};
 use crate::error::{Error, Result};
 use crate::kernel::compile::hash;
@@ -114,7 +115,9 @@ impl Kernels {
             self.modules.insert(kernel.name, self.load_module(kernel)?);
         }
         let function = self.modules[kernel.name].function(export.name)?;
-        function.prefer_shared(export.name)?;
+        if carves_out_most()? {
+            function.prefer_shared(export.name)?;
+        }
         Ok(function)
     }
 
