@@ -7,11 +7,12 @@
 //!   ask for the second half of this step; use the first
 //!   ask for the first half of the next step, across the ends of rows too; use the second
 //!
-//! A warp waits for a half only when the other has been asked for, so 32 to 64 KiB an SM are on
-//! their way at any time; 4.8 TB/s on 132 SMs with a latency of 0.9 us need 32. It has to be written like this:
-//! the hardware counts loads by six scoreboards a warp, and waits until a count is zero. The
+//! A warp waits for a half only when the other has been asked for, so 32 to 64 KiB an SM are in
+//! flight at any time; 4.8 TB/s on 132 SMs with a latency of 0.9 us need 32. It has to be written
+//! like this: the hardware counts loads by six scoreboards a warp, and waits until a count is zero. The
 //! compiler gives all loads that cross the end of a loop's body the same one, so halves that both
-//! did would be waited for together (tests/machine_code.rs reads what it has done).
+//! did would be waited for together (tests/machine_code.rs reads what it has done). Before Hopper it
+//! also asks for the second half only when the first is there, so these GPUs fall to nothing in between.
 //!
 //! Pairs of rows go round the blocks first and the warps second, so that whatever the number of
 //! rows every SM gets the same share of them. Where there are too few to go round the warps, a pair
