@@ -28,6 +28,10 @@ impl Op for Cut {
         self.op.cost(position)
     }
 
+    fn scratch(&self) -> usize {
+        self.op.scratch()
+    }
+
     fn reference(&self, memory: &mut Memory<'_>) {
         self.op.reference(memory);
     }

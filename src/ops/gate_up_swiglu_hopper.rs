@@ -21,6 +21,10 @@ impl Op for GateUpSwigluHopper {
         self.0.cost(position)
     }
 
+    fn scratch(&self) -> usize {
+        self.0.scratch()
+    }
+
     fn reference(&self, memory: &mut Memory<'_>) {
         self.0.reference(memory);
     }

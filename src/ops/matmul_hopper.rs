@@ -29,6 +29,10 @@ impl<const N: usize> Op for MatmulHopper<N> {
         self.0.cost(position)
     }
 
+    fn scratch(&self) -> usize {
+        self.0.scratch()
+    }
+
     fn reference(&self, memory: &mut Memory<'_>) {
         self.0.reference(memory);
     }
