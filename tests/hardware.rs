@@ -99,6 +99,7 @@ fn the_first_plan_is_done_and_tables_are_made_of_real_records_alone() {
     let (emulated, real) = (folder.path().join("emulated"), folder.path().join("real"));
     let page = folder.path().join("PERFORMANCE.md");
     let mut found = dry_run("first", &emulated, &[]);
+    assert_eq!(step(&found, "qualify")["found"]["not fit to run"], "none");
     assert_eq!(step(&found, "answer")["found"]["right"], 1);
     let questions = &step(&found, "questions")["found"];
     assert_eq!(questions["right"], questions["questions"]);

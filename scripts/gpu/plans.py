@@ -75,6 +75,14 @@ def wrong(rows):
     return {"kernels": len(rows), "wrong": ", ".join(names) or "none"}
 
 
+def unfit(rows):
+    """What did not qualify, of the record that `chaski qualify` prints."""
+    [verdicts] = [row["verdicts"] for row in rows]
+    wrong = [str(verdict["check"]) for verdict in verdicts if verdict["wrong"]]
+    return {"checks": len(verdicts), "not fit to run": ", ".join(wrong) or "none",
+            "check seconds": round(sum(verdict["seconds"] for verdict in verdicts), 1)}
+
+
 def parted(rows):
     """The op after which two executors differ most for its tolerance."""
     worst = max(rows, key=lambda row: row["alone"] / row["tolerance"], default=None)
@@ -111,6 +119,8 @@ PORTABLE, HOPPER = {"CHASKI_HOPPER": "off"}, {"CHASKI_HOPPER": "on"}
 
 FIRST = [
     Step("devices", 2, "the driver, the GPU and the tools are as expected", does=parts.machine),
+    Step("qualify", 12, "what an 8B runs is fit to run here, alone, in graphs and launched early",
+         lambda s: ["qualify", "-m", s.model, "--json"], found=unfit),
     Step("answer", 5, "the demo answers one question: every decode kernel runs",
          does=parts.one_answer),
     Step("check", 60, "every kernel agrees with its reference on this GPU",
