@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 
 use chaski::kernel::nvrtc::target_folder;
 
@@ -13,24 +14,28 @@ mod process;
 use process::chaski;
 
 /// The model as `scripts/smollm2.py` makes it, once.
-fn model() -> String {
-    let out = Path::new(env!("OUT_DIR"));
-    let folder = target_folder(out).unwrap_or(out).join("smollm2-f32");
-    if !folder.is_dir() {
-        let unfinished = folder.with_extension(std::process::id().to_string());
-        let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("scripts/smollm2.py");
-        let made = Command::new("python3").arg(script).arg(&unfinished).output().unwrap();
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        fs::rename(&unfinished, &folder).unwrap();
-    }
-    folder.to_str().unwrap().to_owned()
+fn model() -> &'static str {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    let folder = FOLDER.get_or_init(|| {
+        let out = Path::new(env!("OUT_DIR"));
+        let folder = target_folder(out).unwrap_or(out).join("smollm2-f32");
+        if !folder.is_dir() {
+            let unfinished = folder.with_extension(std::process::id().to_string());
+            let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("scripts/smollm2.py");
+            let made = Command::new("python3").arg(script).arg(&unfinished).output().unwrap();
+            assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+            fs::rename(&unfinished, &folder).unwrap();
+        }
+        folder
+    });
+    folder.to_str().unwrap()
 }
 
 /// Standard output of a command on the model, and standard error.
 fn run(command: &str, options: &[&str]) -> (String, String) {
     let model = model();
     let device: &[&str] = if command == "tokenize" { &[] } else { &["--device", "cpu"] };
-    let arguments = [&[command, "-m", &model][..], device, options].concat();
+    let arguments = [&[command, "-m", model][..], device, options].concat();
     let (status, output, errors) = chaski(&arguments, &[]);
     assert_eq!(status, Some(0), "{arguments:?}: {errors}");
     (output, errors)
