@@ -97,7 +97,7 @@ fn every_kernel_of_both_steps_is_timed_on_a_gpu() {
     assert_eq!(shapes("attend_prefill").len(), 1);
     // q with k and v, O, down, head
     assert_eq!(shapes("matmul").len(), 4, "{:?}", shapes("matmul"));
-    let qkv = "tokens 7, rows 256, rows_1 128, rows_2 128, width 256, residual 0, terms 2";
+    let qkv = "tokens 7, rows 256, rows_1 128, rows_2 128, width 256, residual 0, terms 2, tile 2";
     let qkv = rows.iter().find(|row| row["shape"] == qkv).unwrap();
     assert_eq!((number(qkv, "count"), number(qkv, "instances")), (2.0, 2.0));
 }

@@ -14,6 +14,8 @@ use crate::kernel::nvrtc::python_paths;
 /// A `ncclResult_t`, of which newer libraries may have more than cudarc knows.
 pub type Status = c_int;
 pub const SUCCESS: Status = 0;
+/// Another rank's process is gone, or the way to it.
+pub const REMOTE_ERROR: Status = 6;
 pub const IN_PROGRESS: Status = 7;
 
 type Stream = *mut c_void;

@@ -10,7 +10,7 @@ use std::{ptr, thread};
 use cudarc::nccl::sys::{ncclComm_t, ncclDataType_t, ncclRedOp_t, ncclUniqueId};
 
 use super::driver::{Context, Pinned, Region};
-use super::libnccl::{self, Functions, IN_PROGRESS, SUCCESS, Status};
+use super::libnccl::{self, Functions, IN_PROGRESS, REMOTE_ERROR, SUCCESS, Status};
 use super::stream::Stream;
 use crate::comm::{Communicator, Way};
 use crate::error::{Error, Result};
@@ -46,6 +46,9 @@ impl Config {
         }
     }
 }
+
+/// How long NCCL's word that a rank is gone waits for that of the connections, which say which one.
+const BLAME: Duration = Duration::from_secs(1);
 
 /// How long a call may take before whoever waits for it sleeps: one that queues a sum is done in some tens of
 /// microseconds by a thread of NCCL's, and a prefill has two sums a layer.
@@ -156,7 +159,8 @@ impl Nccl {
             let mut state = SUCCESS;
             // SAFETY: the communicator is there; NCCL writes one value.
             self.with(doing, |handle| unsafe { (self.nccl.async_error)(handle, &mut state) })?;
-            if state != IN_PROGRESS {
+            let is_early = state == REMOTE_ERROR && since.elapsed() < BLAME;
+            if state != IN_PROGRESS && !is_early {
                 return self.nccl.check(doing, state);
             }
             go_on()?;
