@@ -68,8 +68,8 @@ impl Options {
     }
 }
 
-/// Whether kernels ask for the most shared memory that a multiprocessor can split off its L1 cache, which they
-/// do but where `CHASKI_CARVEOUT=default`: what reading loses by it, only a measurement tells.
+/// Whether kernels ask for the most shared memory that a multiprocessor can split off its L1 cache, which
+/// they do but where `CHASKI_CARVEOUT=default`: what reading loses by it, only a measurement tells.
 pub(super) fn carves_out_most() -> Result<bool> {
     let known = [("most", true), ("default", false)];
     Ok(chosen("CHASKI_CARVEOUT", &known)?.unwrap_or(true))
