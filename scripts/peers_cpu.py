@@ -72,7 +72,7 @@ def fetch(url, sha256):
 
 
 def once(path, make):
-    """`path`, made under another name first unless it is there already."""
+    """`path`, made under another name first unless it already exists."""
     if not path.exists():
         print(f"making {path}", file=sys.stderr)
         partial = path.with_name(path.name + ".partial")

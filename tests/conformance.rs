@@ -177,7 +177,7 @@ const ENDLESS: (&str, &str, &str, &str) = (
 #[test]
 fn a_kernel_without_end_is_ended() {
     let said = told(ENDLESS, &["--cases", "few", "--time-limit", "5"]);
-    assert!(said.contains("kernel rms_norm: no end of it in 5 s\n"), "{said}");
+    assert!(said.contains("kernel rms_norm: did not finish in 5 s\n"), "{said}");
     assert!(said.contains("1 of 1 checks failed"), "{said}");
 }
 

@@ -52,7 +52,7 @@ fn check(number: u64, answer: &str) {
     let is_nobody = kind == Kind::StallInNccl && error.starts_with(nobody);
     assert!(error.contains(&named) || is_nobody, "{told}");
     if matches!(kind, Kind::Stall | Kind::StallInNccl) {
-        assert!(error.ends_with("no end of it in 10 s; --timeout allows more"), "{told}");
+        assert!(error.ends_with("made no progress for 10 s; --timeout allows more"), "{told}");
     }
 }
 
@@ -93,7 +93,7 @@ fn a_stall_is_told_of_the_rank_that_stalls_and_its_op() {
                 let fault = [("CHASKI_EMULATE_FAULT", &*value), ("CHASKI_PEERS", peers)];
                 let (status, _, error, _) = ask(&fault, TIMEOUT);
                 let said = format!(
-                    "chaski: rank {rank} on cuda:{rank} failed in {op}: no end of it in 10 s; \
+                    "chaski: rank {rank} on cuda:{rank} failed in {op}: made no progress for 10 s; \
                      --timeout allows more"
                 );
                 assert!(status == Some(1) && error == said, "peers {peers}, {value}: {error}");
@@ -110,7 +110,7 @@ fn a_rank_that_hangs_while_it_is_loaded_ends_the_run() {
         scope.spawn(|| {
             let absent = [("CHASKI_EMULATE_RANK_FAULT", "1:absent"), ("CHASKI_PEERS", "off")];
             let (status, _, error, _) = ask(&absent, TIMEOUT);
-            let named = "rank 1 on cuda:1 failed in loading: no end of it in 10 s";
+            let named = "rank 1 on cuda:1 failed in loading: made no progress for 10 s";
             assert!(status == Some(1) && error.contains(named), "{error}");
         });
         for peers in ["on", "off"] {

@@ -56,7 +56,7 @@ fn the_next_run_goes_on_where_the_last_one_was() {
     let message = user.refused();
     let size = model()[2].bytes.len();
     assert!(message.contains(&format!("broken off after 2000 of {size} bytes")), "{message}");
-    assert!(message.contains("goes on from there"), "{message}");
+    assert!(message.contains("resumes there"), "{message}");
     // Until it is whole, nothing names it.
     assert!(!user.snapshot().join("model.safetensors").exists());
     assert!(!user.folder().join("refs").exists());
@@ -84,8 +84,8 @@ fn a_hub_that_cannot_go_on_begins_anew() {
 fn a_wrong_length_or_hash_is_not_kept() {
     type Spoil = fn(&mut Vec<u8>);
     let cases: [(Spoil, &str); 4] = [
-        (|bytes| bytes.push(0), "bytes come where the hub's list says"),
-        (|bytes| bytes.truncate(bytes.len() - 1), "bytes come where the hub's list says"),
+        (|bytes| bytes.push(0), "bytes arrive where the hub listed"),
+        (|bytes| bytes.truncate(bytes.len() - 1), "bytes arrive where the hub listed"),
         (|bytes| bytes[5000] ^= 1, "its hash is"),
         (|bytes| bytes.fill(0), "its hash is"),
     ];

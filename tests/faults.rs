@@ -81,7 +81,7 @@ fn a_device_that_disappears_in_any_call_is_told() {
 #[test]
 fn memory_that_runs_out_at_any_allocation_is_told_with_its_size() {
     for (function, calls, what) in
-        [("cuMemAlloc_v2", 2, "of GPU memory"), ("cuMemHostAlloc", 14, "of page-locked memory")]
+        [("cuMemAlloc_v2", 2, "of GPU memory"), ("cuMemHostAlloc", 14, "of pinned memory")]
     {
         for call in 1..=calls {
             let told = fault(function, call, "2");

@@ -190,14 +190,14 @@ fn a_kernel_that_does_not_end_is_given_up() {
     let wait = "grid_dependency_wait();";
     let said = told((wait, "for (volatile bool spin = true; spin;) {}"), &["--time-limit", "5"]);
     assert!(
-        said.contains("mine.cu does not pass kernels check: kernel rms_norm: no end"),
+        said.contains("mine.cu does not pass kernels check: kernel rms_norm: did not finish"),
         "{said}"
     );
     // Only at the model's size, which no case has.
     let is_models = "args.tokens == 7 && args.width == 256";
     let late = format!("{wait} for (volatile bool spin = {is_models}; spin;) {{}}");
     let said = told((wait, &late), &["--time-limit", "20"]);
-    assert!(said.contains("chaski: kernel rms_norm: no end of it in 20 s\n"), "{said}");
+    assert!(said.contains("chaski: kernel rms_norm: did not finish in 20 s\n"), "{said}");
 }
 
 #[test]
@@ -309,7 +309,7 @@ fn what_makes_no_sense_is_refused() {
         (&["all_reduce", "--device", "cpu"], &[], 2, "--devices 0,1 names: leave --device out"),
         (&["all_reduce", "--devices", "0"], &[], 2, "a rank alone has nothing to add up"),
         (&["all_reduce", "--tensor-parallel", "2"], &[], 1, "there is no GPU cuda:1: there is one"),
-        (&["embed", "--source", path], &[], 2, "in place of rms_norm: embed cannot be timed"),
+        (&["embed", "--source", path], &[], 2, "replaces rms_norm: embed cannot be timed"),
         (&["--source", path, "--device", "cpu"], &[], 2, "kernels run on a GPU"),
         (&["--source", "/no/such.cu"], &[], 1, "cannot read /no/such.cu"),
         (&["--source", path, "--against", "built-in"], &graphs_off, 2, "leave CHASKI_GRAPHS=off"),

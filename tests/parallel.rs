@@ -208,7 +208,7 @@ fn a_rank_that_errs_or_panics_or_stalls_anywhere_ends_the_run_in_time() {
         let said = match kind {
             Kind::Error => "a fault that was asked for",
             Kind::Panic => "it panicked: a fault that was asked for",
-            Kind::Delay(_) => "no end of it in 0.5 s; --timeout allows more",
+            Kind::Delay(_) => "made no progress for 0.5 s; --timeout allows more",
         };
         let named = format!("rank {rank} on cpu failed in ");
         assert!(error.starts_with(&named) && error.ends_with(said), "{fault:?}: {error}");

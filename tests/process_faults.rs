@@ -81,7 +81,7 @@ fn a_process_that_is_stopped_is_missed_in_time() {
         assert!(it.0 == Some(1) && it.2.len() == 1, "{told}");
         let who = format!("rank {stopped} on cuda:{stopped} of ");
         assert!(other.2[0].contains(&who), "{told}");
-        assert!(other.2[0].contains("has not been heard of for 10 s"), "{told}");
+        assert!(other.2[0].contains("has not been heard from for 10 s"), "{told}");
     };
     thread::scope(|scope| {
         scope.spawn(|| stop(0));
@@ -199,7 +199,7 @@ fn a_stall_is_told_of_the_rank_that_stalls_and_its_op_by_both_processes() {
         let ends = both(&seconds, &[("CHASKI_EMULATE_FAULT", &value)]);
         let told = format!("{value}: {ends:?}");
         let who = format!("chaski: rank {rank} on cuda:{rank} of ");
-        let why = format!(" failed in {op}: no end of it in 10 s; --timeout allows more");
+        let why = format!(" failed in {op}: made no progress for 10 s; --timeout allows more");
         for (status, _, errors) in &ends {
             assert!(*status == Some(1) && errors.len() == 1, "{told}");
             assert!(errors[0].starts_with(&who) && errors[0].ends_with(&why), "{told}");

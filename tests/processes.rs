@@ -194,7 +194,7 @@ fn processes_that_do_not_fit_together_are_told_on_both() {
         (&[("TORCHELASTIC_RUN_ID", "another")][..], &[][..], 2, "has run another"),
         // Told why where the first one listens already, else missed.
         (&[("WORLD_SIZE", "3")], &[], 2, " come"),
-        (&[], &["--rendezvous", "127.0.0.1:1"], 2, "process 1 of 2 did not come"),
+        (&[], &["--rendezvous", "127.0.0.1:1"], 2, "process 1 of 2 did not connect"),
     ] {
         let [first, second] = trouble(variables, args, world);
         assert!(first.2[0].contains(told), "{told}: {first:?}");
@@ -209,7 +209,7 @@ fn processes_that_do_not_fit_together_are_told_on_both() {
 fn ranks_that_fail_or_stall_end_all_processes_in_time() {
     for (variable, value, told) in [
         ("CHASKI_EMULATE_RANK_FAULT", "1:dies:9", "rank 1 on cuda:1"),
-        ("CHASKI_EMULATE_RANK_FAULT", "1:stalls:7", "no end of it in 20 s"),
+        ("CHASKI_EMULATE_RANK_FAULT", "1:stalls:7", "made no progress for 20 s"),
         ("CHASKI_EMULATE_FAULT", "cuMemAlloc_v2:3:2", "rank 1 on cuda:1"),
         ("CHASKI_EMULATE_FAULT", "ncclCommInitRank:1:3", "rank 1 on cuda:1"),
     ] {

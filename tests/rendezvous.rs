@@ -93,7 +93,7 @@ fn numbers_that_come_twice_or_not_at_all_are_named() {
     let past = told(vec![hello(0, 2), hello(2, 2)], SHORT);
     assert_eq!(past, "process 2 on cuda:2 of here is not one of 2");
     let missing = told(vec![hello(0, 4), hello(2, 4)], SHORT);
-    assert!(missing.starts_with("process 1, 3 of 4 did not come to 127.0.0.1:"), "{missing}");
+    assert!(missing.starts_with("process 1, 3 of 4 did not connect to 127.0.0.1:"), "{missing}");
     let alone = meet(&address(), vec![hello(1, 2)], SHORT).remove(0).expect_err("nobody is there");
     assert!(alone.to_string().starts_with("process 1 of 2 cannot reach process 0"), "{alone}");
 }
@@ -107,7 +107,7 @@ fn two_first_processes_are_one_too_many() {
     assert!(said.starts_with("process 0 cannot wait for the others at 127.0.0.1:"), "{said}");
     // Another program may be there, which says nothing.
     let silent = meet(&address, vec![hello(1, 2)], SHORT).remove(0).expect_err("nobody answers");
-    assert!(silent.to_string().ends_with("nobody answers; is another program there?"), "{silent}");
+    assert!(silent.to_string().ends_with("no answer; is another program there?"), "{silent}");
 }
 
 /// Neither silence nor garbage, of any length, keeps the others from each other.

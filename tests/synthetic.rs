@@ -122,7 +122,7 @@ fn ids_go_in_and_out_and_text_is_refused() {
         (vec!["inspect", "-m", "demo", "--layers", "1"], 2, "demo is none"),
         (vec!["inspect", "-m", "synthetic:tiny", "--layers", "0"], 2, "at least 1"),
         (vec!["synthesize", "-m", "demo", "--out", "x"], 2, "a synthetic:SHAPE is needed"),
-        (vec!["synthesize", "-m", "synthetic:tiny", "--out", "src"], 1, "it is there already"),
+        (vec!["synthesize", "-m", "synthetic:tiny", "--out", "src"], 1, "it already exists"),
         (vec!["synthesize", "-m", "synthetic:tiny", "--out", "none/x"], 1, "cannot write none/x"),
         (
             vec!["generate", "--ids", "1", "-m", "synthetic:llama3.1-405b", "--device", "cpu"],

@@ -242,7 +242,7 @@ fn long_texts_are_encoded_in_pieces() {
 fn ids_that_are_no_tokens_are_refused() {
     let error = tiny().decode(&[1, 847, u32::MAX], false).unwrap_err().to_string();
     assert!(
-        error.contains("tokenizer.model: the id 847 is no token; ids are below 847"),
+        error.contains("tokenizer.model: the id 847 is not a token; ids are below 847"),
         "{error}"
     );
 }
@@ -308,7 +308,7 @@ fn broken_files_are_refused_in_one_line() {
         (edited("/model/vocab", json!({"a": 5_000_000_000u64})), "u32"),
         (edited("/model/vocab", json!({"a": -1})), "u32"),
         (edited("/model/vocab/world", json!(3)), "has an id, 3, that another token has"),
-        (edited("/model/merges/0", json!("a b c")), "is no merge of two tokens"),
+        (edited("/model/merges/0", json!("a b c")), "is not a merge of two tokens"),
         (edited("/model/merges/0", json!(["a"])), "a merge is not of two tokens"),
         (edited("/model/merges/0", json!(["x".repeat(500), "y"])), "is not in the vocabulary"),
         (edited("/model/merges/0", json!("world world")), "is not in the vocabulary"),

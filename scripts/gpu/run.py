@@ -196,7 +196,7 @@ def finish(command, seconds, environment, given):
         os.killpg(process.pid, signal.SIGKILL)
         output, errors = process.communicate()
         if isinstance(reason, subprocess.TimeoutExpired):
-            return f"no end after {seconds:.0f} s", output, errors
+            return f"did not finish in {seconds:.0f} s", output, errors
         raise
 
 

@@ -147,7 +147,7 @@ impl Request {
                     Some(Value::Object(variables)) => request.variables = variables,
                     Some(other) => {
                         return Err(format!(
-                            "chat_template_kwargs is {}, no object",
+                            "chat_template_kwargs is {}, not an object",
                             json::show(&other)
                         ));
                     }
@@ -169,7 +169,7 @@ impl Request {
             return Err(format!("chat_template_kwargs names {name}, which has its own place"));
         }
         let Value::Array(messages) = messages else {
-            return Err(format!("messages is {}, no list", json::show(&messages)));
+            return Err(format!("messages is {}, not a list", json::show(&messages)));
         };
         for (number, message) in messages.into_iter().enumerate() {
             let message = Message::try_from(message);

@@ -82,7 +82,7 @@ pub fn parse(file: &[u8]) -> Result<Vec<(String, Tensor)>, String> {
 /// The header's JSON, and where the data begins.
 fn split(file: &[u8]) -> Result<(&[u8], usize), String> {
     let Some((length, rest)) = file.split_first_chunk::<LENGTH_BYTES>() else {
-        return Err(format!("truncated: {} bytes are no safetensors file", file.len()));
+        return Err(format!("truncated: {} bytes are not a safetensors file", file.len()));
     };
     if rest.first().is_some_and(|first| *first != b'{') {
         return Err("not a safetensors file: its header does not begin with {".to_owned());

@@ -15,7 +15,7 @@ const MAX_INDEX_BYTES: usize = 4 << 20;
 /// what is wrong, without the name of the index.
 pub fn parse(text: &[u8]) -> Result<BTreeMap<String, String>, String> {
     if text.len() > MAX_INDEX_BYTES {
-        return Err(format!("over {} MiB are no index", MAX_INDEX_BYTES >> 20));
+        return Err(format!("over {} MiB: not an index", MAX_INDEX_BYTES >> 20));
     }
     let mut index = json::parse_object(text)?;
     let weight_map = match index.remove("weight_map") {

@@ -327,7 +327,7 @@ impl Checkpoint {
                 }
                 tensor.offset += base;
                 if places.insert(name.clone(), tensors.len()).is_some() {
-                    return Err(wrong(format!("tensor {} is in another file, too", quote(&name))));
+                    return Err(wrong(format!("tensor {} is also in another file", quote(&name))));
                 }
                 tensors.push((name, tensor));
             }

@@ -26,14 +26,14 @@ use values::{
     device, gpu, kernel, logit_bias, off_at_zero, positive, seed, temperature, unlimited,
 };
 
-/// Llama 3 from its own checkpoint, for one user, as fast as memory allows
+/// Run Llama-family models from their own checkpoints, for one user, at memory speed
 ///
 /// The answer goes to standard output, everything else to standard error. Exit status: 0 done,
 /// 1 failed, 2 wrong usage, 130 interrupted.
 #[derive(Debug, Parser)]
 #[command(name = "chaski", version = env!("CHASKI_VERSION"), max_term_width = 100)]
 pub struct Arguments {
-    /// Run on N emulated GPUs: the kernels, compiled by the system's C++ compiler, on the CPU
+    /// Run the CUDA kernels on N emulated GPUs: on the CPU, compiled by the system's C++ compiler
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=16))]
     pub emulate: Option<u32>,
 
@@ -45,13 +45,13 @@ pub struct Arguments {
 pub enum Command {
     /// Continue a text or a list of token ids
     Generate(GenerateArgs),
-    /// Talk with an instruction-tuned model
+    /// Chat with an instruction-tuned model
     Chat(ChatArgs),
     /// Write the logits of every position of a prompt to a safetensors file
     Logits(LogitsArgs),
     /// Measure how well a model predicts a text, as llama.cpp defines it
     Perplexity(PerplexityArgs),
-    /// Measure how fast a model runs, beside what the machine does at best
+    /// Measure a model's speed beside the machine's measured peak
     Bench(BenchArgs),
     /// Print the token ids of texts or conversations as JSON arrays
     Tokenize(TokenizeArgs),
@@ -63,28 +63,29 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Download what the Hugging Face cache lacks of a model, and print where it is
     Pull(PullArgs),
-    /// Run a prompt on two executors, op by op, and show where they part
+    /// Run a prompt on two executors, op by op, and show where they diverge
     Diff(DiffArgs),
-    /// Look into the CUDA kernels
+    /// List, check and time the CUDA kernels
     Kernels {
         #[command(subcommand)]
         command: KernelsCommand,
     },
-    /// Find out anew whether a GPU computes what the kernels mean, and keep what is found
+    /// Check a GPU's results against the kernels' references, and record the verdicts
     ///
-    /// A model's kernels are checked so when it first runs on a kind of GPU, with a driver and a version of
-    /// Chaski; what is wrong is not used. Exit status 1 if a kernel is wrong that nothing stands in for.
+    /// A model's kernels are checked like this when it first runs on a kind of GPU, with a driver and a
+    /// version of Chaski; a wrong kernel is not used. Exit status 1 if a kernel is wrong that has no
+    /// fallback.
     Qualify(QualifyArgs),
     /// List what models can run on (also --list-devices)
     Devices,
-    /// Print the completion script of a shell
+    /// Print a shell's completion script
     Completions {
         /// The shell to complete commands in
         shell: Shell,
     },
     /// Write the manual pages into a directory
     Man {
-        /// Made if it is not there
+        /// Created if it does not exist
         directory: PathBuf,
     },
 }
@@ -113,7 +114,7 @@ pub struct ModelArgs {
     #[arg(long, value_name = "TYPE")]
     pub kv_type: Option<KvType>,
 
-    /// Tokens of the prompt that are computed at once [default: 512 on the CPU; 2048 on a GPU, or less
+    /// Prompt tokens computed per step [default: 512 on the CPU; 2048 on a GPU, or less
     /// where that would shorten the context]
     #[arg(long, value_name = "TOKENS", value_parser = positive)]
     pub prefill_chunk: Option<usize>,
@@ -126,11 +127,11 @@ pub struct ModelArgs {
     #[arg(long, value_name = "NAME=FILE.cu", value_parser = kernel)]
     pub kernel: Vec<KernelFile>,
 
-    /// Take kernels as they are, unchecked (also CHASKI_TRUST_KERNELS=on)
+    /// Use the kernels without checking them first (also CHASKI_TRUST_KERNELS=on)
     #[arg(long)]
     pub trust_kernels: bool,
 
-    /// CPU threads [default: one for each core]
+    /// CPU threads [default: one per core]
     #[arg(short, long, value_parser = positive)]
     pub threads: Option<usize>,
 
@@ -219,7 +220,7 @@ pub struct SamplingArgs {
     #[arg(long, value_name = "ID=BIAS", value_parser = logit_bias)]
     pub logit_bias: Vec<(u32, f32)>,
 
-    /// Start of the random numbers: the same seed and options give the same text [default: random]
+    /// Random seed: the same seed and options give the same text [default: random]
     #[arg(short, long, value_parser = seed)]
     pub seed: Option<Seed>,
 }
@@ -249,7 +250,7 @@ pub struct StopArgs {
     #[arg(aliases = ["n-predict", "predict", "max-new-tokens"])]
     pub max_tokens: Option<usize>,
 
-    /// Go on past the tokens that end a text
+    /// Continue past end-of-generation tokens
     #[arg(long)]
     pub ignore_eos: bool,
 
@@ -282,7 +283,7 @@ pub struct PromptArgs {
     #[arg(long, value_name = "FILE")]
     pub ids_file: Option<PathBuf>,
 
-    /// N random token ids, always the same
+    /// N random token ids, the same in every run
     #[arg(long, value_name = "N", value_parser = positive)]
     pub random_ids: Option<usize>,
 }
@@ -305,7 +306,7 @@ pub struct GenerateArgs {
     #[arg(long, conflicts_with_all = ["print_ids", "show_special"])]
     pub json: bool,
 
-    /// With the natural logarithms of the probabilities that the model gave the token and the K most
+    /// Add the natural logarithms of the probabilities of the token and of the K most
     /// probable ones, before bias, penalties and temperature
     #[arg(long, value_name = "K", requires = "json")]
     pub logprobs: Option<usize>,
@@ -320,7 +321,7 @@ pub struct GenerateArgs {
 
 #[derive(Debug, Args)]
 pub struct ChatArgs {
-    /// Ask this one question, print the answer and leave
+    /// Ask this one question, print the answer and exit
     #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
     pub prompt: Option<String>,
 
@@ -332,7 +333,7 @@ pub struct ChatArgs {
     #[arg(long)]
     pub show_special: bool,
 
-    /// What the model is told before the conversation (also -sys)
+    /// The system prompt (also -sys)
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub system: Option<String>,
 
@@ -407,7 +408,7 @@ pub struct InspectArgs {
     #[arg(long)]
     pub json: bool,
 
-    /// Predict how the model would do split over GPUs with so much memory each, as in 80G
+    /// Predict the speed of the model split over GPUs with this much memory each, as in 80G
     #[arg(long, value_name = "BYTES", value_parser = split::bytes)]
     pub memory: Option<usize>,
 

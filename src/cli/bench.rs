@@ -121,8 +121,7 @@ impl<'a> Subject<'a> {
         ));
         if ceilings.spreads.into_iter().any(|spread| spread > BUSY) {
             note(
-                "the machine is busy: rates below are what it had to spare, and vary; measure on one \
-                 that does nothing else",
+                "the machine is busy: the rates below are too low and vary; measure on an idle machine",
             );
         }
         let nvml = match &opened.hardware[0] {
@@ -340,7 +339,7 @@ fn profile(
 fn note_difference(profile: &Profile) {
     let Profile { phase, sum, step, .. } = profile;
     note(format_args!(
-        "{phase}: {:.3} ms over all ops, {:.3} ms when nobody looks: {:+.1}%",
+        "{phase}: {:.3} ms summed over the ops, {:.3} ms uninstrumented: {:+.1}%",
         1e3 * sum,
         1e3 * step,
         100.0 * (sum / step - 1.0)
@@ -348,7 +347,7 @@ fn note_difference(profile: &Profile) {
     let communication = profile.communication();
     if communication > 0.0 {
         note(format_args!(
-            "{phase}: {:.3} ms of it from rank to rank, waiting for the slowest included: {:.1}%",
+            "{phase}: {:.3} ms of it between ranks, including the wait for the slowest: {:.1}%",
             1e3 * communication,
             100.0 * communication / sum
         ));

@@ -18,12 +18,12 @@ use crate::tokenizer::Tokenizer;
 
 const HELP: &str = "\
 /clear          forget the conversation
-/system TEXT    tell the model something before the conversation; without TEXT, nothing
-/regen          answer the last question anew
+/system TEXT    set the system prompt; without TEXT, remove it
+/regen          answer the last question again
 /save FILE      write the conversation as JSON
-/load FILE      go on with a saved conversation
+/load FILE      resume a saved conversation
 /exit           leave, as Ctrl-D does
-A line that ends in \\ goes on in the next one. Ctrl-C stops an answer.";
+A line that ends in \\ continues on the next. Ctrl-C stops an answer.";
 
 pub fn run(args: &ChatArgs) -> Result<()> {
     let Loaded { source, config, mut team, tokenizer, load } = load(&args.model, false, None)?;

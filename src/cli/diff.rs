@@ -27,9 +27,7 @@ pub fn run(args: &DiffArgs) -> Result<()> {
     let ids = prompt_ids(&args.prompt, &Tokenizer::load(&source), config.vocab)?;
     if ids.iter().any(|id| *id as usize >= config.vocab) || ids.is_empty() {
         let vocab = config.vocab;
-        return Err(Error::failed(format!(
-            "the prompt is to be of ids below {vocab}, at least one"
-        )));
+        return Err(Error::failed(format!("the prompt needs at least one id, all below {vocab}")));
     }
     let checkpoint = weights(&args.model, &source, &config)?;
     let side = |device, kernel| -> Result<(Hardware, Checkpoint)> {
@@ -64,8 +62,8 @@ pub fn run(args: &DiffArgs) -> Result<()> {
         Some(Difference { step, layer, op, slot, alone, tolerance, .. }) => {
             let layer = layer.map_or(String::new(), |layer| format!(" of layer {layer}"));
             Err(Error::failed(format!(
-                "they part in {op}{layer} in {step}: {slot} is {alone:.1e} off, where {tolerance:.0e} \
-                 is what rounding explains"
+                "they diverge in {op}{layer} in {step}: {slot} is off by {alone:.1e}, where \
+                 rounding explains {tolerance:.0e}"
             )))
         }
     }

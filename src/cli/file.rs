@@ -81,7 +81,7 @@ pub fn folder_beside(path: &Path) -> Result<TempDir> {
     let make = || {
         let target = followed(path)?;
         if target.exists() {
-            return Err(io::Error::new(ErrorKind::AlreadyExists, "it is there already"));
+            return Err(io::Error::new(ErrorKind::AlreadyExists, "it already exists"));
         }
         let mut builder = Builder::new();
         #[cfg(unix)]

@@ -88,7 +88,7 @@ impl Outlook {
         let mut lines = vec![
             String::new(),
             format!(
-                "PREDICTION, nothing of it measured: split over GPUs ({}) of {} each, f16 KV cache",
+                "PREDICTION, not measured: split over GPUs ({}) of {} each, f16 KV cache",
                 H100.name,
                 binary(self.memory_bytes)
             ),

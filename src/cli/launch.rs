@@ -118,7 +118,7 @@ fn place_in(
     };
     let number = |name: &str, text: String| {
         text.parse::<usize>()
-            .map_err(|_| Error::usage(format!("--join: {name}={text} is no number")))
+            .map_err(|_| Error::usage(format!("--join: {name}={text} is not a number")))
     };
     let process = number(names.process, variable(names.process).unwrap_or_default())?;
     let processes = names.processes.iter().find_map(|name| Some((name, variable(name)?)));
@@ -185,7 +185,7 @@ fn address(names: &Names, all_here: bool, variable: Variables<'_>) -> Result<Str
 
 fn missing(names: &Names, name: &str) -> Error {
     Error::usage(format!(
-        "--join: {} is set, but {name} is not: where is process 0? --rendezvous HOST:PORT says it, too",
+        "--join: {} is set, but {name} is not: where is process 0? or give --rendezvous HOST:PORT",
         names.process
     ))
 }

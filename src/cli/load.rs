@@ -50,7 +50,7 @@ impl Load {
         match last_weight.get().filter(|last| *last > ready) {
             None => note(format_args!("load         {:.3} s", ready.as_secs_f64())),
             Some(last) => note(format_args!(
-                "load         {:.3} s, the last {:.3} s of it beside the prefill",
+                "load         {:.3} s, of which the last {:.3} s overlapped the prefill",
                 last.as_secs_f64(),
                 (*last - *ready).as_secs_f64()
             )),

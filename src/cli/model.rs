@@ -214,7 +214,7 @@ pub fn kernel_sources(files: &[KernelFile]) -> Result<Vec<kernel::Source>> {
         let source = kernel::Source::read(file)?;
         if source.kernel.name != name {
             return Err(Error::usage(format!(
-                "--kernel {name}={}: its first line says that it is in place of {}",
+                "--kernel {name}={}: its first line says that it replaces {}",
                 file.display(),
                 source.kernel.name
             )));

@@ -172,7 +172,7 @@ impl Link {
         let silent = || said.iter().zip(&self.ways).find(|(said, _)| said.is_none());
         let unheard = |way: &Way| {
             let who = self.name(way.process);
-            Error::failed(format!("{who} does not say why the others wait in vain"))
+            Error::failed(format!("{who} reports no failure, yet the others wait for it"))
         };
         told.map(Error::failed).or_else(|| silent().map(|(_, way)| unheard(way)))
     }
@@ -245,7 +245,7 @@ impl Link {
             }
         }
         if all.len() != own.len() * self.all.len() {
-            return Err(Error::failed("the processes do not give as much as each other"));
+            return Err(Error::failed("the processes contribute different amounts"));
         }
         if self.is_first() {
             let words = Message::Words(all.clone());
@@ -280,7 +280,7 @@ impl Link {
 
     fn send(&self, way: &Way, message: &Message) -> Result<()> {
         send(&lock(&way.stream), message).map_err(|error| {
-            Error::failed(format!("cannot tell {} anything: {error}", self.name(way.process)))
+            Error::failed(format!("cannot send to {}: {error}", self.name(way.process)))
         })
     }
 
@@ -306,7 +306,7 @@ impl Link {
     }
 
     fn out_of_turn(&self, way: &Way) -> Error {
-        Error::failed(format!("{} says something out of turn", self.name(way.process)))
+        Error::failed(format!("{} sent a message out of turn", self.name(way.process)))
     }
 
     fn is_closing(&self) -> bool {
@@ -380,7 +380,7 @@ fn listen(
             Err(_) if is_silent => {
                 let (who, seconds) = (link.name(way.process), (link.timeout / 2).as_secs_f64());
                 Error::failed(format!(
-                    "{who} has not been heard of for {seconds} s; --timeout allows more"
+                    "{who} has not been heard from for {seconds} s; --timeout allows more"
                 ))
             }
             _ if link.is_closing() => return,

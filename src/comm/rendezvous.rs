@@ -80,7 +80,7 @@ pub fn excuse(process: usize, address: &str, why: &Error) {
     let addresses = address.to_socket_addrs().into_iter().flatten();
     let mut streams = addresses.filter_map(|to| TcpStream::connect_timeout(&to, SHORT).ok());
     if let Some(stream) = streams.next() {
-        let why = format!("process {process} cannot come: {why}");
+        let why = format!("process {process} cannot join: {why}");
         let _ = send(&stream, &Message::Failed(why)); // else it is missed in time
     }
 }
@@ -153,7 +153,7 @@ fn gather(own: &Hello, address: &str, deadline: Instant) -> Result<(Vec<Hello>, 
             }
             Err(_) if Instant::now() < deadline => continue,
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => format!(
-                "process {} of {} did not come to {address} in time{strangers}; --timeout allows more",
+                "process {} of {} did not connect to {address} in time{strangers}; --timeout allows more",
                 missing(&come).join(", "),
                 own.processes
             ),
@@ -213,7 +213,7 @@ fn greet(stream: TcpStream, from: SocketAddr, deadline: Instant, told: &Sender<H
         Ok(Message::Hello(hello)) => Ok(Greeting::Hello(hello, stream)),
         Ok(Message::Failed(why)) => Ok(Greeting::Excuse(why)),
         Ok(_) => Err("it does not begin with a greeting".to_owned()),
-        Err(error) => Err(format!("it is no process of chaski: {error}")),
+        Err(error) => Err(format!("it is not a chaski process: {error}")),
     };
     // Nobody listens any more once all have come.
     let _ = told.send((from, heard));
@@ -255,7 +255,7 @@ fn reach(own: &Hello, address: &str, deadline: Instant) -> Result<(Vec<Hello>, S
         Ok(Some(_)) => Err(cannot("join", address, &"what answers is not this version of chaski")),
         Ok(None) => Err(cannot("join", address, &"process 0 has left")),
         Err(error) if is_timeout(&error) => {
-            Err(cannot("join", address, &"nobody answers; is another program there?"))
+            Err(cannot("join", address, &"no answer; is another program there?"))
         }
         Err(error) => Err(cannot("join", address, &error)),
     }

@@ -173,7 +173,7 @@ fn stretched(tokens: usize, factor: f64) -> usize {
 fn parse_file(text: &[u8], file: &str) -> Result<serde_json::Map<String, Value>> {
     if text.len() > MAX_FILE_BYTES {
         let limit_mib = MAX_FILE_BYTES >> 20;
-        return Err(Error::failed(format!("{file}: over {limit_mib} MiB are no model's config")));
+        return Err(Error::failed(format!("{file}: over {limit_mib} MiB: not a model's config")));
     }
     json::parse_object(text).map_err(|trouble| Error::failed(format!("{file}: {trouble}")))
 }

@@ -102,7 +102,7 @@ impl<'a> Part<'a> {
             failures = if self.len > before { 0 } else { failures + 1 };
             if failures == PATIENCE {
                 return Err(Error::failed(format!(
-                    "{}: broken off after {} of {} bytes: {why}; the same command goes on from there",
+                    "{}: broken off after {} of {} bytes: {why}; the same command resumes there",
                     self.remote.name, self.len, self.remote.bytes
                 )));
             }
@@ -127,13 +127,13 @@ impl<'a> Part<'a> {
             // All of it comes, or nothing that we can use.
             self.restart().map_err(failed)?;
             if response.status() != 200 {
-                return Ok(Some("the hub does not go on from where it was".to_owned()));
+                return Ok(Some("the hub does not resume where it broke off".to_owned()));
             }
         }
         let announced = header(response.headers(), "content-length").and_then(|n| n.parse().ok());
         if let Some(announced) = announced.filter(|n: &u64| self.len + n != *bytes) {
             return Err(Error::failed(format!(
-                "{name}: {} bytes come where the hub's list says {bytes}: try again later",
+                "{name}: {} bytes arrive where the hub listed {bytes}: try again later",
                 self.len + announced
             )));
         }
@@ -149,7 +149,7 @@ impl<'a> Part<'a> {
             if self.len + read as u64 > *bytes {
                 self.restart().map_err(failed)?;
                 return Err(Error::failed(format!(
-                    "{name}: more than the {bytes} bytes come that the hub's list says: try again later"
+                    "{name}: more than the {bytes} bytes that the hub listed: try again later"
                 )));
             }
             self.file.write_all(&piece[..read]).map_err(failed)?;

@@ -92,7 +92,9 @@ impl Hub {
             false => text("HF_TOKEN").or_else(|| text("HUGGING_FACE_HUB_TOKEN")).or_else(stored),
         };
         if token.as_ref().is_some_and(|token| !token.bytes().all(|b| b.is_ascii_graphic())) {
-            return Err(Error::failed("HF_TOKEN holds what is in no token: copy it again"));
+            return Err(Error::failed(
+                "HF_TOKEN holds a character that no token has: copy it again",
+            ));
         }
         let is_offline = is_true("HF_HUB_OFFLINE") || is_true("TRANSFORMERS_OFFLINE");
         let client = Client::new(endpoint.trim_end_matches('/').to_owned(), token);
@@ -330,7 +332,7 @@ impl Origin<'_> {
 
     fn odd(&self, why: &str) -> Error {
         Error::failed(format!(
-            "{}: the answer about {} is no hub's: {why}",
+            "{}: the answer about {} is not a hub's: {why}",
             self.client.endpoint(),
             self.repository
         ))

@@ -44,7 +44,7 @@ impl Source {
         let Some(kernel) = name.and_then(Kernel::find) else {
             let names: Vec<_> = KERNELS.iter().map(|kernel| kernel.name).collect();
             return Err(Error::failed(format!(
-                "{}:1: the first line is to name the kernel whose place this takes, as in `//! embed: \
+                "{}:1: the first line is to name the kernel that this replaces, as in `//! embed: \
                  what it does`; there are {}",
                 path.display(),
                 names.join(", ")

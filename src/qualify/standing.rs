@@ -101,7 +101,7 @@ impl Standing {
                 self.options.kernels = self.options.kernels.without(kernel);
                 without.push(kernel.name.to_owned());
                 let portable = kernel.name.strip_suffix("_hopper").unwrap_or("another kernel");
-                (format!("{portable} stands in for it"), kernel.name)
+                (format!("{portable} runs instead"), kernel.name)
             }
             Check::Graphs(_) => {
                 self.options.graphs = false;

@@ -40,7 +40,9 @@ impl Team {
             link.next(|| room.failure()).map_err(|error| room.verdict().unwrap_or(error))?
         {
             let obeyed = from_value(command)
-                .map_err(|error| Error::failed(format!("process 0 makes no sense: {error}")))
+                .map_err(|error| {
+                    Error::failed(format!("process 0 sent an invalid message: {error}"))
+                })
                 .and_then(|command| self.obey(&command));
             // The ranks' own failures have been told of already: the first one stands.
             obeyed.inspect_err(|error| room.end(error.clone()))?;

@@ -103,10 +103,10 @@ impl<'de> Visitor<'de> for MergeVisitor {
     }
 
     fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Merge, E> {
-        let (left, right) = text
-            .split_once(' ')
-            .filter(|(_, right)| !right.contains(' '))
-            .ok_or_else(|| E::custom(format!("{} is no merge of two tokens", json::quote(text))))?;
+        let (left, right) =
+            text.split_once(' ').filter(|(_, right)| !right.contains(' ')).ok_or_else(|| {
+                E::custom(format!("{} is not a merge of two tokens", json::quote(text)))
+            })?;
         Ok(Merge(left.to_owned(), right.to_owned()))
     }
 

@@ -226,7 +226,7 @@ impl Tokenizer {
         if let Some(unknown) = ids.iter().find(|id| !self.is_token(**id)) {
             let (path, vocab) = (&self.path, self.vocab);
             return Err(Error::failed(format!(
-                "{path}: the id {unknown} is no token; ids are below {vocab}"
+                "{path}: the id {unknown} is not a token; ids are below {vocab}"
             )));
         }
         self.decode_part(ids, show_control, true)

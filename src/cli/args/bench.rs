@@ -9,7 +9,7 @@ use crate::bench::Format;
 
 #[derive(Debug, Args)]
 pub struct BenchArgs {
-    /// Tokens of a prompt (pp); a list multiplies with the others, 0 is none
+    /// Prompt tokens (pp); lists are combined with each other, 0 is none
     #[arg(short = 'p', long, value_name = "N,..", value_delimiter = ',', default_value = "512")]
     pub n_prompt: Vec<usize>,
 
@@ -17,7 +17,7 @@ pub struct BenchArgs {
     #[arg(short = 'n', long, value_name = "N,..", value_delimiter = ',', default_value = "128")]
     pub n_gen: Vec<usize>,
 
-    /// A prompt and tokens after it in one time (also -pg); may be repeated
+    /// A prompt and the tokens after it, timed together (also -pg); may be repeated
     #[arg(long, value_name = "P,G", value_parser = pair)]
     pub pg: Vec<(usize, usize)>,
 
@@ -25,7 +25,7 @@ pub struct BenchArgs {
     #[arg(short = 'd', long, value_name = "N,..", value_delimiter = ',', default_value = "0")]
     pub n_depth: Vec<usize>,
 
-    /// How the cache gets them: by prefill, or with random keys and values, which takes no time
+    /// How the cache is filled: by prefill, or at once with random keys and values
     #[arg(long, value_name = "HOW", default_value = "prefill")]
     pub depth_fill: DepthFill,
 
@@ -33,11 +33,11 @@ pub struct BenchArgs {
     #[arg(short = 'r', long, value_name = "N", default_value_t = 5, value_parser = positive)]
     pub repetitions: usize,
 
-    /// How rows are written
+    /// Output format
     #[arg(short = 'o', long, value_name = "FORMAT", default_value = "md")]
     pub output: OutputFormat,
 
-    /// Measure the first repetition as it comes
+    /// Measure without a warm-up run
     #[arg(long)]
     pub no_warmup: bool,
 
@@ -45,11 +45,11 @@ pub struct BenchArgs {
     #[arg(long)]
     pub no_loop: bool,
 
-    /// Split the start-up into its phases, in place of tests
+    /// Time the phases of the start-up instead of running tests
     #[arg(long, conflicts_with = "profile")]
     pub startup: bool,
 
-    /// Time every op of a decode step and of the prompts, in place of tests
+    /// Time every op of a decode step and of the prompts instead of running tests
     #[arg(long)]
     pub profile: bool,
 

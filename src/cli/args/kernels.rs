@@ -20,20 +20,20 @@ pub enum KernelsCommand {
         /// As `kernels list` names it
         name: String,
     },
-    /// Hold kernels to their ops' references, on a GPU or, with --emulate 1, without one
+    /// Check kernels against their ops' references, on a GPU or, with --emulate 1, without one
     ///
     /// Every case of the kernel's op runs on the CPU and on the GPU, and all that the kernel leaves in
-    /// memory is compared. An emulated GPU runs the warps in several orders, and can have sanitizers
+    /// memory is compared. An emulated GPU runs several warp schedules, and can have sanitizers
     /// watch the kernel. Exit status 1 if anything is wrong.
     Check(CheckArgs),
-    /// Time kernels at the sizes of a model, each alone, beside what this device does at best
+    /// Time kernels at the sizes of a model, each alone, beside the device's measured peak
     ///
-    /// The ops of a layer take turns, so that weights and keys come from memory, not from a cache; where a
+    /// The layers' ops are interleaved, so that weights and keys come from memory, not from a cache; where a
     /// model has too little for that, the row says so. Times are of launches that follow each other as in
     /// a graph. A bandwidth counts only what must be read: weights and keys and values.
     ///
     /// all_reduce is timed between GPUs, at sizes from 2 KiB to 1 MiB and that of a token: over peer memory
-    /// beside NCCL, in turns, with as many ranks as --devices or --tensor-parallel say, else 2, 4 and 8.
+    /// and NCCL, interleaved, with as many ranks as --devices or --tensor-parallel say, else 2, 4 and 8.
     /// Where ranks share a GPU (--devices 0,0) the hosts add up.
     Bench(Box<KernelBenchArgs>),
 }
@@ -60,12 +60,12 @@ pub struct KernelBenchArgs {
     #[arg(long, value_name = "FILE.cu")]
     pub source: Option<PathBuf>,
 
-    /// What takes turns with it: a source, built-in, or cublaslt, NVIDIA's library, which has plain
-    /// products of 16-bit numbers
+    /// The baseline, interleaved with it: a source, built-in, or cublaslt, NVIDIA's library, which has plain
+    /// GEMMs of 16-bit numbers
     #[arg(long, value_name = "FILE.cu|built-in|cublaslt")]
     pub against: Option<PathBuf>,
 
-    /// Time the choices that launches have, and write those that are best on this GPU for this model into
+    /// Time the launch configurations, and write the fastest on this GPU for this model into
     /// the table that Chaski is built with
     #[arg(long, value_name = "src/ops/tuned.rs", conflicts_with_all = ["source", "against"])]
     pub tune: Option<PathBuf>,
@@ -74,11 +74,11 @@ pub struct KernelBenchArgs {
     #[arg(short = 'r', long, value_name = "N", default_value_t = 30, value_parser = positive)]
     pub repetitions: usize,
 
-    /// How rows are written
+    /// Output format
     #[arg(short = 'o', long, value_name = "FORMAT", default_value = "md")]
     pub output: OutputFormat,
 
-    /// Give up a kernel that takes longer [default: 60; 600 where GPUs are emulated]
+    /// Give up on a kernel that takes longer [default: 60; 600 where GPUs are emulated]
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub time_limit: Option<f64>,
 
@@ -93,7 +93,7 @@ pub struct CheckArgs {
     pub names: Vec<String>,
 
     /// A kernel to run in place of the built-in one that its first line names; headers in lib/ beside
-    /// it take the place of built-in ones
+    /// it replace the built-in ones
     #[arg(long, value_name = "FILE.cu")]
     pub source: Option<PathBuf>,
 
@@ -101,7 +101,7 @@ pub struct CheckArgs {
     #[arg(long, value_name = "DEVICE", default_value = "cuda", value_parser = gpu)]
     pub device: u32,
 
-    /// What watches over the kernel on an emulated GPU
+    /// Sanitizer for kernels on an emulated GPU
     #[arg(long, value_name = "CHECKER", default_value = "none")]
     pub sanitize: SanitizeArg,
 
@@ -154,7 +154,7 @@ pub struct DiffArgs {
     #[command(flatten)]
     pub prompt: PromptArgs,
 
-    /// What runs first, and is believed: cpu, cuda or cuda:N
+    /// The reference: cpu, cuda or cuda:N
     #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = device)]
     pub a: Device,
 

@@ -19,7 +19,7 @@ pub struct QualifyArgs {
     #[arg(long)]
     pub thorough: bool,
 
-    /// Print what was found as JSON
+    /// Print the verdicts as JSON
     #[arg(long)]
     pub json: bool,
 

@@ -18,7 +18,7 @@ pub struct SplitArgs {
     #[arg(long, value_name = "N", value_parser = super::positive)]
     pub pipeline_parallel: Option<usize>,
 
-    /// The GPUs that the ranks run on, as in 0,1; one may stand there several times
+    /// The GPUs that the ranks run on, as in 0,1; one may be given several times
     #[arg(long, value_name = "N,N..", value_delimiter = ',', conflicts_with = "device")]
     pub devices: Vec<u32>,
 
@@ -27,11 +27,12 @@ pub struct SplitArgs {
     #[arg(long, value_name = "LAUNCHER", num_args = 0..=1, default_missing_value = "auto")]
     pub join: Option<Launcher>,
 
-    /// Where the first process waits for the others [default: as the launcher says; see README.md]
+    /// Where the first process waits for the others [default: from the launcher; see
+    /// docs/several-machines.md]
     #[arg(long, value_name = "HOST:PORT", requires = "join")]
     pub rendezvous: Option<String>,
 
-    /// Seconds that ranks wait for one that gets no further, before the run ends
+    /// Seconds that ranks wait for one that makes no progress, before the run ends
     #[arg(long, value_name = "SECONDS", default_value_t = DEFAULT_TIMEOUT.as_secs_f64())]
     #[arg(value_parser = seconds)]
     pub timeout: f64,

@@ -9,7 +9,7 @@ use super::positive;
 /// What can be chosen about a synthetic model.
 #[derive(Debug, Clone, Args)]
 pub struct SyntheticArgs {
-    /// The first N layers of a synthetic model alone
+    /// Only the first N layers of a synthetic model
     #[arg(long, value_name = "N", value_parser = positive)]
     pub layers: Option<usize>,
 
@@ -17,7 +17,7 @@ pub struct SyntheticArgs {
     #[arg(long, value_name = "TYPE")]
     pub dtype: Option<WeightType>,
 
-    /// What a synthetic model's weights are a function of [default: 0]
+    /// Seed of a synthetic model's weights [default: 0]
     #[arg(long, value_name = "SEED")]
     pub weight_seed: Option<u64>,
 }

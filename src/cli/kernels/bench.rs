@@ -78,7 +78,7 @@ pub fn bench(args: &KernelBenchArgs, emulated: Option<u32>) -> Result<()> {
     if matches!(contestants[..], [_, Contestant::CublasLt]) {
         groups.retain(|group| bed.has_products(group));
         if groups.is_empty() {
-            let what = "cuBLASLt has nothing like it: leave the name out for all that it has";
+            let what = "cuBLASLt has no such operation: leave the name out to time all that it has";
             return Err(Error::usage(format!("{}: {what}", args.names.join(", "))));
         }
     }
@@ -206,7 +206,7 @@ fn contestants(args: &KernelBenchArgs) -> Result<Vec<Contestant>> {
     match (own.source(), against.source()) {
         (Some(own), Some(against)) if own.kernel.name != against.kernel.name => {
             Err(Error::usage(format!(
-                "{} is in place of {}, and {} of {}: nothing to compare",
+                "{} replaces {}, and {} replaces {}: nothing to compare",
                 own.path, own.kernel.name, against.path, against.kernel.name
             )))
         }
@@ -221,7 +221,7 @@ fn wanted(args: &KernelBenchArgs, contestants: &[Contestant]) -> Result<Vec<&'st
     match named.iter().find(|kernel| kernel.name != source.kernel.name) {
         None => Ok(vec![source.kernel]),
         Some(other) => Err(Error::usage(format!(
-            "{} is in place of {}: {} cannot be timed with it",
+            "{} replaces {}: {} cannot be timed with it",
             source.path, source.kernel.name, other.name
         ))),
     }

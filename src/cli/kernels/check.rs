@@ -73,7 +73,7 @@ fn chosen(args: &CheckArgs, source: Option<&Source>) -> Result<Vec<&'static Kern
         Some(source) if named.iter().any(|kernel| kernel.name != source.kernel.name) => {
             let Source { path, kernel, .. } = source;
             Err(Error::usage(format!(
-                "{path} is in place of {}: no other can be named",
+                "{path} replaces {}: no other kernel can be named",
                 kernel.name
             )))
         }

@@ -99,7 +99,7 @@ impl Process {
 }
 
 fn failed(error: io::Error) -> Error {
-    Error::failed(format!("cannot have a process check kernels: {error}"))
+    Error::failed(format!("cannot start a process to check kernels: {error}"))
 }
 
 /// How long a kernel may take over what is done in well under a second.
@@ -110,7 +110,7 @@ pub fn time_limit(given: Option<f64>, emulated: Option<u32>) -> Duration {
 
 /// What is said of a kernel that was ended.
 pub fn endless(kernel: &Kernel, limit: Duration) -> String {
-    format!("kernel {}: no end of it in {} s", kernel.name, limit.as_secs_f64())
+    format!("kernel {}: did not finish in {} s", kernel.name, limit.as_secs_f64())
 }
 
 /// All that the process writes on standard error.
@@ -166,7 +166,7 @@ fn last_words(
 fn reason(status: ExitStatus, errors: &str) -> String {
     let own = errors.rsplit_once("chaski: ").map(|(_, message)| message);
     let last = || errors.lines().rev().find(|line| !line.trim().is_empty());
-    let none = || format!("the process that checks ended with {status}");
+    let none = || format!("the checking process ended with {status}");
     own.or_else(last).map_or_else(none, |reason| reason.trim_end().to_owned())
 }
 
@@ -178,7 +178,8 @@ fn worker(
     sanitizer: Sanitizer,
 ) -> Result<Command> {
     let this = std::env::current_exe();
-    let this = this.map_err(|error| Error::failed(format!("cannot find myself: {error}")))?;
+    let this = this
+        .map_err(|error| Error::failed(format!("cannot find this program's own file: {error}")))?;
     let mut command = Command::new(this);
     if let Some(devices) = emulated {
         command.arg("--emulate").arg(devices.to_string());

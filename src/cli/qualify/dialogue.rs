@@ -23,8 +23,7 @@ pub struct Dialogue {
 impl Dialogue {
     /// Starts the process for the GPU of this number.
     fn begin(device: u32) -> Result<Self> {
-        let failed =
-            |error| Error::failed(format!("cannot start the process that checks: {error}"));
+        let failed = |error| Error::failed(format!("cannot start the checking process: {error}"));
         let mut command = Command::new(std::env::current_exe().map_err(failed)?);
         command.args(["qualify", "--worker", "--device", &format!("cuda:{device}")]);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -94,7 +93,7 @@ impl Dialogue {
                     return Found { cases, seconds, wrong };
                 }
                 Err(RecvTimeoutError::Timeout) => {
-                    break format!("no end of it in {} s", patience.as_secs_f64());
+                    break format!("did not finish in {} s", patience.as_secs_f64());
                 }
                 Err(RecvTimeoutError::Disconnected) => break self.last_words(),
             }
@@ -111,8 +110,8 @@ impl Dialogue {
         let errors = self.errors.take().and_then(|errors| errors.join().ok()).unwrap_or_default();
         let own = errors.rsplit_once("chaski: ").map(|(_, message)| message.trim().to_owned());
         own.unwrap_or_else(|| match status {
-            Ok(status) => format!("the process that checks ended with {status}"),
-            Err(error) => format!("the process that checks cannot be asked how it ended: {error}"),
+            Ok(status) => format!("the checking process ended with {status}"),
+            Err(error) => format!("cannot learn how the checking process ended: {error}"),
         })
     }
 }

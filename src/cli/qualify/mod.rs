@@ -131,7 +131,7 @@ fn find_out(
 fn usable(card: &Card, standing: &Standing, record: &Record) -> Result<()> {
     let Some((kernel, wrong)) = standing.faults.first() else { return Ok(()) };
     Err(Error::failed(format!(
-        "kernel {} is wrong on cuda:{} ({}), and nothing stands in for it: {}: {}; {} is for an issue; \
+        "kernel {} is wrong on cuda:{} ({}), and has no fallback: {}: {}; {} is for an issue; \
          --device cpu does without, --trust-kernels runs it all the same",
         kernel.name,
         card.ordinal,
@@ -213,7 +213,7 @@ pub fn state(card: &Card) -> Result<String> {
         (all, []) => format!("qualified: {all} checks passed, the last at {}", record.date),
         (all, wrong) => {
             let wrong: Vec<_> = wrong.iter().map(|verdict| verdict.check.to_string()).collect();
-            format!("qualified but for {} of {all} checks: {}", wrong.len(), wrong.join(", "))
+            format!("qualified except for {} of {all} checks: {}", wrong.len(), wrong.join(", "))
         }
     })
 }

@@ -62,7 +62,11 @@ impl Room {
     fn stall_of(&self, rank: usize, looked: Option<String>) -> Error {
         let op = looked.unwrap_or_else(|| lock(&self.doing[rank]).op.to_owned());
         let seconds = self.timeout.as_secs_f64();
-        self.failure_of(rank, &op, &format!("no end of it in {seconds} s; --timeout allows more"))
+        self.failure_of(
+            rank,
+            &op,
+            &format!("made no progress for {seconds} s; --timeout allows more"),
+        )
     }
 
     /// Where the rank's device is, if it has something to do; see [`crate::comm::Look`].

@@ -117,21 +117,21 @@ impl Card {
         let longest = width.max(heads * head_dim).max(ffn);
         let (needed, limit) = (gemv_shared_bytes(longest), self.context.block_shared_bytes()?);
         let trouble = match (weights.dtype(), weights.exception()) {
-            (Dtype::F32, _) => "F32 weights: BF16 and F16 there are".to_owned(),
+            (Dtype::F32, _) => "F32 weights (BF16 and F16 are supported)".to_owned(),
             (most, Some((name, tensor))) => format!(
-                "weights of several types, and {} is {} where most are {}",
+                "weights of several types: {} is {} where most are {}",
                 quote(name),
                 tensor.dtype.name(),
                 most.name()
             ),
             _ if head_dim != 64 && head_dim != 128 => {
-                format!("heads of {head_dim} dimensions: 64 and 128 there are")
+                format!("heads of {head_dim} dimensions (64 and 128 are supported)")
             }
             _ if !width.is_multiple_of(8) || !ffn.is_multiple_of(8) => {
                 format!("a width of {width} and an FFN of {ffn}: multiples of 8 are needed")
             }
             _ if vocab > MOST_TOKENS => {
-                format!("a vocabulary of {vocab}: up to {MOST_TOKENS} tokens can be")
+                format!("a vocabulary of {vocab} tokens (at most {MOST_TOKENS} are supported)")
             }
             _ if needed > limit => format!(
                 "a width of {width} and an FFN of {ffn} on this GPU: a block would take {} KiB of shared \

@@ -329,7 +329,7 @@ impl Pinned {
         let flags = sys::CU_MEMHOSTALLOC_PORTABLE | sys::CU_MEMHOSTALLOC_DEVICEMAP;
         // SAFETY: the driver writes one address.
         let result = unsafe { libcuda::cuMemHostAlloc(&mut start, bytes.max(1), flags) };
-        check(&format!("cannot allocate {bytes} bytes of page-locked memory"), result)?;
+        check(&format!("cannot allocate {bytes} bytes of pinned memory"), result)?;
         let start = start.cast::<u8>();
         // SAFETY: so many bytes are there, and nobody else knows of them yet.
         unsafe { start.write_bytes(0, bytes) };
@@ -344,7 +344,7 @@ impl Pinned {
         // SAFETY: `start` is page-locked memory that is mapped for the device; the driver writes one address.
         let result =
             unsafe { libcuda::cuMemHostGetDevicePointer_v2(&mut address, self.start.cast(), 0) };
-        check("cannot map page-locked memory", result)?;
+        check("cannot map pinned memory", result)?;
         Ok(address + range.start as u64)
     }
 

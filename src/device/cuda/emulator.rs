@@ -257,7 +257,7 @@ pub fn build(sanitizer: Sanitizer, told: &dyn Fn(&str)) -> Result<PathBuf> {
     if folder.is_dir() {
         return Ok(folder);
     }
-    told("building the emulated driver, which is kept for the next time");
+    told("building the emulated driver (once, then cached)");
     // Made under a name of its own: another process may be at it, too. Who is second finds the place
     // taken, by the same thing.
     let unfinished = folder.with_extension(std::process::id().to_string());

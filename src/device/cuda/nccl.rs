@@ -113,7 +113,7 @@ impl Nccl {
         // The clock of a rank that is late runs out before this.
         let go_on = || match since.elapsed() < 2 * comm.timeout() {
             true => comm.leave(),
-            false => Err(Error::failed(format!("{doing}: not all have come in time"))),
+            false => Err(Error::failed(format!("{doing}: not all ranks joined in time"))),
         };
         // To leave as usual would be to wait for those who have not come.
         joined.settle(doing, go_on).inspect_err(|_| joined.abort())?;

@@ -90,7 +90,7 @@ impl Trace {
     fn write_stamps(&mut self) -> Result<()> {
         let Some(stamps) = &mut self.stamps else { return Ok(()) };
         let (file, landing) = stamps.get_mut().unwrap_or_else(PoisonError::into_inner);
-        self.work.synchronize("the kernels did not end")?;
+        self.work.synchronize("the kernels did not finish")?;
         self.work.copy_out(&self.word, 0..HEAD + STAMPS * RECORD * 8, landing)?;
         let programs = self.programs.get_mut().unwrap_or_else(PoisonError::into_inner);
         let mut text = String::new();

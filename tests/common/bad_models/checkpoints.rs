@@ -71,8 +71,8 @@ fn headers() -> Vec<BadModel> {
 fn weights() -> Vec<BadModel> {
     type Case = (&'static str, &'static str, fn(&mut Vec<u8>));
     let cases: [Case; 12] = [
-        ("empty file", "0 bytes are no safetensors file", Vec::clear),
-        ("truncated length", "7 bytes are no safetensors file", |file| file.truncate(7)),
+        ("empty file", "0 bytes are not a safetensors file", Vec::clear),
+        ("truncated length", "7 bytes are not a safetensors file", |file| file.truncate(7)),
         ("length alone", "truncated: its header has", |file| file.truncate(8)),
         ("truncated header", "truncated: its header has", |file| file.truncate(100)),
         ("truncated data", "lacks 1 bytes at the end of the file", |file| {
@@ -216,7 +216,7 @@ fn shards() -> Vec<BadModel> {
             let file = fs::read(m.join(SHARDS[1])).expect("a shard");
             tiny::write(m, SHARDS[1], &file[..file.len() - 1]);
         }),
-        ("tensor in both", SHARDS[1], "is in another file, too", |m| {
+        ("tensor in both", SHARDS[1], "is also in another file", |m| {
             tiny::write_part(m, SHARDS[1], &tiny::weights()[4..]);
         }),
         ("tensor in neither", SHARDS[1], "tensor \"model.norm.weight\" is missing", |m| {
