@@ -58,7 +58,7 @@ constexpr uint32_t WARP_TILE = 16; // positions a warp takes at once
 constexpr uint32_t TEAM = 8; // query heads
 constexpr uint32_t GROUP = 16; // splits that are merged at once
 
-// Of a block: as many as have 32 KiB on their way.
+// Of a block: as many as have 32 KiB in flight.
 template <int D> constexpr uint32_t WARPS = D == 64 ? 8 : 4;
 
 // The queries of one team as the first factor of the scores, in units of log2. Lane (g, t) holds

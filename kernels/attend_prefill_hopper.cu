@@ -2,14 +2,14 @@
 //!
 //! What attend_prefill.cu computes, in the structure of FlashAttention-3 (Shah et al., 2024,
 //! arXiv:2407.08608). An item of work is 128 tokens of one query head. One thread of the first
-//! warpgroup has the copy engine bring its queries and, through a ring of four, tiles of 128
+//! warpgroup loads by TMA the item's queries and, through a ring of four stages, tiles of 128
 //! positions of keys and values in the order in which they are used: K0, K1, V0, K2, V1, and so on.
 //! Each of the other two warpgroups has 64 tokens and all their sums: nothing passes between them.
 //!
 //! A step begins S = Q K^T of the next tile and O = O + P V of this one, both by wgmma, P from the
-//! registers where the scores were; softmax of S comes while O is still on its way. The warpgroups
-//! take turns to begin products (barriers 1 and 2), so that while one is at its softmax the tensor
-//! cores have the other's products to do. Registers go where the sums are.
+//! registers where the scores were; softmax of S comes while O is still in flight. The warpgroups
+//! alternate in issuing their wgmma (barriers 1 and 2: ping-pong), so that while one is at its
+//! softmax the tensor cores work for the other. Registers go where the sums are.
 //!
 //! The query heads of a KV head are not packed into the rows of a tile: 128 tokens of one head see
 //! as many positions, and read as many tiles, as 32 tokens of four. They are neighbours in the
@@ -124,7 +124,7 @@ __device__ void fill_ring(const AttendPrefillHopper<W>& args, AttendTiles<D>& ti
     });
 }
 
-// Between these two a warpgroup begins products; the other one then may.
+// Between these two a warpgroup issues its wgmma; the other one then may.
 __device__ inline void begin_turn() { named_barrier_sync(warp_id() / 4, CONSUMERS); }
 __device__ inline void end_turn() { named_barrier_arrive(3 - warp_id() / 4, CONSUMERS); }
 

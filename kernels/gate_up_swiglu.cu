@@ -3,7 +3,7 @@
 //! The tile of weights is laid out so that a warp finds both products of a hidden unit in its own
 //! sums: of its columns the first half are gate rows, the second half the up rows of the same
 //! units. The gated unit is formed in f32 and rounded once, to the weights' type: the input of the
-//! down projection. Neither product is ever in memory. Tiles, shared memory and the order of sums:
+//! down projection. Neither of the two is ever in memory. Tiles, shared memory and the order of sums:
 //! lib/product.cuh; a tile is N / 2 units wide.
 //!
 //! Requirements: C and F are multiples of 8 (16-byte rows here and in the down projection).

@@ -17,7 +17,7 @@
 template <class W> struct Matmul {
     const Activation<W>* x; // [terms, T, K] whose sum over the terms is meant
     const W* weight;        // [N, K]
-    const W* weight_1;      // [N1, K] of a second product, if it has rows
+    const W* weight_1;      // [N1, K] of a second GEMM, if it has rows
     const W* weight_2;      // [N2, K] of a third one
     float* y;               // [T, N]
     float* y_1;             // [T, N1]

@@ -1,7 +1,7 @@
 //! matmul_hopper: matmul on Hopper's tensor cores, for many tokens at once.
 //!
-//! What matmul.cu computes, with the instructions that only Hopper has: the copy engine brings the
-//! inputs, warpgroups multiply them. Tiles, shared memory and the order of sums: lib/hopper.cuh.
+//! What matmul.cu computes, with the instructions that only Hopper has: TMA loads the inputs,
+//! warpgroups multiply them. Tiles, shared memory and the order of sums: lib/hopper.cuh.
 //!
 //! Architectures: sm_90a
 //! Requirements: K is a multiple of 8 (16-byte rows). Grid: any; one block an SM. Block: 384. Shared
@@ -12,7 +12,7 @@
 template <class W> struct MatmulHopper {
     TensorMap x;        // [terms T, K] whose sum over the terms is meant: boxes of 128 rows
     TensorMap weight;   // [N, K] boxes of 128 rows
-    TensorMap weight_1; // [N1, K] of a second product, if it has rows
+    TensorMap weight_1; // [N1, K] of a second GEMM, if it has rows
     TensorMap weight_2; // [N2, K] of a third one
     float* y;           // [T, N]
     float* y_1;         // [T, N1]

@@ -1,4 +1,4 @@
-//! mma_peak: products on the tensor cores from registers alone: the ceiling of what mma.sync computes.
+//! mma_peak: mma.sync from registers alone: the measured peak of the tensor cores.
 //!
 //! A warp keeps eight independent sums of 16 x 8, of two matrices A and four B, and adds the same
 //! products to them again and again: nothing waits for anything but the tensor cores. The numbers are

@@ -1,7 +1,7 @@
 //! norm_gate_up: one token from the residual stream to the gated hidden units.
 //!
 //! RMSNorm, two matrix-vector products and SwiGLU. A warp owns a row of the gate's matrix and the
-//! same row of the other (lib/gemv.cuh, where the bytes on their way are counted), so that it can
+//! same row of the other (lib/gemv.cuh, where the bytes in flight are counted), so that it can
 //! gate them itself. The norm is done again in every block, its scale after the products: 16 KB
 //! from the L2 cache beside 0.9 MB of weights an SM for an 8B model.
 //!

@@ -50,7 +50,7 @@ template <class W, int D> __device__ void norm_qkv(const NormQkv<W>& args) {
         begun(args.trace);
         stamp(Moment::Waited);
         fetch_columns(args.x, width, x);
-        if (threadIdx.x < D / 2) { // while x is on its way
+        if (threadIdx.x < D / 2) { // while x is in flight
             const uint32_t i = threadIdx.x, cursor = *args.cursor;
             // The angle is one product in float, as models were trained with it.
             float sine, cosine;

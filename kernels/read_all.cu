@@ -1,7 +1,7 @@
-//! read_all: every byte of a region once, and next to nothing else: the ceiling of what memory gives.
+//! read_all: every byte of a region once, and next to nothing else: the measured peak of memory bandwidth.
 //!
 //! A warp takes 4 KB at a time, eight loads of 16 bytes a lane before the first is used, and goes on by
-//! the size of the grid: four blocks a multiprocessor then have 128 KB on their way in each. The sums are
+//! the size of the grid: four blocks a multiprocessor then have 128 KB in flight in each. The sums are
 //! what makes the loads necessary.
 #include "lib/convert.cuh"
 #include "lib/reduce.cuh"

@@ -4,8 +4,8 @@
 //! a time: 32 bytes of x, 16 of the weight, 16 of y. x is read twice, the second time from the L1
 //! cache, so that any width will do without a register being set aside for it. Squares are summed
 //! in f32: by thread, by warp, then over the warps, always in the same order. y is what the next
-//! matrix products read: rounded to the weights' type, and in a second term what that took away.
-//! Products that cannot bear the rounding add both.
+//! GEMMs read: rounded to the weights' type, and in a second term what that took away.
+//! GEMMs that cannot bear the rounding add both.
 //!
 //! Requirements: C is a multiple of 8. Grid: any; one block a token. Block: 256.
 #include "lib/convert.cuh"

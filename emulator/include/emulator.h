@@ -54,10 +54,10 @@ void copy_async(void* to, const void* from, bool valid, Site site);
 void copy_commit();
 void copy_wait(unsigned groups_left);
 
-// Hopper's barriers in shared memory, boxes of a matrix that the copy engine brings, and products of
+// Hopper's barriers in shared memory, boxes of a matrix that TMA loads, and products of
 // a warpgroup: src/hopper.cpp.
 void barrier_init(void* barrier, uint32_t arrivals, Site site);
-void tell_of_barriers();  // lets the copy engine know of those made by this thread
+void tell_of_barriers();  // lets TMA know of those made by this thread
 void tell_of_writes();    // and engines of what this thread has written, or seen written
 void barrier_arrive(void* barrier, uint32_t expected_bytes, Site site);
 void barrier_wait(void* barrier, uint32_t parity, Site site);

@@ -78,7 +78,7 @@ struct Mbarrier {
     uint32_t count, pending;  // arrivals of a phase, and how many are still missing
     int64_t bytes = 0;        // expected and not yet brought
     uint32_t phase = 0;
-    const Thread* maker;    // while the copy engine does not know of it
+    const Thread* maker;    // while TMA does not know of it
     std::vector<BoxCopy> under_way, brought;  // of this phase; of ended ones, until somebody looks
     char token[2];                            // ThreadSanitizer's names of phases, by parity
 };

@@ -41,7 +41,7 @@ struct Communicator {
     std::atomic<int> error{kSuccess};
 };
 
-// One call's work, once on its way.
+// One call's work, once in flight.
 struct Member {
     Communicator* communicator;
     Kind kind;

@@ -11,7 +11,7 @@
 
 // Pushes what a call must preserve, changes stacks, pops the other side's. 25-30 ns; ucontext's
 // switch makes a system call and takes ten times as long. rdi: where to leave our stack pointer,
-// rsi: the one to go on with.
+// rsi: the one to resume.
 asm(R"(
     .text
     .p2align 4

@@ -198,7 +198,7 @@ void begin_product(Payload* all) {
     for (unsigned lane = 0; lane < kLanes; lane++) operands.registers[lane] = of(all[lane]).registers;
     if (sanitizer::thread) {
         // Twice: what is read must have been written before the product was begun, and, unless the
-        // copy engine wrote it, before a fence between the proxies.
+        // TMA wrote it, before a fence between the proxies.
         if (!warp.engine) warp.engine = sanitizer::create(), warp.proxy = sanitizer::create();
         const auto read = [&] {
             for_each_chunk(product, [](const char* bytes) { sanitizer::read(bytes, 16); });

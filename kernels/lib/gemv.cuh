@@ -1,8 +1,8 @@
 //! Matrix times vector for decoding: as fast as memory delivers the weights.
 //!
 //! A warp owns a pair of rows at a time and takes it in steps of 2048 columns, half of one in
-//! registers and half on its way: 2 rows, 4 pieces of 16 bytes a lane, 4 KiB a warp and half,
-//! 32 KiB an SM with one block of 8 warps. The two halves take turns:
+//! registers and half in flight: 2 rows, 4 pieces of 16 bytes a lane, 4 KiB a warp and half,
+//! 32 KiB an SM with one block of 8 warps. The two halves alternate:
 //!
 //!   ask for the second half of this step; use the first
 //!   ask for the first half of the next step, across the ends of rows too; use the second
@@ -14,12 +14,12 @@
 //! did would be waited for together (tests/machine_code.rs reads what it has done). Before Hopper it
 //! also asks for the second half only when the first is there, so these GPUs fall to nothing in between.
 //!
-//! Pairs of rows go round the blocks first and the warps second, so that whatever the number of
-//! rows every SM gets the same share of them. Where there are too few to go round the warps, a pair
+//! Load balance: pairs of rows are dealt to the blocks first and the warps second, so that whatever
+//! the number of rows every SM gets the same share of them. Where there are fewer pairs than warps, a pair
 //! is cut into `parts` along its columns, which neighbouring warps take and add up
 //! (src/ops/gemv.rs decides).
 //!
-//! Between kernels memory must not rest. 128 registers a thread leave room for a second block on
+//! Between kernels DRAM must not idle. 128 registers a thread leave room for a second block on
 //! the SM, the next kernel's, which may begin when all blocks have come to their last steps. It
 //! asks for its own first weights at once, half a step into registers and some halves more into the
 //! L2 cache (lib/flow.cuh; 5 are 192 KiB an SM in all, 6 us of the memory's time), and only then
@@ -186,7 +186,7 @@ template <class W> struct Step {
 // power of two up to GEMV_WARPS.
 //
 // `rows(pair)` names a pair's rows. `prepare(x)` is called by all threads once the first weights
-// are on their way: it waits for earlier kernels, fills x and ends with a barrier. `finish(pair, a,
+// are in flight: it waits for earlier kernels, fills x and ends with a barrier. `finish(pair, a,
 // b)` is called by all lanes of a warp with the two dot products.
 template <class W, class Rows, class Prepare, class Finish>
 __device__ inline void gemv(uint32_t pairs, uint32_t width, uint32_t parts, Flow flow, Rows rows,
@@ -233,7 +233,7 @@ __device__ inline void gemv(uint32_t pairs, uint32_t width, uint32_t parts, Flow
     stamp(Moment::Staged);
 
     SHARED(float2[GEMV_WARPS], sums);
-    const uint32_t end = pairs + pair - blockIdx.x; // all warps of a block go as many rounds
+    const uint32_t end = pairs + pair - blockIdx.x; // all warps of a block do as many rounds
     for (; pair < end; pair += stride) {
         float sum_a = 0, sum_b = 0;
         const Step<W> next = enter(pair + stride);

@@ -1,18 +1,18 @@
-//! The product of activations X [T, K] with the rows of weights W [N, K] on Hopper's tensor cores:
+//! The GEMM of activations X [T, K] with the rows of weights W [N, K] on Hopper's tensor cores:
 //! what matmul_hopper and gate_up_swiglu_hopper share.
 //!
 //! A block of three warpgroups computes one output tile of 128 tokens and 256 rows of weights at a
 //! time; of 128 rows, where there are too few wide tiles for all SMs. One thread of the first warpgroup
-//! asks the copy engine for slices of 64 of K, up to 48 KB each, through a ring of four stages; each
-//! of the other two warpgroups multiplies 64 tokens with all rows, 128 sums a thread. Nobody but
-//! these two kinds of barrier holds anybody up: `full`, a slice has come; `empty`, all eight warps
-//! have done with a stage. The producer runs on into the next tile while this one's sums are stored.
+//! loads K-tiles of 64 (`slice`), up to 48 KB each, by TMA into a ring of four stages; each of the
+//! other two warpgroups multiplies 64 tokens with all rows, 128 sums a thread. Only two kinds of
+//! barrier make anybody wait: `full`, a K-tile has arrived; `empty`, all eight warps are done with
+//! a stage. The producer runs on into the next tile while this one's sums are stored.
 //! Registers go where the sums are.
 //!
 //! An input may come in two terms: weights then meet its leading digits in a first pass over K and
 //! the next digits in a second. Every sum runs over K upwards in steps of 16 from zero: neither the
 //! tile, nor the grid, nor the number of tokens changes a bit of a token's result. The odd ends of K and N are
-//! zeros that the copy engine puts there, those of T zeros or other tokens; only the epilogue knows
+//! zeros that TMA puts there, those of T zeros or other tokens; only the epilogue knows
 //! of them.
 #pragma once
 #include "lib/product.cuh"
@@ -20,7 +20,7 @@
 
 constexpr uint32_t TILE_TOKENS = 128, TILE_ROWS = 256;
 
-// One slice of K: rows of 128 bytes, swizzled (copy_box).
+// One K-tile: rows of 128 bytes, swizzled (copy_box).
 template <class W> struct Slice {
     W x[TILE_TOKENS * SLICE];
     W w[TILE_ROWS * SLICE]; // one half of the rows after the other
@@ -49,7 +49,7 @@ struct Halves {
     Rows one, other;
 };
 
-// Has all slices of all of the block's tiles brought. By one thread.
+// Loads all K-tiles of all of the block's output tiles. By one thread.
 template <class W, class G, class HalvesAt>
 __device__ void fill_ring(Slice<W>* ring, Barriers& barriers, const Extent& extent,
                           const TensorMap& x, HalvesAt halves_at) {
@@ -84,7 +84,7 @@ __device__ void multiply(float (&sums)[16][4], const W* x, const W* w, bool accu
     wgmma_m64n128k16<W>(sums, matrix_descriptor(x), matrix_descriptor(w), accumulate);
 }
 
-// The sums of 64 tokens and all rows over all slices of one tile.
+// The sums of 64 tokens and all rows over all K-tiles of one output tile.
 template <class W, int COLUMNS>
 __device__ void multiply_slices(float (&sums)[COLUMNS][4], Slice<W>* ring, Barriers& barriers,
                                 Turn& turn, uint32_t slices) {
@@ -98,7 +98,7 @@ __device__ void multiply_slices(float (&sums)[COLUMNS][4], Slice<W>* ring, Barri
         for (uint32_t k = 0; k < SLICE; k += 16)
             multiply(sums, stage.x + token * SLICE + k, stage.w + k, slice > 0 || k > 0);
         wgmma_commit();
-        wgmma_wait<1>(); // the slice before is no longer read
+        wgmma_wait<1>(); // the K-tile before is no longer read
         if (slice > 0 && lane_id() == 0) mbarrier_arrive(&barriers.empty[before]);
         before = turn.stage;
         turn.next();

@@ -1,15 +1,15 @@
-//! The product of activations X [T, K] with the rows of weights W [N, K] on the tensor cores: what
+//! The GEMM of activations X [T, K] with the rows of weights W [N, K] on the tensor cores: what
 //! matmul and gate_up_swiglu share.
 //!
 //! A block of 4 warps computes one output tile at a time and walks over the tiles, so that any grid
-//! will do. X and W come in slices of K through a ring of three stages of 16 KB, filled by cp.async
-//! two slices ahead of the one in use; one barrier a slice says both that its data has come and
-//! that the slice before it is no longer read. Three shapes of tile share the ring:
+//! will do. X and W come in K-tiles (`slice`) through a ring of three stages of 16 KB, filled by
+//! cp.async two K-tiles ahead of the one in use; one barrier a K-tile says both that its data has
+//! arrived and that the one before it is no longer read. Three shapes of tile share the ring:
 //!
 //!   large  128 x 128 x 32, a warp has 64 x 64: 32 mma for 8 ldmatrix.x4. Two blocks an SM.
 //!   medium  64 x 64 x 64, a warp has 32 x 32: where large tiles would leave most SMs idle.
 //!   small   32 x 32 x 128, a warp has 16 x 16: short prompts, which wait for weights; a stage
-//!           takes 256 bytes of each weight row, and a block has 16 KB of weights on their way.
+//!           takes 256 bytes of each weight row, and a block has 16 KB of weights in flight.
 //!
 //! An input may come in two terms: weights then meet its leading digits in a first pass over K and
 //! the next digits in a second.
@@ -38,7 +38,7 @@ using Large = Tiling<128, 128, 32, 64, 64>;
 using Medium = Tiling<64, 64, 64, 32, 32>;
 using Small = Tiling<32, 32, 128, 16, 16>;
 
-// One slice of K.
+// One K-tile.
 template <class W, class G> struct Stage {
     Tile<W, G::T, G::K> x;
     Tile<W, G::N, G::K> w;
@@ -57,7 +57,7 @@ template <class G> using Sums = float[G::WARP_T / 16][G::WARP_N / 8][4];
 template <class G> __device__ int warp_token() { return warp_id() / G::WARPS_N * G::WARP_T; }
 template <class G> __device__ int warp_column() { return warp_id() % G::WARPS_N * G::WARP_N; }
 
-// sums += x w^T over one slice.
+// sums += x w^T over one K-tile.
 template <class W, class G> __device__ void multiply(Sums<G>& sums, Stage<W, G>& stage) {
 #pragma unroll
     for (int column = 0; column < G::K / 8; column += 2) {
@@ -116,8 +116,8 @@ __device__ void product(Sums<G>& sums, Stage<W, G> (&ring)[PRODUCT_STAGES], cons
     __syncthreads(); // the tile before this one no longer reads the ring
     for (uint32_t slice = 0; slice < PRODUCT_STAGES - 1; slice++) fetch_slice(slice);
     for (uint32_t slice = 0; slice < slices; slice++) {
-        cp_async_wait<PRODUCT_STAGES - 2>(); // this thread's part of the slice has come,
-        __syncthreads();                     // everyone's has, and all have left the slice before
+        cp_async_wait<PRODUCT_STAGES - 2>(); // this thread's part of the K-tile is there,
+        __syncthreads();                     // everyone's is, and all are done with the one before
         fetch_slice(slice + PRODUCT_STAGES - 1);
         multiply(sums, ring[slice % PRODUCT_STAGES]);
     }
@@ -138,16 +138,16 @@ __device__ void for_each_tile(uint32_t tokens, uint32_t columns, OneTile tile) {
     }
 }
 
-// One of the products that share a launch and their inputs. Their tiles stand side by side.
+// One of the GEMMs that share a launch and their inputs. Their tiles stand side by side.
 template <class Weight> struct Part {
     Weight weight; // [rows, K]
     float* y;      // [T, rows]
-    uint32_t rows; // none: there is no such product
+    uint32_t rows; // none: there is no such GEMM
 };
 constexpr int PARTS = 3;
 template <class Weight> using Parts = const Part<Weight> (&)[PARTS];
 
-// Columns of the tiles of all products.
+// Columns of the tiles of all GEMMs.
 template <class G, class Weight> __device__ uint32_t columns(Parts<Weight> parts) {
     uint32_t columns = 0;
 #pragma unroll
@@ -155,7 +155,7 @@ template <class G, class Weight> __device__ uint32_t columns(Parts<Weight> parts
     return columns;
 }
 
-// The product of whose tiles one begins at `column`, which becomes its column in there.
+// The GEMM of whose tiles one begins at `column`, which becomes its column in there.
 template <class G, class Weight>
 __device__ Part<Weight> part_at(Parts<Weight> parts, uint32_t& column) {
     Part<Weight> part = parts[0];

@@ -16,7 +16,7 @@ __device__ inline void mbarrier_init(uint64_t* barrier, uint32_t arrivals) {
                  : "memory");
 }
 
-// Lets the copy engine know of barriers made before.
+// Lets TMA know of barriers made before.
 __device__ inline void fence_mbarrier_init() {
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 }
@@ -26,7 +26,7 @@ __device__ inline void mbarrier_arrive(uint64_t* barrier) {
                  : "memory");
 }
 
-// The same, and the phase does not end before so many bytes have come.
+// The same, and the phase does not end before `bytes` have arrived.
 __device__ inline void mbarrier_arrive_expect(uint64_t* barrier, uint32_t bytes) {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(
                      shared_address(barrier)),
@@ -54,12 +54,12 @@ __device__ inline void named_barrier_arrive(uint32_t number, uint32_t threads) {
     asm volatile("bar.arrive %0, %1;" ::"r"(number), "r"(threads) : "memory");
 }
 
-// What this thread wrote to shared memory before, the tensor cores and the copy engine see after.
+// What this thread wrote to shared memory before, the tensor cores and TMA see after.
 __device__ inline void fence_async_proxy() {
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
-// Has the copy engine bring a box of a matrix, from (row, column) on, whose bytes `barrier` counts.
+// Has TMA load a box of a matrix, from (row, column) on, whose bytes `barrier` counts.
 // What lies outside of the matrix is zeros, and counts. Rows of 128 bytes follow each other, and the
 // 16-byte chunk c of a row lies at place c ^ (bits 7-9 of the row's address).
 __device__ inline void copy_box(void* shared, const TensorMap& map, uint32_t row, uint32_t column,
@@ -84,7 +84,7 @@ __device__ inline uint64_t matrix_descriptor(const void* shared) {
 }
 
 // From `shared` on 16 rows of a matrix that lies in panels of 64 columns, each as copy_box leaves it
-// and so many bytes after the one before: for a product along its rows. PTX ISA, strides of N-major
+// and `panel_bytes` after the one before: for a product along its rows. PTX ISA, strides of N-major
 // matrices: the leading dimension's from 64 columns to the next 64, the other from eight rows to the
 // next eight.
 __device__ inline uint64_t transposed_descriptor(const void* shared, uint32_t panel_bytes) {

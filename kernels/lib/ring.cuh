@@ -1,5 +1,5 @@
-//! A ring of four stages in shared memory, which one thread of a block's first warpgroup has the
-//! copy engine fill and the eight warps of the other two empty.
+//! A ring of four stages in shared memory, which one thread of a block's first warpgroup has
+//! TMA fill and the eight warps of the other two empty.
 #pragma once
 #include "lib/ptx_hopper.cuh"
 

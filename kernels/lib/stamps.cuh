@@ -16,7 +16,7 @@ enum class Moment : uint32_t {
 
 #ifdef STAMPS
 
-// After the word that tells the op: room for so many records, how many there are, and the records.
+// After the word that tells the op: the records' capacity, their number, and the records.
 constexpr uint32_t MOMENTS = 5, RECORD = 2 + MOMENTS; // words of 64 bits
 
 struct Stamps {

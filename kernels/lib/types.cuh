@@ -25,7 +25,7 @@ using kv_t = f16;
 // kernel's own state from its weights.
 template <class W> using Activation = W;
 
-// A matrix in global memory as the copy engine knows it: only the driver can read or write it.
+// A matrix in global memory as TMA knows it: only the driver can read or write it.
 struct alignas(128) TensorMap {
     uint64_t opaque[16];
 };
