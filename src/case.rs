@@ -155,7 +155,7 @@ pub struct Place {
     pub slot: Slot<u8>,
     /// So many numbers, each in a part of its own, are to be judged by their sum.
     pub terms: usize,
-    /// What the first so many elements hold; the others are canaries.
+    /// The number of leading elements that are given, and what they hold; the others are canaries.
     before: Option<(usize, Content)>,
     reach: usize, // how many may be read, canaries too
     /// The elements that the op may write, and how they are judged.
@@ -353,7 +353,7 @@ impl Setup {
         Activation { dtype, terms, bytes }
     }
 
-    /// Keys or values `[S, G, D]` in f16, of which so many rows are there and so many may be read.
+    /// Keys or values `[S, G, D]` in f16: the rows that are given, and those that may be read.
     pub fn cached(
         &mut self,
         name: &'static str,

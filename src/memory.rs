@@ -132,7 +132,7 @@ impl Layout {
         Slot { offset: 0, len: self.own_bytes(), element: PhantomData }
     }
 
-    /// Slots from here on are seen by the host and the device at once: in page-locked host memory
+    /// Slots from here on are seen by the host and the device at once: in pinned host memory
     /// where the region lies on a GPU.
     pub fn begin_shared(&mut self) {
         self.shared_from = Some(self.bytes);

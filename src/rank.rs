@@ -187,12 +187,12 @@ impl Rank {
         self.turning.rope.fixed_up_to()
     }
 
-    /// The text of which tokens are to be taken has so many in all.
+    /// The text whose tokens follow is `tokens` long in all.
     pub fn expect(&mut self, tokens: usize) {
         self.turning.text = tokens;
     }
 
-    /// Has what is queued from here on turn as a text of so many tokens does.
+    /// What is queued from here on rotates as a text of `tokens` tokens does.
     fn turn(&mut self, tokens: usize) -> Result<()> {
         let Llama { dims, state, .. } = &self.model;
         let changed = self.turning.changed(dims.head_dim, tokens);

@@ -230,7 +230,7 @@ impl Team {
         Ok(())
     }
 
-    /// The text of which tokens are to be taken has so many in all. Whether the cache is as such a text's: a
+    /// The text whose tokens follow is `tokens` long in all. Whether the cache is as such a text's: a
     /// model may turn by the length of the text.
     ///
     /// # Errors

@@ -86,7 +86,7 @@ fn is_residual(round: usize) -> bool {
     round % 7 != 3
 }
 
-/// The residual stream of all ranks after so many rounds.
+/// The residual stream of all ranks after `rounds`.
 fn expected(world: usize, rounds: usize) -> Vec<f32> {
     let mut x = vec![0.0; MOST];
     for round in 0..rounds {
@@ -105,7 +105,7 @@ fn bits(numbers: &[f32]) -> Vec<u32> {
     numbers.iter().map(|number| number.to_bits()).collect()
 }
 
-/// The residual stream of each rank after so many rounds, which nobody waits for between.
+/// The residual stream of each rank after `rounds`, which nobody waits for between.
 fn run(world: usize, rounds: usize) -> Vec<Vec<f32>> {
     each(world, |card, room, share| {
         let mut rank = Rank::new(card, room, share);

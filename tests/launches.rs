@@ -92,7 +92,7 @@ fn each_kernel_finds_room_beside_the_one_before() {
     }
 }
 
-/// The first layer's weights are on their way while the token is chosen: there is a kernel between, which
+/// The first layer's weights are in flight while the token is chosen: there is a kernel between, which
 /// has few blocks.
 #[test]
 fn the_first_layer_finds_room_beside_sampling() {

@@ -303,7 +303,7 @@ fn streaming_loop<'f>(at: &str, function: &'f Function, count: usize) -> &'f [In
     loops.min_by_key(|body| body.len()).unwrap_or_else(|| panic!("{at}: no loop"))
 }
 
-/// How many of a loop's 16-byte loads are still on their way each time that some are waited for. A
+/// How many of a loop's 16-byte loads are still in flight each time that some are waited for. A
 /// scoreboard counts loads; who waits for it waits for all that it counts.
 fn in_flight_at_waits(body: &[Instruction]) -> Vec<usize> {
     let (mut counts, mut seen) = ([0usize; 6], Vec::new());
@@ -326,7 +326,7 @@ fn in_flight_at_waits(body: &[Instruction]) -> Vec<usize> {
 }
 
 /// Half a step is 8 loads of 16 bytes by 256 threads: 32 KiB an SM. The first half is asked for before
-/// the loop; in it, each half is waited for when the other is on its way. (GPUs before Hopper ask for the
+/// the loop; in it, each half is waited for when the other is in flight. (GPUs before Hopper ask for the
 /// second half when the first is there: the compiler has nothing there that it moves no loads across.)
 #[test]
 fn weights_are_on_their_way_in_16_byte_pieces() {

@@ -29,7 +29,7 @@ use steps::prefill;
 /// Relative L2 of the logits at any position.
 const TOLERANCE: f64 = 1e-4;
 
-/// The cases that can be split over so many ranks.
+/// The cases that can be split over `world` ranks.
 fn splittable(world: usize) -> Vec<std::path::PathBuf> {
     let dims = |case: &Path| Dims::new(&Config::load(&source(case)).unwrap(), world);
     let cases: Vec<_> = cases().into_iter().filter(|case| dims(case).is_ok()).collect();

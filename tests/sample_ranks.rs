@@ -139,7 +139,7 @@ fn options(round: usize, vocab: usize) -> SamplingOptions {
     }
 }
 
-/// What one rank chooses in so many rounds.
+/// What one rank chooses in `rounds`.
 fn expected(vocab: usize, rounds: usize) -> Vec<Outcome> {
     let mut counts = counts(0..vocab);
     let round = |round: usize| {
@@ -151,7 +151,7 @@ fn expected(vocab: usize, rounds: usize) -> Vec<Outcome> {
     (0..rounds).map(round).collect()
 }
 
-/// What so many ranks choose; the hosts wait only when the ring is full.
+/// What `world` ranks choose; the hosts wait only when the ring is full.
 fn check(world: usize, vocab: usize, rounds: usize) {
     let chosen = each(world, |card, room, share| {
         let mut rank = Rank::new(card, room, share, vocab);

@@ -1,4 +1,4 @@
-//! What this machine does at best, measured, not read from a data sheet: how fast it reads memory, and
+//! This machine's measured peaks, not read from a data sheet: how fast it reads memory, and
 //! how fast it multiplies.
 
 use std::hint::black_box;
@@ -72,7 +72,7 @@ impl Ceilings {
 impl std::ops::Mul<usize> for Ceilings {
     type Output = Self;
 
-    /// Of so many devices together.
+    /// Of `devices` together.
     fn mul(self, devices: usize) -> Self {
         Self {
             read_bytes_per_s: self.read_bytes_per_s * devices as f64,
@@ -122,7 +122,7 @@ fn tensor_core_rate(hardware: &Hardware, multiprocessors: u32) -> Result<Rate> {
 }
 
 /// Units of work a second where a round is `work` of them: of as many rounds as take long enough, the
-/// fastest run. `times`: those of so many runs of so many rounds
+/// fastest run. `times(rounds, runs)`: each run's time
 fn rate(work: f64, mut times: impl FnMut(u32, usize) -> Result<Vec<Duration>>) -> Result<Rate> {
     let fastest = |times: &[Duration]| times.iter().min().map_or(1e-9, Duration::as_secs_f64);
     let (mut rounds, mut all) = (1, times(1, TRIES)?);
@@ -140,7 +140,7 @@ fn rate(work: f64, mut times: impl FnMut(u32, usize) -> Result<Vec<Duration>>) -
     Ok(Rate { per_s: work * f64::from(rounds) / fastest, spread: median / fastest - 1.0 })
 }
 
-/// The rate of the program for so many rounds.
+/// The rate of `program(rounds)`.
 fn program_rate(device: &mut Device, work: f64, program: impl Fn(u32) -> Program) -> Result<Rate> {
     rate(work, |rounds, runs| {
         let mut recording = Recording::new(program(rounds));

@@ -1,5 +1,5 @@
 //! What `chaski bench` measures: llama-bench's protocol, so that numbers compare, every rate beside
-//! what this machine was measured to do at best.
+//! this machine's measured peak.
 
 mod ceiling;
 mod conditions;

@@ -37,7 +37,7 @@ pub(super) fn tojson(
     Ok(writer.json)
 }
 
-/// What a level is indented by: so many spaces, or a text.
+/// What a level is indented by: a number of spaces, or a text.
 fn indentation(value: &Value) -> Result<String, Error> {
     if let Some(text) = value.as_str() {
         return Ok(text.to_owned());

@@ -108,7 +108,7 @@ pub struct Fault {
 pub enum Kind {
     Error,
     Panic,
-    /// The op takes so much longer.
+    /// The op takes this much longer.
     Delay(Duration),
 }
 
@@ -129,7 +129,7 @@ impl Room {
         Self::in_stages(1, 0, devices, timeout, fault)
     }
 
-    /// As [`Self::new`], for ranks in so many stages, which divide them. Ranks before `first` have other
+    /// As [`Self::new`], for ranks in `stages`, which divide them. Ranks before `first` have other
     /// rooms: then there are no stages here.
     pub fn in_stages(
         stages: usize,

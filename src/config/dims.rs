@@ -59,7 +59,7 @@ impl Dims {
     /// The first of `world` shares of the model, in one stage.
     ///
     /// # Errors
-    /// What of the model cannot be split over so many ranks, by its key in config.json.
+    /// What of the model cannot be split over `world` ranks, by its key in config.json.
     pub fn new(config: &Config, world: usize) -> Result<Dims> {
         let refuse = |size: usize, key: &str| {
             Err(Error::failed(format!(
@@ -100,8 +100,8 @@ impl Dims {
     /// As [`Self::new`], of `world` ranks in `stages`.
     ///
     /// # Errors
-    /// More stages than layers; ranks that do not make so many stages; what of the model cannot be split over
-    /// the ranks of a stage.
+    /// More stages than layers; ranks that do not divide into the stages; what of the model cannot be
+    /// split over the ranks of a stage.
     pub fn in_stages(config: &Config, world: usize, stages: usize) -> Result<Dims> {
         let layers = config.layers;
         if !(1..=layers).contains(&stages) {

@@ -62,7 +62,7 @@ pub struct Yarn {
 }
 
 impl Rope {
-    /// The inverse frequencies, radians per position, of a text of so many tokens. [D/2]
+    /// The inverse frequencies, radians per position, of a text of `tokens` tokens. [D/2]
     ///
     /// In f32, step by step as `transformers` computes its table (modeling_rope_utils), so that the
     /// angles of far positions agree with it. Powers alone are taken in f64: libraries differ in
@@ -101,7 +101,7 @@ impl Rope {
     }
 }
 
-/// The base for a text of so many tokens.
+/// The base for a text of `tokens` tokens.
 fn stretched(theta: f64, factor: f64, original: usize, head_dim: usize, tokens: usize) -> f64 {
     if tokens <= original {
         return theta;

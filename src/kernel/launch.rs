@@ -78,7 +78,7 @@ pub enum Region {
     State,
 }
 
-/// A matrix of 16-bit numbers whose rows follow each other, as the copy engine of a GPU takes boxes of
+/// A matrix of 16-bit numbers whose rows follow each other, as a GPU's TMA takes boxes of
 /// it: 64 columns, and as many rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TensorMap {
@@ -162,7 +162,7 @@ impl Arguments {
         &self.places
     }
 
-    /// The matrices for the copy engine, each with its place in bytes from the start of the struct.
+    /// The matrices for TMA, each with its place in bytes from the start of the struct.
     pub fn maps(&self) -> &[(usize, TensorMap)] {
         &self.maps
     }

@@ -47,7 +47,7 @@ pub enum Kind {
         element: Element,
         written: bool,
     },
-    /// A matrix of weights or activations as the copy engine takes it.
+    /// A matrix of weights or activations as TMA takes it.
     TensorMap,
     /// Where the kernel tells that it has begun: the executor fills it in. The last field, if it is there.
     Trace,

@@ -157,7 +157,7 @@ impl Member {
         program
     }
 
-    /// The ways that there are for so many numbers.
+    /// The ways to sum `count` numbers.
     fn ways(&self, count: usize) -> Vec<Way> {
         let Device::Cuda(cuda) = &self.device else { panic!("a rank on the CPU") };
         let by_kernel = self.sum(Way::Peers, count).exchange(&cuda.gpu()).is_none();
@@ -210,7 +210,7 @@ impl Member {
         Ok(times.into_iter().max().unwrap_or(0) as f64 / 1e9)
     }
 
-    /// Sums of so many numbers, warmed up, and how many there are in a run.
+    /// Captured sums of `count` numbers, warmed up, and how many a run has.
     fn recording(&mut self, way: Way, count: usize) -> Result<(Recording, usize)> {
         let mut run = self.recorded(self.program(way, count, 1))?;
         self.time(&mut run)?; // not as a graph
@@ -258,9 +258,9 @@ impl Member {
     }
 }
 
-/// Times sums of so many bytes between ranks on these GPUs, each a thread; `begins` is told before every
-/// run. Returns what was timed before an error, and the error. A rank that gets no further for longer than
-/// `patience` is one.
+/// Times sums of these `sizes` in bytes between ranks on these GPUs, each a thread; `begins` is called
+/// before every run. Returns what was timed before an error, and the error. A rank that makes no progress
+/// for longer than `patience` is one.
 pub fn time_sums(
     cards: &[Card],
     sizes: &[usize],

@@ -28,9 +28,9 @@ const PIECE_BYTES: usize = 16;
 /// The steps whose ops are looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// One token after so many.
+    /// One token, after `depth` others.
     Decode { depth: usize },
-    /// So many tokens, the first of a prompt.
+    /// The first `tokens` of a prompt.
     Prefill { tokens: usize },
 }
 

@@ -30,7 +30,7 @@ pub enum Contestant {
     Source(Source),
     /// NVIDIA's library, for what is a product.
     CublasLt,
-    /// The built-in kernel, its rows cut into so many parts.
+    /// The built-in kernel, its rows cut into this number of parts.
     Parts(u32),
 }
 

@@ -13,7 +13,7 @@ use crate::ops::{PARTS, TUNED, Tuned};
 /// By how much another choice must be faster than the one that is made by itself.
 const WORTH: f64 = 0.01;
 
-/// An op whose rows are cut into so many parts (`ops::gemv`).
+/// An op whose rows are cut into `parts` (`ops::gemv`).
 pub(super) struct Cut {
     pub op: Box<dyn Op>,
     pub parts: u32,

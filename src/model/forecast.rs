@@ -76,7 +76,7 @@ pub struct Forecast {
 pub const DEPTH: usize = 8192;
 
 impl Forecast {
-    /// Of `config` over `world` GPUs in `stages`, with so much memory each.
+    /// Of `config` over `world` GPUs in `stages`, with `memory_bytes` each.
     ///
     /// # Errors
     /// A split that the model does not allow; tensors that do not suit it.

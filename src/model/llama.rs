@@ -38,7 +38,7 @@ pub enum Logits {
 }
 
 impl Logits {
-    /// Positions that get logits, of a step of so many.
+    /// How many of a step's `tokens` positions get logits.
     pub fn of(self, tokens: usize) -> usize {
         match self {
             Self::None => 0,
@@ -174,7 +174,7 @@ pub fn choose(model: &Llama) -> Sample {
 }
 
 /// From the logits of the last token to those of the next: its choice comes first, so that the first layer's
-/// weights are on their way while it is made.
+/// weights are in flight while it is made.
 pub fn step(model: &Llama) -> Program {
     let mut program = Program::default();
     program.push(choose(model));

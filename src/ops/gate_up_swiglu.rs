@@ -101,7 +101,7 @@ impl WithSimd for Swiglu<'_> {
 
 impl GateUpSwiglu {
     /// Below, at and past the tiles of every shape (of 32, 64, 128 columns, half of them gates) and the
-    /// slices of K, of which there are more than stages.
+    /// K-tiles, of which there are more than stages.
     pub fn cases() -> Vec<Case> {
         let sizes = [
             (1, 8, 8),

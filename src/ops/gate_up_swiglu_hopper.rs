@@ -52,7 +52,7 @@ impl Op for GateUpSwigluHopper {
 }
 
 impl GateUpSwigluHopper {
-    /// Below, at and past the tiles (128 and 128 or 64) and the slices of K (64), of which there are more
+    /// Below, at and past the tiles (128 and 128 or 64) and the K-tiles (64), of which there are more
     /// than stages; more tiles than blocks.
     pub fn cases() -> Vec<Case> {
         let sizes = [(2, 8, 1032), (130, 72, 136), (33, 136, 328), (128, 128, 64), (257, 264, 72)];

@@ -36,7 +36,7 @@ impl Gemv {
         Self { pairs: rows.div_ceil(2), width }
     }
 
-    /// One block a multiprocessor: pairs go round the blocks.
+    /// One block a multiprocessor: pairs are dealt to the blocks in turn.
     pub fn grid(gpu: &Gpu) -> [u32; 2] {
         [gpu.multiprocessors, 1]
     }
@@ -162,7 +162,7 @@ mod tests {
 
     /// Of the multiprocessors' time on an H100, at most 4% is lost to blocks that have a pair less
     /// than the busiest one; and of the warps' no more than 13%, but where a warp has so few steps
-    /// that all are on their way before the first is used.
+    /// that all are in flight before the first is used.
     #[test]
     fn nothing_waits_for_a_tail() {
         for (name, rows, width) in SHAPES {

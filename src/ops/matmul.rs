@@ -130,7 +130,7 @@ pub(super) fn matmul_cost(weight: Weight, tokens: usize) -> Cost {
     }
 }
 
-/// As [`F32_NMSE`], for sums of so many products that tensor cores add up.
+/// As [`F32_NMSE`], for sums of this many products on tensor cores.
 ///
 /// They cut off where others round: each of `n` steps makes the sum so far, S, smaller by half a unit
 /// of its last place on average, 0.36 * 2^-23 |S|. Where terms have random signs, |S| grows as a root,
@@ -177,7 +177,7 @@ impl<const N: usize> Matmul<N> {
 }
 
 impl Matmul<1> {
-    /// Below, at and past the tiles of every shape (32, 64, 128) and the slices of K (32, 64, 128), of
+    /// Below, at and past the tiles of every shape (32, 64, 128) and the K-tiles (32, 64, 128), of
     /// which there are more than stages; the rows of real models; several products.
     pub fn cases() -> Vec<Case> {
         let sizes = [

@@ -66,7 +66,7 @@ impl<const N: usize> Op for MatmulHopper<N> {
 }
 
 impl MatmulHopper<1> {
-    /// Below, at and past the tiles (128 and 256 or 128) and the slices of K (64), of which there are more
+    /// Below, at and past the tiles (128 and 256 or 128) and the K-tiles (64), of which there are more
     /// than stages; more tiles than blocks; several products.
     pub fn cases() -> Vec<Case> {
         let sizes = [

@@ -6,7 +6,7 @@ use crate::memory::{Memory, Slot};
 use crate::op::{Cost, Gpu, Op};
 
 /// Products of small matrices of small integers, the same again and again, from a GPU's registers: what
-/// its tensor cores do at best. `y[b, thread]` is `rounds` times the sum of the elements of `A_i B_j`
+/// its tensor cores reach. `y[b, thread]` is `rounds` times the sum of the elements of `A_i B_j`
 /// (i < 2, j < 4) that the thread's lane holds, as mma.sync m16n8k16 deals them out.
 pub struct MmaPeak {
     pub rounds: u32,

@@ -22,7 +22,7 @@ mod norm_qkv;
 mod project;
 mod sample;
 mod tuned;
-// Not of the model: random weights, and what the machine can do at best.
+// Not of the model: random weights, and the measured peaks.
 mod mma_peak;
 mod read_all;
 mod synthesize;

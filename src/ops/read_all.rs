@@ -7,7 +7,7 @@ use crate::kernel::{self, Launch};
 use crate::memory::{Memory, Slot};
 use crate::op::{Cost, Gpu, Op};
 
-/// Reads every byte once, and does next to nothing else: what decoding could at best do with weights.
+/// Reads every byte once, and does next to nothing else: the bandwidth that decoding could reach.
 /// The sum of `sums` is that of all words, modulo 2^32.
 pub struct ReadAll {
     /// `[N]`, N a multiple of 4

@@ -58,7 +58,7 @@ pub struct Sampling {
     pub tickets: Slot<u32>,
 }
 
-/// Outcomes that are remembered: more than there are steps on their way.
+/// Outcomes that are remembered: more than there are steps in flight.
 pub const RING: usize = 16;
 
 /// The most tokens that the kernel can choose from.

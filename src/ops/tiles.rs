@@ -19,7 +19,7 @@ pub(super) struct Shape {
 const CACHE_BYTES: usize = 35;
 
 impl Shape {
-    /// How many there are in products of `tokens` inputs with weights of so many rows each.
+    /// Tiles of the GEMMs of `tokens` inputs with weights of `rows` rows each.
     fn count(&self, tokens: usize, rows: &[usize]) -> usize {
         let across: usize = rows.iter().map(|rows| rows.div_ceil(self.rows)).sum();
         tokens.div_ceil(self.tokens) * across

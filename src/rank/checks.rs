@@ -15,7 +15,7 @@ pub fn check(ids: &[u32], vocab: usize) -> Result<()> {
     }
 }
 
-/// That the cache holds so many tokens.
+/// That the cache holds at least `tokens` tokens.
 ///
 /// # Errors
 /// Tokens past the context.

@@ -19,7 +19,7 @@ impl Turning {
         Self { rope, text: 0, written_for: rope.fixed_up_to().unwrap_or(0) }
     }
 
-    /// The frequencies of a text of so many tokens, if others are on the device.
+    /// The frequencies of a text of `tokens` tokens, if the device has others.
     pub fn changed(&mut self, head_dim: usize, tokens: usize) -> Option<Vec<f32>> {
         let tokens = tokens.max(self.text).max(self.rope.fixed_up_to()?);
         let is_new = std::mem::replace(&mut self.written_for, tokens) != tokens;

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 pub struct SamplingOptions {
     /// Divides the logits; 0 takes the most probable token.
     pub temperature: f32,
-    /// Keeps the so many most probable tokens; 0 keeps all.
+    /// Keeps this many of the most probable tokens; 0 keeps all.
     pub top_k: usize,
     /// Keeps the most probable tokens up to this share of the probability, in (0, 1]; 1 keeps all.
     pub top_p: f32,

@@ -132,7 +132,7 @@ impl Synthetic {
     /// With the first `layers` layers alone.
     ///
     /// # Errors
-    /// When the model has not so many.
+    /// When the model has fewer.
     pub fn cut(self, layers: usize) -> Result<Self> {
         match layers <= self.shape.layers {
             true => Ok(Self { layers, ..self }),

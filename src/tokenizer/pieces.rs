@@ -17,7 +17,7 @@ pub(super) fn is_llama3_pattern(pattern: &str) -> bool {
     by_digit(pattern) == by_digit(LLAMA3_PATTERN)
 }
 
-/// A piece ends at the first sure cut after so many bytes ...
+/// A piece ends at the first sure cut after this many bytes ...
 const PIECE_BYTES: usize = 1 << 16;
 /// ... or, where a run of one kind of character has none, at this length at the latest: Meta's own
 /// encoder cuts such runs after 25,000 characters, and `transformers` never.

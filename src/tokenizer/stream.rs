@@ -7,7 +7,7 @@ use crate::error::Result;
 const BROKEN: char = char::REPLACEMENT_CHARACTER;
 /// The most tokens that an incomplete character is spread over.
 const MAX_INCOMPLETE: usize = 3;
-/// Held back ids beyond so many are mostly noise and are handed out where they can be cut: else
+/// Held back ids beyond this number are mostly noise and are handed out where they can be cut: else
 /// each further id would cost more than the one before.
 const MAX_HELD: usize = 16;
 

@@ -9,7 +9,7 @@ use super::*;
 use crate::memory::{Layout, Memory, StateRegion};
 use oracle::{bits, numbers};
 
-/// Lets `work` have so much scratch, full of NaN.
+/// Gives `work` scratch of `bytes`, full of NaN.
 fn with_scratch<R>(bytes: usize, work: impl FnOnce(&mut crate::memory::Scratch<'_>) -> R) -> R {
     let mut layout = Layout::default();
     layout.scratch(bytes);
@@ -22,7 +22,7 @@ fn with_scratch<R>(bytes: usize, work: impl FnOnce(&mut crate::memory::Scratch<'
     work(&mut memory.region_and_scratch().1)
 }
 
-/// In a pool of so many threads.
+/// In a pool of `threads`.
 fn on<R: Send>(threads: usize, work: impl FnOnce() -> R + Send) -> R {
     ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(work)
 }

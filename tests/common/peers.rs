@@ -37,7 +37,7 @@ pub fn room(world: usize) -> Arc<Room> {
     Room::new((0..world).map(|n| format!("cuda:{n}")).collect(), PATIENCE, None)
 }
 
-/// What `work` comes to on each of so many ranks. What it keeps, the rank's memory above all, goes when
+/// What `work` returns on each of `world` ranks. What it keeps, the rank's memory above all, goes when
 /// the last one has ended.
 pub fn each<T: Send, Kept: Send>(
     world: usize,

@@ -35,7 +35,7 @@ pub struct Reply {
     pub status: u16,
     pub headers: Vec<(&'static str, String)>,
     pub body: Vec<u8>,
-    /// The connection is closed after so many bytes of the body.
+    /// The connection is closed after this many bytes of the body.
     pub cut: Option<usize>,
     /// The length is not told: the body ends with the connection.
     pub silent: bool,

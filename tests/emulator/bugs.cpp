@@ -100,7 +100,7 @@ void early_read(const char* name) {
 
 void deadlock(const char* name) { compare(name, Values(N), Values(N)); }
 
-// x x^T by the copy engine and a warpgroup.
+// x x^T by TMA and a warpgroup.
 void square(const char* name) {
     use_device(0);
     Handle kernel = function(load("bugs.cu"), name), stream = new_stream();

@@ -61,7 +61,7 @@ void capture_refuses(const char*) {
         use_device(0);
         call("cuMemAlloc_v2", &memory, size_t(4));
     }).join();
-    require(try_call("cuMemHostAlloc", &page, size_t(4), 0u) == 900, "nor page-locked memory");
+    require(try_call("cuMemHostAlloc", &page, size_t(4), 0u) == 900, "nor pinned memory");
     require(try_call("cuStreamEndCapture", stream, &graph) == 901, "the capture is invalid again");
 }
 

@@ -74,7 +74,7 @@ pub fn is_hopper() -> bool {
     Card::open(0).unwrap().capability == (9, 0)
 }
 
-/// What the copy engine brings of a matrix of 16-bit numbers, `[rows, columns]`: a box of 16 rows of 64
+/// What TMA loads of a matrix of 16-bit numbers, `[rows, columns]`: a box of 16 rows of 64
 /// from (row, column) on, as it lies in shared memory.
 pub fn box_of(matrix: &[u16], columns: u64, row: u32, column: u32) -> Vec<u16> {
     #[repr(C, align(128))]

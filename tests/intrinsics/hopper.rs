@@ -60,7 +60,7 @@ fn b(column: usize, k: usize) -> f32 {
     ((k * 11 + column * 29) % 17) as f32 - 8.0
 }
 
-/// A matrix of so many rows and columns in 16 bits.
+/// A matrix of `rows` and `columns` in 16 bits.
 fn stored(
     (rows, columns): (usize, usize),
     of: fn(usize, usize) -> f32,
@@ -70,7 +70,7 @@ fn stored(
     (0..rows * columns / 2).map(|pair| half(2 * pair) | half(2 * pair + 1) << 16).collect()
 }
 
-/// That what was found is 64 rows and so many columns of `first` + A B, over 32 of k.
+/// That what was found is 64 rows and all columns of `first` + A B, over 32 of k.
 fn assert_products(name: &str, found: &[u32], first: f32) {
     for (at, found) in found.iter().enumerate() {
         let (row, column) = place(at % 128, at / 512, at / 128 % 4);

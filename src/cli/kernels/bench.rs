@@ -227,7 +227,7 @@ fn wanted(args: &KernelBenchArgs, contestants: &[Contestant]) -> Result<Vec<&'st
     }
 }
 
-/// The model, with room for the steps asked for. Of a synthetic one only so many layers as take turns,
+/// The model, with room for the steps asked for. Of a synthetic one only as many layers as are interleaved,
 /// unless it is said how many.
 fn fitted(args: &KernelBenchArgs) -> Result<(ModelArgs, Opened)> {
     let mut model = args.model.clone();

@@ -153,7 +153,7 @@ impl Context {
 
     pub fn name(&self) -> Result<String> {
         let mut name = [0; 256];
-        // SAFETY: the driver writes at most so many bytes, a 0 at the end.
+        // SAFETY: the driver writes at most 256 bytes, a 0 at the end.
         let result = unsafe { libcuda::cuDeviceGetName(name.as_mut_ptr(), 256, self.device) };
         check("cannot ask the GPU for its name", result)?;
         let bytes = name.map(|byte| byte as u8);
@@ -250,7 +250,7 @@ impl Drop for Context {
     }
 }
 
-/// What a kernel's copy engine takes the matrix at this address by.
+/// The descriptor by which a kernel's TMA reads the matrix at this address.
 pub(super) fn tensor_map(matrix: &TensorMap, address: u64) -> Result<[u64; 16]> {
     let TensorMap { dtype, rows, cols, box_rows, .. } = *matrix;
     let (sizes, stride) = ([cols as u64, rows as u64], (cols * dtype.bytes()) as u64);
@@ -315,7 +315,7 @@ impl Drop for Region {
     }
 }
 
-/// Page-locked host memory that the device sees, too. Zeroed.
+/// Pinned host memory that the device sees, too. Zeroed.
 pub struct Pinned {
     context: Arc<Context>,
     pub(super) start: *mut u8,
@@ -331,7 +331,7 @@ impl Pinned {
         let result = unsafe { libcuda::cuMemHostAlloc(&mut start, bytes.max(1), flags) };
         check(&format!("cannot allocate {bytes} bytes of pinned memory"), result)?;
         let start = start.cast::<u8>();
-        // SAFETY: so many bytes are there, and nobody else knows of them yet.
+        // SAFETY: `bytes` bytes were allocated, and nobody else knows of them yet.
         unsafe { start.write_bytes(0, bytes) };
         Ok(Self { context: context.clone(), start, bytes })
     }
@@ -341,7 +341,7 @@ impl Pinned {
         assert!(range.start <= range.end && range.end <= self.bytes, "{range:?} of {}", self.bytes);
         self.context.bind()?;
         let mut address = 0;
-        // SAFETY: `start` is page-locked memory that is mapped for the device; the driver writes one address.
+        // SAFETY: `start` is pinned memory that is mapped for the device; the driver writes one address.
         let result =
             unsafe { libcuda::cuMemHostGetDevicePointer_v2(&mut address, self.start.cast(), 0) };
         check("cannot map pinned memory", result)?;
@@ -372,13 +372,13 @@ impl Pinned {
         unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), self.start.add(at), bytes.len()) };
     }
 
-    /// All of it. No copy into it may be on its way: `Stream::copy_out` waits for its own.
+    /// All of it. No copy into it may be in flight: `Stream::copy_out` waits for its own.
     pub fn bytes(&self) -> &[u8] {
         // SAFETY: allocated and initialised; the borrow keeps copies out that need `&mut self`.
         unsafe { std::slice::from_raw_parts(self.start, self.bytes) }
     }
 
-    /// As [`Self::bytes`], to be changed. No copy from it may be on its way either: `Staging` waits
+    /// As [`Self::bytes`], to be changed. No copy from it may be in flight either: `Staging` waits
     /// for its own.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         // SAFETY: allocated and initialised, and borrowed by nobody else.

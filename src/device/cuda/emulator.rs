@@ -157,7 +157,7 @@ impl Display for Order {
 /// When the emulated driver does not know how.
 pub fn set_order(order: Order) -> Result<()> {
     let Some(emulator) = EMULATOR.get() else { return Ok(()) };
-    let failed = |why: &str| Error::failed(format!("cannot set the order of warps: {why}"));
+    let failed = |why: &str| Error::failed(format!("cannot set the warp schedule: {why}"));
     let text = CString::new(order.to_string()).map_err(|error| failed(&error.to_string()))?;
     type SetOrder = unsafe extern "C" fn(*const c_char) -> c_int;
     // SAFETY: the emulator exports this function with this type, and reads the string before it returns.

@@ -58,7 +58,7 @@ impl Resolved {
         if let (Some(exchange), Some(nccl)) = (self.exchange, cuda.link.nccl()) {
             let (Exchange::Sum(slot) | Exchange::Pass(slot, _)) = exchange;
             let address = cuda.state.address(slot.offset()..slot.offset() + slot.bytes());
-            // SAFETY: the address is of a slot of so many numbers in the state region, as below.
+            // SAFETY: the address is of a slot of the exchange's size in the state region, as below.
             unsafe { nccl.exchange(&cuda.stream, exchange, address) }?;
         }
         let Some(function) = &self.function else { return Ok(()) };

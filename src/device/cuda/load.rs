@@ -1,5 +1,5 @@
 //! Weights on their way from files to a GPU, in the order in which a step uses them. Threads read
-//! pieces of them into page-locked memory and send them on, each thread on a stream of its own.
+//! pieces of them into pinned memory and send them on, each thread on a stream of its own.
 //! Whoever has work for the first weights can begin while later ones are still to come.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -17,7 +17,7 @@ use crate::memory::Weight;
 /// What a thread copies at once.
 const PIECE_BYTES: usize = 8 << 20;
 
-/// Threads that copy, each with two pieces on their way. One reads 10 GB/s from the page cache, and a
+/// Threads that copy, each with two pieces in flight. One reads 10 GB/s from the page cache, and a
 /// PCIe 5 link takes 50 (PERFORMANCE.md).
 const THREADS: usize = 6;
 
@@ -222,7 +222,7 @@ impl Work {
         }
     }
 
-    /// Takes pieces as long as there are any. While one is read, the one before is on its way.
+    /// Takes pieces as long as there are any. While one is read, the one before is in flight.
     fn carry(&self) -> Result<()> {
         let largest = self.pieces.iter().map(Piece::bytes).max().unwrap_or(0);
         let stream = Stream::new(&self.context)?;

@@ -70,7 +70,7 @@ impl Nvml {
     pub fn driver(&self) -> Option<String> {
         let mut text = [0 as c_char; 96];
         type Version = unsafe extern "C" fn(*mut c_char, c_uint) -> c_int;
-        // SAFETY: NVML writes at most so many bytes, a 0 at the end.
+        // SAFETY: NVML writes at most 96 bytes, a 0 at the end.
         let result = unsafe {
             let version = self.library.get::<Version>(b"nvmlSystemGetDriverVersion\0").ok()?;
             version(text.as_mut_ptr(), 96)

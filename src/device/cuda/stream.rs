@@ -72,7 +72,7 @@ impl Stream {
     pub fn copy_in(&self, region: &Region, at: usize, bytes: &[u8]) -> Result<()> {
         let to = region.address(at..at + bytes.len());
         self.context.bind()?;
-        // SAFETY: the destination is inside the region; from memory that is not page-locked the driver
+        // SAFETY: the destination is inside the region; from memory that is not pinned the driver
         // has copied before it returns.
         let result = unsafe {
             libcuda::cuMemcpyHtoDAsync_v2(to, bytes.as_ptr().cast(), bytes.len(), self.handle)
@@ -285,7 +285,7 @@ impl Drop for Event {
 /// Begins messages.
 const SENDING: &str = "cannot copy the weights to the GPU";
 
-/// Page-locked memory on its way to the device, again and again.
+/// Pinned memory on its way to the device, again and again.
 pub struct Staging {
     memory: Pinned,
     sent: Event,
@@ -313,7 +313,7 @@ impl Staging {
         assert!(bytes <= self.memory.len(), "{bytes} of {}", self.memory.len());
         let to = region.address(at..at + bytes);
         stream.bind()?;
-        // SAFETY: both ends are inside their allocations; the source is page-locked and is not written, or
+        // SAFETY: both ends are inside their allocations; the source is pinned and is not written, or
         // freed, before the event that follows has come.
         let result = unsafe {
             libcuda::cuMemcpyHtoDAsync_v2(to, self.memory.start.cast(), bytes, stream.handle)
@@ -409,7 +409,7 @@ impl Function {
         self.set(which, most, &format!("kernel {name} cannot ask for shared memory"))
     }
 
-    /// Blocks of so many threads and so much dynamic shared memory that a multiprocessor runs at once.
+    /// Blocks of this size that a multiprocessor runs at once (resident blocks).
     pub fn blocks_at_once(&self, threads: u32, shared_bytes: u32, name: &str) -> Result<u32> {
         let (threads, shared_bytes) = (threads as i32, shared_bytes as usize);
         let mut blocks = 0;

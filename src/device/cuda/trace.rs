@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 /// How often it is asked whether the word has come.
 const GLANCE: Duration = Duration::from_millis(1);
 
-/// Behind the word: room for so many records, how many there are, and the records, of so many words.
+/// Behind the word: the records' capacity, their number, and the records of RECORD words.
 const HEAD: usize = 24;
 const RECORD: usize = 7;
 const STAMPS: usize = 1 << 18;
@@ -30,7 +30,7 @@ pub(super) struct Trace {
     /// The number of the program, from 1 on, and of the op in it, from 0 on.
     word: Region,
     landing: Mutex<Pinned>,
-    /// Where stamps are written, and the page-locked memory that they come by.
+    /// Where stamps are written, and the pinned memory that they come by.
     stamps: Option<Mutex<(File, Pinned)>>,
     /// The ops of all programs that have been run.
     programs: Mutex<Vec<Vec<Traced>>>,

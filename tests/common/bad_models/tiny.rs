@@ -78,7 +78,7 @@ pub fn header(entries: &[Entry]) -> String {
     format!("{{{}}}", entries.iter().map(entry).collect::<Vec<_>>().join(","))
 }
 
-/// A file of this header, padded to 8 bytes, and so many bytes of data.
+/// A file of this header, padded to 8 bytes, and `data_bytes` of data.
 pub fn safetensors(header: &str, data_bytes: usize) -> Vec<u8> {
     let mut header = header.as_bytes().to_vec();
     header.resize(header.len().next_multiple_of(8), b' ');
