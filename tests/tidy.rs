@@ -1,6 +1,7 @@
 //! The layout that ARCHITECTURE.md describes, kept by a test: who may use whom, where `unsafe` lives,
 //! and sizes that keep a file livable.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -46,23 +47,28 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The Rust files under `folder`, by path from the root, and their texts.
-fn rust_files(folder: &str) -> Vec<(String, String)> {
+/// The files under `folder` with one of these extensions, by path from the root, and their texts.
+fn files(folder: &str, extensions: &[&str]) -> Vec<(String, String)> {
     let mut files = Vec::new();
     let mut folders: Vec<PathBuf> = vec![root().join(folder)];
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
+            let name = path.strip_prefix(root()).unwrap().to_str().unwrap().to_owned();
             if path.is_dir() {
-                folders.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
-                let name = path.strip_prefix(root()).unwrap().to_str().unwrap().to_owned();
+                let is_ours = name != "target" && name != "shared" && !name.starts_with('.');
+                folders.extend(is_ours.then_some(path));
+            } else if path.extension().is_some_and(|own| extensions.iter().any(|e| own == *e)) {
                 files.push((name, fs::read_to_string(&path).unwrap()));
             }
         }
     }
     assert!(!files.is_empty(), "no files in {folder}");
     files
+}
+
+fn rust_files(folder: &str) -> Vec<(String, String)> {
+    files(folder, &["rs"])
 }
 
 fn all_files() -> Vec<(String, String)> {
@@ -113,6 +119,45 @@ fn every_module_is_in_the_order_and_in_the_architecture() {
             "ARCHITECTURE.md: no word of {module}"
         );
     }
+}
+
+/// The names that begin with `CHASKI_` and end with a letter: `CHASKI_EMULATE_` is what some begin with.
+fn variables(text: &str) -> BTreeSet<String> {
+    let is_part = |c: char| c.is_ascii_uppercase() || c == '_';
+    let names = text.split(|c| !is_part(c)).filter(|name| name.starts_with("CHASKI_"));
+    names.filter(|name| !name.ends_with('_')).map(str::to_owned).collect()
+}
+
+#[test]
+fn environment_variables_are_documented() {
+    let folders = ["src", "emulator", "scripts", "tests", "benches"];
+    let files = folders.iter().flat_map(|folder| files(folder, &["rs", "py", "h", "cpp", "sh"]));
+    let mut used: BTreeSet<String> = files.flat_map(|(_, text)| variables(&text)).collect();
+    used.extend(variables(&fs::read_to_string(root().join("build.rs")).unwrap()));
+    let page = fs::read_to_string(root().join("docs/environment.md")).unwrap();
+    let rows = page.lines().filter_map(|line| line.strip_prefix("| ")?.split(" | ").next());
+    let documented: BTreeSet<String> = rows.flat_map(variables).collect();
+    assert_eq!(used, documented, "docs/environment.md has a row for each");
+}
+
+/// In all pages, by their relative links.
+#[test]
+fn links_between_documents_lead_somewhere() {
+    for (file, text) in files("", &["md"]) {
+        let folder = root().join(&file).parent().unwrap().to_owned();
+        for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            if target.contains("://") {
+                continue;
+            }
+            assert!(folder.join(target).exists(), "{file}: {target}");
+        }
+    }
+}
+
+#[test]
+fn the_readme_is_short() {
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    assert!(readme.lines().count() <= 130);
 }
 
 #[test]

@@ -8,7 +8,7 @@ namespace emulator {
 namespace {
 
 [[noreturn]] void refuse(const char* variable, const std::string& value) {
-    std::fprintf(stderr, "emulator: %s=%s: not understood; see emulator/README.md\n", variable,
+    std::fprintf(stderr, "emulator: %s=%s: not understood; see docs/environment.md\n", variable,
                  value.c_str());
     std::exit(2);
 }
@@ -220,6 +220,6 @@ uint64_t next_random() {  // splitmix64
 
 // The emulator's own: the order of warps from now on, as CHASKI_EMULATE_ORDER has it.
 extern "C" __attribute__((visibility("default"))) int chaski_emulator_order(const char* text) {
-    emulator::set_order(emulator::modes(), "the order of warps", text);
+    emulator::set_order(emulator::modes(), "the warp schedule", text);
     return 1;
 }
