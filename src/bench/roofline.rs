@@ -14,6 +14,9 @@ const RIGHT: f64 = 930.0;
 const TOP: f64 = 84.0;
 const BOTTOM: f64 = 530.0;
 
+/// Of a phase's time: ops that take less are left out.
+const LEAST_SHARE: f64 = 0.005;
+
 /// One a phase, of equal brightness to the eye.
 const COLOURS: [&str; 6] = ["#0b62b0", "#b4460a", "#1b7a3d", "#8a2d9c", "#7a5c00", "#b00b4e"];
 /// A label's line, and a letter.
@@ -40,7 +43,9 @@ struct Point {
 pub fn roofline(profiles: &[Profile], ceilings: &Ceilings, title: &str) -> String {
     let groups = |profile: &Profile| {
         let groups = profile.groups().into_iter();
-        groups.filter(|group| group.bytes > 0 && group.flops > 0).collect::<Vec<_>>()
+        let least = LEAST_SHARE * profile.sum;
+        let is_drawn = |g: &OpGroup| g.bytes > 0 && g.flops > 0 && g.time >= least;
+        groups.filter(is_drawn).collect::<Vec<_>>()
     };
     let placed: Vec<(f64, f64)> = profiles.iter().flat_map(groups).map(|g| place(&g)).collect();
     let axes = Axes::around(&placed, ceilings);
@@ -71,10 +76,12 @@ fn place(group: &OpGroup) -> (f64, f64) {
     (group.flops as f64 / group.bytes as f64, group.flops as f64 / group.time)
 }
 
-/// `matmul x4 62%`
+/// `matmul x4, 53 MB: 62%`
 fn label(group: &OpGroup, ceilings: &Ceilings) -> String {
     let percent = 100.0 * group.floor(ceilings) / group.time;
-    format!("{} x{} {percent:.0}%", group.op, group.count)
+    let mb = group.bytes as f64 / 1e6;
+    let digits = if mb < 9.5 { 1 } else { 0 };
+    format!("{} x{}, {mb:.digits$} MB: {percent:.0}%", group.op, group.count)
 }
 
 fn frame(title: &str) -> String {
@@ -137,10 +144,10 @@ impl Axes {
         let _ = writeln!(
             svg,
             "<rect x=\"{LEFT}\" y=\"{TOP}\" width=\"{}\" height=\"{}\" fill=\"none\" stroke=\"#80868b\"/>\n\
-             <text x=\"{}\" y=\"{}\" text-anchor=\"middle\">operations for each byte that must be \
-             read</text>\n\
-             <text transform=\"translate(18 {}) rotate(-90)\" text-anchor=\"middle\">operations a \
-             second</text>",
+             <text x=\"{}\" y=\"{}\" text-anchor=\"middle\">operations per byte that must be \
+             read (FLOP/byte)</text>\n\
+             <text transform=\"translate(18 {}) rotate(-90)\" text-anchor=\"middle\">operations \
+             per second</text>",
             RIGHT - LEFT,
             BOTTOM - TOP,
             (LEFT + RIGHT) / 2.0,
@@ -158,11 +165,14 @@ impl Axes {
         line(svg, slope, "#202124", 2.0);
         line(svg, [self.x(ridge), self.y(flops), RIGHT, self.y(flops)], "#202124", 2.0);
         let angle = (slope[3] - slope[1]).atan2(slope[2] - slope[0]).to_degrees();
-        let (x, y) = ((slope[0] + slope[2]) / 2.0, (slope[1] + slope[3]) / 2.0 - 8.0);
+        // At the upper end, away from decode's points, and off the line by a third of a text's height.
+        let (along, across) = (angle.to_radians().cos(), angle.to_radians().sin());
+        let (x, y) =
+            (slope[2] - 12.0 * along + 7.0 * across, slope[3] - 12.0 * across - 7.0 * along);
         let _ = writeln!(
             svg,
             "<text transform=\"translate({x:.1} {y:.1}) rotate({angle:.2})\" \
-             text-anchor=\"middle\">{:.1} GB/s, a plain read</text>\n\
+             text-anchor=\"end\">{:.1} GB/s, a plain read</text>\n\
              <text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}, multiply-adds in registers</text>",
             read / 1e9,
             RIGHT - 6.0,
@@ -217,8 +227,8 @@ fn draw_legend(svg: &mut String, profiles: &[Profile]) {
     }
     let _ = writeln!(
         svg,
-        "<text x=\"{RIGHT}\" y=\"60\" text-anchor=\"end\" fill=\"#5f6368\">area: share of the time; \
-         percent: of the roof above</text>"
+        "<text x=\"{RIGHT}\" y=\"60\" text-anchor=\"end\" fill=\"#5f6368\">area: share of the phase's \
+         time, from 0.5%; MB: read; percent: of the roof above</text>"
     );
 }
 
