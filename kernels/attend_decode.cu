@@ -335,7 +335,7 @@ __device__ inline bool is_last(uint32_t* ticket, uint32_t count) {
     return last;
 }
 
-template <int D> __device__ void attend_decode(const AttendDecode& args) {
+template <int D> __device__ inline void attend(const AttendDecode& args) {
     const uint32_t group = args.heads / args.kv_heads, teams = (group + TEAM - 1) / TEAM;
     const uint32_t kv_head = blockIdx.x / teams, from = blockIdx.x % teams * TEAM;
     const uint32_t first_head = kv_head * group + from;
@@ -348,9 +348,10 @@ template <int D> __device__ void attend_decode(const AttendDecode& args) {
     const uint32_t known = *args.cursor; // or what it was a token ago
     prefetch_tile<D>(cached_keys, cached_values, first, known, row);
     prefetch_tile<D>(cached_keys, cached_values, first + stride, known, row);
-    if (first + 2 * stride > known || Flow{args.flow}.at_once()) grid_dependency_launch();
+    if (first + 2 * stride > known || Flow{args.flow}.at_once()) let_next_begin();
     grid_dependency_wait();
     begun(args.trace);
+    stamp(Moment::Waited);
     const uint32_t end = *args.cursor + 1, tiles = (end + TILE - 1) / TILE;
     const uint32_t splits = tiles < gridDim.y ? tiles : gridDim.y;
     if (blockIdx.y >= splits) return;
@@ -361,10 +362,11 @@ template <int D> __device__ void attend_decode(const AttendDecode& args) {
     values.load(cached_values, first, end, row);
     const uint32_t head = lane_id() / 4;
     const Queries<D> queries(args.q + (first_head + head) * D, from + head < group);
+    stamp(Moment::Staged);
     Softmax<D> state;
     while (first < end) {
         const uint32_t next = first + stride;
-        if (next + stride >= end) grid_dependency_launch();
+        if (next + stride >= end) let_next_begin();
         prefetch_tile<D>(cached_keys, cached_values, next + stride, end, row);
         uint32_t weights[4];
         weigh(queries, keys, first, end, state, weights);
@@ -408,6 +410,12 @@ template <int D> __device__ void attend_decode(const AttendDecode& args) {
     if (!is_last(&tickets[0], count)) return;
     const auto of_all = [&](uint32_t h, uint32_t d) { return team.merged(0, step, count, h, d); };
     team.each_piece(of_all, finish);
+}
+
+template <int D> __device__ void attend_decode(const AttendDecode& args) {
+    stamp(Moment::Begins);
+    attend<D>(args);
+    keep_stamps(args.trace);
 }
 
 extern "C" __global__ void __launch_bounds__(256, 2) attend_decode_d64(AttendDecode args) { attend_decode<64>(args); }

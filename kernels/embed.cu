@@ -4,6 +4,7 @@
 //! are wanted is known only when the kernel before has ended. The kernel after this one may begin
 //! at once: it has weights to fetch.
 #include "lib/convert.cuh"
+#include "lib/flow.cuh"
 #include "lib/trace.cuh"
 
 // x[t] = table[ids[t] - first_id], or zeros where the table has no such row
@@ -19,9 +20,11 @@ template <class W> struct Embed {
 };
 
 template <class W> __device__ void embed(const Embed<W>& args) {
-    grid_dependency_launch();
+    stamp(Moment::Begins);
+    let_next_begin();
     grid_dependency_wait();
     begun(args.trace);
+    stamp(Moment::Waited);
     const uint32_t pieces = args.width / 8;
     for (uint64_t i = uint64_t(blockIdx.x) * blockDim.x + threadIdx.x;
          i < uint64_t(args.tokens) * pieces; i += uint64_t(gridDim.x) * blockDim.x) {
@@ -34,6 +37,7 @@ template <class W> __device__ void embed(const Embed<W>& args) {
         store4(x, {v[0], v[1], v[2], v[3]});
         store4(x + 4, {v[4], v[5], v[6], v[7]});
     }
+    keep_stamps(args.trace);
 }
 
 extern "C" __global__ void __launch_bounds__(256) embed_bf16(Embed<bf16> args) { embed(args); }

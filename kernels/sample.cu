@@ -31,6 +31,7 @@
 //! Grid: B, but at most one block an SM. V is at most 2^18, world * B at most 512.
 #include "lib/board.cuh"
 #include "lib/candidates.cuh"
+#include "lib/flow.cuh"
 #include "lib/random.cuh"
 #include "lib/trace.cuh"
 
@@ -293,13 +294,16 @@ __device__ inline void end_round(const Sample& args, const Board& board, Exchang
 __device__ inline void sample_token(const Sample& args) {
     SHARED(Bins, bins);
     SHARED(Exchange, exchange);
-    grid_dependency_launch();
+    stamp(Moment::Begins);
+    let_next_begin();
     grid_dependency_wait();
     begun(args.trace);
+    stamp(Moment::Waited);
     const Board board = {args.slots,  args.addresses, args.world,    args.rank,
                          args.blocks, args.room,      args.rounds[0]};
     choose(args, board, bins, exchange);
     end_round(args, board, exchange);
+    keep_stamps(args.trace);
 }
 
 extern "C" __global__ void __launch_bounds__(512, 2) sample(Sample args) { sample_token(args); }

@@ -1,5 +1,9 @@
 //! What a model's program is made of.
 
+use std::fmt::{self, Display};
+
+use serde::{Deserialize, Serialize};
+
 use crate::comm::Way;
 use crate::kernel::{KernelSet, Launch};
 use crate::memory::{Activation, Memory, Slot, Weight};
@@ -71,9 +75,9 @@ impl Gpu {
     }
 }
 
-/// What a launch tells its kernel that changes no bit of the results, only how soon they are there.
-/// Only a measurement can tell what is best.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What changes no bit of the results, only how soon they are there: what a launch tells its kernel, and how
+/// long prompts are cut. Only a measurement can tell what is best.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tuning {
     /// When a decode kernel with weights lets the next one begin.
     pub trigger: Trigger,
@@ -83,9 +87,12 @@ pub struct Tuning {
     pub prefetch: Prefetch,
     /// The shape of tiles in products of many tokens; none: what should be the fastest.
     pub tile: Option<Tile>,
+    /// Tokens of a step of a long prompt.
+    pub chunk: usize,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Trigger {
     /// At once: its weights are asked for beside this one's.
     First,
@@ -94,7 +101,8 @@ pub enum Trigger {
 }
 
 /// How weights are brought into the L2 cache.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Prefetch {
     /// A line of 128 bytes by each thread.
     Lines,
@@ -105,7 +113,8 @@ pub enum Prefetch {
 }
 
 /// Of those that a kernel has (`kernels/lib/product.cuh`, `kernels/lib/hopper.cuh`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Tile {
     Small,
     Medium,
@@ -115,14 +124,41 @@ pub enum Tile {
 impl Tuning {
     pub const MOST_AHEAD: u32 = 15;
     /// As long as nothing is known of a GPU.
-    pub const DEFAULT: Self =
-        Self { trigger: Trigger::Last, ahead: 5, prefetch: Prefetch::Lines, tile: None };
+    pub const DEFAULT: Self = Self {
+        trigger: Trigger::Last,
+        ahead: 5,
+        prefetch: Prefetch::Lines,
+        tile: None,
+        chunk: 2048,
+    };
 
     /// The word that decode kernels take (`kernels/lib/flow.cuh`).
     pub fn flow(&self) -> u32 {
         self.ahead.min(Self::MOST_AHEAD)
             | (self.prefetch as u32) << 8
             | u32::from(self.trigger == Trigger::First) << 16
+    }
+}
+
+impl Display for Tuning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let trigger = match self.trigger {
+            Trigger::First => "at once",
+            Trigger::Last => "at the end",
+        };
+        let prefetch = match self.prefetch {
+            Prefetch::Lines => "lines",
+            Prefetch::Paced => "paced lines",
+            Prefetch::Bulk => "bulk",
+        };
+        let tile = match self.tile {
+            None => "tiles by size",
+            Some(Tile::Small) => "small tiles",
+            Some(Tile::Medium) => "medium tiles",
+            Some(Tile::Large) => "large tiles",
+        };
+        let Self { ahead, chunk, .. } = self;
+        write!(f, "next kernel {trigger}, {ahead} ahead in {prefetch}, {tile}, steps of {chunk}")
     }
 }
 

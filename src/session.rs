@@ -250,7 +250,9 @@ impl Session {
             if interrupt.load(Ordering::Relaxed) {
                 return Ok(None);
             }
-            let chunk = &prompt[done..done + self.team.chunk()];
+            // A last token alone would have the bits of decoding: how long steps are shall not decide that.
+            let length = self.team.chunk().min(prompt.len() - done - 2).max(1);
+            let chunk = &prompt[done..done + length];
             self.team.take(chunk, Logits::None)?;
             self.cached.extend(chunk);
             done += chunk.len();

@@ -25,8 +25,10 @@ use chaski::kernel::KernelSet;
 use chaski::model::{Logits, Request};
 use chaski::op::{Prefetch, Product, Program, Tile, Trigger, Tuning};
 use chaski::ops::Matmul;
+use chaski::qualify::{Lengths, tune};
 use chaski::rank::Rank;
 use chaski::sampler::SamplingOptions;
+use chaski::source::Source;
 use golden::{Expected, argmax, cases, expected, relative_error, source, worst};
 use process::chaski;
 
@@ -288,8 +290,12 @@ fn tuning_changes_no_bit() {
     emulated::start();
     let first = (Trigger::First, Prefetch::Lines, 0);
     let flows = [first, (Trigger::Last, Prefetch::Paced, 4), (Trigger::Last, Prefetch::Bulk, 15)];
-    let flows =
-        flows.map(|(trigger, prefetch, ahead)| Tuning { trigger, ahead, prefetch, tile: None });
+    let flows = flows.map(|(trigger, prefetch, ahead)| Tuning {
+        trigger,
+        ahead,
+        prefetch,
+        ..Tuning::DEFAULT
+    });
     let shapes = [Tile::Small, Tile::Medium, Tile::Large];
     let shapes = shapes.map(|tile| Tuning { tile: Some(tile), ..Tuning::DEFAULT });
     let decoding = ["norm_qkv", "norm_gate_up", "norm_head", "project", "attend_decode"];
@@ -307,6 +313,56 @@ fn tuning_changes_no_bit() {
     };
     of(&decoding, &flows);
     of(&products, &shapes);
+}
+
+/// Each tuning that is a candidate leaves a small model's bits as they are, and so does what a clock that
+/// prefers some of them has chosen.
+#[test]
+fn a_small_model_says_the_same_under_each_tuning() {
+    let small = || {
+        let source = Source::find("synthetic:tiny").unwrap();
+        let request = Request { context: Some(64), chunk: 48, ..Request::default() };
+        emulated::rank(&source, request).unwrap()
+    };
+    let options = Options { kernels: KernelSet::ALL, ..DEFAULT };
+    let lengths = Lengths { prompts: &[3, 20], steps: &[48, 12, 20] };
+    let wanted = |tuning: &Tuning| {
+        let flow = (tuning.trigger, tuning.prefetch) == (Trigger::First, Prefetch::Paced);
+        f64::from(flow) + f64::from(tuning.ahead == 2) + f64::from(tuning.chunk == 20)
+    };
+    let mut clock =
+        |tuning: &Tuning, _: &mut dyn FnMut() -> Result<()>| Ok(1.0 - 0.2 * wanted(tuning));
+    let mut begun = 0;
+    let tuned = tune(small(), options, lengths, &mut clock, &mut || begun += 1).unwrap();
+    let (trigger, prefetch) = (Trigger::First, Prefetch::Paced);
+    let chosen = Tuning { trigger, prefetch, ahead: 2, chunk: 20, tile: None };
+    assert_eq!((tuned.tuning, begun), (chosen, 4));
+    let gains = [tuned.token - 0.8 * 0.75, tuned.prompt - 0.4 / 0.6];
+    assert!(gains.iter().all(|gain| gain.abs() < 1e-9), "{tuned}");
+    // What is slower for all its trouble stays out.
+    let mut clock = |tuning: &Tuning, _: &mut dyn FnMut() -> Result<()>| Ok(2.0 + wanted(tuning));
+    let tuned = tune(small(), options, lengths, &mut clock, &mut || ()).unwrap();
+    let usual = Tuning { chunk: 48, ..Tuning::DEFAULT };
+    assert_eq!((tuned.tuning, tuned.token, tuned.prompt), (usual, 1.0, 1.0));
+}
+
+/// Prompts whose last step would be one token, which would have the bits of decoding, too.
+#[test]
+fn an_answer_does_not_depend_on_the_length_of_steps() {
+    let answer = |tokens: usize, steps: &str| {
+        let ids: Vec<_> = (1..=tokens).map(|id| id.to_string()).collect();
+        let ask = ["generate", "--emulate", "1", "-m", "synthetic:tiny", "--ids", &ids.join(",")];
+        let more =
+            ["-n", "2", "--temp", "0", "--json", "--logprobs", "3", "--prefill-chunk", steps];
+        let (status, text, errors) = chaski(&[&ask[..], &more].concat(), &[]);
+        assert_eq!(status, Some(0), "{errors}");
+        text.lines().take(2).map(str::to_owned).collect::<Vec<_>>()
+    };
+    for (tokens, steps) in [(9, ["16", "8", "4", "3"]), (10, ["16", "9", "5", "3"])] {
+        let [whole, others @ ..] = steps.map(|steps| answer(tokens, steps));
+        assert!(whole.len() == 2 && whole[1].contains("top_logprobs"), "{whole:?}");
+        others.iter().for_each(|other| assert_eq!(*other, whole, "{tokens} tokens"));
+    }
 }
 
 #[test]

@@ -167,6 +167,7 @@ fn the_second_plan_is_done() {
     let found = dry_run("second", folder.path(), &real);
     assert_eq!(step(&found, "identity")["found"]["answers"], 1);
     assert_eq!(step(&found, "chunks")["found"]["same_bits_in_chunks"], true);
+    assert!(step(&found, "carve-outs")["found"]["least GB/s"].is_f64());
     assert!(step(&found, "ranks")["found"]["sum_of_a_token_us_by_hosts"]["2"].is_f64());
 }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use chaski::kernel::Kernel;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 const MODEL: &str = "synthetic:tiny";
@@ -77,6 +77,18 @@ impl Fresh {
         (ids, said)
     }
 
+    /// A measurement, with a context of 1103 tokens.
+    fn row(&self, variables: &[(&str, &str)]) -> Value {
+        let behind = ["-d", "1100", "--depth-fill", "random"];
+        let ask =
+            ["bench", "-m", MODEL, "--emulate", "1", "-p", "3", "-n", "0", "-r", "1", "-o", "json"];
+        let bench = [&ask[..], &behind].concat();
+        let (status, rows, said) = self.chaski(&bench, variables);
+        assert_eq!(status, Some(0), "{said}");
+        let rows: Value = serde_json::from_str(&rows).unwrap();
+        rows[0].clone()
+    }
+
     /// The files of verdicts.
     fn kept(&self) -> Vec<PathBuf> {
         let files = fs::read_dir(self.cache.path().join("chaski/qualified"));
@@ -100,9 +112,10 @@ fn what_is_found_is_told_once_and_kept_for_as_long_as_it_holds() {
     let verdicts = record["verdicts"].as_array().unwrap();
     let checked =
         |what: &str| verdicts.iter().any(|verdict| verdict["check"].to_string().contains(what));
-    for what in
-        ["rms_norm_bf16", "matmul_bf16", "matmul_hopper_bf16", "sample", "graphs", "programmatic"]
-    {
+    for what in ["rms_norm_bf16", "matmul_bf16", "matmul_hopper_bf16", "sample"] {
+        assert!(checked(what), "{what}: {record}");
+    }
+    for what in ["graphs", "programmatic", "tuning"] {
         assert!(checked(what), "{what}: {record}");
     }
     // Of another model there are no kernels, nor of what measures.
@@ -111,19 +124,48 @@ fn what_is_found_is_told_once_and_kept_for_as_long_as_it_holds() {
 
     let (second, said) = fresh.answer(&[], &[]);
     assert!(second == first && !said.contains(FIRST), "{said}");
-    let rows = |variables: &[(&str, &str)]| {
-        let bench =
-            ["bench", "-m", MODEL, "--emulate", "1", "-p", "3", "-n", "0", "-r", "1", "-o", "json"];
-        let (status, rows, said) = fresh.chaski(&bench, variables);
-        assert_eq!(status, Some(0), "{said}");
-        let rows: Value = serde_json::from_str(&rows).unwrap();
-        rows[0]["qualified"].as_str().unwrap().to_owned()
-    };
-    assert_eq!(rows(&[]), "yes");
-    assert_eq!(rows(&[("CHASKI_TRUST_KERNELS", "on")]), "trusted");
+    assert_eq!(fresh.row(&[])["qualified"], "yes");
+    assert_eq!(fresh.row(&[("CHASKI_TRUST_KERNELS", "on")])["qualified"], "trusted");
     // Another mode of the emulator is another GPU.
     let (other, said) = fresh.answer(&[], &[("CHASKI_EMULATE_ORDER", "descending")]);
     assert!(other == first && said.contains(FIRST), "{said}");
+}
+
+/// What was chosen by its time is in the record and used, as far as the environment leaves it; of an emulated
+/// GPU no time is taken.
+#[test]
+fn the_fastest_tuning_is_kept_and_used() {
+    let fresh = Fresh::new();
+    let (text, _) = fresh.answer(&[], &[]);
+    let devices = || fresh.chaski(&["devices", "--emulate", "1"], &[]).1;
+    let usual = "next kernel at the end, 5 ahead in lines, tiles by size, steps of 2048";
+    let untimed =
+        format!("; tuning (BF16, heads of 64): {usual} (not timed: an emulated GPU's time");
+    assert!(devices().contains(&untimed), "{}", devices());
+    let [file] = &fresh.kept()[..] else { panic!("one file") };
+    let mut record: Value = serde_json::from_slice(&fs::read(file).unwrap()).unwrap();
+    let mut verdicts = record["verdicts"].as_array_mut().unwrap().iter_mut();
+    let verdict = verdicts.find(|verdict| verdict["tuned"].is_object()).unwrap();
+    verdict["tuned"] = json!({
+        "tuning": { "trigger": "first", "ahead": 3, "prefetch": "bulk", "tile": "small", "chunk": 1024 },
+        "token": 0.975,
+        "prompt": 0.9,
+        "untimed": null,
+    });
+    fs::write(file, record.to_string()).unwrap();
+    let chosen = "next kernel at once, 3 ahead in bulk, small tiles, steps of 1024";
+    let gains = "(tokens 2.5% and prompts 10.0% below the default)";
+    assert!(devices().contains(&format!("{chosen} {gains}")), "{}", devices());
+    let (again, said) = fresh.answer(&[], &[]);
+    assert!(again == text && !said.contains(FIRST), "{said}");
+    let check = |variables: &[(&str, &str)], tuning: &str, steps: u64| {
+        let row = fresh.row(variables);
+        assert_eq!((&row["tuning"], &row["n_batch"]), (&json!(tuning), &json!(steps)));
+    };
+    check(&[], chosen, 1024);
+    let of_environment = chosen.replace("3 ahead", "7 ahead").replace("at once", "at the end");
+    check(&[("CHASKI_AHEAD", "7"), ("CHASKI_TRIGGER", "last")], &of_environment, 1024);
+    check(&[("CHASKI_TRUST_KERNELS", "on")], usual, 1103);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "lib/ptx.cuh"
+#include "lib/stamps.cuh"
 
 enum class Prefetch : uint32_t {
     Lines, // a line of 128 bytes a lane, all at once
@@ -21,3 +22,9 @@ struct Flow {
     // asked for.
     __device__ bool at_once() const { return word >> 16 & 1; }
 };
+
+// The blocks of the next kernel may begin when all of this one have come here, or have ended.
+__device__ inline void let_next_begin() {
+    stamp(Moment::Lets);
+    grid_dependency_launch();
+}

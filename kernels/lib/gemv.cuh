@@ -37,7 +37,6 @@
 #include "lib/math.cuh"
 #include "lib/reduce.cuh"
 #include "lib/shared.cuh"
-#include "lib/stamps.cuh"
 
 constexpr int GEMV_WARPS = 8;
 constexpr int GEMV_THREADS = 32 * GEMV_WARPS;
@@ -192,10 +191,6 @@ template <class W, class Rows, class Prepare, class Finish>
 __device__ inline void gemv(uint32_t pairs, uint32_t width, uint32_t parts, Flow flow, Rows rows,
                             Prepare prepare, Finish finish) {
     stamp(Moment::Begins);
-    const auto let_next_begin = [] {
-        stamp(Moment::Lets);
-        grid_dependency_launch();
-    };
     if (flow.at_once()) let_next_begin();
     const uint32_t stride = gridDim.x * (GEMV_WARPS / parts);
     // The warp's columns.

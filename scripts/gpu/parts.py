@@ -142,6 +142,17 @@ def step_lengths(run):
     return well
 
 
+def carveouts(run):
+    """The read ceiling by how much shared memory kernels have split off the L1 cache."""
+    well = True
+    for share in ("most", "default", "least"):
+        asked = ["bench", "-m", run.sizes.small, "--layers", "1", "-p", run.sizes.prompt, "-n", "0", "-r", "1"]
+        ran = run.run_chaski(*asked, "-o", "json", environment={"CHASKI_CARVEOUT": share})
+        well &= ran["status"] == 0
+        run.found(**{f"{share} GB/s": row["read_gb_per_s"] for row in rows(ran.get("result"))})
+    return well
+
+
 def tiles(run):
     """Tokens a second of prompts by shape of tile."""
     sizes, well = run.sizes, True

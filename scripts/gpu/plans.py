@@ -119,7 +119,7 @@ PORTABLE, HOPPER = {"CHASKI_HOPPER": "off"}, {"CHASKI_HOPPER": "on"}
 
 FIRST = [
     Step("devices", 2, "the driver, the GPU and the tools are as expected", does=parts.machine),
-    Step("qualify", 12, "what an 8B runs is fit to run here, alone, in graphs and launched early",
+    Step("qualify", 14, "what an 8B runs is fit to run here, alone, in graphs and launched early; its tuning",
          lambda s: ["qualify", "-m", s.model, "--json"], found=unfit),
     Step("answer", 5, "the demo answers one question: every decode kernel runs",
          does=parts.one_answer),
@@ -166,6 +166,7 @@ SECOND = [
          environment=PORTABLE, table="speed", found=speeds),
     Step("prefetch", 5, "how many bytes one prefetch brings", does=parts.prefetch, real=True),
     Step("steps", 30, "a long prompt in steps of several lengths", does=parts.step_lengths),
+    Step("carve-outs", 6, "what reading loses to shared memory", does=parts.carveouts),
     Step("tiles", 20, "a prompt by each shape of tile", does=parts.tiles),
     Step("kernels", 35, "each kernel alone at an 8B's shapes, with cold caches",
          kernel_bench(), environment=PORTABLE, table="kernels", found=times),

@@ -9,7 +9,8 @@ import statistics
 import tempfile
 
 KERNELS = pathlib.Path(__file__).resolve().parent.parent.parent / "kernels"
-STAMPED = ["norm_qkv", "project", "norm_gate_up", "norm_head"]
+# All of a decode step.
+STAMPED = ["sample", "embed", "norm_qkv", "attend_decode", "project", "norm_gate_up", "norm_head"]
 MOMENTS = ["begins", "waited", "staged", "lets", "ends"]
 
 

@@ -205,12 +205,12 @@ pub(super) fn common_fields(opened: &Opened, nvml: Option<&Nvml>) -> Result<Row>
     let Opened { source, checkpoint, dims, hardware, .. } = opened;
     let (parameters, weight_bytes) = sizes(checkpoint);
     let (cpu, clock) = cpu()?;
-    let (device, threads) = match &hardware[0] {
+    let (device, threads, tuning) = match &hardware[0] {
         Hardware::Cpu => {
             let device = format!("{cpu}, {}", vector::instruction_set());
-            (device, Some(rayon::current_num_threads()))
+            (device, Some(rayon::current_num_threads()), None)
         }
-        Hardware::Gpu(card) => (card.name.clone(), None),
+        Hardware::Gpu(card) => (card.name.clone(), None, Some(card.options.tuning.to_string())),
     };
     let Value::Object(row) = json!({
         "model": source.to_string(),
@@ -224,6 +224,7 @@ pub(super) fn common_fields(opened: &Opened, nvml: Option<&Nvml>) -> Result<Row>
         "threads": threads,
         "cpu_clock_mhz": clock,
         "qualified": opened.qualified,
+        "tuning": tuning,
         "driver": nvml.and_then(Nvml::driver),
         "commit": env!("CHASKI_VERSION"),
         "date": jiff::Timestamp::now().to_string(),

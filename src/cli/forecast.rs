@@ -7,7 +7,8 @@ use super::split::largest_share;
 use crate::checkpoint::{Checkpoint, Dtype};
 use crate::config::Config;
 use crate::error::Result;
-use crate::model::{DEPTH, Forecast, GPU_CHUNK, H100, Limit, Request, binary};
+use crate::model::{DEPTH, Forecast, H100, Limit, Request, binary};
+use crate::op::Tuning;
 
 /// Memory of a GPU unless `--memory` says otherwise.
 const MEMORY_BYTES: usize = 80 << 30;
@@ -40,7 +41,7 @@ impl Outlook {
         let memory_bytes = args.memory.unwrap_or(MEMORY_BYTES);
         let request = Request {
             context: args.model.context,
-            chunk: args.model.prefill_chunk.unwrap_or(GPU_CHUNK),
+            chunk: args.model.prefill_chunk.unwrap_or(Tuning::DEFAULT.chunk),
             cache: Dtype::F16,
             activations: checkpoint.dtype(),
             attention_blocks: ATTENTION_BLOCKS,

@@ -26,7 +26,8 @@ use crate::device::Hardware;
 use crate::device::cuda::{self, Card};
 use crate::error::{Error, Result};
 use crate::kernel;
-use crate::model::{DEFAULT_CHUNK, GPU_CHUNK, Plan, Request, Room, Weights, check_tie};
+use crate::model::{DEFAULT_CHUNK, Plan, Request, Room, Weights, check_tie};
+use crate::op::Tuning;
 use crate::random::random_ids;
 use crate::source::Source;
 use crate::team::{self, Team};
@@ -274,32 +275,34 @@ pub fn plan(
             let (weight_bytes, room) = (cuda::region_bytes(&weights), gpu_room(hardware, dims)?);
             // Processes that join have the same plan, whatever memory each one's GPU has.
             match (args.prefill_chunk, args.split.join) {
-                (None, None) => Plan::with_largest_chunk(config, dims, weight_bytes, request, room),
-                (given, _) => {
-                    request.chunk = given.unwrap_or(GPU_CHUNK);
-                    Plan::new(config, dims, weight_bytes, request, room)
+                (None, None) => {
+                    let chunks = cards(hardware).map(|card| card.options.tuning.chunk);
+                    request.longest_chunk = chunks.min();
                 }
+                (given, _) => request.chunk = given.unwrap_or(Tuning::DEFAULT.chunk),
             }
+            Plan::new(config, dims, weight_bytes, request, room)
         }
     }
 }
 
+fn cards(hardware: &[Hardware]) -> impl Iterator<Item = &Card> {
+    hardware.iter().filter_map(|hardware| match hardware {
+        Hardware::Cpu => None,
+        Hardware::Gpu(card) => Some(card),
+    })
+}
+
 /// What a rank can have on the GPU that has least.
 fn gpu_room(hardware: &[Hardware], dims: &Dims) -> Result<Room> {
-    let cards = || {
-        hardware.iter().filter_map(|hardware| match hardware {
-            Hardware::Cpu => None,
-            Hardware::Gpu(card) => Some(card),
-        })
-    };
     let room_of = |card: &Card| {
         let (free, total) = card.memory()?;
-        let ranks = cards().filter(|other| other.ordinal == card.ordinal).count();
+        let ranks = cards(hardware).filter(|other| other.ordinal == card.ordinal).count();
         let joins = ranks == 1 && dims.world() > 1;
         let communicators = if !joins { 0 } else { 1 + usize::from(dims.stage.parts > 1) };
         Ok((free / ranks).saturating_sub(communicators * cuda::communicator_bytes(total)))
     };
-    let rooms = cards().map(room_of).collect::<Result<Vec<_>>>()?;
+    let rooms = cards(hardware).map(room_of).collect::<Result<Vec<_>>>()?;
     Ok(Room::Gpu(rooms.into_iter().min().unwrap_or(0)))
 }
 

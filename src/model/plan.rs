@@ -12,9 +12,6 @@ use crate::memory::Layout;
 /// once a step to cost little beside the arithmetic.
 pub const DEFAULT_CHUNK: usize = 512;
 
-/// The same on a GPU, whose multipliers are faster beside its memory.
-pub const GPU_CHUNK: usize = 2048;
-
 /// What the user asks for; `None` and the defaults leave it to the plan.
 #[derive(Debug, Clone, Copy)]
 pub struct Request {
@@ -22,6 +19,8 @@ pub struct Request {
     pub context: Option<usize>,
     /// Tokens of a prefill step.
     pub chunk: usize,
+    /// Or up to so many, a half or a quarter of it, where the context stays next to as long.
+    pub longest_chunk: Option<usize>,
     /// Keep the logits of all positions of a step, not only of the last.
     pub all_logits: bool,
     /// How keys and values are stored.
@@ -38,6 +37,7 @@ impl Default for Request {
         Self {
             context: None,
             chunk: DEFAULT_CHUNK,
+            longest_chunk: None,
             all_logits: false,
             cache: Dtype::F32,
             activations: Dtype::F32,
@@ -110,6 +110,24 @@ impl Plan {
         request: Request,
         room: Room,
     ) -> Result<Self> {
+        let plan = |chunk| {
+            Self::with_chunk(config, dims, weight_bytes, Request { chunk, ..request }, room)
+        };
+        let least = plan(request.chunk)?;
+        let enough = least.sizes.context - least.sizes.context / 32;
+        let halves = std::iter::successors(request.longest_chunk, |chunk| Some(chunk / 2));
+        let longer = halves.take_while(|chunk| *chunk > request.chunk);
+        let mut plans = longer.filter_map(|chunk| plan(chunk).ok());
+        Ok(plans.find(|plan| plan.sizes.context >= enough).unwrap_or(least))
+    }
+
+    fn with_chunk(
+        config: &Config,
+        dims: &Dims,
+        weight_bytes: usize,
+        request: Request,
+        room: Room,
+    ) -> Result<Self> {
         let budget = room.for_state(weight_bytes)?;
         let longest = request.context.unwrap_or(config.max_context);
         if longest > config.longest_context() {
@@ -146,30 +164,6 @@ impl Plan {
             activation_bytes: state_bytes.saturating_sub(cache_bytes),
             limit,
         })
-    }
-}
-
-impl Plan {
-    /// As [`Self::new`], with the largest step up to [`GPU_CHUNK`] that leaves the context next to as long as
-    /// that of the request would.
-    ///
-    /// # Errors
-    /// As [`Self::new`].
-    pub fn with_largest_chunk(
-        config: &Config,
-        dims: &Dims,
-        weight_bytes: usize,
-        request: Request,
-        room: Room,
-    ) -> Result<Self> {
-        let plan =
-            |chunk| Self::new(config, dims, weight_bytes, Request { chunk, ..request }, room);
-        let least = plan(request.chunk)?;
-        let enough = least.sizes.context - least.sizes.context / 32;
-        let halves = std::iter::successors(Some(GPU_CHUNK), |chunk| Some(chunk / 2));
-        let larger = halves.take_while(|chunk| *chunk > request.chunk);
-        let plans = larger.filter_map(|chunk| plan(chunk).ok());
-        Ok(plans.into_iter().find(|plan| plan.sizes.context >= enough).unwrap_or(least))
     }
 }
 

@@ -76,7 +76,8 @@ impl Op for NormGateUp {
 
 impl NormGateUp {
     /// Units fewer and more than a grid has warps; widths below, at and past what a warp takes at once,
-    /// and those of real models.
+    /// and those of real models. Of width 4096, parts of rows, several rounds of them on GPUs as small as
+    /// emulated ones.
     pub fn cases() -> Vec<Case> {
         let sizes = [
             (8, 8),
@@ -85,7 +86,7 @@ impl NormGateUp {
             (1032, 200),
             (1024, 16),
             (2048, 64),
-            (4096, 16),
+            (4096, 40),
             (8192, 8),
             (2048, 4352),
         ];

@@ -1,8 +1,10 @@
 //! Performs a check, in this process: whatever is wrong may take that with it.
 
 use std::sync::Arc;
+use std::time::Instant;
 
-use super::{Check, Order, Small, Wrong, kernel_of};
+use super::tune::{Lengths, Tuned, host_clock, tune};
+use super::{Check, Found, Order, Small, Wrong, kernel_of};
 use crate::case::Case;
 use crate::checkpoint::{Checkpoint, Dtype};
 use crate::comm::Alone;
@@ -31,13 +33,14 @@ pub enum Phase<'a> {
 const PROMPT: usize = 40;
 const ANSWER: usize = 5;
 
-/// Performs the check on `card`; `told` hears of its phases. Returns the number of cases, and what is wrong.
-pub fn perform(
-    order: &Order,
-    card: &Card,
-    told: &mut dyn FnMut(Phase<'_>),
-) -> (usize, Option<Wrong>) {
-    match &order.check {
+/// A model whose step reads less than so many times what caches hold is not read from memory alone.
+const ROTATION: u64 = 4;
+
+/// Performs the check on `card`; `told` hears of its phases.
+pub fn perform(order: &Order, card: &Card, told: &mut dyn FnMut(Phase<'_>)) -> Found {
+    let start = Instant::now();
+    let (mut tuned, right) = (None, Options { graphs: order.graphs, ..plain(order) });
+    let (cases, wrong) = match &order.check {
         Check::Kernel(export) => {
             // The ops of special kernels launch these themselves; others are to launch none.
             let options = Options { kernels: KernelSet::PORTABLE, ..plain(order) };
@@ -49,10 +52,44 @@ pub fn perform(
             launches(*small, plain(order), how, card, told)
         }
         Check::Programmatic(small) => {
-            let how = Options { graphs: order.graphs, programmatic: true, ..plain(order) };
+            let how = Options { programmatic: true, ..right };
             launches(*small, plain(order), how, card, told)
         }
+        Check::Tuning(small) => {
+            let how = Options { programmatic: order.programmatic, ..right };
+            match tuning(*small, how, card, told) {
+                Ok(found) => {
+                    tuned = Some(found);
+                    (1, None)
+                }
+                Err(error) => (1, Some(Wrong { case: small.to_string(), how: error.to_string() })),
+            }
+        }
+    };
+    Found { cases, seconds: start.elapsed().as_secs_f64(), wrong, tuned }
+}
+
+/// What is the fastest for a small model, on a GPU whose time means something.
+fn tuning(
+    small: Small,
+    options: Options,
+    card: &Card,
+    told: &mut dyn FnMut(Phase<'_>),
+) -> Result<Tuned> {
+    if cuda::emulated().is_some() {
+        return Ok(Tuned::untimed("an emulated GPU's time says nothing of a real one's"));
     }
+    told(Phase::Loading);
+    let lengths = Lengths::USUAL;
+    let rank = match rank(small, &with(options, card), (lengths.longest() + 1, lengths.longest())) {
+        Ok(rank) => rank,
+        Err(error) => return Ok(Tuned::untimed(error.to_string())),
+    };
+    if rank.decode_cost(0).weight_bytes < ROTATION * card.cache_bytes()? as u64 {
+        return Ok(Tuned::untimed("its caches hold too much of the model that is timed"));
+    }
+    let name = small.to_string();
+    tune(rank, options, lengths, &mut host_clock, &mut || told(Phase::Case(&name)))
 }
 
 /// Kernel by kernel, by those that are used.
@@ -133,7 +170,7 @@ fn launches(
     card: &Card,
     told: &mut dyn FnMut(Phase<'_>),
 ) -> (usize, Option<Wrong>) {
-    let case = format!("a small model in {}, heads of {}", small.dtype().name(), small.head_dim);
+    let case = small.to_string();
     let mut said = |options| said(small, options, card, &case, told);
     let how = match (said(plain), said(other)) {
         (Ok(right), Ok(found)) => difference(&right, &found),
@@ -166,7 +203,7 @@ fn said(
     told: &mut dyn FnMut(Phase<'_>),
 ) -> Result<Vec<u32>> {
     told(Phase::Loading);
-    let mut rank = rank(small, &with(options, card))?;
+    let mut rank = rank(small, &with(options, card), (2 * PROMPT, PROMPT))?;
     told(Phase::Case(case));
     let sampling = SamplingOptions { temperature: 0.8, seed: 1, ..SamplingOptions::default() };
     let prompt = random_ids(0, PROMPT, rank.vocab());
@@ -182,7 +219,7 @@ fn said(
 }
 
 /// A model of random weights, small for the GPU that it is on.
-fn rank(small: Small, card: &Card) -> Result<Rank> {
+fn rank(small: Small, card: &Card, (context, chunk): (usize, usize)) -> Result<Rank> {
     const LAYERS: usize = 2;
     let name = match (cuda::emulated().is_some(), small.head_dim) {
         (true, 64) => "synthetic:tiny",
@@ -196,8 +233,8 @@ fn rank(small: Small, card: &Card) -> Result<Rank> {
     let (config, checkpoint) = (Config::load(&source)?, Checkpoint::open(&source)?);
     let dims = Dims::new(&config, 1)?;
     let request = Request {
-        context: Some(2 * PROMPT),
-        chunk: PROMPT,
+        context: Some(context),
+        chunk,
         cache: Dtype::F16,
         activations: checkpoint.dtype(),
         attention_blocks: card.attention_blocks(),

@@ -5,6 +5,7 @@ mod check;
 mod needs;
 mod record;
 mod standing;
+mod tune;
 
 use std::fmt::{self, Display};
 
@@ -14,6 +15,7 @@ pub use check::{Phase, perform};
 pub use needs::{all, of_model};
 pub use record::{Identity, Record};
 pub use standing::{Standing, code, go_through};
+pub use tune::{Clock, Lengths, Tuned, depths, flows, host_clock, tiles, tune};
 
 use crate::checkpoint::Dtype;
 use crate::kernel::{KERNELS, Kernel};
@@ -28,6 +30,8 @@ pub enum Check {
     Graphs(Small),
     /// The same with kernels that begin before the one before has ended.
     Programmatic(Small),
+    /// What is the fastest of what changes no bit of a small model.
+    Tuning(Small),
 }
 
 /// What decides which kernels a small model has.
@@ -49,12 +53,19 @@ impl Small {
     }
 }
 
+impl Display for Small {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a small model in {}, heads of {}", self.dtype().name(), self.head_dim)
+    }
+}
+
 impl Display for Check {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (what, small) = match self {
             Self::Kernel(export) => return f.write_str(export),
             Self::Graphs(small) => ("graphs", small),
             Self::Programmatic(small) => ("programmatic launch", small),
+            Self::Tuning(small) => ("tuning", small),
         };
         write!(f, "{what} ({}, heads of {})", small.dtype().name(), small.head_dim)
     }
@@ -67,8 +78,9 @@ pub struct Order {
     pub thorough: bool,
     /// Kernels that are not used.
     pub without: Vec<String>,
-    /// Whether CUDA graphs are used.
+    /// Whether CUDA graphs are used, and kernels begin early.
     pub graphs: bool,
+    pub programmatic: bool,
 }
 
 /// What came of a check.
@@ -78,17 +90,19 @@ pub struct Verdict {
     /// Of the machine code that it is about.
     pub code: String,
     pub thorough: bool,
-    pub cases: usize,
-    pub seconds: f64,
-    pub wrong: Option<Wrong>,
+    #[serde(flatten)]
+    pub found: Found,
 }
 
 /// What performing a check came to.
-#[derive(Debug)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Found {
     pub cases: usize,
     pub seconds: f64,
     pub wrong: Option<Wrong>,
+    /// What was chosen, where the check was to choose.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tuned: Option<Tuned>,
 }
 
 /// What is wrong.

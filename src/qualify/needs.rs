@@ -14,7 +14,7 @@ use crate::op::{Gpu, Op, Program};
 const TOKENS: usize = 2;
 
 /// The checks for a rank of this model under `options`: each function that its programs launch, or would
-/// if the GPU's special kernels were wrong, then how they are launched.
+/// if the GPU's special kernels were wrong, then how they are launched, then what is the fastest.
 ///
 /// # Errors
 /// Tensors that do not suit the config.
@@ -83,4 +83,5 @@ fn add_launches(checks: &mut Vec<Check>, small: Small, options: Options) {
     if options.programmatic {
         checks.push(Check::Programmatic(small));
     }
+    checks.push(Check::Tuning(small));
 }

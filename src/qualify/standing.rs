@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{Check, Found, Order, Record, Verdict, Wrong, kernel_of};
+use super::{Check, Found, Order, Record, Tuned, Verdict, Wrong, kernel_of};
 use crate::device::cuda::{Card, Options};
 use crate::error::Result;
 use crate::kernel::compile::hash;
@@ -13,6 +13,8 @@ use crate::kernel::{KERNELS, Kernel};
 pub struct Standing {
     /// What it may be given.
     pub options: Options,
+    /// What was chosen by its time, before the environment's wishes.
+    pub tuned: Option<Tuned>,
     /// What is not used, a line each.
     pub lines: Vec<String>,
     /// Kernels that are wrong and that nothing stands in for.
@@ -26,7 +28,7 @@ pub struct Standing {
 pub fn code(check: &Check, card: &Card) -> Result<String> {
     match check {
         Check::Kernel(export) => kernel_of(export).map_or(Ok(String::new()), |k| card.code(k)),
-        Check::Graphs(_) | Check::Programmatic(_) => {
+        Check::Graphs(_) | Check::Programmatic(_) | Check::Tuning(_) => {
             let used = KERNELS.iter().filter(|kernel| kernel.suits(card.capability));
             let codes = used.map(|kernel| card.code(kernel)).collect::<Result<Vec<_>>>()?;
             Ok(hash(codes.iter().map(String::as_str)))
@@ -48,7 +50,8 @@ pub fn go_through(
     (anew, thorough): (bool, bool),
     ask: &mut dyn FnMut(&Order) -> Result<Found>,
 ) -> Result<Standing> {
-    let mut standing = Standing { options, lines: Vec::new(), faults: Vec::new() };
+    let (lines, faults) = (Vec::new(), Vec::new());
+    let mut standing = Standing { options, lines, faults, tuned: None };
     let mut without: Vec<String> = Vec::new();
     let mut codes = HashMap::new();
     for check in checks {
@@ -68,19 +71,24 @@ pub fn go_through(
             }
         };
         let kept = record.verdict(check, &code).filter(|kept| !anew && kept.thorough >= thorough);
-        let wrong = match kept {
-            Some(verdict) => verdict.wrong.clone(),
+        let found = match kept {
+            Some(verdict) => verdict.found.clone(),
             None => {
-                let (check, graphs) = (check.clone(), standing.options.graphs);
-                let order = Order { check, thorough, without: without.clone(), graphs };
-                let Found { cases, seconds, wrong } = ask(&order)?;
+                let Options { graphs, programmatic, .. } = standing.options;
+                let (check, without) = (check.clone(), without.clone());
+                let order = Order { check, thorough, without, graphs, programmatic };
+                let found = ask(&order)?;
                 let check = order.check;
-                record.put(Verdict { check, code, thorough, cases, seconds, wrong: wrong.clone() });
-                wrong
+                record.put(Verdict { check, code, thorough, found: found.clone() });
+                found
             }
         };
-        if let Some(wrong) = wrong {
+        if let Some(wrong) = found.wrong {
             standing.leave_out(check, wrong, &mut without);
+        }
+        if let Some(tuned) = found.tuned {
+            standing.options = standing.options.tuned(tuned.tuning)?;
+            standing.tuned = Some(tuned);
         }
     }
     Ok(standing)
@@ -111,6 +119,7 @@ impl Standing {
                 self.options.programmatic = false;
                 ("kernels wait for each other".to_owned(), "programmatic launch")
             }
+            Check::Tuning(_) => ("it stays as it is built".to_owned(), "tuning"),
         };
         self.lines.push(format!("{what}: wrong on this GPU, so {instead} ({wrong})"));
     }

@@ -89,9 +89,7 @@ impl Dialogue {
                     (case, patience) = (Some(name), limit);
                     cases += 1;
                 }
-                Ok(Event::Ended { cases, seconds, wrong }) => {
-                    return Found { cases, seconds, wrong };
-                }
+                Ok(Event::Ended(found)) => return found,
                 Err(RecvTimeoutError::Timeout) => {
                     break format!("did not finish in {} s", patience.as_secs_f64());
                 }
@@ -100,7 +98,7 @@ impl Dialogue {
         };
         let case = case.unwrap_or_else(|| "before the first case".to_owned());
         let seconds = start.elapsed().as_secs_f64();
-        Found { cases, seconds, wrong: Some(Wrong { case, how }) }
+        Found { cases, seconds, wrong: Some(Wrong { case, how }), tuned: None }
     }
 
     /// What a process that has ended said last.

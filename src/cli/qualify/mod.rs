@@ -14,7 +14,7 @@ use crate::config::{Config, Dims};
 use crate::device::Hardware;
 use crate::device::cuda::{self, Card, Options};
 use crate::error::{Error, Result};
-use crate::qualify::{self, Check, Identity, Record, Standing, Verdict, kernel_of};
+use crate::qualify::{self, Check, Found, Identity, Record, Standing, Verdict, kernel_of};
 use crate::source::Source;
 use dialogue::Dialogue;
 
@@ -37,13 +37,14 @@ pub fn run(args: &QualifyArgs) -> Result<()> {
     let standing = find_out(&card, options, &checks, &mut record, how)?;
     match args.json {
         true => {
-            let Standing { options, lines, faults } = &standing;
+            let Standing { options, tuned, lines, faults } = &standing;
             let found = json!({
                 "identity": record.identity,
                 "date": record.date,
                 "verdicts": record.verdicts,
                 "graphs": options.graphs,
                 "programmatic": options.programmatic,
+                "tuning": tuned,
                 "not_used": lines,
                 "wrong": faults.iter().map(|(kernel, _)| kernel.name).collect::<Vec<_>>(),
                 "file": record.path(),
@@ -66,10 +67,12 @@ fn of_model(card: &Card, options: Options, name: &str) -> Result<Vec<Check>> {
 
 fn table(record: &Record, standing: &Standing) -> String {
     let Identity { gpu, driver, .. } = &record.identity;
-    let line = |Verdict { check, cases, seconds, wrong, .. }: &Verdict| {
-        let verdict = match wrong {
-            None => "right".to_owned(),
-            Some(wrong) => format!("WRONG\n    {wrong}"),
+    let line = |Verdict { check, found, .. }: &Verdict| {
+        let Found { cases, seconds, wrong, tuned } = found;
+        let verdict = match (wrong, tuned) {
+            (Some(wrong), _) => format!("WRONG\n    {wrong}"),
+            (None, Some(tuned)) => tuned.to_string(),
+            (None, None) => "right".to_owned(),
         };
         format!("{:<40} {cases:>4} cases {seconds:>7.2} s  {verdict}\n", check.to_string())
     };
@@ -205,8 +208,13 @@ fn is_replaced(check: &Check, args: &ModelArgs) -> bool {
 /// When the driver does not answer.
 pub fn state(card: &Card) -> Result<String> {
     let record = Record::load(Identity::of(card)?);
-    let wrong: Vec<_> = record.verdicts.iter().filter(|verdict| verdict.wrong.is_some()).collect();
-    Ok(match (record.verdicts.len(), &wrong[..]) {
+    let is_wrong = |verdict: &&Verdict| verdict.found.wrong.is_some();
+    let wrong: Vec<_> = record.verdicts.iter().filter(is_wrong).collect();
+    let tuned = |Verdict { check, found, .. }: &Verdict| {
+        found.tuned.as_ref().map(|tuned| format!("; {check}: {tuned}"))
+    };
+    let tuned: String = record.verdicts.iter().filter_map(tuned).collect();
+    let checks = match (record.verdicts.len(), &wrong[..]) {
         (0, _) => {
             "not qualified yet: its kernels are checked when a model first runs on it".to_owned()
         }
@@ -215,5 +223,6 @@ pub fn state(card: &Card) -> Result<String> {
             let wrong: Vec<_> = wrong.iter().map(|verdict| verdict.check.to_string()).collect();
             format!("qualified except for {} of {all} checks: {}", wrong.len(), wrong.join(", "))
         }
-    })
+    };
+    Ok(checks + &tuned)
 }

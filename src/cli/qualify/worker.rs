@@ -4,14 +4,13 @@
 use std::io;
 use std::sync::mpsc;
 use std::thread;
-use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
 use crate::cli::output::print;
 use crate::device::cuda::{Card, leave};
 use crate::error::{Error, Result};
-use crate::qualify::{Order, Phase, Wrong, perform};
+use crate::qualify::{Found, Order, Phase, perform};
 
 /// One line.
 #[derive(Debug, Serialize, Deserialize)]
@@ -23,11 +22,7 @@ pub enum Event {
     Loading,
     /// This case begins.
     Case(String),
-    Ended {
-        cases: usize,
-        seconds: f64,
-        wrong: Option<Wrong>,
-    },
+    Ended(Found),
 }
 
 impl Event {
@@ -54,9 +49,8 @@ pub fn work(device: u32) -> Result<()> {
     });
     Event::Ready.tell()?;
     for order in orders {
-        let start = Instant::now();
         let mut unheard = Ok(());
-        let (cases, wrong) = perform(&order, &card, &mut |phase| {
+        let found = perform(&order, &card, &mut |phase| {
             let event = match phase {
                 Phase::Loading => Event::Loading,
                 Phase::Case(name) => Event::Case(name.to_owned()),
@@ -67,7 +61,7 @@ pub fn work(device: u32) -> Result<()> {
             }
         });
         unheard?;
-        Event::Ended { cases, seconds: start.elapsed().as_secs_f64(), wrong }.tell()?;
+        Event::Ended(found).tell()?;
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::driver::Context;
 use super::emulator;
 use super::images::{Form, forms};
-use super::options::carves_out_most;
+use super::options::carveout;
 use super::stream::{Function, Module};
 use crate::error::{Error, Result};
 use crate::kernel::compile::hash;
@@ -115,9 +115,7 @@ impl Kernels {
             self.modules.insert(kernel.name, self.load_module(kernel)?);
         }
         let function = self.modules[kernel.name].function(export.name)?;
-        if carves_out_most()? {
-            function.prefer_shared(export.name)?;
-        }
+        function.split_off(carveout()?, export.name)?;
         Ok(function)
     }
 

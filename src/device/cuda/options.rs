@@ -1,5 +1,7 @@
 //! What can be chosen about the CUDA executor.
 
+use cudarc::driver::sys::CUshared_carveout as Carveout;
+
 use crate::error::{Error, Result};
 use crate::kernel::KernelSet;
 use crate::op::{Prefetch, Tile, Trigger, Tuning};
@@ -43,7 +45,7 @@ impl Options {
                 true => KernelSet::ALL,
                 false => KernelSet::PORTABLE,
             },
-            tuning: tuning()?,
+            tuning: over(Tuning::DEFAULT)?,
         })
     }
 
@@ -58,6 +60,14 @@ impl Options {
         Ok(Self { kernels, ..Self::from_environment()? })
     }
 
+    /// The same with what was found to be fastest, where the environment has no other wish.
+    ///
+    /// # Errors
+    /// As [`Self::from_environment`].
+    pub fn tuned(self, tuning: Tuning) -> Result<Self> {
+        Ok(Self { tuning: over(tuning)?, ..self })
+    }
+
     /// Of these what a GPU of this compute capability can do.
     pub fn on(self, capability: (u32, u32)) -> Self {
         Self {
@@ -68,15 +78,21 @@ impl Options {
     }
 }
 
-/// Whether kernels ask for the most shared memory that a multiprocessor can split off its L1 cache, which
-/// they do but where `CHASKI_CARVEOUT=default`: what reading loses by it, only a measurement tells.
-pub(super) fn carves_out_most() -> Result<bool> {
-    let known = [("most", true), ("default", false)];
-    Ok(chosen("CHASKI_CARVEOUT", &known)?.unwrap_or(true))
+/// How much shared memory kernels ask a multiprocessor to split off its L1 cache: the most that it can, or
+/// with `CHASKI_CARVEOUT=default` what the driver thinks best, with `least` no more than they need. What
+/// reading loses by it, only a measurement tells.
+pub(super) fn carveout() -> Result<Carveout> {
+    let known = [
+        ("most", Carveout::CU_SHAREDMEM_CARVEOUT_MAX_SHARED),
+        ("default", Carveout::CU_SHAREDMEM_CARVEOUT_DEFAULT),
+        ("least", Carveout::CU_SHAREDMEM_CARVEOUT_MAX_L1),
+    ];
+    Ok(chosen("CHASKI_CARVEOUT", &known)?.unwrap_or(known[0].1))
 }
 
-fn tuning() -> Result<Tuning> {
-    let Tuning { trigger, ahead, prefetch, tile } = Tuning::DEFAULT;
+/// What the environment says of experiments, and of all else `tuning`.
+fn over(tuning: Tuning) -> Result<Tuning> {
+    let Tuning { trigger, ahead, prefetch, tile, chunk } = tuning;
     let triggers = [("first", Trigger::First), ("last", Trigger::Last)];
     let depths: Vec<_> = (0..=Tuning::MOST_AHEAD).map(|n| (n.to_string(), n)).collect();
     let ways = [("lines", Prefetch::Lines), ("paced", Prefetch::Paced), ("bulk", Prefetch::Bulk)];
@@ -86,6 +102,7 @@ fn tuning() -> Result<Tuning> {
         ahead: chosen("CHASKI_AHEAD", &depths)?.unwrap_or(ahead),
         prefetch: chosen("CHASKI_PREFETCH", &ways)?.unwrap_or(prefetch),
         tile: chosen("CHASKI_TILE", &tiles)?.or(tile),
+        chunk,
     })
 }
 

@@ -400,13 +400,12 @@ impl Function {
         self.set(which, bytes as i32, &doing)
     }
 
-    /// Asks for as much shared memory in a multiprocessor as there can be. A kernel finds room beside one
-    /// that ends only where both ask for the same: the split of the L1 cache and shared memory is changed
-    /// when nothing runs there.
-    pub fn prefer_shared(&self, name: &str) -> Result<()> {
+    /// Asks for so much shared memory in a multiprocessor. A kernel finds room beside one that ends only
+    /// where both ask for the same: the split of the L1 cache and shared memory is changed when nothing runs
+    /// there.
+    pub fn split_off(&self, share: sys::CUshared_carveout, name: &str) -> Result<()> {
         use sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT as which;
-        let most = sys::CUshared_carveout::CU_SHAREDMEM_CARVEOUT_MAX_SHARED as i32;
-        self.set(which, most, &format!("kernel {name} cannot ask for shared memory"))
+        self.set(which, share as i32, &format!("kernel {name} cannot ask for shared memory"))
     }
 
     /// Blocks of this size that a multiprocessor runs at once (resident blocks).
