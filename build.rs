@@ -28,6 +28,9 @@ mod compile;
 #[path = "src/kernel/nvrtc.rs"]
 mod nvrtc;
 #[allow(dead_code)]
+#[path = "src/kernel/private.rs"]
+mod private;
+#[allow(dead_code)]
 #[path = "src/kernel/signature.rs"]
 mod signature;
 

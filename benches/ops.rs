@@ -8,7 +8,7 @@ use std::time::Duration;
 use chaski::case::Case;
 use chaski::checkpoint::Checkpoint;
 use chaski::conformance::{Effort, cases};
-use chaski::device::cuda::{self, Card};
+use chaski::device::cuda::{self, Card, Emulation};
 use chaski::device::{Device, Hardware};
 use chaski::ops::CASES;
 use criterion::measurement::WallTime;
@@ -20,7 +20,7 @@ use support::nothing_is_measured;
 fn ops(criterion: &mut Criterion) {
     let emulated = std::env::var_os("CHASKI_BENCH_EMULATE").is_some();
     let card = match emulated {
-        true => cuda::emulate(1, &|_| ()).and_then(|()| Card::open(0)),
+        true => cuda::emulate(&Emulation::new(1), &|_| ()).and_then(|()| Card::open(0)),
         false => Card::open(0),
     };
     let effort = match nothing_is_measured() {

@@ -2,6 +2,7 @@
 # Builds the stand-ins for the CUDA driver, NVRTC and NCCL: emulator/build.sh none|address|thread OUT
 # makes OUT/libcuda.so.1, OUT/libnvrtc.so.13 and OUT/libnccl.so.2, and OUT/include for kernels.
 set -eu
+umask 077  # what is loaded, nobody else may write
 mode=${1:?usage: emulator/build.sh none|address|thread OUT}
 out=${2:?usage: emulator/build.sh none|address|thread OUT}
 here=$(cd "$(dirname "$0")" && pwd)

@@ -8,11 +8,18 @@ use crate::comm::Way;
 use crate::kernel::{KernelSet, Launch};
 use crate::memory::{Activation, Memory, Slot, Weight};
 
+pub(crate) use sealed::Sealed;
+
+mod sealed {
+    /// What is an op of this crate.
+    pub trait Sealed {}
+}
+
 /// One step of a model: what it means, and what it must move and compute.
 ///
 /// An op owns no memory. It names the weights it reads and the slots it reads and writes; several
-/// programs may hold ops on the same slots.
-pub trait Op: Send + Sync {
+/// programs may hold ops on the same slots. All ops are in this crate: a launch on a GPU does what it says.
+pub trait Op: Sealed + Send + Sync {
     /// The op's name, which is also its file's.
     fn name(&self) -> &'static str;
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use chaski::checkpoint::synthetic::Recipe;
 use chaski::checkpoint::{Checkpoint, Dtype};
-use chaski::device::cuda::{self, Card};
+use chaski::device::cuda::{self, Card, Emulation};
 use chaski::device::{Device, Hardware};
 use chaski::memory::Layout;
 use chaski::op::Program;
@@ -343,7 +343,7 @@ fn an_interrupted_run_prints_what_it_has() {
 /// The ops behind the ceilings and the synthetic weights do on a GPU what they mean.
 #[test]
 fn ceilings_and_weights_are_computed_as_on_the_cpu() {
-    cuda::emulate(1, &|_| ()).unwrap();
+    cuda::emulate(&Emulation::new(1), &|_| ()).unwrap();
     let mut layout = Layout::default();
     let memory = layout.slot::<u8>(&[16 * 4099]);
     let sums = layout.slot::<u32>(&[3]);

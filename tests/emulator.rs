@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-use chaski::device::cuda::emulator::{self, Sanitizer};
+use chaski::device::cuda::emulator::{self, Emulation, Sanitizer};
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/emulator");
 const KERNELS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/kernels");
@@ -35,11 +35,13 @@ fn client() -> &'static Path {
 
 /// Runs `cases` in one process on four emulated devices; what it says, and whether all were right.
 fn run(sanitizer: Sanitizer, cases: &[&str], variables: Variables) -> (bool, String) {
+    let emulation = Emulation::from_variables(4, std::env::vars_os()).unwrap();
+    let emulation = Emulation { sanitizer, ..emulation };
     let mut command = Command::new("timeout");
-    command.arg("120").arg(client()).arg(emulator::build(sanitizer, &|_| ()).unwrap());
+    command.arg("120").arg(client()).arg(emulator::build(&emulation, &|_| ()).unwrap());
     command.arg(format!("{FOLDER}/kernels")).arg(KERNELS).args(cases);
     command.envs([("CHASKI_EMULATE", "4"), ("CHASKI_EMULATE_PATIENCE_MS", "2000")]);
-    command.envs(sanitizer.environment().unwrap()).envs(variables.iter().copied());
+    command.envs(emulation.environment().unwrap()).envs(variables.iter().copied());
     let output = command.output().unwrap();
     let said = [output.stdout, output.stderr].concat();
     (output.status.success(), String::from_utf8_lossy(&said).into_owned())

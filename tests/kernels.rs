@@ -150,11 +150,14 @@ fn arguments_are_the_bytes_of_the_struct_and_places_for_addresses() {
     };
     let arguments = embed.arguments();
     let places: Vec<_> =
-        arguments.places().iter().map(|p| (p.offset, p.region, p.region_offset)).collect();
+        arguments.places().iter().map(|p| (p.offset, p.region, p.region_offset, p.bytes)).collect();
     let (ids_at, x_at) = (256, 512 + 16 * 4); // after the skipped slot
     assert_eq!(skipped.offset(), 0);
-    let expected =
-        [(0, Region::State, ids_at), (8, Region::Weights, 4096), (16, Region::State, x_at)];
+    let expected = [
+        (0, Region::State, ids_at, 4 * 4),
+        (8, Region::Weights, 4096, 100 * 16 * 2),
+        (16, Region::State, x_at, 16 * 4),
+    ];
     assert_eq!(places, expected);
     let words = |bytes: &[u8]| -> Vec<u64> {
         bytes.chunks(8).map(|word| u64::from_ne_bytes(word.try_into().unwrap())).collect()

@@ -3,17 +3,30 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
 
 namespace emulator {
 namespace {
 
+struct NotUnderstood {
+    std::string what;
+};
+
 [[noreturn]] void refuse(const char* variable, const std::string& value) {
-    std::fprintf(stderr, "emulator: %s=%s: not understood; see docs/environment.md\n", variable,
-                 value.c_str());
-    std::exit(2);
+    throw NotUnderstood{variable + ("=" + value) + ": not understood; see docs/environment.md"};
 }
 
+// What stands in for the environment, once it is given.
+std::unique_ptr<std::map<std::string, std::string>> given;
+
 std::string value_of(const char* variable) {
+    if (given) {
+        const auto found = given->find(variable);
+        if (found == given->end()) return "";
+        const std::string value = found->second;
+        given->erase(found);  // what is left is nothing that there is
+        return value;
+    }
     const char* value = std::getenv(variable);
     return value ? value : "";
 }
@@ -194,8 +207,24 @@ size_t Modes::shared_bytes() const {
     }
 }
 
+namespace {
+
+Modes read_or_end() {
+    try {
+        return read();
+    } catch (const NotUnderstood& refused) {
+        std::fprintf(stderr, "emulator: %s\n", refused.what.c_str());
+        std::exit(2);
+    }
+}
+
+Modes* configured;  // instead of what the environment says
+
+}  // namespace
+
 Modes& modes() {
-    static Modes& modes = *new Modes(read());  // outlives everything, as the machine does
+    // Outlives everything, as the machine does.
+    static Modes& modes = configured ? *configured : *new Modes(read_or_end());
     return modes;
 }
 
@@ -219,7 +248,31 @@ uint64_t next_random() {  // splitmix64
 }  // namespace emulator
 
 // The emulator's own: the order of warps from now on, as CHASKI_EMULATE_ORDER has it.
-extern "C" __attribute__((visibility("default"))) int chaski_emulator_order(const char* text) {
+extern "C" __attribute__((visibility("default"))) int chaski_emulator_order(const char* text) try {
     emulator::set_order(emulator::modes(), "the warp schedule", text);
     return 1;
+} catch (const emulator::NotUnderstood&) {
+    return 0;
+}
+
+// Modes, NAME=VALUE each, up to a null pointer, in place of the environment's; before any other call. What
+// is wrong with them, or nothing.
+extern "C" __attribute__((visibility("default"))) const char* chaski_emulator_configure(
+    const char* const* settings) {
+    using namespace emulator;
+    static std::string wrong;
+    given = std::make_unique<std::map<std::string, std::string>>();
+    for (; *settings; settings++) {
+        const std::string setting = *settings;
+        const size_t equals = std::min(setting.find('='), setting.size());
+        (*given)[setting.substr(0, equals)] = setting.substr(std::min(equals + 1, setting.size()));
+    }
+    try {
+        configured = new Modes(read());
+        for (const auto& [name, value] : *given) refuse(name.c_str(), value);
+    } catch (const NotUnderstood& refused) {
+        wrong = refused.what;
+        return wrong.c_str();
+    }
+    return nullptr;
 }

@@ -1,4 +1,5 @@
-// Every knob of the emulator, all of them environment variables, read once:
+// Every knob of the emulator: environment variables, read once, unless chaski_emulator_configure has been
+// given others in their place.
 //
 //   CHASKI_EMULATE=N                number of devices (default 1)
 //   CHASKI_EMULATE_MEMORY=BYTES[,...]
@@ -105,8 +106,9 @@ struct Modes {
 inline constexpr int kDeviceLost = 46;  // CUDA_ERROR_DEVICE_UNAVAILABLE
 inline constexpr int kStalls = -1;      // of a kernel: no result, ever
 
-Modes& modes();  // a wrong value ends the process with one line: a mistyped mode must not pass for
-                 // a clean run
+// A wrong value in the environment ends the process with one line: a mistyped mode must not pass for a
+// clean run.
+Modes& modes();
 
 // What this call is to return, for a device (-1: none is current); 0: nothing is planned.
 int planned_fault(const char* function, int device);

@@ -6,6 +6,7 @@
 #include "shell.h"
 
 #include <dlfcn.h>
+#include <sys/stat.h>
 #include <cstdlib>
 #include <map>
 #include <vector>
@@ -32,18 +33,26 @@ constexpr const char* kSanitizer[] = {"-O1", "-fsanitize=address,undefined",
 constexpr const char* kSanitizer[] = {"-O2"};
 #endif
 
-// The headers that stand in for CUDA lie beside this library.
-std::string include_directory() {
+// The folder of this library.
+std::string own_directory() {
     Dl_info info;
-    if (!dladdr(reinterpret_cast<void*>(&include_directory), &info)) return "include";
+    if (!dladdr(reinterpret_cast<void*>(&own_directory), &info)) return ".";
     std::string path = info.dli_fname;
     size_t slash = path.rfind('/');
-    return (slash == std::string::npos ? "." : path.substr(0, slash)) + "/include";
+    return slash == std::string::npos ? "." : path.substr(0, slash);
 }
 
+// The headers that stand in for CUDA.
+std::string include_directory() { return own_directory() + "/include"; }
+
+// What chaski_emulator_configure is given: the C++ compiler, and the folder that objects are kept in.
+std::string chosen_compiler, chosen_cache;
+
 std::vector<std::string> compiler() {
-    const char* chosen = std::getenv("CHASKI_CXX");
-    std::vector<std::string> command = {chosen && *chosen ? chosen : "g++"};
+    const char* variable = std::getenv("CHASKI_CXX");
+    std::vector<std::string> command = {!chosen_compiler.empty() ? chosen_compiler
+                                        : variable && *variable  ? variable
+                                                                 : "g++"};
     // Two modules may have a kernel of one name: nothing of theirs is unique in the process.
     for (const char* flag : {"-std=c++17", "-g", "-fPIC", "-fno-exceptions", "-fno-gnu-unique",
                              "-ffp-contract=off", "-w", "-x", "c++"})
@@ -102,7 +111,8 @@ bool write_program(const Program& program, const std::string& directory) {
 }
 
 int compile(Program& program, int count, const char* const* options) {
-    const std::string cache = cache_directory();
+    const std::string cache = chosen_cache.empty() ? own_directory() + "/kernels" : chosen_cache;
+    mkdir(cache.c_str(), 0700);  // unless it is there
     TemporaryDirectory work(cache);
     if (work.path.empty() || !write_program(program, work.path)) {
         program.log = "cannot write below " + cache + "\n";
@@ -124,13 +134,15 @@ int compile(Program& program, int count, const char* const* options) {
     for (const std::string& part : compiler()) key += without(part, current_directory()) + "\n";
     const std::string object = cache + "/" + hash(key + text) + ".so";
 
-    if (!file_exists(object)) {
+    // What others can have written is made anew.
+    if (!is_private(cache) || !is_private(object)) {
         std::vector<std::string> build = command;
         const std::string output = work.path + "/program.so";
         build.insert(build.end(), {"-shared", source, "-o", output});
         if (!run(build, program.log)) return kCompilation;
-        if (std::rename(output.c_str(), object.c_str()) != 0) {
-            program.log = "cannot write " + object + "\n";
+        if (chmod(output.c_str(), 0700) != 0 || std::rename(output.c_str(), object.c_str()) != 0 ||
+            !is_private(cache)) {
+            program.log = "cannot write " + object + ", or others can, too\n";
             return kInternal;
         }
     }
@@ -198,6 +210,14 @@ ENTRY nvrtcGetProgramLog(Program* program, char* log) {
     program->log.copy(log, program->log.size());
     log[program->log.size()] = '\0';
     return kSuccess;
+}
+
+// The emulator's own: the C++ compiler and the folder to keep objects in, which nobody else can write.
+extern "C" __attribute__((visibility("default"))) const char* chaski_emulator_configure(
+    const char* const* settings) {
+    chosen_compiler = settings[0];
+    chosen_cache = settings[1];
+    return nullptr;
 }
 
 ENTRY nvrtcAddNameExpression(Program*, const char*) { return kSuccess; }

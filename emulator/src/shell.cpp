@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <spawn.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include <cstdint>
@@ -56,14 +57,10 @@ std::string current_directory() {
     return fs::current_path(ignored).string();
 }
 
-std::string cache_directory() {
-    const char* xdg = std::getenv("XDG_CACHE_HOME");
-    const char* home = std::getenv("HOME");
-    std::string base = xdg && *xdg ? xdg : std::string(home && *home ? home : "/tmp") + "/.cache";
-    std::string path = base + "/chaski/emulated";
-    std::error_code ignored;
-    fs::create_directories(path, ignored);
-    return path;
+bool is_private(const std::string& path) {
+    struct stat found;
+    return lstat(path.c_str(), &found) == 0 && !S_ISLNK(found.st_mode) && found.st_uid == geteuid() &&
+           (found.st_mode & (S_IWGRP | S_IWOTH)) == 0;
 }
 
 bool run(const std::vector<std::string>& command, std::string& log) {

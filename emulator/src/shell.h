@@ -12,7 +12,7 @@ bool write_file(const std::string& path,
 std::string hash(const std::string& text);    // 32 hex digits
 std::string without(std::string text, const std::string& part);
 std::string current_directory();
-std::string cache_directory();  // XDG_CACHE_HOME/chaski/emulated, made if need be
+bool is_private(const std::string& path);  // this user's, writable by nobody else, and no link
 
 // Runs a command without LD_PRELOAD (a sanitizer's runtime is nothing for a compiler) and adds what
 // it says to `log`.

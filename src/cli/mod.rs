@@ -5,6 +5,7 @@ mod bench;
 mod chat;
 mod devices;
 mod diff;
+mod emulate;
 mod file;
 mod forecast;
 mod generate;
@@ -34,7 +35,6 @@ use std::process;
 use args::{Arguments, Command, KernelsCommand};
 use clap::FromArgMatches;
 
-use crate::device::cuda;
 use crate::error::{Error, Result};
 use crate::source::tell_of_shortened_files;
 
@@ -49,14 +49,14 @@ pub fn run() -> Result<()> {
     let spelled_out = |argument| spelled_out(argument, is_bench);
     let words: Vec<_> = std::env::args_os().map(spelled_out).collect();
     let arguments = arguments(&words)?;
-    let emulated = emulated(arguments.emulate)?;
+    let emulated = emulate::devices(arguments.emulate)?;
     tell_of_shortened_files()
         .map_err(|error| Error::failed(format!("cannot watch for SIGBUS: {error}")))?;
     if let Command::Kernels { command: KernelsCommand::Check(args) } = &arguments.command {
         return kernels::check(args, emulated); // in processes of its own
     }
     if let Some(devices) = emulated {
-        cuda::emulate(devices, &|what| output::note(what))?;
+        emulate::emulate(devices, &|what| output::note(what))?;
     }
     match arguments.command {
         Command::Generate(args) => generate::run(&args),
@@ -97,17 +97,6 @@ fn arguments(words: &[OsString]) -> Result<Arguments> {
     let is_terminal = io::stdout().is_terminal();
     output::print(&if is_terminal { text.ansi().to_string() } else { text.to_string() })?;
     process::exit(0)
-}
-
-/// How many GPUs to emulate: as the argument says, else the environment.
-fn emulated(argument: Option<u32>) -> Result<Option<u32>> {
-    match (argument, std::env::var("CHASKI_EMULATE")) {
-        (None, Ok(text)) if !text.is_empty() => match text.parse() {
-            Ok(devices) => Ok(Some(devices)),
-            Err(_) => Err(Error::usage(format!("CHASKI_EMULATE={text}: a number is needed"))),
-        },
-        _ => Ok(argument),
-    }
 }
 
 /// llama.cpp's long options with one dash, which clap does not know.

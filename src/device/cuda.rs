@@ -31,7 +31,9 @@ use bytemuck::Pod;
 pub use card::Card;
 pub use cublas::check_cublas;
 pub use driver::{device_count, has_driver};
-pub use emulator::{Order, Sanitizer, calls, emulate, emulated, set_order};
+pub use emulator::{
+    Emulation, Order, Sanitizer, calls, emulate, emulated, emulated_devices, set_order,
+};
 pub use leave::leave;
 pub use nccl::communicator_bytes;
 pub use nvml::{Nvml, Reading, THROTTLE_REASONS};
@@ -276,12 +278,13 @@ impl Cuda {
     /// Lets nobody touch these bytes from now on, kernels or copies; says whether the sanitizer is here
     /// that sees to it.
     pub fn forbid(&self, slot: Slot<u8>) -> bool {
-        emulator::forbid(self.state.address(slot.offset()..slot.offset()), slot.len())
+        let range = slot.offset()..slot.offset() + slot.len();
+        emulator::forbid(self.state.address(range), slot.len())
     }
 
     /// As [`Self::forbid`].
     pub fn forbid_weight(&self, weight: Weight) -> bool {
-        emulator::forbid(self.weights.address(weight.offset), weight.bytes())
+        emulator::forbid(self.weights.address(weight.offset, weight.bytes()), weight.bytes())
     }
 
     /// The elements of `slot` after all that is queued.

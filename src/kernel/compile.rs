@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::nvrtc::{Nvrtc, Output};
+use super::private;
 use super::signature::{Mistake, Signature};
 
 /// A kernel's source, ready to be compiled.
@@ -216,10 +217,10 @@ impl Cache {
         let key = hash(parts.into_iter().chain(options));
         let file = |extension: &str| self.folder.join(format!("{name}.{arch}.{key}.{extension}"));
         let code_file = file(if output == Output::Cubin { "cubin" } else { "ptx" });
-        if code_file.is_file()
-            && let Ok(log) = fs::read_to_string(file("log"))
+        if private::is_private(&code_file)
+            && let Ok(log) = private::read(&file("log"))
         {
-            return Ok((code_file, log, false));
+            return Ok((code_file, String::from_utf8_lossy(&log).into_owned(), false));
         }
         let options = options.map(str::to_owned);
         let (code, log) = nvrtc
@@ -230,15 +231,11 @@ impl Cache {
         Ok((code_file, log, true))
     }
 
-    /// Writes a file whole or not at all, whoever else may write it at the same time.
     fn put(&self, path: &Path, bytes: &[u8]) -> Result<(), String> {
-        let unfinished = path.with_extension(format!("unfinished.{}", std::process::id()));
-        fs::create_dir_all(&self.folder)
-            .and_then(|()| fs::write(&unfinished, bytes))
-            .and_then(|()| fs::rename(&unfinished, path))
-            .map_err(|error| {
-                let path = path.display();
-                format!("cannot write {path}: {error}; XDG_CACHE_HOME can name another folder")
-            })
+        let written = fs::create_dir_all(&self.folder).and_then(|()| private::write(path, bytes));
+        written.map_err(|error| {
+            let path = path.display();
+            format!("cannot write {path}: {error}; XDG_CACHE_HOME can name another folder")
+        })
     }
 }

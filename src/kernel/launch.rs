@@ -69,6 +69,8 @@ pub struct Place {
     pub region: Region,
     /// Bytes from the start of the region.
     pub region_offset: usize,
+    /// What the op says is there: those of the slot or the weight.
+    pub bytes: usize,
 }
 
 /// The two regions of a rank's memory.
@@ -132,11 +134,13 @@ impl Arguments {
     }
 
     pub(super) fn weight(&mut self, offset: usize, weight: Weight) {
-        self.places.push(Place { offset, region: Region::Weights, region_offset: weight.offset });
+        let (region_offset, bytes) = (weight.offset, weight.bytes());
+        self.places.push(Place { offset, region: Region::Weights, region_offset, bytes });
     }
 
     pub(super) fn slot<T: Pod>(&mut self, offset: usize, slot: Slot<T>) {
-        self.places.push(Place { offset, region: Region::State, region_offset: slot.offset() });
+        let (region_offset, bytes) = (slot.offset(), slot.bytes());
+        self.places.push(Place { offset, region: Region::State, region_offset, bytes });
     }
 
     pub(super) fn map(&mut self, offset: usize, map: TensorMap) {

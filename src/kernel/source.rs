@@ -3,12 +3,13 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{self, Read};
 use std::path::Path;
 
 use super::compile::{Cache, Program};
 use super::nvrtc::{self, Nvrtc};
 use super::signature::{Field, Kind};
-use super::{KERNELS, Kernel, user_cache};
+use super::{KERNELS, Kernel, private, user_cache};
 use crate::error::{Error, Result};
 
 /// A kernel's source with the headers that it includes.
@@ -57,7 +58,7 @@ impl Source {
         let beside = path.parent().unwrap_or(Path::new("")).join("lib");
         for file in fs::read_dir(beside).into_iter().flatten().flatten() {
             let file = file.path();
-            if file.extension().is_some_and(|extension| extension == "cuh") {
+            if file.extension().is_some_and(|extension| extension == "cuh") && file.is_file() {
                 let name = file.file_name().unwrap_or_default().to_string_lossy();
                 headers.insert(format!("lib/{name}").into(), read(&file)?.into());
             }
@@ -123,21 +124,28 @@ impl Source {
             }
             Err(error) => return Err(Error::failed(format!("{doing}: {error}"))),
         };
+        let cache = Cache { folder: user_cache("kernels")? };
         self.program()
-            .and_then(|program| {
-                program.cubin(&nvrtc, arch, &Cache { folder: user_cache().join("kernels") })
-            })
+            .and_then(|program| program.cubin(&nvrtc, arch, &cache))
             .and_then(|image| {
-                fs::read(&image.file)
+                private::read(&image.file)
                     .map_err(|error| format!("cannot read {}: {error}", image.file.display()))
             })
             .map_err(|error| Error::failed(format!("{doing}: {error}")))
     }
 }
 
+/// Bytes of a source, at most.
+const MOST_BYTES: u64 = 16 << 20;
+
 fn read(path: &Path) -> Result<String> {
     let failed = |error| Error::failed(format!("cannot read {}: {error}", path.display()));
-    fs::read_to_string(path).map_err(failed)
+    let mut text = String::new();
+    let file = fs::File::open(path).map_err(failed)?;
+    if file.take(MOST_BYTES + 1).read_to_string(&mut text).map_err(failed)? as u64 > MOST_BYTES {
+        return Err(failed(io::Error::other(format!("over {} MiB", MOST_BYTES >> 20))));
+    }
+    Ok(text)
 }
 
 fn declaration(field: &Field) -> String {

@@ -7,7 +7,7 @@ use super::bench::{Contestant, Times};
 use crate::bench::percentile;
 use crate::kernel::Launch;
 use crate::memory::Memory;
-use crate::op::{Cost, Gpu, Op};
+use crate::op::{Cost, Gpu, Op, Sealed};
 use crate::ops::{PARTS, TUNED, Tuned};
 
 /// By how much another choice must be faster than the one that is made by itself.
@@ -18,6 +18,8 @@ pub(super) struct Cut {
     pub op: Box<dyn Op>,
     pub parts: u32,
 }
+
+impl Sealed for Cut {}
 
 impl Op for Cut {
     fn name(&self) -> &'static str {

@@ -55,6 +55,34 @@ pub use sample::{MOST_TOKENS, RING, Sample, Sampling, outcome};
 pub use synthesize::Synthesize;
 pub use tuned::TUNED;
 
+macro_rules! sealed {
+    ($($op:ty),* $(,)?) => { $(impl crate::op::Sealed for $op {})* };
+}
+
+sealed!(
+    AllReduce,
+    AttendDecode,
+    AttendPrefill,
+    AttendPrefillHopper,
+    Embed,
+    GateUpSwiglu,
+    GateUpSwigluHopper,
+    MmaPeak,
+    NormGateUp,
+    NormHead,
+    NormQkv,
+    Pass,
+    Project,
+    ReadAll,
+    RmsNorm,
+    RopeAppend,
+    Sample,
+    Synthesize,
+);
+
+impl<const N: usize> crate::op::Sealed for Matmul<N> {}
+impl<const N: usize> crate::op::Sealed for MatmulHopper<N> {}
+
 /// Lists the cases of an op.
 pub type MakeCases = fn() -> Vec<Case>;
 

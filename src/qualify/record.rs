@@ -1,7 +1,6 @@
 //! What has been found out about a kind of GPU, kept in the user's cache.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -9,7 +8,7 @@ use super::{Check, Verdict};
 use crate::device::cuda::{self, Card};
 use crate::error::{Error, Result};
 use crate::kernel::compile::hash;
-use crate::kernel::user_cache;
+use crate::kernel::{private, user_cache};
 
 /// Whatever could change a verdict, beside the machine code that it is about.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,7 +52,7 @@ pub struct Record {
 impl Record {
     /// What was kept; nothing where there is no file, or one that another version has written.
     pub fn load(identity: Identity) -> Self {
-        let kept = fs::read(path(&identity)).ok();
+        let kept = path(&identity).ok().and_then(|path| private::read(&path).ok());
         let kept = kept.and_then(|text| serde_json::from_slice::<Self>(&text).ok());
         kept.filter(|kept| kept.identity == identity).unwrap_or(Self {
             identity,
@@ -75,7 +74,10 @@ impl Record {
     }
 
     /// The file.
-    pub fn path(&self) -> PathBuf {
+    ///
+    /// # Errors
+    /// When there is no cache for it.
+    pub fn path(&self) -> Result<PathBuf> {
         path(&self.identity)
     }
 
@@ -84,23 +86,17 @@ impl Record {
     /// # Errors
     /// When the cache cannot be written.
     pub fn save(&self) -> Result<()> {
-        let path = self.path();
-        let failed = |error| Error::failed(format!("cannot write {}: {error}", path.display()));
+        let path = self.path()?;
         let text = serde_json::to_string_pretty(self);
         let text = text.map_err(|error| Error::failed(format!("cannot write JSON: {error}")))?;
-        fs::create_dir_all(path.parent().unwrap_or(Path::new("."))).map_err(failed)?;
-        let partial = path.with_extension(std::process::id().to_string());
-        let written = fs::write(&partial, text + "\n").and_then(|()| fs::rename(&partial, &path));
-        written.map_err(|error| {
-            let _ = fs::remove_file(&partial);
-            failed(error)
-        })
+        let failed = |error| Error::failed(format!("cannot write {}: {error}", path.display()));
+        private::write(&path, (text + "\n").as_bytes()).map_err(failed)
     }
 }
 
-fn path(identity: &Identity) -> PathBuf {
+fn path(identity: &Identity) -> Result<PathBuf> {
     let letters = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
     let name: String = identity.gpu.chars().map(letters).collect();
     let hash = hash([&*format!("{identity:?}")].into_iter());
-    user_cache().join("qualified").join(format!("{name}-{hash}.json"))
+    Ok(user_cache("qualified")?.join(format!("{name}-{hash}.json")))
 }

@@ -4,7 +4,7 @@ use std::sync::Once;
 
 use chaski::checkpoint::Checkpoint;
 use chaski::config::{Config, Dims};
-use chaski::device::cuda::{self, Card};
+use chaski::device::cuda::{self, Card, Emulation};
 use chaski::device::{Device, Hardware};
 use chaski::error::Result;
 use chaski::memory::{Layout, Weight};
@@ -15,7 +15,8 @@ use chaski::source::Source;
 /// Has one emulated GPU there.
 pub fn start() {
     static ONCE: Once = Once::new();
-    ONCE.call_once(|| cuda::emulate(1, &|_| ()).unwrap());
+    let emulation = || Emulation::from_variables(1, std::env::vars_os()).unwrap();
+    ONCE.call_once(|| cuda::emulate(&emulation(), &|_| ()).unwrap());
 }
 
 /// `source` on one emulated GPU. Of `request` only what is not the GPU's own matter counts.

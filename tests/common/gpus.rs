@@ -6,7 +6,7 @@ use std::time::Duration;
 use chaski::checkpoint::{Checkpoint, Dtype};
 use chaski::config::{Config, Dims};
 use chaski::device::Hardware;
-use chaski::device::cuda::{self, Card};
+use chaski::device::cuda::{self, Card, Emulation};
 use chaski::error::Result;
 use chaski::model::{Plan, Request, Room, Weights};
 use chaski::source::Source;
@@ -19,7 +19,8 @@ const PATIENCE: Duration = Duration::from_secs(600);
 /// own matter counts.
 pub fn team(source: &Source, request: Request, stages: usize, ordinals: &[u32]) -> Result<Team> {
     static ONCE: Once = Once::new();
-    ONCE.call_once(|| cuda::emulate(8, &|_| ()).unwrap());
+    let emulation = || Emulation::from_variables(8, std::env::vars_os()).unwrap();
+    ONCE.call_once(|| cuda::emulate(&emulation(), &|_| ()).unwrap());
     let (config, checkpoint) = (Config::load(source)?, Checkpoint::open(source)?);
     let world = ordinals.len();
     let dims = Dims::in_stages(&config, world, stages)?.of_rank(world - 1);

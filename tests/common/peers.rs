@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use chaski::comm::Room;
 use chaski::config::Share;
-use chaski::device::cuda::{self, Card};
+use chaski::device::cuda::{self, Card, Emulation};
 use chaski::error::Result;
 use chaski::kernel::{Kernel, Source};
 use chaski::random::random;
@@ -22,7 +22,8 @@ pub const KERNEL: &str = "CHASKI_TEST_KERNEL";
 
 pub fn cards(world: usize) -> Vec<Card> {
     static ONCE: Once = Once::new();
-    ONCE.call_once(|| cuda::emulate(8, &|_| ()).unwrap());
+    let emulation = || Emulation::from_variables(8, std::env::vars_os()).unwrap();
+    ONCE.call_once(|| cuda::emulate(&emulation(), &|_| ()).unwrap());
     let open = |ordinal| {
         let card = Card::open(ordinal).unwrap();
         if let Some(file) = std::env::var_os(KERNEL) {
@@ -72,6 +73,9 @@ pub fn tarry(rank: usize, round: usize) {
 pub fn fails(test: &str, variables: &[(&str, &str)]) -> Option<String> {
     let mut again = Command::new(std::env::current_exe().unwrap());
     again.args(["--exact", test, "--nocapture"]).envs(variables.iter().copied());
+    let own = variables.iter().map(|(name, value)| (name.into(), value.into()));
+    let emulation = Emulation::from_variables(8, std::env::vars_os().chain(own)).unwrap();
+    again.envs(emulation.environment().unwrap());
     let output = again.output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     let is_wrong = !output.status.success() || said.contains("WARNING: ThreadSanitizer");

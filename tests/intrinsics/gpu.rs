@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
-use chaski::device::cuda::{self, Card, emulator};
+use chaski::device::cuda::{self, Card, Emulation, emulator};
 use chaski::kernel::nvrtc::{Nvrtc, Output};
 use chaski::kernel::{ARCHS, KERNELS};
 use cudarc::driver::{
@@ -34,7 +34,8 @@ fn gpu() -> &'static Gpu {
     GPU.get_or_init(|| {
         let is_real = std::env::var_os("CHASKI_TEST_GPU").is_some();
         if !is_real {
-            cuda::emulate(1, &|_| ()).unwrap();
+            let emulation = Emulation::from_variables(1, std::env::vars_os()).unwrap();
+            cuda::emulate(&emulation, &|_| ()).unwrap();
         }
         let (major, minor) = Card::open(0).unwrap().capability;
         let arch = ARCHS.iter().rev().find(|arch| arch.runs_on(major, minor)).unwrap();

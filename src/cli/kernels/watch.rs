@@ -10,7 +10,7 @@ use super::check::{Checked, effort};
 use super::worker::Event;
 use crate::cli::args::CheckArgs;
 use crate::conformance::{Effort, report};
-use crate::device::cuda::Sanitizer;
+use crate::device::cuda::{Emulation, Sanitizer};
 use crate::error::{Error, Result};
 use crate::kernel::{Kernel, Source};
 
@@ -196,7 +196,8 @@ fn worker(
         Effort::Usual => "usual",
         Effort::Thorough => "thorough",
     });
-    for (name, mut value) in sanitizer.environment()? {
+    let emulation = Emulation::from_variables(emulated.unwrap_or(0), std::env::vars_os())?;
+    for (name, mut value) in (Emulation { sanitizer, ..emulation }).environment()? {
         if name == "TSAN_OPTIONS" {
             value.push(" halt_on_error=1"); // one race is enough
         }

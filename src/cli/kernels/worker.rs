@@ -6,9 +6,10 @@ use std::thread;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cli::emulate::emulate;
 use crate::cli::output::print;
 use crate::conformance::{self, Effort};
-use crate::device::cuda::{self, Card, Order};
+use crate::device::cuda::{Card, Order};
 use crate::error::{Error, Result};
 use crate::kernel::{Kernel, Source};
 
@@ -47,7 +48,7 @@ pub fn work(
     emulated: Option<u32>,
 ) -> Result<()> {
     if let Some(devices) = emulated {
-        cuda::emulate(devices, &|_| ())?;
+        emulate(devices, &|_| ())?;
     }
     thread::spawn(end_with_the_other);
     let card = Card::open(device)?;

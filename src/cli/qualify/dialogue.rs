@@ -7,6 +7,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::worker::Event;
+use crate::device::cuda::emulated_devices;
 use crate::error::{Error, Result};
 use crate::qualify::{Found, Order, Wrong};
 
@@ -26,6 +27,9 @@ impl Dialogue {
         let failed = |error| Error::failed(format!("cannot start the checking process: {error}"));
         let mut command = Command::new(std::env::current_exe().map_err(failed)?);
         command.args(["qualify", "--worker", "--device", &format!("cuda:{device}")]);
+        if let Some(devices) = emulated_devices() {
+            command.args(["--emulate", &devices.to_string()]);
+        }
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut process = command.spawn().map_err(failed)?;
         let orders = process.stdin.take().expect("piped");

@@ -47,7 +47,7 @@ pub fn run(args: &QualifyArgs) -> Result<()> {
                 "tuning": tuned,
                 "not_used": lines,
                 "wrong": faults.iter().map(|(kernel, _)| kernel.name).collect::<Vec<_>>(),
-                "file": record.path(),
+                "file": record.path().ok(),
             });
             print(&format!("{found:#}\n"))?;
         }
@@ -78,7 +78,7 @@ fn table(record: &Record, standing: &Standing) -> String {
     };
     let lines: String = record.verdicts.iter().map(line).collect();
     let not_used: String = standing.lines.iter().map(|line| format!("{line}\n")).collect();
-    format!("{gpu}, driver {driver}\n{lines}{not_used}kept in {}\n", record.path().display())
+    format!("{gpu}, driver {driver}\n{lines}{not_used}{}\n", kept(record))
 }
 
 /// How checks are gone about.
@@ -134,15 +134,23 @@ fn find_out(
 fn usable(card: &Card, standing: &Standing, record: &Record) -> Result<()> {
     let Some((kernel, wrong)) = standing.faults.first() else { return Ok(()) };
     Err(Error::failed(format!(
-        "kernel {} is wrong on cuda:{} ({}), and has no fallback: {}: {}; {} is for an issue; \
+        "kernel {} is wrong on cuda:{} ({}), and has no fallback: {}: {}; the verdicts are {}, for an issue; \
          --device cpu does without, --trust-kernels runs it all the same",
         kernel.name,
         card.ordinal,
         card.name,
         wrong.case,
         wrong.how.trim_end().replace('\n', " "),
-        record.path().display()
+        kept(record)
     )))
+}
+
+/// Where the verdicts are.
+fn kept(record: &Record) -> String {
+    match record.path() {
+        Ok(path) => format!("kept in {}", path.display()),
+        Err(error) => format!("not kept: {error}"),
+    }
 }
 
 /// Whether kernels are taken as they are, as the user says.

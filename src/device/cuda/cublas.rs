@@ -171,7 +171,7 @@ fn multiplications(cuda: &Cuda, product: &Product) -> Vec<Multiply> {
     let multiply = |term: usize| Multiply {
         dtype: weight.dtype,
         x: state(x.bytes.part(term * term_bytes, term_bytes)),
-        weight: cuda.weights.address(weight.offset),
+        weight: cuda.weights.address(weight.offset, weight.bytes()),
         y: state(y.cast()),
         sizes,
         adds: residual || term > 0,

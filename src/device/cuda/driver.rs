@@ -359,7 +359,8 @@ impl Pinned {
     }
 
     fn word(&self, at: usize) -> &AtomicU64 {
-        assert!(at.is_multiple_of(8) && at + 8 <= self.bytes, "{at} of {}", self.bytes);
+        let is_inside = self.bytes.checked_sub(8).is_some_and(|last| at <= last);
+        assert!(at.is_multiple_of(8) && is_inside, "{at} of {}", self.bytes);
         // SAFETY: inside the allocation, which begins with a page and lives as long as `self`. The device
         // writes whole words, and where it may nobody else does but by these functions.
         unsafe { AtomicU64::from_ptr(self.start.add(at).cast()) }
@@ -367,7 +368,8 @@ impl Pinned {
 
     /// Replaces the bytes from `at` on, which no device may be using at the time.
     pub fn write(&mut self, at: usize, bytes: &[u8]) {
-        assert!(at + bytes.len() <= self.bytes, "{at} of {}", self.bytes);
+        let room = self.bytes.checked_sub(at);
+        assert!(room.is_some_and(|room| bytes.len() <= room), "{at} of {}", self.bytes);
         // SAFETY: inside the allocation, and `bytes` cannot overlap memory that `self` owns.
         unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), self.start.add(at), bytes.len()) };
     }

@@ -1,66 +1,101 @@
 //! The emulated driver (`emulator/`, embedded): built when it is first asked for, then loaded in the
 //! place of the real one.
 
-use std::ffi::{CStr, CString, OsString, c_char, c_int};
+mod build;
+
+use std::ffi::{CStr, CString, c_char, c_int};
 use std::fmt::{self, Display};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::{Mutex, OnceLock, PoisonError};
-use std::{env, fs};
+use std::{iter, ptr};
 
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 
+pub use build::{Emulation, Sanitizer, build};
+
 use crate::error::{Error, Result};
-use crate::kernel::compile::hash;
 use crate::kernel::{ARCHS, Arch, Kernel, Source, user_cache};
+use build::{DRIVER, NCCL, NVRTC};
 
 /// What was loaded.
 struct Emulator {
+    emulation: Emulation,
+    /// Where it was built.
+    folder: PathBuf,
     nvrtc: PathBuf,
     driver: Library,
-    _nccl: Library,
+    _others: [Library; 2],
 }
 
 static EMULATOR: OnceLock<Emulator> = OnceLock::new();
 
-/// Lets all CUDA calls of this process, of which there must have been none yet, go to `devices`
-/// emulated GPUs. With a sanitizer the process starts anew if it must. `told` hears of what takes its
-/// time.
+/// Lets all CUDA calls of this process, of which there must have been none yet, go to emulated GPUs.
+/// `told` hears of what takes its time.
 ///
 /// # Errors
-/// When the emulator cannot be built, for which it needs a C++ compiler, or not be loaded.
-pub fn emulate(devices: u32, told: &dyn Fn(&str)) -> Result<()> {
-    if EMULATOR.get().is_some() {
-        return Ok(());
+/// When the emulator cannot be built, for which it needs a C++ compiler, or not be loaded; a mode that
+/// is not understood; a checker whose runtime is not here ([`Emulation::environment`]); other emulated
+/// GPUs that are here already.
+pub fn emulate(emulation: &Emulation, told: &dyn Fn(&str)) -> Result<()> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(there) = EMULATOR.get() {
+        return match there.emulation == *emulation {
+            true => Ok(()),
+            false => Err(Error::failed("this process has other emulated GPUs already")),
+        };
     }
-    let sanitizer = Sanitizer::from_environment()?;
-    let variables = sanitizer.environment()?;
-    let preloaded = env::var_os("LD_PRELOAD");
-    if variables
-        .iter()
-        .any(|(name, value)| *name == "LD_PRELOAD" && Some(value) != preloaded.as_ref())
-    {
-        let failed =
-            |error| Error::failed(format!("cannot start with {}: {error}", sanitizer.name()));
-        let mut again = Command::new(env::current_exe().map_err(failed)?);
-        return Err(failed(again.args(env::args_os().skip(1)).envs(variables).exec()));
+    if !emulation.sanitizer.is_here() {
+        let name = emulation.sanitizer.name();
+        return Err(Error::failed(format!(
+            "this process was started without the {name} sanitizer"
+        )));
     }
-    let folder = build(sanitizer, told)?;
-    // SAFETY: called at the start of the process, before there are threads that read the environment;
-    // the emulator reads it when CUDA starts.
-    unsafe { env::set_var("CHASKI_EMULATE", devices.to_string()) };
+    let folder = build(emulation, told)?;
     let load = |name: &str| {
         let path = folder.join(name);
-        // SAFETY: the library was built from this repository's sources; its initialisers ask nothing of us.
+        // SAFETY: the library was built from this repository's sources into a folder that nobody else can
+        // write (`private`); its initialisers ask nothing of us.
         let library = unsafe { Library::open(Some(&path), RTLD_NOW | RTLD_GLOBAL) };
         library.map_err(|error| Error::failed(format!("cannot load {}: {error}", path.display())))
     };
     // Whoever asks for these libraries by their names gets what is there already.
-    let (driver, _nccl) = (load("libcuda.so.1")?, load("libnccl.so.2")?);
-    let nvrtc = folder.join("libnvrtc.so.13");
-    EMULATOR.get_or_init(|| Emulator { nvrtc, driver, _nccl });
+    let (driver, nccl, nvrtc) = (load(DRIVER)?, load(NCCL)?, load(NVRTC)?);
+    let devices = ("CHASKI_EMULATE".to_owned(), emulation.devices.to_string());
+    let modes: Vec<_> = iter::once(&devices).chain(&emulation.modes).collect();
+    let modes: Vec<_> = modes.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    for library in [&driver, &nccl] {
+        configure(library, &modes).map_err(Error::usage)?;
+    }
+    let cache = user_cache("emulated")?;
+    let compiling = [&emulation.compiler, &cache].map(|path| path.display().to_string());
+    configure(&nvrtc, &compiling).map_err(Error::failed)?;
+    let emulation = emulation.clone();
+    let path = folder.join(NVRTC);
+    let emulator = Emulator { emulation, folder, nvrtc: path, driver, _others: [nccl, nvrtc] };
+    EMULATOR.get_or_init(|| emulator);
     Ok(())
+}
+
+/// Tells a library of the emulator how it is to be, before it is asked for anything else.
+fn configure(library: &Library, settings: &[String]) -> std::result::Result<(), String> {
+    let settings = settings.iter().map(|setting| CString::new(setting.as_str()));
+    let settings = settings.collect::<std::result::Result<Vec<_>, _>>();
+    let settings = settings.map_err(|error| error.to_string())?;
+    let pointers = settings.iter().map(|setting| setting.as_ptr()).chain([ptr::null()]);
+    let pointers: Vec<_> = pointers.collect();
+    type Configure = unsafe extern "C" fn(*const *const c_char) -> *const c_char;
+    // SAFETY: the emulator exports this function with this type. It reads strings up to a null pointer, and
+    // returns a string that stays, or nothing.
+    let wrong = unsafe {
+        let configure = library.get::<Configure>(b"chaski_emulator_configure\0");
+        configure.map_err(|error| error.to_string())?(pointers.as_ptr())
+    };
+    if wrong.is_null() {
+        return Ok(());
+    }
+    // SAFETY: as above.
+    Err(unsafe { CStr::from_ptr(wrong) }.to_string_lossy().into_owned())
 }
 
 /// The compiler that goes with the emulated driver, if that is in use.
@@ -68,42 +103,38 @@ pub fn nvrtc() -> Option<&'static Path> {
     EMULATOR.get().map(|emulator| emulator.nvrtc.as_path())
 }
 
-/// The architectures that an emulated GPU takes the program to be built for: all, or those that
-/// `CHASKI_EMULATE_ARCHS` names. None where a real driver is in use.
-///
-/// # Errors
-/// An architecture that is not known.
-pub fn built_for() -> Result<Option<Vec<&'static Arch>>> {
-    if nvrtc().is_none() {
-        return Ok(None);
-    }
-    let Ok(names) = env::var("CHASKI_EMULATE_ARCHS") else {
-        return Ok(Some(ARCHS.iter().collect()));
-    };
-    let unknown = |name: &str| Error::usage(format!("CHASKI_EMULATE_ARCHS: {name:?} is unknown"));
-    let arch = |name: &str| Arch::find(name).ok_or_else(|| unknown(name));
-    names.split(',').map(arch).collect::<Result<Vec<_>>>().map(Some)
+/// The architectures that an emulated GPU takes the program to be built for. None where a real driver
+/// is in use.
+pub fn built_for() -> Option<&'static [&'static Arch]> {
+    EMULATOR.get().map(|emulator| &*emulator.emulation.archs)
 }
 
 /// Which emulated driver is in use, and in which modes; none where a real one is.
 pub fn emulated() -> Option<String> {
-    let folder = EMULATOR.get()?.nvrtc.parent()?.file_name()?.to_string_lossy().into_owned();
-    let modes = env::vars().filter(|(name, _)| name.starts_with("CHASKI_EMULATE_"));
-    let mut modes: Vec<_> = modes.map(|(name, value)| format!("{name}={value}")).collect();
-    modes.sort_unstable();
-    Some([vec![folder], modes].concat().join(" "))
+    let Emulator { emulation, folder, .. } = EMULATOR.get()?;
+    let Emulation { devices: _, modes, sanitizer: _, archs, kernels, compiler: _ } = emulation;
+    let mut all = vec![folder.file_name()?.to_string_lossy().into_owned()];
+    all.extend(modes.iter().map(|(name, value)| format!("{name}={value}")));
+    if archs.len() < ARCHS.len() {
+        let names: Vec<_> = archs.iter().map(|arch| arch.name).collect();
+        all.push(format!("built for {}", names.join(",")));
+    }
+    all.extend(kernels.iter().map(|kernels| format!("kernels of {}", kernels.display())));
+    Some(all.join(" "))
 }
 
-/// The source that an emulated GPU runs as if the program had been built with it: one in the folder that
-/// `CHASKI_EMULATE_KERNELS` names, else the built-in one.
+/// Number of emulated GPUs; none where a real driver is in use.
+pub fn emulated_devices() -> Option<u32> {
+    EMULATOR.get().map(|emulator| emulator.emulation.devices)
+}
+
+/// The source that an emulated GPU runs as if the program had been built with it: one in
+/// [`Emulation::kernels`], else the built-in one.
 ///
 /// # Errors
 /// As [`Source::read`].
 pub fn source(kernel: &'static Kernel) -> Result<Source> {
-    if nvrtc().is_none() {
-        return Ok(kernel.into());
-    }
-    let folder = env::var_os("CHASKI_EMULATE_KERNELS").map(PathBuf::from);
+    let folder = EMULATOR.get().and_then(|emulator| emulator.emulation.kernels.as_ref());
     let file = folder.map(|folder| folder.join(format!("{}.cu", kernel.name)));
     file.filter(|file| file.is_file()).map_or(Ok(kernel.into()), |file| Source::read(&file))
 }
@@ -177,145 +208,4 @@ pub(super) fn forbid(address: u64, bytes: usize) -> bool {
     let forbid = unsafe { emulator.driver.get::<Forbid>(b"chaski_emulator_forbid\0") };
     // SAFETY: as above.
     forbid.is_ok_and(|forbid| unsafe { forbid(address, bytes) } != 0)
-}
-
-/// What checks the memory accesses of emulated kernels, as `CHASKI_EMULATE_SANITIZE` says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sanitizer {
-    None,
-    /// AddressSanitizer and UndefinedBehaviorSanitizer: bounds and alignment.
-    Address,
-    /// ThreadSanitizer: races.
-    Thread,
-}
-
-impl Sanitizer {
-    pub const ALL: [Self; 3] = [Self::None, Self::Address, Self::Thread];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::None => "none",
-            Self::Address => "address",
-            Self::Thread => "thread",
-        }
-    }
-
-    fn from_environment() -> Result<Self> {
-        let Some(given) = env::var_os(SANITIZE) else { return Ok(Self::None) };
-        Self::ALL.into_iter().find(|known| given == known.name()).ok_or_else(|| {
-            Error::usage(format!("{SANITIZE}: {given:?} is none of none, address, thread"))
-        })
-    }
-
-    /// The variables that a process which emulates under this checker must be started with: the
-    /// checker's runtime comes before everything else, and minds the kernels alone.
-    ///
-    /// # Errors
-    /// When the compiler has no such checker.
-    pub fn environment(self) -> Result<Vec<(&'static str, OsString)>> {
-        let (library, options) = match self {
-            Self::None => return Ok(vec![(SANITIZE, self.name().into())]),
-            Self::Address => ("libasan.so", ("ASAN_OPTIONS", "detect_leaks=0")),
-            Self::Thread => ("libtsan.so", ("TSAN_OPTIONS", "ignore_noninstrumented_modules=1")),
-        };
-        let path_of = |library| ask_compiler(&format!("-print-file-name={library}"));
-        let path = path_of(library)?;
-        if !Path::new(&path).is_absolute() {
-            return Err(Error::failed(format!(
-                "{} has no {library}, which --sanitize {} needs: install it, or name a g++ that has \
-                 it in CHASKI_CXX",
-                compiler().display(),
-                self.name()
-            )));
-        }
-        // The checkers look for what C++ throws with when they start, before the emulator brings it.
-        let preload = format!("{path}:{}", path_of("libstdc++.so.6")?);
-        let options = (options.0, OsString::from(options.1));
-        Ok(vec![(SANITIZE, self.name().into()), ("LD_PRELOAD", preload.into()), options])
-    }
-}
-
-const SANITIZE: &str = "CHASKI_EMULATE_SANITIZE";
-
-/// Names and texts of the emulator's sources.
-const SOURCES: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/emulator.rs"));
-
-const CANNOT_BUILD: &str = "cannot build the emulated driver";
-
-/// Builds the emulator, unless that has been done, and returns the folder it is in. `told` hears when it
-/// begins.
-///
-/// # Errors
-/// When there is no C++ compiler, or it fails.
-pub fn build(sanitizer: Sanitizer, told: &dyn Fn(&str)) -> Result<PathBuf> {
-    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    let version = ask_compiler("--version")?;
-    let parts = SOURCES.iter().flat_map(|(name, text)| [*name, *text]);
-    let name = format!("{}-{}", hash(parts.chain([version.as_str()])), sanitizer.name());
-    let folder = user_cache().join("emulator").join(name);
-    if folder.is_dir() {
-        return Ok(folder);
-    }
-    told("building the emulated driver (once, then cached)");
-    // Made under a name of its own: another process may be at it, too. Who is second finds the place
-    // taken, by the same thing.
-    let unfinished = folder.with_extension(std::process::id().to_string());
-    let built = build_in(&unfinished, sanitizer);
-    let moved = built.and_then(|()| match fs::rename(&unfinished, &folder) {
-        Err(error) if !folder.is_dir() => Err(cannot_write(&folder, &error)),
-        _ => Ok(folder),
-    });
-    // What is left of a failure, or of being second; one folder too many does no harm.
-    let _ = fs::remove_dir_all(&unfinished);
-    moved
-}
-
-fn build_in(folder: &Path, sanitizer: Sanitizer) -> Result<()> {
-    for (name, text) in SOURCES {
-        let path = folder.join("source").join(name);
-        let parent = path.parent().unwrap_or(folder);
-        fs::create_dir_all(parent)
-            .and_then(|()| fs::write(&path, text))
-            .map_err(|error| cannot_write(&path, &error))?;
-    }
-    let mut command = Command::new("sh");
-    let command = command.arg(folder.join("source/build.sh")).arg(sanitizer.name()).arg(folder);
-    // A checker's runtime is for this process, not for the compiler.
-    let output = command.env_remove("LD_PRELOAD").output();
-    let output = output.map_err(|error| Error::failed(format!("{CANNOT_BUILD}: sh: {error}")))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let errors = String::from_utf8_lossy(&output.stderr);
-    let line = errors.lines().find(|line| line.contains("error")).or(errors.lines().next());
-    Err(Error::failed(format!("{CANNOT_BUILD}: {}", line.unwrap_or("no reason given").trim())))
-}
-
-fn cannot_write(path: &Path, error: &std::io::Error) -> Error {
-    Error::failed(format!(
-        "{CANNOT_BUILD}: cannot write {}: {error}; XDG_CACHE_HOME can name another folder",
-        path.display()
-    ))
-}
-
-fn compiler() -> PathBuf {
-    env::var_os("CHASKI_CXX").filter(|name| !name.is_empty()).unwrap_or("g++".into()).into()
-}
-
-/// What the C++ compiler answers to one argument.
-fn ask_compiler(argument: &str) -> Result<String> {
-    let compiler = compiler();
-    let failed = |reason: &dyn Display| {
-        Error::failed(format!(
-            "{CANNOT_BUILD}: no C++ compiler {} ({reason}): install g++, or name another in CHASKI_CXX",
-            compiler.display()
-        ))
-    };
-    let output = Command::new(&compiler).arg(argument).env_remove("LD_PRELOAD").output();
-    let output = output.map_err(|error| failed(&error))?;
-    if !output.status.success() {
-        return Err(failed(&output.status));
-    }
-    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }

@@ -44,8 +44,8 @@ pub fn forms(kernel: &Kernel, capability: (u32, u32)) -> Result<Vec<Form>> {
             oldest % 10
         )));
     }
-    let [cubins, ptx] = match emulator::built_for()? {
-        Some(archs) => kernel.forms_of_build(&archs),
+    let [cubins, ptx] = match emulator::built_for() {
+        Some(archs) => kernel.forms_of_build(archs),
         None => [
             kernel.builds.iter().map(|build| build.arch).collect(),
             kernel.ptx.iter().map(|ptx| ptx.arch).collect::<Vec<_>>(),

@@ -66,8 +66,9 @@ impl Resolved {
         let arguments = bytemuck::cast_slice(&self.words);
         let Self { grid, block, shared_bytes, .. } = self;
         // SAFETY: the struct is the one that the kernel's source declares (`kernel` generates it from
-        // there), its addresses are of the slots and weights that the op names, inside the regions that
-        // `Cuda` owns and frees only after its stream has ended.
+        // there), its addresses are of the slots and weights that the op names, which are all of them inside
+        // the regions that `Cuda` owns and frees only after its stream has ended. That the kernel touches no
+        // more is for the op, one of ours (`op::Sealed`), and held to by `conformance`.
         let result = unsafe {
             cuda.stream.launch(function, *grid, *block, *shared_bytes, arguments, programmatic)
         };
@@ -123,22 +124,25 @@ impl Cuda {
     }
 
     /// The argument struct with the device's addresses.
+    ///
+    /// # Panics
+    /// When one is of a slot or a weight that is not, from its first byte to its last, in this memory.
     pub(super) fn addresses(&self, arguments: &Arguments) -> Result<Vec<u64>> {
         let mut words = vec![0u64; arguments.bytes().len().div_ceil(8)];
         bytemuck::cast_slice_mut(&mut words)[..arguments.bytes().len()]
             .copy_from_slice(arguments.bytes());
         for place in arguments.places() {
-            let at = place.region_offset;
+            let (at, bytes) = (place.region_offset, place.bytes);
             words[place.offset / 8] = match (place.region, at.checked_sub(self.own_bytes)) {
-                (Which::Weights, _) => self.weights.address(at),
-                (Which::State, None) => self.state.address(at..at),
-                (Which::State, Some(at)) => self.shared.address(at..at)?,
+                (Which::Weights, _) => self.weights.address(at, bytes),
+                (Which::State, None) => self.state.address(at..at + bytes),
+                (Which::State, Some(at)) => self.shared.address(at..at + bytes)?,
             };
         }
         for (offset, map) in arguments.maps() {
             let at = map.region_offset;
             let address = match map.region {
-                Which::Weights => self.weights.address(at),
+                Which::Weights => self.weights.address(at, map.bytes()),
                 Which::State => self.state.address(at..at + map.bytes()),
             };
             words[offset / 8..][..16].copy_from_slice(&tensor_map(map, address)?);

@@ -21,7 +21,13 @@ const PATIENCE: Duration = Duration::from_secs(1);
 impl Cuda {
     /// Empties a shared slot at once: nothing that writes it may be under way.
     pub fn clear(&mut self, slot: Slot<u64>) {
-        self.shared.store(slot.offset() - self.own_bytes, u64::MAX);
+        let at = self.in_shared(slot);
+        self.shared.store(at, u64::MAX);
+    }
+
+    /// Where a shared slot is in the shared memory.
+    fn in_shared(&self, slot: Slot<u64>) -> usize {
+        slot.offset().checked_sub(self.own_bytes).expect("a slot that is shared")
     }
 
     /// Waits until `seen` finds what it looks for in the one element of a shared slot; none if all that was
@@ -34,7 +40,7 @@ impl Cuda {
         slot: Slot<u64>,
         seen: impl Fn(u64) -> Option<R>,
     ) -> Result<Option<R>> {
-        let at = slot.offset() - self.own_bytes;
+        let at = self.in_shared(slot);
         self.guard(|cuda| {
             let since = Instant::now();
             let mut next_query = since + QUIET;

@@ -140,10 +140,14 @@ impl WeightRegion {
         stream.synchronize("cannot make the weights on the GPU: kernel synthesize failed")
     }
 
-    /// The device's address of the weight at this offset of the checkpoint.
-    pub fn address(&self, offset: usize) -> u64 {
-        let at = self.places.by_offset[&offset].slot.offset();
-        self.region.address(at..at)
+    /// The device's address of the weight of so many bytes at this offset of the checkpoint.
+    ///
+    /// # Panics
+    /// When there is none, or it is smaller.
+    pub fn address(&self, offset: usize, bytes: usize) -> u64 {
+        let slot = self.places.by_offset[&offset].slot;
+        assert!(bytes <= slot.len(), "{bytes} of {}", slot.len());
+        self.region.address(slot.offset()..slot.offset() + bytes)
     }
 }
 
