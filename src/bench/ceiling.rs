@@ -1,7 +1,6 @@
 //! This machine's measured peaks, not read from a data sheet: how fast it reads memory, and
 //! how fast it multiplies.
 
-use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use crate::checkpoint::synthetic::Recipe;
@@ -11,7 +10,7 @@ use crate::error::Result;
 use crate::memory::Layout;
 use crate::op::Program;
 use crate::ops::{MmaPeak, ReadAll, Synthesize};
-use crate::vector::{Simd, WithSimd, simd};
+use crate::vector::multiply_adds;
 
 /// The roofs over everything that runs here.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -19,7 +18,8 @@ pub struct Ceilings {
     /// Of a read of `read_bytes` bytes that does nothing else.
     pub read_bytes_per_s: f64,
     pub read_bytes: usize,
-    /// Of products in registers: mma.sync in bf16 on a GPU, vector multiply-adds in f32 on the CPU.
+    /// Of products in registers: mma.sync in bf16 on a GPU, vector multiply-adds on the CPU, in f32
+    /// or of bf16.
     pub flops_per_s: f64,
     /// How much longer half of the runs took than the fastest, which counts: of reads and of products.
     pub spreads: [f64; 2],
@@ -45,11 +45,16 @@ const MOST_ROUNDS: u32 = 1 << 16;
 const CPU_ROUND: usize = 1 << 10;
 
 impl Ceilings {
-    /// Measures both. A model of `weight_bytes` that fits a cache is compared with reads from there.
+    /// Measures both. `multiplied`: of products on the CPU, f32 or bf16. A model of `weight_bytes` that fits a
+    /// cache is compared with reads from there.
     ///
     /// # Errors
     /// No memory to read; a device that fails.
-    pub fn measure(hardware: &Hardware, weight_bytes: usize) -> Result<Self> {
+    pub fn measure(
+        hardware: &Hardware,
+        multiplied: Dtype,
+        weight_bytes: usize,
+    ) -> Result<Self> {
         let (most, free) = match hardware {
             Hardware::Cpu => (MOST_CPU_BYTES, usize::MAX),
             Hardware::Gpu(card) => (MOST_GPU_BYTES, card.memory()?.0 / 2),
@@ -57,7 +62,7 @@ impl Ceilings {
         let read_bytes = weight_bytes.min(most).min(free).next_multiple_of(1 << 12);
         let read = read_rate(hardware, read_bytes)?;
         let products = match hardware {
-            Hardware::Cpu => cpu_rate()?,
+            Hardware::Cpu => cpu_rate(multiplied)?,
             Hardware::Gpu(card) => tensor_core_rate(hardware, card.multiprocessors)?,
         };
         Ok(Self {
@@ -158,8 +163,8 @@ fn program_rate(device: &mut Device, work: f64, program: impl Fn(u32) -> Program
 }
 
 /// Floating point operations a second of all threads together.
-fn cpu_rate() -> Result<Rate> {
-    let run = |rounds: usize| rayon::broadcast(|_| simd(MultiplyAdds { rounds }));
+fn cpu_rate(multiplied: Dtype) -> Result<Rate> {
+    let run = |rounds: usize| rayon::broadcast(|_| multiply_adds(multiplied, rounds));
     let flops: usize = run(CPU_ROUND).into_iter().sum();
     rate(flops as f64, |rounds, runs| {
         let time = |_| {
@@ -169,28 +174,4 @@ fn cpu_rate() -> Result<Rate> {
         };
         Ok((0..runs).map(time).collect())
     })
-}
-
-/// Multiply-adds that wait for none but themselves; returns the operations.
-struct MultiplyAdds {
-    rounds: usize,
-}
-
-impl WithSimd for MultiplyAdds {
-    type Output = usize;
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) -> usize {
-        /// Enough to hide their latency in two units, few enough for AVX2's registers.
-        const SUMS: usize = 12;
-        let mut sums = [simd.splat_f32s(1.0); SUMS];
-        let (factor, term) = (simd.splat_f32s(black_box(0.999)), simd.splat_f32s(black_box(1e-3)));
-        for _ in 0..self.rounds {
-            for sum in &mut sums {
-                *sum = simd.mul_add_f32s(*sum, factor, term);
-            }
-        }
-        black_box(sums);
-        2 * S::F32_LANES * SUMS * self.rounds
-    }
 }

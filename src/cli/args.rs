@@ -114,6 +114,11 @@ pub struct ModelArgs {
     #[arg(long, value_name = "TYPE")]
     pub kv_type: Option<KvType>,
 
+    /// On the CPU, what the inputs of matrix products are rounded to, except those of q, k and v; bf16 needs bf16
+    /// weights, and is fast where the CPU has AVX512-BF16 [default: f32]
+    #[arg(long, value_name = "TYPE")]
+    pub activations: Option<Activations>,
+
     /// Prompt tokens computed per step [default: 512 on the CPU; 2048 on a GPU, or less
     /// where that would shorten the context]
     #[arg(long, value_name = "TOKENS", value_parser = positive)]
@@ -170,6 +175,12 @@ pub struct KernelFile {
 pub enum KvType {
     F32,
     F16,
+    Bf16,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Activations {
+    F32,
     Bf16,
 }
 

@@ -10,7 +10,7 @@ use indicatif::ProgressBar;
 use serde_json::{Value, json};
 use sysinfo::{CpuRefreshKind, RefreshKind};
 
-use super::args::{BenchArgs, DepthFill, ModelArgs};
+use super::args::{Activations, BenchArgs, DepthFill, ModelArgs};
 use super::file::Output;
 use super::load::{Loaded, load_again};
 use super::model::{Opened, interrupt, open, set_threads, source, system, weights, while_waiting};
@@ -22,7 +22,7 @@ use crate::bench::{
     PROFILE_LINK_COLUMNS, Profile, Row, Run, STARTUP_COLUMNS, Sample, Table, Test, roofline, row,
     trace, watched,
 };
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Dtype};
 use crate::config::Config;
 use crate::device::cuda::Nvml;
 use crate::device::{Hardware, Startup};
@@ -103,7 +103,12 @@ impl<'a> Subject<'a> {
         }
         let (_, weights) = sizes(&opened.checkpoint);
         let devices = devices(&opened.hardware);
-        let ceilings = Ceilings::measure(&opened.hardware[0], weights / devices)? * devices;
+        let multiplied = match (&opened.hardware[0], model.activations) {
+            (Hardware::Gpu(_), _) | (_, Some(Activations::Bf16)) => Dtype::Bf16,
+            _ => Dtype::F32,
+        };
+        let (hardware, weights) = (&opened.hardware[0], weights / devices);
+        let ceilings = Ceilings::measure(hardware, multiplied, weights)? * devices;
         let together = match devices {
             1 => String::new(),
             several => format!(", {several} devices like the first together"),
@@ -114,10 +119,7 @@ impl<'a> Subject<'a> {
              in {} (median {multiply:.0}% slower){together}",
             ceilings.read_bytes_per_s / 1e9,
             ceilings.flops_per_s / 1e12,
-            match opened.hardware[0] {
-                Hardware::Cpu => "f32",
-                Hardware::Gpu(_) => "bf16",
-            }
+            multiplied.name().to_lowercase()
         ));
         if ceilings.spreads.into_iter().any(|spread| spread > BUSY) {
             note(
@@ -137,6 +139,11 @@ impl<'a> Subject<'a> {
         row.extend(llama_bench_fields(&opened, &plan)?);
         let (_, team, plan) = opened.team(model, false, Some(context))?;
         row.insert("kv_type".to_owned(), json!(plan.sizes.cache.name()));
+        row.insert("activations".to_owned(), json!(plan.sizes.activations.name()));
+        if plan.sizes.decode_as_prefill {
+            let device = format!("{}, activations in bf16", row["device"].as_str().unwrap_or(""));
+            row.insert("device".to_owned(), json!(device));
+        }
         row.insert("context".to_owned(), json!(plan.sizes.context));
         row.insert("prefill_chunk".to_owned(), json!(plan.sizes.chunk));
         row.insert("depth_fill".to_owned(), json!(format!("{:?}", fill).to_lowercase()));

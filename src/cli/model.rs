@@ -10,7 +10,7 @@ use indicatif::ProgressBar;
 use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 
 use super::args::{
-    Device, KernelFile, KvType, ModelArgs, PromptArgs, StyleArg, StyleArgs, SyntheticArgs,
+    Activations, Device, KernelFile, KvType, ModelArgs, PromptArgs, StyleArg, StyleArgs, SyntheticArgs,
     WeightType,
 };
 use super::launch::place;
@@ -260,6 +260,15 @@ pub fn plan(
     match &hardware[0] {
         Hardware::Cpu => {
             request.cache = args.kv_type.map_or(request.cache, Dtype::from);
+            if args.activations == Some(Activations::Bf16) {
+                if checkpoint.dtype() != Dtype::Bf16 {
+                    return Err(Error::usage(format!(
+                        "--activations bf16 needs weights in BF16, and these are {}: leave it out",
+                        checkpoint.types()
+                    )));
+                }
+                (request.activations, request.decode_as_prefill) = (Dtype::Bf16, true);
+            }
             let world = dims.world();
             let room = Room::Host(available_memory_bytes()? / world);
             Plan::new(config, dims, checkpoint.total_bytes() / world, request, room)
@@ -267,6 +276,11 @@ pub fn plan(
         Hardware::Gpu(card) => {
             if !matches!(args.kv_type, None | Some(KvType::F16)) {
                 return Err(Error::usage("on a GPU the KV cache is f16: leave --kv-type out"));
+            }
+            if args.activations.is_some() {
+                return Err(Error::usage(
+                    "on a GPU activations have the weights' type: leave --activations out",
+                ));
             }
             request.cache = Dtype::F16;
             request.activations = checkpoint.dtype();

@@ -265,7 +265,7 @@ pub fn describe(opened: &Opened, args: &ModelArgs, plan: &Plan, on: &str) {
     let Opened { source, config, checkpoint, dims, .. } = opened;
     let ranks = dims.world();
     note(format_args!(
-        "{source}: {} layers, {} {}, on {}; context {} ({}), KV cache {}",
+        "{source}: {} layers, {} {}, on {}; context {} ({}), KV cache {}{}",
         config.layers,
         binary(plan.weight_bytes * ranks),
         checkpoint.types(),
@@ -277,6 +277,7 @@ pub fn describe(opened: &Opened, args: &ModelArgs, plan: &Plan, on: &str) {
             Limit::Memory => "what fits the memory",
         },
         binary(plan.cache_bytes * ranks),
+        if plan.sizes.decode_as_prefill { "; activations in bf16" } else { "" },
     ));
     let (stages, parts) = (dims.stage.parts, dims.share.parts);
     if stages > 1 {

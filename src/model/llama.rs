@@ -132,8 +132,11 @@ pub fn prefill(model: &Llama, tokens: usize, logits: Logits) -> Program {
     program
 }
 
-/// One token, to its logits or the next stage: five ops a layer.
+/// One token, to its logits or the next stage: five ops a layer, if it need not be computed as several are.
 pub fn decode(model: &Llama) -> Program {
+    if model.state.decode_as_prefill {
+        return prefill(model, 1, Logits::Last);
+    }
     let Llama { dims, norm_eps: eps, magnitude, weights, state } = model;
     let (eps, magnitude) = (*eps, *magnitude);
     let (q_width, cursor, frequencies) =

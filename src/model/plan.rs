@@ -25,8 +25,11 @@ pub struct Request {
     pub all_logits: bool,
     /// How keys and values are stored.
     pub cache: Dtype,
-    /// What ops of a prefill exchange: f32 on the CPU, the weights' type on a GPU.
+    /// What ops of a prefill exchange: f32 on the CPU unless asked otherwise, the weights' type on a GPU.
     pub activations: Dtype,
+    /// Whether a token alone is computed as a prefill of one is, to the bit. In f32 it is in any case; a GPU
+    /// rounds less for one token.
+    pub decode_as_prefill: bool,
     /// Blocks that the attention of one token may spread over: 1 on the CPU.
     pub attention_blocks: usize,
 }
@@ -41,6 +44,7 @@ impl Default for Request {
             all_logits: false,
             cache: Dtype::F32,
             activations: Dtype::F32,
+            decode_as_prefill: false,
             attention_blocks: 1,
         }
     }
@@ -185,6 +189,7 @@ pub(super) fn sizes(context: usize, request: Request) -> Sizes {
         logits: if request.all_logits { chunk } else { 1 },
         cache: request.cache,
         activations: request.activations,
+        decode_as_prefill: request.decode_as_prefill,
         attention_blocks: request.attention_blocks,
     }
 }

@@ -17,6 +17,8 @@ pub struct Sizes {
     pub cache: Dtype,
     /// What ops of a prefill exchange that are free to choose: f32, or the weights' type.
     pub activations: Dtype,
+    /// Whether a token alone is computed as a prefill of one is, to the bit.
+    pub decode_as_prefill: bool,
     /// Blocks that the attention of one token may spread over.
     pub attention_blocks: usize,
 }
@@ -47,6 +49,8 @@ pub struct State {
     pub logits: Slot<f32>,
     pub prefill: PrefillState,
     pub decode: DecodeState,
+    /// [`Sizes::decode_as_prefill`]
+    pub decode_as_prefill: bool,
     pub sampling: Sampling,
     /// One a layer.
     pub caches: Vec<Cache>,
@@ -144,6 +148,7 @@ impl State {
                     tickets: layout.slot(&[AttendDecode::tickets(h, g)]),
                 },
             },
+            decode_as_prefill: sizes.decode_as_prefill,
             sampling: Sampling::plan(dims.whole_vocab, dims.share, dims.stage, layout),
             caches: (0..dims.layers)
                 .map(|_| {
@@ -161,7 +166,8 @@ impl State {
 }
 
 /// Bytes that any op of the two programs works in on the CPU: the inputs of its products, with one
-/// token's norm, keys and values; rotated keys; what blocks of the cache have found.
+/// token's norm, keys and values; rotated keys; what blocks of the cache have found. Where activations are
+/// stored in 16 bits, with what an op reads and writes as f32.
 fn scratch(dims: &Dims, sizes: Sizes) -> usize {
     let (q, kv) = (dims.heads * dims.head_dim, dims.kv_heads * dims.head_dim);
     let widest = dims.width.max(dims.ffn).max(q);
@@ -169,5 +175,9 @@ fn scratch(dims: &Dims, sizes: Sizes) -> usize {
     let of_token = Scratch::bytes_of::<f32>(dims.width) + 2 * Scratch::bytes_of::<f32>(kv);
     let keys = Scratch::bytes_of::<f32>(sizes.chunk.saturating_mul(kv));
     let found = attention_scratch(dims.heads, dims.head_dim, sizes.context);
-    products.saturating_add(of_token).max(keys).max(found)
+    let wide = match sizes.activations {
+        Dtype::F32 => 0,
+        _ => 2 * Scratch::bytes_of::<f32>(sizes.chunk.saturating_mul(widest)),
+    };
+    products.saturating_add(of_token).max(keys).max(found).saturating_add(wide)
 }

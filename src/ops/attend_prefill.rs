@@ -5,7 +5,7 @@ use crate::for_dtype;
 use crate::kernel::{self, Launch};
 use crate::memory::{Activation, Memory, Slot};
 use crate::op::{Cost, Gpu, Op};
-use crate::vector::{Attention, attention_scratch, fill, widened};
+use crate::vector::{Attention, attention_scratch, fill, wide_scratch, widened_in};
 
 /// Causal attention of the step's tokens over the cache, which holds their own keys and values
 /// already (Vaswani et al., 2017, arXiv:1706.03762). Query head h reads the keys and values of head
@@ -45,10 +45,11 @@ impl Op for AttendPrefill {
     }
 
     fn scratch(&self) -> usize {
-        match self.tokens() {
+        let found = match self.tokens() {
             1 => attend_scratch(self.heads, self.kv_heads, self.head_dim, self.cache),
             _ => 0,
-        }
+        };
+        found + wide_scratch(self.queries) + wide_scratch(self.y)
     }
 
     fn reference(&self, memory: &mut Memory<'_>) {
@@ -60,13 +61,13 @@ impl Op for AttendPrefill {
             self.cursor,
             self.y.bytes,
         ));
-        let q = &*widened(self.queries, queries);
+        let q = widened_in(self.queries, queries, &mut scratch);
         let &Self { heads, kv_heads, head_dim, .. } = self;
         for_dtype!(self.cache.dtype, E => {
             let [keys, values]: [&[E]; 2] = [&*keys, &*values].map(bytemuck::cast_slice);
             let first = cursor[0] as usize;
             let attention = Attention { q, keys, values, first, heads, kv_heads, head_dim };
-            fill(self.y, y, |y| attention.run(y, &mut scratch));
+            fill(self.y, y, &mut scratch, |y, scratch| attention.run(y, scratch));
         });
     }
 

@@ -6,7 +6,7 @@ use crate::kernel::{self, Launch};
 use crate::memory::{Activation, Memory, Weight};
 use crate::op::{Cost, Gpu, Op};
 use crate::vector::{
-    Inputs, Rows, Simd, WithSimd, exp, fill, matmul, matmul_scratch, simd, widened,
+    Inputs, Rows, Simd, WithSimd, exp, fill, matmul, matmul_scratch, simd, wide_scratch,
 };
 
 /// `hidden[t] = silu(w_gate x[t]) * (w_up x[t])`, with `silu(g) = g / (1 + e^-g)` (Shazeer, 2020,
@@ -40,16 +40,17 @@ impl Op for GateUpSwiglu {
     }
 
     fn scratch(&self) -> usize {
-        matmul_scratch(self.tokens(), self.w_gate.cols)
+        let wide = wide_scratch(self.x) + wide_scratch(self.hidden);
+        matmul_scratch(self.tokens(), self.w_gate.cols) + wide
     }
 
     fn reference(&self, memory: &mut Memory<'_>) {
         let gate_up = [self.w_gate, self.w_up].map(|weight| Rows::of(memory.weights, weight));
         let (mut region, mut scratch) = memory.region_and_scratch();
         let (x, hidden) = region.slots((self.x.bytes, self.hidden.bytes));
-        let inputs = Inputs::pack(&widened(self.x, x), self.w_gate.cols, &mut scratch);
-        fill(self.hidden, hidden, |hidden| {
-            matmul([(gate_up, hidden)], inputs, &mut scratch, &swiglu);
+        let inputs = Inputs::of(self.x, x, &[self.w_gate, self.w_up], &mut scratch);
+        fill(self.hidden, hidden, &mut scratch, |hidden, scratch| {
+            matmul([(gate_up, hidden)], inputs, scratch, &swiglu);
         });
     }
 

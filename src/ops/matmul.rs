@@ -5,7 +5,7 @@ use crate::checkpoint::Dtype;
 use crate::kernel::{self, Launch};
 use crate::memory::{Activation, Memory, Slot, Weight};
 use crate::op::{Cost, Gpu, Op, Product, Tile};
-use crate::vector::{Inputs, Rows, add, matmul, matmul_scratch, set, widened};
+use crate::vector::{Inputs, Rows, add, matmul, matmul_scratch, set, wide_scratch};
 
 /// `y[t] = weight x[t]`, or `y[t] += weight x[t]` onto the residual stream, for each of up to three weights
 #[derive(Clone, Copy)]
@@ -30,14 +30,15 @@ impl<const N: usize> Op for Matmul<N> {
     }
 
     fn scratch(&self) -> usize {
-        matmul_scratch(self.tokens(), self.width())
+        matmul_scratch(self.tokens(), self.width()) + wide_scratch(self.x)
     }
 
     fn reference(&self, memory: &mut Memory<'_>) {
         let rows = self.products.map(|(weight, _)| Rows::of(memory.weights, weight));
         let (mut region, mut scratch) = memory.region_and_scratch();
         let (x,) = region.slots((self.x.bytes,));
-        let inputs = Inputs::pack(&widened(self.x, x), self.width(), &mut scratch);
+        let weights = self.products.map(|(weight, _)| weight);
+        let inputs = Inputs::of(self.x, x, &weights, &mut scratch);
         let mut outputs = region.slots(self.products.map(|(_, y)| y)).into_iter();
         let products = rows.map(|rows| ([rows], outputs.next().expect("one for each")));
         matmul(products, inputs, &mut scratch, if self.residual { &add } else { &set });

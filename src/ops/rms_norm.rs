@@ -7,7 +7,7 @@ use crate::for_dtype;
 use crate::kernel::{self, Launch};
 use crate::memory::{Activation, Memory, Scratch, Slot, Weight};
 use crate::op::{Cost, Gpu, Op};
-use crate::vector::{Element, Inputs, dot, fill, matmul_scratch};
+use crate::vector::{Element, Inputs, dot, fill, matmul_scratch, wide_scratch};
 
 /// `y[t] = x[t] / sqrt(mean(x[t]^2) + eps) * weight` (Zhang and Sennrich, 2019, arXiv:1910.07467)
 pub struct RmsNorm {
@@ -33,12 +33,17 @@ impl Op for RmsNorm {
         }
     }
 
+    fn scratch(&self) -> usize {
+        wide_scratch(self.y)
+    }
+
     fn reference(&self, memory: &mut Memory<'_>) {
         for_dtype!(self.weight.dtype, W => {
             let weight = memory.weight::<W>(self.weight);
-            let (x, y) = memory.slots((self.x, self.y.bytes));
+            let (mut region, mut scratch) = memory.region_and_scratch();
+            let (x, y) = region.slots((self.x, self.y.bytes));
             let width = self.weight.cols;
-            fill(self.y, y, |y| {
+            fill(self.y, y, &mut scratch, |y, _| {
                 let tokens = x.par_chunks_exact(width).zip(y.par_chunks_exact_mut(width));
                 let least = (ELEMENTS_PER_TASK / width).max(1);
                 tokens.with_min_len(least).for_each(|(x, y)| rms_norm(x, weight, self.eps, y));

@@ -7,7 +7,7 @@ use crate::for_dtype;
 use crate::kernel::{self, Launch};
 use crate::memory::{Activation, Memory, Scratch, Slot};
 use crate::op::{Cost, Gpu, Op};
-use crate::vector::{Element, fill};
+use crate::vector::{Element, fill, wide_scratch};
 
 /// One layer's keys and values of all past tokens, stored as `dtype` in byte slots.
 #[derive(Debug, Clone, Copy)]
@@ -59,7 +59,7 @@ impl Op for RopeAppend {
     }
 
     fn scratch(&self) -> usize {
-        Scratch::bytes_of::<f32>(self.k.len())
+        Scratch::bytes_of::<f32>(self.k.len()) + wide_scratch(self.queries)
     }
 
     fn reference(&self, memory: &mut Memory<'_>) {
@@ -80,7 +80,7 @@ impl Op for RopeAppend {
         let first = cursor[0] as usize;
         let rotated = scratch.take::<f32>(k.len());
         rotated.copy_from_slice(k);
-        fill(self.queries, queries, |queries| {
+        fill(self.queries, queries, &mut scratch, |queries, _| {
             queries.copy_from_slice(q);
             let of_tokens = queries.par_chunks_exact_mut(q.len() / tokens);
             let of_tokens = of_tokens.zip(rotated.par_chunks_exact_mut(row)).enumerate();

@@ -32,6 +32,7 @@ pub fn of_model(
         logits: 1,
         cache: Dtype::F16,
         activations: checkpoint.dtype(),
+        decode_as_prefill: false,
         attention_blocks: card.attention_blocks(),
     };
     let state = State::plan(dims, sizes, &mut layout);

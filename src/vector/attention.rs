@@ -9,7 +9,8 @@ mod tile;
 
 use rayon::prelude::*;
 
-use super::{ARCH, Arch, Element, Simd, WithSimd};
+use super::{Element, SET, Simd, WithSimd};
+use pulp::Arch;
 use crate::memory::Scratch;
 use tile::{State, Tile};
 
@@ -46,7 +47,7 @@ pub fn attention_scratch(heads: usize, head_dim: usize, context: usize) -> usize
 impl<E: Element> Attention<'_, E> {
     /// `y`: `[T, H, D]`
     pub fn run(&self, y: &mut [f32], scratch: &mut Scratch<'_>) {
-        self.run_for(*ARCH, y, scratch);
+        self.run_for(SET.arch, y, scratch);
     }
 
     pub(super) fn run_for(&self, arch: Arch, y: &mut [f32], scratch: &mut Scratch<'_>) {

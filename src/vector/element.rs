@@ -4,11 +4,12 @@ use std::borrow::Cow;
 
 use bytemuck::Pod;
 use half::{bf16, f16};
-use pulp::Simd;
+use pulp::{Simd, WithSimd};
+use rayon::prelude::*;
 
-use super::{LANES, Lanes};
+use super::{LANES, Lanes, simd};
 use crate::checkpoint::Dtype;
-use crate::memory::Activation;
+use crate::memory::{Activation, Scratch};
 
 /// A number as it is stored in weights or in the KV cache.
 pub trait Element: Pod + Send + Sync {
@@ -56,8 +57,13 @@ impl Element for bf16 {
         f32::from_bits(u32::from(self.to_bits()) << 16)
     }
 
+    #[inline(always)]
     fn narrow(value: f32) -> Self {
-        bf16::from_f32(value)
+        let bits = value.to_bits();
+        let to_even = 0x7fff + (bits >> 16 & 1);
+        let quiet = bits | 0x0040_0000; // else a NaN might lose all that makes it one
+        let bits = if value.is_nan() { quiet } else { bits.wrapping_add(to_even) };
+        bf16::from_bits((bits >> 16) as u16)
     }
 }
 
@@ -115,37 +121,96 @@ macro_rules! for_dtype {
 pub fn widened(x: Activation, stored: &[u8]) -> Cow<'_, [f32]> {
     match x.dtype {
         Dtype::F32 => Cow::Borrowed(bytemuck::cast_slice(stored)),
-        _ => for_dtype!(x.dtype, E => {
-            let stored: &[E] = bytemuck::cast_slice(stored);
-            let (leading, rest) = stored.split_at(x.len());
-            let mut wide: Vec<f32> = leading.iter().map(|e| e.widen()).collect();
-            wide.iter_mut().zip(rest).for_each(|(wide, rest)| *wide += rest.widen());
+        _ => {
+            let mut wide = vec![0.0; x.len()];
+            widen(x, stored, &mut wide);
             Cow::Owned(wide)
-        }),
+        }
     }
 }
 
-/// Stores what `fill` writes as f32 as `y`, in place where that is the stored type.
-pub fn fill(y: Activation, stored: &mut [u8], fill: impl FnOnce(&mut [f32])) {
+/// As [`widened`], with room from an op's scratch: [`wide_scratch`].
+pub fn widened_in<'a, 's: 'a>(
+    x: Activation,
+    stored: &'a [u8],
+    scratch: &mut Scratch<'s>,
+) -> &'a [f32] {
+    match x.dtype {
+        Dtype::F32 => bytemuck::cast_slice(stored),
+        _ => {
+            let wide = scratch.take(x.len());
+            widen(x, stored, wide);
+            wide
+        }
+    }
+}
+
+/// Stores what `fill` writes as f32 as `y`, in place where that is the stored type; else in [`wide_scratch`].
+/// `fill` has the rest of the scratch.
+pub fn fill(
+    y: Activation,
+    stored: &mut [u8],
+    scratch: &mut Scratch<'_>,
+    fill: impl FnOnce(&mut [f32], &mut Scratch<'_>),
+) {
     match y.dtype {
-        Dtype::F32 => fill(bytemuck::cast_slice_mut(stored)),
+        Dtype::F32 => fill(bytemuck::cast_slice_mut(stored), scratch),
         _ => for_dtype!(y.dtype, E => {
             let stored: &mut [E] = bytemuck::cast_slice_mut(stored);
-            let mut wide = vec![0.0; y.len()];
-            fill(&mut wide);
-            for term in stored.chunks_exact_mut(wide.len()) {
-                for (stored, wide) in term.iter_mut().zip(&mut wide) {
-                    *stored = E::narrow(*wide);
-                    *wide -= stored.widen();
-                }
+            let wide = scratch.take(y.len());
+            fill(wide, scratch);
+            for term in stored.chunks_exact_mut(y.len()) {
+                let parts = term.par_chunks_mut(TASK).zip(wide.par_chunks_mut(TASK));
+                parts.for_each(|(stored, wide)| simd(Narrow { stored, wide }));
             }
         }),
     }
 }
 
+/// Bytes of scratch that [`widened_in`] or [`fill`] takes.
+pub fn wide_scratch(x: Activation) -> usize {
+    if x.dtype == Dtype::F32 { 0 } else { Scratch::bytes_of::<f32>(x.len()) }
+}
+
+/// Elements that are worth a task of their own.
+const TASK: usize = 16 * 1024;
+
+/// The sums of all terms.
+fn widen(x: Activation, stored: &[u8], wide: &mut [f32]) {
+    for_dtype!(x.dtype, E => {
+        let stored: &[E] = bytemuck::cast_slice(stored);
+        for (i, term) in stored.chunks_exact(x.len()).enumerate() {
+            let parts = wide.par_chunks_mut(TASK).zip(term.par_chunks(TASK));
+            parts.for_each(|(wide, stored)| {
+                for (wide, stored) in wide.iter_mut().zip(stored) {
+                    *wide = if i == 0 { stored.widen() } else { *wide + stored.widen() };
+                }
+            });
+        }
+    });
+}
+
+/// Rounds numbers, and leaves what that took away from them.
+struct Narrow<'a, E> {
+    stored: &'a mut [E],
+    wide: &'a mut [f32],
+}
+
+impl<E: Element> WithSimd for Narrow<'_, E> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _simd: S) {
+        for (stored, wide) in self.stored.iter_mut().zip(self.wide) {
+            *stored = E::narrow(*wide);
+            *wide -= stored.widen();
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::super::{Arch, WithSimd, sets};
+    use super::super::{WithSimd, sets};
     use super::*;
 
     struct Widen<'a>(&'a [f16; LANES]);
@@ -164,13 +229,22 @@ mod tests {
         for bits in (0..=u16::MAX).step_by(LANES) {
             let stored: [f16; LANES] = std::array::from_fn(|i| f16::from_bits(bits + i as u16));
             let alone = stored.map(Element::widen);
-            let together = sets().map(|arch: Arch| arch.dispatch(Widen(&stored)));
+            let together = sets().map(|set| set.arch.dispatch(Widen(&stored)));
             for wide in together.chain([alone]) {
                 for (ours, half) in wide.into_iter().zip(stored.map(f16::to_f32)) {
                     let same = ours.to_bits() == half.to_bits() || ours.is_nan() && half.is_nan();
                     assert!(same, "{half}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn bf16_rounds_as_the_crate_half_does() {
+        let edges = [0u32, 0x7f7f_7fff, 0x7f7f_8000, 0x7f80_0000, 0x7f80_0001, 0x7fff_ffff, 0x8000];
+        for bits in (0..=u32::MAX).step_by(4093).chain(edges).flat_map(|bits| [bits, bits ^ 1 << 31]) {
+            let (ours, half) = (bf16::narrow(f32::from_bits(bits)), bf16::from_f32(f32::from_bits(bits)));
+            assert_eq!(ours.to_bits(), half.to_bits(), "{bits:#x}");
         }
     }
 

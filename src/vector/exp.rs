@@ -55,9 +55,9 @@ mod tests {
             .chain((-90_000..90_000).map(|i| i as f32 * 1e-3))
             .collect();
         let ours: Vec<f32> = inputs.iter().map(|x| exp(*x)).collect();
-        for arch in sets() {
+        for set in sets() {
             let mut together = inputs.clone();
-            arch.dispatch(Each(&mut together));
+            set.arch.dispatch(Each(&mut together));
             assert!(ours.iter().zip(&together).all(|(a, b)| a.to_bits() == b.to_bits()));
         }
         for (x, ours) in inputs.into_iter().zip(ours) {

@@ -12,7 +12,10 @@ mod element;
 mod exp;
 #[cfg(test)]
 mod oracle;
+mod pairs;
+mod peak;
 mod product;
+mod steps;
 mod sums;
 #[cfg(test)]
 mod tests;
@@ -20,8 +23,9 @@ mod tests;
 use std::sync::LazyLock;
 
 pub use attention::{Attention, attention_scratch};
-pub use element::{Element, fill, widened};
+pub use element::{Element, fill, wide_scratch, widened, widened_in};
 pub use exp::exp;
+pub use peak::multiply_adds;
 pub use product::{Inputs, Rows, add, matmul, matmul_scratch, set};
 pub use pulp::{Arch, Simd, WithSimd};
 pub use sums::dot;
@@ -32,48 +36,66 @@ pub const LANES: usize = 16;
 /// All of them.
 pub type Lanes = [f32; LANES];
 
-static ARCH: LazyLock<Arch> = LazyLock::new(|| match std::env::var(INSTRUCTION_SET) {
+/// An instruction set of this machine.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Set {
+    arch: Arch,
+    /// For products of pairs, where it is there.
+    native: Option<pairs::Native>,
+}
+
+static SET: LazyLock<Set> = LazyLock::new(|| match std::env::var(INSTRUCTION_SET) {
     Ok(name) => sets()
-        .find(|arch| self::name(*arch) == name)
+        .find(|set| set.name() == name)
         .unwrap_or_else(|| panic!("{INSTRUCTION_SET}: no {name} on this machine")),
-    Err(_) => Arch::new(),
+    Err(_) => sets().next().expect("the baseline at least"),
 });
 
 /// For tests: the name of a lesser instruction set to use.
 const INSTRUCTION_SET: &str = "CHASKI_INSTRUCTION_SET";
 
 /// The instruction sets that this machine can run, the widest first.
-fn sets() -> impl Iterator<Item = Arch> {
-    let sets = [
-        Some(Arch::new()),
+fn sets() -> impl Iterator<Item = Set> {
+    let best = Arch::new();
+    let native = pairs::Native::try_new().map(|native| Set { arch: best, native: Some(native) });
+    let others = [
+        Some(best),
         #[cfg(target_arch = "x86_64")]
         pulp::x86::V3::try_new().map(Arch::V3),
         Some(Arch::Scalar),
     ];
-    sets.into_iter().flatten()
+    native.into_iter().chain(others.into_iter().flatten().map(|arch| Set { arch, native: None }))
+}
+
+impl Set {
+    fn name(self) -> &'static str {
+        match self.arch {
+            #[cfg(target_arch = "x86_64")]
+            Arch::V4(_) if self.native.is_some() => "AVX-512 BF16",
+            #[cfg(target_arch = "x86_64")]
+            Arch::V4(_) => "AVX-512",
+            #[cfg(target_arch = "x86_64")]
+            Arch::V3(_) => "AVX2",
+            #[cfg(target_arch = "aarch64")]
+            Arch::Neon(_) => "NEON",
+            _ => "baseline",
+        }
+    }
+
+    fn dispatch_pairs<W: pairs::WithPairs>(self, work: W) -> W::Output {
+        pairs::dispatch(self.arch, self.native, work)
+    }
 }
 
 /// Runs `work` compiled for the widest instruction set of this machine. Its `with_simd` and all that
 /// it calls must be `#[inline(always)]`, or they are compiled for the baseline.
 pub fn simd<Work: WithSimd>(work: Work) -> Work::Output {
-    ARCH.dispatch(work)
+    SET.arch.dispatch(work)
 }
 
 /// The name of that instruction set.
 pub fn instruction_set() -> &'static str {
-    name(*ARCH)
-}
-
-fn name(arch: Arch) -> &'static str {
-    match arch {
-        #[cfg(target_arch = "x86_64")]
-        Arch::V4(_) => "AVX-512",
-        #[cfg(target_arch = "x86_64")]
-        Arch::V3(_) => "AVX2",
-        #[cfg(target_arch = "aarch64")]
-        Arch::Neon(_) => "NEON",
-        _ => "baseline",
-    }
+    SET.name()
 }
 
 /// The instruction set `T`, if it is what this is compiled for.

@@ -1,5 +1,7 @@
 //! The slow and plain versions that the fast ones are held to, bit by bit, and what the tests feed both.
 
+use half::bf16;
+
 use super::{Element, LANES, exp};
 
 /// As [`super::dot`] means it: lanes, then the tree.
@@ -11,6 +13,28 @@ pub fn dot<W: Element>(w: &[W], x: &[f32]) -> f32 {
         lanes[i % LANES] = w.mul_add(x.unwrap_or(0.0), lanes[i % LANES]);
     }
     tree(&lanes)
+}
+
+/// As products of pairs are meant ([`super::pairs`]).
+pub fn dot_pairs(w: &[bf16], x: &[bf16]) -> f32 {
+    let mut lanes = [0f32; LANES];
+    for i in 0..x.len().next_multiple_of(2 * LANES) {
+        let other = i ^ 1; // the second one of a pair comes first
+        let [w, x] = [w, x].map(|all| all[..x.len()].get(other).map_or(0.0, |e| normal(e.to_f32())));
+        let sum = &mut lanes[i / 2 % LANES];
+        // Exact wherever the sum is next to the smallest normal number.
+        let exact = f64::from(w) * f64::from(x) + f64::from(*sum);
+        let least = f64::from(f32::MIN_POSITIVE);
+        let small = exact.abs() < least - least / f64::from(1 << 25);
+        let rounded = w.mul_add(x, *sum);
+        *sum = if small { 0f32.copysign(rounded) } else { rounded };
+    }
+    tree(&lanes)
+}
+
+/// Or zero.
+fn normal(number: f32) -> f32 {
+    if number.is_subnormal() { 0f32.copysign(number) } else { number }
 }
 
 fn tree(lanes: &[f32]) -> f32 {
@@ -64,6 +88,20 @@ pub fn numbers(count: usize, seed: u32) -> Vec<f32> {
         (state >> 8) as f32 / (1 << 24) as f32 - 0.5
     };
     (0..count).map(|_| next()).collect()
+}
+
+/// Numbers whose products are about as small as normal numbers can be; some are smaller themselves, and some
+/// large.
+pub fn tiny(count: usize, seed: u32) -> Vec<bf16> {
+    let tiny = |(i, number): (usize, f32)| {
+        let exponent = match (i + seed as usize) % 13 {
+            0 => -127,
+            1 => 127,
+            k => -60 - k as i32 % 6,
+        };
+        bf16::from_f64(f64::from(number) * f64::from(exponent).exp2())
+    };
+    numbers(count, seed).into_iter().enumerate().map(tiny).collect()
 }
 
 /// The bits of numbers, of which all NaN are one.

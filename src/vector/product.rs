@@ -3,15 +3,18 @@
 //! Weights are read where they lie. Inputs are packed first: [`Tile`]-wide panels of tokens, so that a
 //! step of a tile reads one run of memory, whatever the width.
 
+mod advance;
 mod queue;
 mod tile;
 
-use pulp::Arch;
+use bytemuck::Pod;
+use half::bf16;
 use rayon::prelude::*;
 
-use super::{ARCH, LANES, Lanes};
+use super::pairs::flushed;
+use super::{LANES, Lanes, SET, Set, widened_in};
 use crate::checkpoint::{Checkpoint, Dtype};
-use crate::memory::{Scratch, Weight};
+use crate::memory::{Activation, Scratch, Weight};
 use queue::{Queue, share};
 use tile::{WORKER_LANES, panel_tokens, task};
 
@@ -59,7 +62,9 @@ impl<'a> Rows<'a> {
 /// What products multiply weights with, packed for the tiles of an instruction set.
 #[derive(Clone, Copy)]
 pub struct Inputs<'a> {
-    arch: Arch,
+    set: Set,
+    /// F32, or BF16: pairs of them, for weights of that type.
+    dtype: Dtype,
     /// K
     width: usize,
     /// T
@@ -70,35 +75,77 @@ pub struct Inputs<'a> {
 }
 
 impl<'a> Inputs<'a> {
-    /// Bytes of scratch that they take.
+    /// Bytes of scratch that they take at most.
     pub const fn bytes(tokens: usize, width: usize) -> usize {
         Scratch::bytes_of::<Lanes>(tokens.saturating_mul(width.div_ceil(LANES)))
     }
 
     /// `x`: `[T, K]`
     pub fn pack(x: &[f32], width: usize, scratch: &mut Scratch<'a>) -> Self {
-        Self::pack_for(*ARCH, x, width, scratch)
+        Self::pack_for(*SET, x, width, scratch)
     }
 
-    pub(super) fn pack_for(arch: Arch, x: &[f32], width: usize, scratch: &mut Scratch<'a>) -> Self {
+    pub(super) fn pack_for(set: Set, x: &[f32], width: usize, scratch: &mut Scratch<'a>) -> Self {
+        let own: fn([f32; LANES]) -> _ = |step| step;
+        Self::pack_by(own, set, Dtype::F32, x, width, scratch)
+    }
+
+    /// For weights in bf16, with which they are multiplied in pairs. `x`: `[T, K]`
+    pub fn pack_pairs(x: &[bf16], width: usize, scratch: &mut Scratch<'a>) -> Self {
+        Self::pack_pairs_for(*SET, x, width, scratch)
+    }
+
+    pub(super) fn pack_pairs_for(
+        set: Set,
+        x: &[bf16],
+        width: usize,
+        scratch: &mut Scratch<'a>,
+    ) -> Self {
+        Self::pack_by(flushed, set, Dtype::Bf16, x, width, scratch)
+    }
+
+    /// `x`, `[T, K]`, as products with `weights` take it: in pairs if all are bf16 and `x` has one term. Takes
+    /// [`Self::bytes`] of scratch and those of [`wide_scratch`].
+    pub fn of(x: Activation, stored: &[u8], weights: &[Weight], scratch: &mut Scratch<'a>) -> Self {
+        let width = weights[0].cols;
+        let all = weights.iter().all(|weight| weight.dtype == Dtype::Bf16);
+        if all && x.dtype == Dtype::Bf16 && x.terms == 1 {
+            return Self::pack_pairs(bytemuck::cast_slice(stored), width, scratch);
+        }
+        Self::pack(widened_in(x, stored, scratch), width, scratch)
+    }
+
+    fn pack_by<E: Pod + Send + Sync, const L: usize>(
+        lanes_of: fn([E; L]) -> [E; L],
+        set: Set,
+        dtype: Dtype,
+        x: &[E],
+        width: usize,
+        scratch: &mut Scratch<'a>,
+    ) -> Self {
         /// Tokens by elements that are worth a task.
         const TASK: usize = 32 * 1024;
-        let (tokens, steps) = (x.len() / width, width.div_ceil(LANES));
+        let (tokens, steps) = (x.len() / width, width.div_ceil(L));
         assert_eq!(x.len(), tokens * width);
         let panels = scratch.take::<Lanes>(tokens * steps);
-        let wide = panel_tokens(arch);
+        let wide = panel_tokens(set.arch);
         let work = panels.par_chunks_mut(wide * steps).zip(x.par_chunks(wide * width));
         work.with_min_len((TASK / (wide * width)).max(1)).for_each(|(panel, x)| {
             let tokens = x.len() / width;
             for (t, x) in x.chunks_exact(width).enumerate() {
-                for (step, x) in x.chunks(LANES).enumerate() {
-                    let lanes = &mut panel[step * tokens + t];
-                    lanes[..x.len()].copy_from_slice(x);
-                    lanes[x.len()..].fill(0.0);
+                for (step, x) in x.chunks(L).enumerate() {
+                    let mut elements = [E::zeroed(); L];
+                    elements[..x.len()].copy_from_slice(x);
+                    panel[step * tokens + t] = bytemuck::cast(lanes_of(elements));
                 }
             }
         });
-        Self { arch, width, tokens, panels }
+        Self { set, dtype, width, tokens, panels }
+    }
+
+    /// Of K.
+    fn steps(self) -> usize {
+        self.panels.len() / self.tokens.max(1)
     }
 }
 

@@ -243,8 +243,8 @@ mod tests {
         let sums: [[Lanes; 4]; 4] =
             from_fn(|b| from_fn(|j| from_fn(|i| numbers[64 * b + 16 * j + i])));
         let alone: Lanes = from_fn(|i| add_lanes(sums[i / 4][i % 4]));
-        for arch in sets() {
-            assert_eq!(arch.dispatch(Tree(sums)), alone, "{}", super::super::name(arch));
+        for set in sets() {
+            assert_eq!(set.arch.dispatch(Tree(sums)), alone, "{}", set.name());
         }
     }
 }

@@ -6,11 +6,11 @@ use proptest::prelude::*;
 use rayon::ThreadPoolBuilder;
 
 use super::*;
-use crate::memory::{Layout, Memory, StateRegion};
+use crate::memory::{Layout, Memory, Scratch, StateRegion};
 use oracle::{bits, numbers};
 
 /// Gives `work` scratch of `bytes`, full of NaN.
-fn with_scratch<R>(bytes: usize, work: impl FnOnce(&mut crate::memory::Scratch<'_>) -> R) -> R {
+fn with_scratch<R>(bytes: usize, work: impl FnOnce(&mut Scratch<'_>) -> R) -> R {
     let mut layout = Layout::default();
     layout.scratch(bytes);
     let mut state = StateRegion::allocate(&layout).unwrap();
@@ -49,15 +49,19 @@ impl Product {
         (weights, numbers(tokens * width, 3))
     }
 
-    /// Its outputs; those of both weights, the second one's doubled.
-    fn run<W: Element>(self, arch: Arch, weights: &[Vec<W>; 2], x: &[f32]) -> [Vec<f32>; 2] {
+    /// Its outputs; those of both weights, the second one's doubled. The inputs are what `pack` makes.
+    fn run<W: Element>(
+        self,
+        weights: &[Vec<W>; 2],
+        pack: impl for<'s> Fn(&mut Scratch<'s>) -> Inputs<'s> + Sync,
+    ) -> [Vec<f32>; 2] {
         let Self { rows, width, gap, tokens, threads } = self;
         let [a, b] = weights
             .each_ref()
             .map(|w| Rows::new(W::DTYPE, bytemuck::cast_slice(w), width, width + gap));
         let mut y = [vec![0.25; tokens * rows], vec![f32::NAN; tokens * rows]];
-        let run = |scratch: &mut crate::memory::Scratch<'_>| {
-            let inputs = Inputs::pack_for(arch, x, width, scratch);
+        let run = |scratch: &mut Scratch<'_>| {
+            let inputs = pack(scratch);
             let [alone, together] = &mut y;
             matmul([([a], alone.as_mut_slice())], inputs, scratch, &add);
             let both = |y: &mut [f32], [a, b]: [&[f32]; 2]| {
@@ -71,18 +75,43 @@ impl Product {
 
     fn check<W: Element>(self) {
         let (weights, x) = self.operands::<W>();
+        let expected = self.expected(&weights, &x, oracle::dot);
+        for set in sets() {
+            let ours = self.run(&weights, |s| Inputs::pack_for(set, &x, self.width, s));
+            let same = ours.map(|y| bits(&y)) == expected;
+            assert!(same, "{self:?} {} {}", W::DTYPE.name(), set.name());
+        }
+    }
+
+    /// Of pairs: numbers as others are, and those whose products are as small as can be.
+    fn check_pairs(self) {
+        let (usual, x) = self.operands::<bf16>();
+        let x: Vec<bf16> = x.into_iter().map(Element::narrow).collect();
+        let tiny = usual.each_ref().map(|weights| oracle::tiny(weights.len(), 7));
+        for (weights, x) in [(usual, x.clone()), (tiny, oracle::tiny(x.len(), 8))] {
+            let expected = self.expected(&weights, &x, oracle::dot_pairs);
+            for set in sets() {
+                let ours = self.run(&weights, |s| Inputs::pack_pairs_for(set, &x, self.width, s));
+                assert!(ours.map(|y| bits(&y)) == expected, "{self:?} pairs {}", set.name());
+            }
+        }
+    }
+
+    /// What [`Self::run`] comes to by a dot product.
+    fn expected<W, X>(
+        self,
+        weights: &[Vec<W>; 2],
+        x: &[X],
+        dot: fn(&[W], &[X]) -> f32,
+    ) -> [Vec<u32>; 2] {
         let Self { rows, width, gap, tokens, .. } = self;
         let dot = |w: &[W], t: usize, n: usize| {
-            oracle::dot(&w[n * (width + gap)..][..width], &x[t * width..][..width])
+            dot(&w[n * (width + gap)..][..width], &x[t * width..][..width])
         };
         let places = || (0..tokens).flat_map(|t| (0..rows).map(move |n| (t, n)));
         let alone: Vec<f32> = places().map(|(t, n)| 0.25 + dot(&weights[0], t, n)).collect();
         let both = places().map(|(t, n)| dot(&weights[0], t, n) + 2.0 * dot(&weights[1], t, n));
-        let expected = [bits(&alone), bits(&both.collect::<Vec<_>>())];
-        for arch in sets() {
-            let ours = self.run(arch, &weights, &x).map(|y| bits(&y));
-            assert!(ours == expected, "{self:?} {} {}", W::DTYPE.name(), name(arch));
-        }
+        [bits(&alone), bits(&both.collect::<Vec<_>>())]
     }
 
     /// In f64: the oracle itself is right.
@@ -93,6 +122,11 @@ impl Product {
                 let terms = w.iter().zip(x).map(|(w, x)| w.to_f64() * f64::from(*x));
                 let exact: f64 = terms.sum();
                 assert!((exact - f64::from(oracle::dot(w, x))).abs() < 1e-5, "{self:?} {t} {n}");
+                let x: Vec<bf16> = x.iter().map(|x| bf16::narrow(*x)).collect();
+                let terms = w.iter().zip(&x).map(|(w, x)| w.to_f64() * x.to_f64());
+                let (exact, w) = (terms.sum::<f64>(), &w[..self.width]);
+                let pairs = f64::from(oracle::dot_pairs(w, &x));
+                assert!((exact - pairs).abs() < 1e-5, "{self:?} {t} {n}, pairs");
             }
         }
     }
@@ -123,6 +157,7 @@ fn products_are_those_of_plain_loops_at_every_edge() {
     for (i, (rows, width, tokens)) in edges.into_iter().enumerate() {
         let product = Product { rows, width, gap: i % 3 * 7, tokens, threads: 1 + i % 3 };
         product.check_oracle();
+        product.check_pairs();
         product.check::<bf16>();
         product.check::<f16>();
         product.check::<f32>();
@@ -137,9 +172,11 @@ fn what_is_no_number_goes_where_it_belongs() {
     weights[0][5 * 83 + 82] = bf16::NAN;
     x[3 * 83 + 1] = f32::INFINITY;
     x[8 * 83 + 82] = f32::NAN;
-    for arch in sets() {
-        let [alone, _] = product.run(arch, &weights, &x);
-        for (i, y) in alone.iter().enumerate() {
+    let rounded: Vec<bf16> = x.iter().map(|x| bf16::narrow(*x)).collect();
+    for set in sets() {
+        let singles = product.run(&weights, |s| Inputs::pack_for(set, &x, 83, s));
+        let pairs = product.run(&weights, |s| Inputs::pack_pairs_for(set, &rounded, 83, s));
+        for (i, y) in singles[0].iter().enumerate().chain(pairs[0].iter().enumerate()) {
             let (token, row) = (i / 37, i % 37);
             assert_eq!(y.is_nan(), row == 5 || token == 8, "{token} {row}");
             assert_eq!(y.is_infinite(), row != 5 && token == 3, "{token} {row}");
@@ -181,17 +218,17 @@ impl Attend {
         });
         let expected = bits(&plain.collect::<Vec<_>>());
         let bytes = attention_scratch(heads, head_dim, len);
-        for (arch, threads) in sets().zip([1, 2, 3]) {
+        for (set, threads) in sets().zip([1, 2, 3, 2]) {
             let mut y = vec![f32::NAN; q.len()];
-            on(threads, || with_scratch(bytes, |s| attention.run_for(arch, &mut y, s)));
-            assert!(bits(&y) == expected, "{self:?} {} {}", E::DTYPE.name(), name(arch));
+            on(threads, || with_scratch(bytes, |s| attention.run_for(set.arch, &mut y, s)));
+            assert!(bits(&y) == expected, "{self:?} {} {}", E::DTYPE.name(), set.name());
             let width = heads * head_dim;
             for (t, (q, y)) in q.chunks(width).zip(y.chunks_mut(width)).enumerate() {
                 y.fill(f32::NAN);
                 let alone = Attention { q, first: first + t, ..attention };
-                on(threads, || with_scratch(bytes, |s| alone.run_for(arch, y, s)));
+                on(threads, || with_scratch(bytes, |s| alone.run_for(set.arch, y, s)));
             }
-            assert!(bits(&y) == expected, "{self:?} {} token by token", name(arch));
+            assert!(bits(&y) == expected, "{self:?} {} token by token", set.name());
         }
     }
 }
@@ -260,12 +297,13 @@ proptest! {
     #[test]
     fn products_of_any_size_are_those_of_plain_loops(
         rows in 1usize..150, width in 1usize..300, gap in 0usize..20, tokens in 1usize..80,
-        threads in 1usize..4, dtype in 0..3,
+        threads in 1usize..4, dtype in 0..4,
     ) {
         let product = Product { rows, width, gap, tokens, threads };
         match dtype {
             0 => product.check::<f32>(),
             1 => product.check::<f16>(),
+            2 => product.check_pairs(),
             _ => product.check::<bf16>(),
         }
     }

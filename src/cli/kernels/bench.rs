@@ -67,7 +67,7 @@ pub fn bench(args: &KernelBenchArgs, emulated: Option<u32>) -> Result<()> {
     };
     let subject = common_fields(&opened, nvml.as_ref())?;
     let weights = opened.checkpoint.tensors().map(|(_, tensor)| tensor.bytes).sum();
-    let ceilings = Ceilings::measure(hardware, weights)?;
+    let ceilings = Ceilings::measure(hardware, Dtype::Bf16, weights)?;
     note(format_args!(
         "ceilings, measured now: read {:.1} GB/s, multiply {:.3} TFLOP/s",
         ceilings.read_bytes_per_s / 1e9,

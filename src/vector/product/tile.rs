@@ -1,11 +1,17 @@
 //! One task of a product: some rows with all tokens, in tiles that keep their sums in registers.
 
+use bytemuck::Pod;
+use half::bf16;
 use pulp::{Arch, Simd, WithSimd};
 
+use super::advance::{Stored, Wide, Widening, add_lanes_of_tile, advance, steps_of, tail_of};
 use super::queue::{FEW, FEW_ROWS, MANY_ROWS};
 use super::{Inputs, Rows, Store};
+use crate::checkpoint::Dtype;
 use crate::for_dtype;
-use crate::vector::sums::{Sum, add_lanes_of_16, mul_add, padded, zero};
+use crate::vector::pairs::{Step, WithPairs};
+use crate::vector::steps::{Singles, Steps, step_len};
+use crate::vector::sums::zero;
 use crate::vector::{Element, LANES, Lanes};
 
 /// Tokens whose part of a slice stays in a core's L2 cache while the task's rows meet them; whole panels
@@ -63,14 +69,19 @@ pub fn task<const M: usize>(
     let mut sums = sums.as_flattened_mut().chunks_exact_mut(BLOCK_SUMS);
     let mut sums: [&mut [f32]; M] =
         std::array::from_fn(|_| sums.next().expect("room for all weights"));
-    let (rows, steps) = (weights[0].count(), inputs.width.div_ceil(LANES));
+    let (rows, steps, set) = (weights[0].count(), inputs.steps(), inputs.set);
+    let few = inputs.tokens <= panel_tokens(set.arch);
     for (columns, x) in columns.chunks_mut(BLOCK).zip(inputs.panels.chunks(BLOCK * steps)) {
         for (weight, sums) in weights.into_iter().zip(&mut sums) {
-            let few = inputs.tokens <= panel_tokens(inputs.arch);
-            for_dtype!(weight.dtype, W => {
-                let rows = Typed::<W>::of(weight);
-                inputs.arch.dispatch(Block { rows, steps, x, few, sums, own });
-            });
+            if inputs.dtype == Dtype::Bf16 {
+                let rows = Typed::<bf16>::of(weight);
+                set.dispatch_pairs(OfPairs(Block { rows, steps, x, few, sums, own }));
+            } else {
+                for_dtype!(weight.dtype, W => {
+                    let rows = Typed::<W>::of(weight);
+                    set.arch.dispatch(OfSingles(Block { rows, steps, x, few, sums, own }));
+                });
+            }
         }
         for (t, y) in columns.iter_mut().enumerate() {
             store(y, sums.each_ref().map(|sums| &sums[t * rows..][..rows]));
@@ -92,7 +103,9 @@ impl<'a, W: Element> Typed<'a, W> {
         let elements = bytemuck::cast_slice(rows.bytes);
         Self { elements, width: rows.width, stride: rows.stride }
     }
+}
 
+impl<'a, W> Typed<'a, W> {
     #[inline(always)]
     fn count(self) -> usize {
         self.elements.len().div_ceil(self.stride)
@@ -118,91 +131,115 @@ struct Block<'b, 'a, W> {
     own: &'b mut [Lanes],
 }
 
-impl<W: Element> WithSimd for Block<'_, '_, W> {
+/// A number a lane.
+struct OfSingles<'b, 'a, W>(Block<'b, 'a, W>);
+
+impl<W: Element> WithSimd for OfSingles<'_, '_, W> {
     type Output = ();
 
-    /// In tiles of rows x tokens whose sums leave registers for a row each: 24 of AVX-512's 32, 12 of
-    /// AVX2's 16, 16 of NEON's 32.
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        if const { S::F32_LANES == 16 } {
-            self.multiply::<S, 1, 4, 6>(simd);
-        } else if const { S::F32_LANES == 8 } {
-            self.multiply::<S, 2, 2, 3>(simd);
-        } else if const { S::F32_LANES == 4 } {
-            self.multiply::<S, 4, 2, 2>(simd);
-        } else {
-            self.multiply::<S, LANES, 1, 1>(simd);
-        }
+        self.0.in_tiles(Singles::<S, W>::new(simd));
     }
 }
 
-impl<W: Element> Block<'_, '_, W> {
+/// Two numbers a lane.
+struct OfPairs<'b, 'a>(Block<'b, 'a, bf16>);
+
+impl WithPairs for OfPairs<'_, '_> {
+    type Output = ();
+
     #[inline(always)]
-    fn multiply<S: Simd, const P: usize, const R: usize, const T: usize>(self, simd: S) {
+    fn with_pairs<K: Steps<Element = bf16, Step = Step>>(self, pairs: K) {
+        self.0.in_tiles(pairs);
+    }
+}
+
+impl<W: Pod> Block<'_, '_, W> {
+    /// In tiles of rows x tokens whose sums leave registers for a row each: 24 of AVX-512's 32, 12 of
+    /// AVX2's 16, 16 of NEON's 32.
+    #[inline(always)]
+    fn in_tiles<K: Steps<Element = W>>(self, steps: K) {
+        if const { K::Simd::F32_LANES == 16 } {
+            self.multiply::<K, 1, 4, 6>(steps);
+        } else if const { K::Simd::F32_LANES == 8 } {
+            self.multiply::<K, 2, 2, 3>(steps);
+        } else if const { K::Simd::F32_LANES == 4 } {
+            self.multiply::<K, 4, 2, 2>(steps);
+        } else {
+            self.multiply::<K, LANES, 1, 1>(steps);
+        }
+    }
+
+    #[inline(always)]
+    fn multiply<K: Steps<Element = W>, const P: usize, const R: usize, const T: usize>(
+        self,
+        kind: K,
+    ) {
         const { assert!(R <= TILE_ROWS && T <= FEW && BLOCK.is_multiple_of(T)) };
-        assert_eq!(T, tile_tokens(S::F32_LANES));
+        assert_eq!(T, tile_tokens(K::Simd::F32_LANES));
         let Self { rows, steps, x, few, sums, own } = self;
         if few {
-            return Few { rows, x, sums }.stream_all::<S, P, R, T>(simd);
+            return Few { kind, rows, steps, x, sums }.stream_all::<P, R, T>();
         }
         let (wide, kept) = own.split_at_mut(SLICE * TILE_ROWS);
         let wide = wide.as_chunks_mut::<R>().0;
-        Many { rows, steps, x, sums, wide, kept }.multiply::<S, P, T>(simd);
+        Many { kind, rows, steps, x, sums, wide, kept }.multiply::<P, T>();
     }
 }
 
 /// The few tokens of one panel.
-struct Few<'b, 'a, W> {
-    rows: Typed<'a, W>,
+struct Few<'b, 'a, K: Steps> {
+    kind: K,
+    rows: Typed<'a, K::Element>,
+    /// Of K.
+    steps: usize,
     /// Their panel.
     x: &'b [Lanes],
     /// Out. `[token][row]`
     sums: &'b mut [f32],
 }
 
-impl<W: Element> Few<'_, '_, W> {
+impl<K: Steps> Few<'_, '_, K> {
     #[inline(always)]
-    fn stream_all<S: Simd, const P: usize, const R: usize, const T: usize>(self, simd: S) {
-        match self.x.len() / self.rows.width.div_ceil(LANES) {
-            1 if const { R == 1 } => self.stream::<S, P, R, 1, T>(simd),
-            1 => self.stream::<S, P, TILE_ROWS, 1, T>(simd),
-            2 => self.stream::<S, P, R, 2, T>(simd),
-            3 => self.stream::<S, P, R, 3, T>(simd),
-            4 => self.stream::<S, P, R, 4, T>(simd),
-            5 => self.stream::<S, P, R, 5, T>(simd),
-            _ => self.stream::<S, P, R, 6, T>(simd),
+    fn stream_all<const P: usize, const R: usize, const T: usize>(self) {
+        match self.x.len() / self.steps {
+            1 if const { R == 1 } => self.stream::<P, R, 1, T>(),
+            1 => self.stream::<P, TILE_ROWS, 1, T>(),
+            2 => self.stream::<P, R, 2, T>(),
+            3 => self.stream::<P, R, 3, T>(),
+            4 => self.stream::<P, R, 4, T>(),
+            5 => self.stream::<P, R, 5, T>(),
+            _ => self.stream::<P, R, 6, T>(),
         }
     }
 
     /// `U` tokens, of `T` at most. The rows are `R` streams, far from each other: a plain read's
     /// prefetchers can follow each of them, which adjacent rows defeat (EPYC 9004, 2026-11).
     #[inline(always)]
-    fn stream<S: Simd, const P: usize, const R: usize, const U: usize, const T: usize>(
-        self,
-        simd: S,
-    ) {
+    fn stream<const P: usize, const R: usize, const U: usize, const T: usize>(self) {
         if const { U > T } {
             unreachable!("{U} tokens in a panel of {T}");
         }
-        let Self { rows, x, sums } = self;
+        let Self { kind, rows, x, sums, .. } = self;
         let n = rows.count();
         let far = n.div_ceil(R);
         let (x, _) = x.as_chunks::<U>();
-        let whole = rows.width / LANES;
+        let whole = rows.width / step_len::<K>();
         for i in 0..far {
-            let mut lines: [&[W]; R] = [&[]; R];
+            let mut lines: [&[K::Element]; R] = [&[]; R];
             for (r, line) in lines.iter_mut().enumerate() {
                 *line = rows.row((i + r * far).min(n - 1));
             }
-            let mut lanes = [[zero::<S, P>(simd); R]; U];
-            advance(simd, &mut Stored(steps_of(lines, 0, whole)), &x[..whole], &mut lanes);
+            let mut lanes = [[zero::<K::Simd, P>(kind.simd()); R]; U];
+            let mut stored = Stored(steps_of::<K, R>(lines, 0, whole));
+            advance(kind, &mut stored, &x[..whole], &mut lanes);
             if whole < x.len() {
-                let tail = tail_of(lines);
+                let tail = tail_of::<K, R>(lines);
                 let rows = tail.each_ref().map(|tail| &tail[..]);
-                advance(simd, &mut Stored(rows), &x[whole..], &mut lanes);
+                advance(kind, &mut Stored(rows), &x[whole..], &mut lanes);
             }
-            for (t, dots) in add_lanes_of_tile(simd, lanes).iter().enumerate() {
+            for (t, dots) in add_lanes_of_tile(kind.simd(), lanes).iter().enumerate() {
                 for (r, dot) in dots.iter().enumerate() {
                     let row = i + r * far;
                     if row < n {
@@ -215,8 +252,9 @@ impl<W: Element> Few<'_, '_, W> {
 }
 
 /// A block of several panels, or one of several blocks.
-struct Many<'b, 'a, W, const R: usize> {
-    rows: Typed<'a, W>,
+struct Many<'b, 'a, K: Steps, const R: usize> {
+    kind: K,
+    rows: Typed<'a, K::Element>,
     /// Of K.
     steps: usize,
     /// The block's panels.
@@ -229,12 +267,12 @@ struct Many<'b, 'a, W, const R: usize> {
     kept: &'b mut [Lanes],
 }
 
-impl<W: Element, const R: usize> Many<'_, '_, W, R> {
+impl<K: Steps, const R: usize> Many<'_, '_, K, R> {
     /// Slice by slice, so that inputs stay in the L2 cache until all rows have met them, and a tile's rows,
     /// widened while the first panel meets them, in the L1 cache until all panels have. Between
     /// slices all lanes are kept: the tree comes once, at the end.
     #[inline(always)]
-    fn multiply<S: Simd, const P: usize, const T: usize>(mut self, simd: S) {
+    fn multiply<const P: usize, const T: usize>(mut self) {
         let tiles = self.rows.count().div_ceil(R);
         let panels = self.x.len().div_ceil(T * self.steps);
         for from in (0..self.steps).step_by(SLICE) {
@@ -244,12 +282,12 @@ impl<W: Element, const R: usize> Many<'_, '_, W, R> {
                     let tokens = (x.len() / self.steps).min(T);
                     let at = [tile, panel, tile * panels + panel];
                     match tokens {
-                        1 => self.tile::<S, P, T, 1>(simd, from, at),
-                        2 => self.tile::<S, P, T, 2>(simd, from, at),
-                        3 => self.tile::<S, P, T, 3>(simd, from, at),
-                        4 => self.tile::<S, P, T, 4>(simd, from, at),
-                        5 => self.tile::<S, P, T, 5>(simd, from, at),
-                        _ => self.tile::<S, P, T, 6>(simd, from, at),
+                        1 => self.tile::<P, T, 1>(from, at),
+                        2 => self.tile::<P, T, 2>(from, at),
+                        3 => self.tile::<P, T, 3>(from, at),
+                        4 => self.tile::<P, T, 4>(from, at),
+                        5 => self.tile::<P, T, 5>(from, at),
+                        _ => self.tile::<P, T, 6>(from, at),
                     }
                 }
             }
@@ -258,20 +296,19 @@ impl<W: Element, const R: usize> Many<'_, '_, W, R> {
 
     /// One tile's step over a slice, from step `from` on, with a panel of `U` tokens; others have `T`.
     #[inline(always)]
-    fn tile<S: Simd, const P: usize, const T: usize, const U: usize>(
+    fn tile<const P: usize, const T: usize, const U: usize>(
         &mut self,
-        simd: S,
         from: usize,
         [tile, panel, place]: [usize; 3],
     ) {
         if const { U > T } {
             unreachable!("{U} tokens in a panel of {T}");
         }
-        let n = self.rows.count();
+        let (kind, n) = (self.kind, self.rows.count());
         let to = (from + SLICE).min(self.steps);
         let (x, _) = self.x[panel * T * self.steps..][..U * self.steps].as_chunks::<U>();
         let x = &x[from..to];
-        let mut lanes = [[zero::<S, P>(simd); R]; U];
+        let mut lanes = [[zero::<K::Simd, P>(kind.simd()); R]; U];
         let kept = &mut self.kept[place * R * T..][..R * U];
         if from > 0 {
             for (lanes, kept) in lanes.as_flattened_mut().iter_mut().zip(&*kept) {
@@ -280,21 +317,21 @@ impl<W: Element, const R: usize> Many<'_, '_, W, R> {
         }
         let wide = &mut self.wide[..to - from];
         if panel == 0 {
-            let mut lines: [&[W]; R] = [&[]; R];
+            let mut lines: [&[K::Element]; R] = [&[]; R];
             for (r, line) in lines.iter_mut().enumerate() {
                 *line = self.rows.row((R * tile + r).min(n - 1));
             }
-            let whole = (self.rows.width / LANES).clamp(from, to);
+            let whole = (self.rows.width / step_len::<K>()).clamp(from, to);
             let (wide, last) = wide.split_at_mut(whole - from);
-            let rows = steps_of(lines, from, whole);
-            advance(simd, &mut Widening { rows, wide }, &x[..whole - from], &mut lanes);
+            let rows = steps_of::<K, R>(lines, from, whole);
+            advance(kind, &mut Widening { rows, wide }, &x[..whole - from], &mut lanes);
             if whole < to {
-                let tail = tail_of(lines);
+                let tail = tail_of::<K, R>(lines);
                 let rows = tail.each_ref().map(|tail| &tail[..]);
-                advance(simd, &mut Widening { rows, wide: last }, &x[whole - from..], &mut lanes);
+                advance(kind, &mut Widening { rows, wide: last }, &x[whole - from..], &mut lanes);
             }
         } else {
-            advance(simd, &mut Wide(wide), x, &mut lanes);
+            advance(kind, &mut Wide(wide), x, &mut lanes);
         }
         if to < self.steps {
             for (lanes, kept) in lanes.as_flattened().iter().zip(kept) {
@@ -302,121 +339,11 @@ impl<W: Element, const R: usize> Many<'_, '_, W, R> {
             }
             return;
         }
-        for (t, dots) in add_lanes_of_tile(simd, lanes).iter().enumerate() {
+        for (t, dots) in add_lanes_of_tile(kind.simd(), lanes).iter().enumerate() {
             let sums = &mut self.sums[(panel * T + t) * n..][..n];
             for (sum, dot) in sums[R * tile..].iter_mut().zip(dots) {
                 *sum = *dot;
             }
         }
     }
-}
-
-/// The steps `from..to` of some rows.
-#[inline(always)]
-fn steps_of<W, const R: usize>(lines: [&[W]; R], from: usize, to: usize) -> [&[[W; LANES]]; R] {
-    let mut steps: [&[[W; LANES]]; R] = [&[]; R];
-    for (steps, line) in steps.iter_mut().zip(lines) {
-        *steps = &line.as_chunks().0[from..to];
-    }
-    steps
-}
-
-/// What is left of some rows after their last whole step, with zeros, as a step.
-#[inline(always)]
-fn tail_of<W: Element, const R: usize>(lines: [&[W]; R]) -> [[[W; LANES]; 1]; R] {
-    let mut tails = [[[W::zeroed(); LANES]]; R];
-    for (tail, line) in tails.iter_mut().zip(lines) {
-        *tail = [padded(line.as_chunks::<LANES>().1)];
-    }
-    tails
-}
-
-/// The rows of a tile, step by step.
-trait Left<S: Simd, const P: usize, const R: usize> {
-    fn step(&mut self, simd: S, step: usize) -> [Sum<S, P>; R];
-}
-
-/// As they are stored.
-struct Stored<'a, W, const R: usize>([&'a [[W; LANES]]; R]);
-
-/// As they are stored, and kept as f32.
-struct Widening<'a, W, const R: usize> {
-    rows: [&'a [[W; LANES]]; R],
-    wide: &'a mut [[Lanes; R]],
-}
-
-/// As f32.
-struct Wide<'a, const R: usize>(&'a [[Lanes; R]]);
-
-impl<S: Simd, W: Element, const P: usize, const R: usize> Left<S, P, R> for Stored<'_, W, R> {
-    #[inline(always)]
-    fn step(&mut self, simd: S, step: usize) -> [Sum<S, P>; R] {
-        let mut rows = [zero::<S, P>(simd); R];
-        for (row, stored) in rows.iter_mut().zip(&self.0) {
-            *row = bytemuck::cast(W::widen_lanes(simd, &stored[step]));
-        }
-        rows
-    }
-}
-
-impl<S: Simd, W: Element, const P: usize, const R: usize> Left<S, P, R> for Widening<'_, W, R> {
-    #[inline(always)]
-    fn step(&mut self, simd: S, step: usize) -> [Sum<S, P>; R] {
-        for (wide, stored) in self.wide[step].iter_mut().zip(&self.rows) {
-            *wide = W::widen_lanes(simd, &stored[step]);
-        }
-        Wide(self.wide).step(simd, step)
-    }
-}
-
-impl<S: Simd, const P: usize, const R: usize> Left<S, P, R> for Wide<'_, R> {
-    #[inline(always)]
-    fn step(&mut self, simd: S, step: usize) -> [Sum<S, P>; R] {
-        let mut rows = [zero::<S, P>(simd); R];
-        for (row, wide) in rows.iter_mut().zip(self.0[step]) {
-            *row = bytemuck::cast(wide);
-        }
-        rows
-    }
-}
-
-/// Adds to the sums of `R` rows with `T` tokens the products of as many steps as `x` has.
-#[inline(always)]
-fn advance<S: Simd, const P: usize, const R: usize, const T: usize>(
-    simd: S,
-    left: &mut impl Left<S, P, R>,
-    x: &[[Lanes; T]],
-    sums: &mut [[Sum<S, P>; R]; T],
-) {
-    let mut lanes = *sums;
-    for (step, x) in x.iter().enumerate() {
-        let rows = left.step(simd, step);
-        for t in 0..T {
-            let x: Sum<S, P> = bytemuck::cast(x[t]);
-            for r in 0..R {
-                mul_add(simd, rows[r], x, &mut lanes[t][r]);
-            }
-        }
-    }
-    *sums = lanes;
-}
-
-/// The dot products that a tile's lanes add up to.
-#[inline(always)]
-fn add_lanes_of_tile<S: Simd, const P: usize, const R: usize, const T: usize>(
-    simd: S,
-    lanes: [[Sum<S, P>; R]; T],
-) -> [[f32; R]; T] {
-    let mut dots = [[0.0; R]; T];
-    for first in (0..R * T).step_by(16) {
-        let mut group = [[zero::<S, P>(simd); 4]; 4];
-        for i in first..(first + 16).min(R * T) {
-            group[(i - first) / 4][(i - first) % 4] = lanes[i / R][i % R];
-        }
-        let sums = add_lanes_of_16(simd, group);
-        for i in first..(first + 16).min(R * T) {
-            dots[i / R][i % R] = sums[i - first];
-        }
-    }
-    dots
 }

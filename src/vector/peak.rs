@@ -1,0 +1,62 @@
+//! What a thread multiplies at best: the ceiling over products.
+
+use std::hint::black_box;
+
+use bytemuck::cast;
+use half::bf16;
+use pulp::{Simd, WithSimd};
+
+use super::pairs::{Step, WithPairs};
+use super::steps::{Singles, Steps};
+use super::sums::Sum;
+use super::{LANES, SET};
+use crate::checkpoint::Dtype;
+
+/// Multiply-adds that wait for none but themselves, in f32 or of pairs of bf16. Returns the floating point
+/// operations.
+pub fn multiply_adds(dtype: Dtype, rounds: usize) -> usize {
+    match dtype {
+        Dtype::Bf16 => SET.dispatch_pairs(MultiplyAdds { rounds }),
+        _ => SET.arch.dispatch(MultiplyAdds { rounds }),
+    }
+}
+
+struct MultiplyAdds {
+    rounds: usize,
+}
+
+impl WithSimd for MultiplyAdds {
+    type Output = usize;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> usize {
+        self.run(Singles::<S, f32>::new(simd), [0.999; LANES])
+    }
+}
+
+impl WithPairs for MultiplyAdds {
+    type Output = usize;
+
+    #[inline(always)]
+    fn with_pairs<K: Steps<Element = bf16, Step = Step>>(self, pairs: K) -> usize {
+        self.run(pairs, [bf16::from_f32_const(0.125); 2 * LANES])
+    }
+}
+
+impl MultiplyAdds {
+    #[inline(always)]
+    fn run<K: Steps>(self, steps: K, factors: K::Step) -> usize {
+        /// Enough to hide their latency in two units, few enough for AVX2's registers.
+        const SUMS: usize = 12;
+        let [factor, ..]: [Lanes; 1] = [steps.lanes(&black_box(factors))];
+        let mut sums: [Sum<K::Simd, 1>; SUMS] = [[one]; SUMS];
+        for _ in 0..self.rounds {
+            for sum in &mut sums {
+                steps.mul_add(factor, factor, sum);
+            }
+        }
+        black_box(sums);
+        let numbers = size_of::<K::Step>() / size_of::<K::Element>() / LANES * K::Simd::F32_LANES;
+        2 * numbers * SUMS * self.rounds
+    }
+}
