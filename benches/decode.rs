@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use chaski::bench::{Bench, Ceilings, Conditions, Fill, Kind, Row, Test, row};
-use chaski::checkpoint::Checkpoint;
+use chaski::checkpoint::{Checkpoint, Dtype};
 use chaski::device::Hardware;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use support::{circumstances, nothing_is_measured, open, source};

@@ -3,7 +3,8 @@
 #[path = "common/golden.rs"]
 mod golden;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::AtomicBool;
 
 use chaski::checkpoint::{Checkpoint, Dtype};
@@ -13,7 +14,7 @@ use chaski::model::{Logits, Plan, Request, Room};
 use chaski::rank::Rank;
 use chaski::sampler::SamplingOptions;
 use chaski::session::{Limits, Next, Session};
-use golden::{Expected, argmax, cases, expected, worst};
+use golden::{Expected, argmax, cases, expected, relative_error, worst};
 
 /// Relative L2 of the logits at any position, f32 arithmetic on both sides.
 const TOLERANCE: f64 = 1e-4;
@@ -28,13 +29,34 @@ fn rank(case: &Path, request: Request) -> Rank {
     Rank::new(&config, dims, checkpoint, &plan, &Hardware::Cpu, &|_| ()).unwrap()
 }
 
+/// Relative L2 of all logits where the products' inputs are rounded to bf16: as a GPU's prefill has it.
+const ROUNDED: f64 = 8e-3;
+
 fn all_logits() -> Request {
     Request { all_logits: true, ..Request::default() }
 }
 
+/// As `--activations bf16` asks.
+fn rounded() -> Request {
+    Request { activations: Dtype::Bf16, decode_as_prefill: true, ..all_logits() }
+}
+
+/// Those that `--activations bf16` takes.
+fn bf16_cases() -> Vec<PathBuf> {
+    let is_bf16 =
+        |case: &PathBuf| Checkpoint::open(&golden::source(case)).unwrap().dtype() == Dtype::Bf16;
+    let cases: Vec<_> = cases().into_iter().filter(is_bf16).collect();
+    assert!(cases.len() >= 5);
+    cases
+}
+
 /// The logits of all positions, computed in steps of `chunk` tokens.
 fn prefill(case: &Path, ids: &[u32], chunk: usize) -> Vec<f32> {
-    let mut rank = rank(case, all_logits());
+    prefill_as(all_logits(), case, ids, chunk)
+}
+
+fn prefill_as(request: Request, case: &Path, ids: &[u32], chunk: usize) -> Vec<f32> {
+    let mut rank = rank(case, request);
     rank.expect(ids.len());
     ids.chunks(chunk).flat_map(|ids| rank.prefill(ids, Logits::All).unwrap().to_vec()).collect()
 }
@@ -79,6 +101,68 @@ fn prefill_in_any_chunking_equals_one_token_at_a_time() {
         for chunk in [1, 3, 7, 16, ids.len()] {
             let chunked = prefill(&case, &ids, chunk);
             assert!(chunked == singly, "{}: chunks of {chunk}", case.display());
+        }
+    }
+}
+
+/// Products of bf16 cost a little precision, and neither chunks nor single tokens change a bit.
+#[test]
+fn rounded_activations_stay_close_and_are_the_same_in_any_chunking() {
+    for case in bf16_cases() {
+        let Expected { ids, logits, .. } = expected(&case);
+        let ours = prefill_as(rounded(), &case, &ids, ids.len());
+        let error = relative_error(&ours, &logits);
+        println!("{}: relative L2 {error:.2e}", case.display());
+        assert!(1e-4 < error && error <= ROUNDED, "{}: relative L2 {error:.2e}", case.display());
+        let mut rank = rank(&case, rounded());
+        rank.expect(ids.len());
+        let singly: Vec<f32> =
+            ids.iter().flat_map(|id| rank.decode(*id).unwrap().to_vec()).collect();
+        assert!(ours == singly, "{}: token by token", case.display());
+        for chunk in [3, 7, 16] {
+            let chunked = prefill_as(rounded(), &case, &ids, chunk);
+            assert!(chunked == singly, "{}: chunks of {chunk}", case.display());
+        }
+    }
+}
+
+/// Whole models, with any instruction set that this machine has: the same bytes.
+#[test]
+fn instruction_sets_change_no_bit() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("logits.safetensors");
+    let sets: &[(&str, bool)] = &[
+        #[cfg(target_arch = "x86_64")]
+        ("AVX-512 BF16", std::arch::is_x86_feature_detected!("avx512bf16")),
+        #[cfg(target_arch = "x86_64")]
+        ("AVX-512", std::arch::is_x86_feature_detected!("avx512vl")),
+        #[cfg(target_arch = "x86_64")]
+        ("AVX2", std::arch::is_x86_feature_detected!("avx2")),
+        #[cfg(target_arch = "aarch64")]
+        ("NEON", true),
+        ("baseline", true),
+    ];
+    let [bf16, others] = [bf16_cases(), cases()];
+    let [bf16, other] = [&bf16[0], &others[1]].map(|case| case.to_str().unwrap());
+    for (model, options) in [
+        ("demo", &["--kv-type", "f16"][..]),
+        ("demo", &["--activations", "bf16"]),
+        (bf16, &[]),
+        (bf16, &["--activations", "bf16", "--kv-type", "f16"]),
+        (other, &[]),
+    ] {
+        let logits = |set: Option<&str>| {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_chaski"));
+            command.args(["logits", "-m", model, "--device", "cpu", "--random-ids", "23"]);
+            command.args(options).arg("--out").arg(&file);
+            command.envs(set.map(|set| ("CHASKI_INSTRUCTION_SET", set)));
+            let output = command.output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            std::fs::read(&file).unwrap()
+        };
+        let usual = logits(None);
+        for (set, _) in sets.iter().filter(|(_, is_there)| *is_there) {
+            assert!(logits(Some(set)) == usual, "{model} {options:?}: {set}");
         }
     }
 }

@@ -24,6 +24,7 @@ fn llama(model: &str) -> Llama {
         logits: 1,
         cache: Dtype::F16,
         activations: checkpoint.dtype(),
+        decode_as_prefill: false,
         attention_blocks: H100.multiprocessors as usize,
     };
     let weights = Weights::locate(&checkpoint, &dims).unwrap();

@@ -45,16 +45,12 @@ const MOST_ROUNDS: u32 = 1 << 16;
 const CPU_ROUND: usize = 1 << 10;
 
 impl Ceilings {
-    /// Measures both. `multiplied`: of products on the CPU, f32 or bf16. A model of `weight_bytes` that fits a
-    /// cache is compared with reads from there.
+    /// Measures both. `multiplied`: of products on the CPU, f32 or bf16. A model of `weight_bytes` that
+    /// fits a cache is compared with reads from there.
     ///
     /// # Errors
     /// No memory to read; a device that fails.
-    pub fn measure(
-        hardware: &Hardware,
-        multiplied: Dtype,
-        weight_bytes: usize,
-    ) -> Result<Self> {
+    pub fn measure(hardware: &Hardware, multiplied: Dtype, weight_bytes: usize) -> Result<Self> {
         let (most, free) = match hardware {
             Hardware::Cpu => (MOST_CPU_BYTES, usize::MAX),
             Hardware::Gpu(card) => (MOST_GPU_BYTES, card.memory()?.0 / 2),

@@ -114,8 +114,8 @@ pub struct ModelArgs {
     #[arg(long, value_name = "TYPE")]
     pub kv_type: Option<KvType>,
 
-    /// On the CPU, what the inputs of matrix products are rounded to, except those of q, k and v; bf16 needs bf16
-    /// weights, and is fast where the CPU has AVX512-BF16 [default: f32]
+    /// On the CPU, what the inputs of matrix products are rounded to, except those of q, k and v; bf16
+    /// needs bf16 weights, and is fast where the CPU has AVX512-BF16 [default: f32]
     #[arg(long, value_name = "TYPE")]
     pub activations: Option<Activations>,
 

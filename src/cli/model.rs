@@ -10,8 +10,8 @@ use indicatif::ProgressBar;
 use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 
 use super::args::{
-    Activations, Device, KernelFile, KvType, ModelArgs, PromptArgs, StyleArg, StyleArgs, SyntheticArgs,
-    WeightType,
+    Activations, Device, KernelFile, KvType, ModelArgs, PromptArgs, StyleArg, StyleArgs,
+    SyntheticArgs, WeightType,
 };
 use super::launch::place;
 use super::limits::left_by_groups;
@@ -261,13 +261,7 @@ pub fn plan(
         Hardware::Cpu => {
             request.cache = args.kv_type.map_or(request.cache, Dtype::from);
             if args.activations == Some(Activations::Bf16) {
-                if checkpoint.dtype() != Dtype::Bf16 {
-                    return Err(Error::usage(format!(
-                        "--activations bf16 needs weights in BF16, and these are {}: leave it out",
-                        checkpoint.types()
-                    )));
-                }
-                (request.activations, request.decode_as_prefill) = (Dtype::Bf16, true);
+                request.round_activations(checkpoint)?;
             }
             let world = dims.world();
             let room = Room::Host(available_memory_bytes()? / world);
@@ -278,9 +272,8 @@ pub fn plan(
                 return Err(Error::usage("on a GPU the KV cache is f16: leave --kv-type out"));
             }
             if args.activations.is_some() {
-                return Err(Error::usage(
-                    "on a GPU activations have the weights' type: leave --activations out",
-                ));
+                let told = "on a GPU activations have the weights' type: leave --activations out";
+                return Err(Error::usage(told));
             }
             request.cache = Dtype::F16;
             request.activations = checkpoint.dtype();

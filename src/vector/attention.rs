@@ -10,8 +10,8 @@ mod tile;
 use rayon::prelude::*;
 
 use super::{Element, SET, Simd, WithSimd};
-use pulp::Arch;
 use crate::memory::Scratch;
+use pulp::Arch;
 use tile::{State, Tile};
 
 /// Positions of the cache that are weighted together.

@@ -242,8 +242,11 @@ mod tests {
     #[test]
     fn bf16_rounds_as_the_crate_half_does() {
         let edges = [0u32, 0x7f7f_7fff, 0x7f7f_8000, 0x7f80_0000, 0x7f80_0001, 0x7fff_ffff, 0x8000];
-        for bits in (0..=u32::MAX).step_by(4093).chain(edges).flat_map(|bits| [bits, bits ^ 1 << 31]) {
-            let (ours, half) = (bf16::narrow(f32::from_bits(bits)), bf16::from_f32(f32::from_bits(bits)));
+        for bits in
+            (0..=u32::MAX).step_by(4093).chain(edges).flat_map(|bits| [bits, bits ^ 1 << 31])
+        {
+            let (ours, half) =
+                (bf16::narrow(f32::from_bits(bits)), bf16::from_f32(f32::from_bits(bits)));
             assert_eq!(ours.to_bits(), half.to_bits(), "{bits:#x}");
         }
     }

@@ -20,7 +20,8 @@ pub fn dot_pairs(w: &[bf16], x: &[bf16]) -> f32 {
     let mut lanes = [0f32; LANES];
     for i in 0..x.len().next_multiple_of(2 * LANES) {
         let other = i ^ 1; // the second one of a pair comes first
-        let [w, x] = [w, x].map(|all| all[..x.len()].get(other).map_or(0.0, |e| normal(e.to_f32())));
+        let [w, x] =
+            [w, x].map(|all| all[..x.len()].get(other).map_or(0.0, |e| normal(e.to_f32())));
         let sum = &mut lanes[i / 2 % LANES];
         // Exact wherever the sum is next to the smallest normal number.
         let exact = f64::from(w) * f64::from(x) + f64::from(*sum);

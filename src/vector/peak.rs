@@ -2,12 +2,12 @@
 
 use std::hint::black_box;
 
-use bytemuck::cast;
+use bytemuck::{bytes_of, pod_read_unaligned};
 use half::bf16;
 use pulp::{Simd, WithSimd};
 
 use super::pairs::{Step, WithPairs};
-use super::steps::{Singles, Steps};
+use super::steps::{Singles, Steps, step_len};
 use super::sums::Sum;
 use super::{LANES, SET};
 use crate::checkpoint::Dtype;
@@ -48,7 +48,9 @@ impl MultiplyAdds {
     fn run<K: Steps>(self, steps: K, factors: K::Step) -> usize {
         /// Enough to hide their latency in two units, few enough for AVX2's registers.
         const SUMS: usize = 12;
-        let [factor, ..]: [Lanes; 1] = [steps.lanes(&black_box(factors))];
+        let lanes = steps.lanes(&black_box(factors));
+        let register = &bytes_of(&lanes)[..size_of::<<K::Simd as Simd>::f32s>()];
+        let (factor, one) = ([pod_read_unaligned(register)], steps.simd().splat_f32s(1.0));
         let mut sums: [Sum<K::Simd, 1>; SUMS] = [[one]; SUMS];
         for _ in 0..self.rounds {
             for sum in &mut sums {
@@ -56,7 +58,6 @@ impl MultiplyAdds {
             }
         }
         black_box(sums);
-        let numbers = size_of::<K::Step>() / size_of::<K::Element>() / LANES * K::Simd::F32_LANES;
-        2 * numbers * SUMS * self.rounds
+        2 * step_len::<K>() * K::Simd::F32_LANES / LANES * SUMS * self.rounds
     }
 }

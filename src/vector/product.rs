@@ -104,8 +104,8 @@ impl<'a> Inputs<'a> {
         Self::pack_by(flushed, set, Dtype::Bf16, x, width, scratch)
     }
 
-    /// `x`, `[T, K]`, as products with `weights` take it: in pairs if all are bf16 and `x` has one term. Takes
-    /// [`Self::bytes`] of scratch and those of [`wide_scratch`].
+    /// `x`, `[T, K]`, as products with `weights` take it: in pairs if all are bf16 and `x` has one term.
+    /// Takes [`Self::bytes`] of scratch and those of [`super::wide_scratch`].
     pub fn of(x: Activation, stored: &[u8], weights: &[Weight], scratch: &mut Scratch<'a>) -> Self {
         let width = weights[0].cols;
         let all = weights.iter().all(|weight| weight.dtype == Dtype::Bf16);

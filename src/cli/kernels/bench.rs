@@ -12,6 +12,7 @@ use super::check::passed;
 use super::find;
 use super::watch::{endless, time_limit};
 use crate::bench::{Ceilings, Conditions, Row, Table, watched};
+use crate::checkpoint::Dtype;
 use crate::cli::args::{KernelBenchArgs, ModelArgs};
 use crate::cli::bench::common_fields;
 use crate::cli::file::Output;
