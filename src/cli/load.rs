@@ -6,19 +6,47 @@ use std::time::{Duration, Instant};
 
 use indicatif::ProgressBar;
 
-use super::args::ModelArgs;
+use super::args::{Activations, ModelArgs};
 use super::model::{Opened, interrupt, open_source, set_threads, source};
 use super::output::{note, progress};
 use super::split::cannot_meet;
+use crate::checkpoint::{Checkpoint, Dtype};
 use crate::comm::Alone;
 use crate::config::Config;
 use crate::device::cuda::{Card, Cuda};
 use crate::device::{Device, Hardware};
 use crate::error::{Error, Result};
+use crate::model::Request;
 use crate::rank::Rank;
 use crate::source::Source;
 use crate::team::Team;
 use crate::tokenizer::Tokenizer;
+
+/// Has the CPU round the inputs of GEMMs to bf16, in decode as in prefill, if the arguments ask for it.
+///
+/// # Errors
+/// Weights of another type, or a GPU, which has no choice.
+pub fn round_activations(
+    args: &ModelArgs,
+    hardware: &Hardware,
+    checkpoint: &Checkpoint,
+    request: &mut Request,
+) -> Result<()> {
+    match (args.activations, hardware) {
+        (None, _) | (Some(Activations::F32), Hardware::Cpu) => Ok(()),
+        (Some(Activations::Bf16), Hardware::Cpu) if checkpoint.dtype() == Dtype::Bf16 => {
+            (request.activations, request.decode_as_prefill) = (Dtype::Bf16, true);
+            Ok(())
+        }
+        (Some(Activations::Bf16), Hardware::Cpu) => Err(Error::usage(format!(
+            "--activations bf16 needs BF16 weights, and these are {}: leave it out",
+            checkpoint.types()
+        ))),
+        (Some(_), Hardware::Gpu(_)) => Err(Error::usage(
+            "on a GPU activations have the weights' type: leave --activations out",
+        )),
+    }
+}
 
 /// A model in memory, or on its way there.
 pub struct Loaded {

@@ -10,11 +10,12 @@ use indicatif::ProgressBar;
 use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 
 use super::args::{
-    Activations, Device, KernelFile, KvType, ModelArgs, PromptArgs, StyleArg, StyleArgs,
-    SyntheticArgs, WeightType,
+    Device, KernelFile, KvType, ModelArgs, PromptArgs, StyleArg, StyleArgs, SyntheticArgs,
+    WeightType,
 };
 use super::launch::place;
 use super::limits::left_by_groups;
+use super::load::round_activations;
 use super::output::{note, progress};
 use super::pull;
 use super::qualify::qualify;
@@ -257,12 +258,10 @@ pub fn plan(
         all_logits,
         ..Request::default()
     };
+    round_activations(args, &hardware[0], checkpoint, &mut request)?;
     match &hardware[0] {
         Hardware::Cpu => {
             request.cache = args.kv_type.map_or(request.cache, Dtype::from);
-            if args.activations == Some(Activations::Bf16) {
-                request.round_activations(checkpoint)?;
-            }
             let world = dims.world();
             let room = Room::Host(available_memory_bytes()? / world);
             Plan::new(config, dims, checkpoint.total_bytes() / world, request, room)
@@ -270,10 +269,6 @@ pub fn plan(
         Hardware::Gpu(card) => {
             if !matches!(args.kv_type, None | Some(KvType::F16)) {
                 return Err(Error::usage("on a GPU the KV cache is f16: leave --kv-type out"));
-            }
-            if args.activations.is_some() {
-                let told = "on a GPU activations have the weights' type: leave --activations out";
-                return Err(Error::usage(told));
             }
             request.cache = Dtype::F16;
             request.activations = checkpoint.dtype();

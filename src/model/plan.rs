@@ -3,7 +3,7 @@
 use indicatif::BinaryBytes;
 
 use super::{Sizes, State};
-use crate::checkpoint::{Checkpoint, Dtype};
+use crate::checkpoint::Dtype;
 use crate::config::{Config, Dims};
 use crate::error::{Error, Result};
 use crate::memory::Layout;
@@ -47,23 +47,6 @@ impl Default for Request {
             decode_as_prefill: false,
             attention_blocks: 1,
         }
-    }
-}
-
-impl Request {
-    /// Has the CPU round the inputs of products to bf16, of one token as of several.
-    ///
-    /// # Errors
-    /// Weights of another type.
-    pub fn round_activations(&mut self, checkpoint: &Checkpoint) -> Result<()> {
-        if checkpoint.dtype() != Dtype::Bf16 {
-            return Err(Error::usage(format!(
-                "--activations bf16 needs weights in BF16, and these are {}: leave it out",
-                checkpoint.types()
-            )));
-        }
-        (self.activations, self.decode_as_prefill) = (Dtype::Bf16, true);
-        Ok(())
     }
 }
 
