@@ -17,7 +17,7 @@ const TEST: Test = Test { kind: Kind::Generation, prompt: 0, generate: 8, depth:
 fn decode(criterion: &mut Criterion) {
     let source = source();
     let weight_bytes = Checkpoint::open(&source).unwrap().total_bytes();
-    let ceilings = Ceilings::measure(&Hardware::Cpu, Dtype::F32, weight_bytes).unwrap();
+    let ceilings = Ceilings::measure(&Hardware::cpu().unwrap(), Dtype::F32, weight_bytes).unwrap();
     let interrupt = AtomicBool::new(false);
     let mut bench = Bench::new(open(&source), Fill::Prefill, &interrupt);
     bench.warm_up(&TEST).unwrap();

@@ -28,7 +28,7 @@ fn ops(criterion: &mut Criterion) {
         true if emulated => Effort::Few,
         true => Effort::Quick,
     };
-    let mut places = vec![("cpu", Hardware::Cpu)];
+    let mut places = vec![("cpu", Hardware::cpu().unwrap())];
     match card {
         Ok(card) => {
             println!("on the CPU and on {}", card.name);
@@ -63,7 +63,7 @@ fn measure(
     group.bench_function(BenchmarkId::new(place, &case.name), |bencher| {
         let weights = Checkpoint::in_memory(case.dtype(), case.weight_region());
         let mut device =
-            Device::new(hardware, weights, &case.weights, &case.layout, &|_| ()).unwrap();
+            Device::new(hardware, weights, &case.weights, &case.layout, &|_| Ok(())).unwrap();
         let before = case.state();
         let before: &[u8] = &bytemuck::cast_slice(&before)[..case.layout.bytes()];
         bencher.iter_custom(|runs| {

@@ -15,7 +15,7 @@ use crate::checkpoint::Dtype;
 use crate::for_dtype;
 use crate::memory::{Activation, Layout, Slot, Weight};
 use crate::op::{Cost, Op, Program};
-use crate::vector::Element as _;
+use crate::vector::{Element as _, cores};
 
 /// The types of weights that there are kernels for.
 pub const HALF: [Dtype; 2] = [Dtype::Bf16, Dtype::F16];
@@ -388,7 +388,7 @@ impl Setup {
         let numbers = self.numbers.pick("whole numbers", "real numbers");
         let name = format!("{sizes}, {numbers}");
         let Self { position, mut layout, places, weights, contents, .. } = self;
-        layout.scratch(program.ops[0].scratch());
+        layout.scratch(program.ops[0].scratch(cores()));
         Case { name, position, program, layout, places, weights, contents }
     }
 

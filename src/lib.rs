@@ -9,6 +9,7 @@ pub mod comm;
 pub mod config;
 pub mod conformance;
 pub mod device;
+pub mod engine;
 pub mod error;
 pub mod hub;
 pub mod json;

@@ -1,6 +1,7 @@
 use std::io::{Write, stderr};
 use std::process::ExitCode;
 
+use chaski::cli::with_flags;
 use chaski::device::cuda::leave;
 use chaski::error::Error;
 
@@ -9,7 +10,7 @@ fn main() -> ExitCode {
         Ok(()) | Err(Error::ReaderLeft) => ExitCode::SUCCESS,
         Err(error) => {
             // Standard error may be closed or full: the status says it as well.
-            let _ = writeln!(stderr(), "chaski: {error}");
+            let _ = writeln!(stderr(), "chaski: {}", with_flags(&error));
             leave(error.exit_status())
         }
     }

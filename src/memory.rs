@@ -329,7 +329,7 @@ impl StateRegion {
             MmapOptions::new().len(bytes.max(1)).map_anon().map_err(|error| {
                 Error::failed(format!(
                     "cannot allocate {bytes} bytes for the KV cache and activations ({error}); try a \
-                     smaller --context"
+                     smaller `context`"
                 ))
             })
         };

@@ -26,8 +26,8 @@ pub trait Op: Sealed + Send + Sync {
     /// What the op must at least move and compute when its first token stands at `position`.
     fn cost(&self, position: usize) -> Cost;
 
-    /// Bytes that [`Self::reference`] works in, beside its slots.
-    fn scratch(&self) -> usize {
+    /// Bytes that [`Self::reference`] works in on so many threads, beside its slots.
+    fn scratch(&self, _threads: usize) -> usize {
         0
     }
 

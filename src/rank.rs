@@ -8,8 +8,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::checkpoint::Checkpoint;
 use crate::checkpoint::synthetic::Recipe;
+use crate::checkpoint::{Checkpoint, Progress};
 use crate::comm::{self, Alone, Communicator};
 use crate::config::{Config, Dims, Share};
 use crate::device::{Device, Hardware, Recording};
@@ -53,7 +53,7 @@ impl Rank {
         checkpoint: Checkpoint,
         plan: &Plan,
         hardware: &Hardware,
-        loaded: &(dyn Fn(u64) + Sync),
+        loaded: Progress<'_>,
     ) -> Result<Self> {
         Self::of_several(config, dims, checkpoint, plan, hardware, Arc::new(Alone), loaded)
     }
@@ -71,7 +71,7 @@ impl Rank {
         plan: &Plan,
         hardware: &Hardware,
         comm: Arc<dyn Communicator>,
-        loaded: &(dyn Fn(u64) + Sync),
+        loaded: Progress<'_>,
     ) -> Result<Self> {
         assert_eq!((dims.rank(), dims.world()), (comm.rank(), comm.world()));
         Self::on(config, dims, checkpoint, plan, |checkpoint, weights, layout| {

@@ -14,7 +14,7 @@ use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub use cache::{Repository, cache_root, expanded};
+pub use cache::{Repository, Variables, cache_root, expanded};
 pub use folder::advice;
 pub use mapped::{MappedFile, tell_of_shortened_files};
 use memmap2::Mmap;
@@ -47,24 +47,13 @@ pub enum Source {
 }
 
 impl Source {
-    /// Finds a model: `demo`, `synthetic:SHAPE`, else a directory, else `organisation/name` among the
-    /// snapshots of the local Hugging Face cache (`HF_HUB_CACHE`, `HF_HOME`,
-    /// `~/.cache/huggingface`). Never downloads: that is `hub`'s.
+    /// A model that is here: `demo`, `synthetic:SHAPE`, or a directory. `hub` finds those of other names.
+    ///
+    /// # Errors
+    /// No such model.
     pub fn find(model: &str) -> Result<Source> {
-        if let Some(source) = Source::here(model)? {
-            return Ok(source);
-        }
-        let repository = Repository::parse(model)?;
-        let Some(root) = cache_root(&|key| std::env::var_os(key)) else {
-            return Err(Error::failed("no Hugging Face cache (HF_HOME and HOME are not set)"));
-        };
-        match repository.snapshot(&root)? {
-            Some(snapshot) => Ok(repository.source(snapshot)),
-            None => Err(Error::failed(format!(
-                "{repository} is not in the Hugging Face cache {}: chaski pull {repository} downloads it",
-                root.display()
-            ))),
-        }
+        Source::here(model)?
+            .ok_or_else(|| Error::failed(format!("no model {}: no such directory", quote(model))))
     }
 
     /// As [`Self::find`], of what is no name of a repository; none for the rest.
@@ -180,8 +169,8 @@ impl Source {
             }
             Source::Demo => None,
             Source::Synthetic(_) => Some(
-                "a synthetic model has a config and weights alone: token ids go in (--ids) and come \
-                 out (--print-ids)"
+                "a synthetic model has a config and weights alone: token ids go in (`ids`) and come out \
+                 (`print_ids`)"
                     .to_owned(),
             ),
         };

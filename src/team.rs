@@ -1,8 +1,9 @@
-//! A team: all ranks of a model, each on a thread of its own, as one model that takes tokens. Where there are
-//! several processes, the team of the first one has those of the others do the same.
+//! A team: all ranks of a model, each on a thread of its own, as one model that takes tokens. Where there
+//! are several processes, the team of the first one has those of the others do the same.
 
 mod gather;
 mod loading;
+mod options;
 mod processes;
 
 use std::any::Any;
@@ -10,10 +11,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
 
-use crate::checkpoint::Checkpoint;
-use crate::comm::{Communicator, DEFAULT_TIMEOUT, Fault, Joined, Link, Room};
+use crate::checkpoint::{Checkpoint, Progress};
+use crate::comm::{Communicator, Joined, Link, Room};
 use crate::config::{Config, Dims};
 use crate::device::Hardware;
 use crate::error::{Error, Result};
@@ -22,6 +22,7 @@ use crate::rank::{self, OpTime, Rank};
 use crate::sampler::{Outcome, SamplingOptions};
 use gather::gather;
 use loading::Loading;
+pub use options::{Options, Stuck};
 use processes::Command;
 
 /// A model that can take the next token, and choose it.
@@ -63,25 +64,6 @@ struct Member {
 
 type Job = Box<dyn FnOnce(&mut Rank) + Send>;
 
-/// How the ranks get along.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// How long ranks wait for one that gets no further.
-    pub timeout: Duration,
-    /// Something to go wrong, for tests.
-    pub fault: Option<Fault>,
-    /// To other processes, with as many ranks each.
-    pub link: Option<Arc<Link>>,
-    /// Stages of layers that all ranks stand in, as many in each.
-    pub stages: usize,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self { timeout: DEFAULT_TIMEOUT, fault: None, link: None, stages: 1 }
-    }
-}
-
 impl From<Rank> for Team {
     /// A model that is not split.
     fn from(rank: Rank) -> Self {
@@ -107,17 +89,17 @@ impl Team {
         plan: &Plan,
         hardware: &[Hardware],
         options: Options,
-        loaded: &(dyn Fn(u64) + Sync),
+        loaded: Progress<'_>,
     ) -> Result<Self> {
-        let Options { timeout, fault, link, stages } = options;
+        let Options { timeout, fault, link, stages, stuck } = options;
         let world = link.as_ref().map_or(hardware.len(), |link| link.world());
         let first = link.as_ref().map_or(0, |link| link.first_rank());
         let dims = Dims::in_stages(config, world, stages)?;
         if let ([hardware], None) = (hardware, &link) {
             return Rank::new(config, dims, checkpoint, plan, hardware, loaded).map(Self::from);
         }
-        if hardware.iter().any(|hardware| matches!(hardware, Hardware::Cpu)) {
-            checkpoint.make(loaded)?; // once for all
+        if let Some(Hardware::Cpu(threads)) = hardware.first() {
+            threads.run(|| checkpoint.make(loaded))?; // once for all
         }
         let names = match &link {
             None => hardware.iter().map(Hardware::name).collect(),
@@ -126,7 +108,7 @@ impl Team {
         let stages_here = if link.is_some() { 1 } else { stages };
         let room = Room::in_stages(stages_here, first, names, timeout, fault);
         link.iter().for_each(|link| link.watch(&room));
-        let loading = Loading::begin(&room, hardware.len());
+        let loading = Loading::begin(&room, hardware.len(), stuck);
         let load = |place: usize| {
             let (dims, checkpoint) = (dims.of_rank(first + place), checkpoint.clone());
             let (own, hardware) = (room.place(place), &hardware[place]);
@@ -136,14 +118,17 @@ impl Team {
             };
             let loaded = |bytes| {
                 room.gets_on(place);
-                loaded(bytes);
+                loaded(bytes)
             };
             let rank = Rank::of_several(config, dims, checkpoint, plan, hardware, comm, &loaded);
             loading.ended(place);
             room.is_at_work(place, false);
             rank.map_err(|error| {
                 let (rank, name) = (first + place, hardware.name());
-                let own = Error::failed(format!("rank {rank} on {name} cannot start: {error}"));
+                let own = match error {
+                    Error::Interrupted | Error::ReaderLeft => error,
+                    _ => Error::failed(format!("rank {rank} on {name} cannot start: {error}")),
+                };
                 room.end(own.clone()); // others may be waiting for it
                 room.failure().unwrap_or(own) // an earlier one may have caused it
             })

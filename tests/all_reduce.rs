@@ -43,7 +43,7 @@ impl Rank {
         layout.begin_shared();
         let (hardware, nothing) = (Hardware::Gpu(card), Checkpoint::empty());
         let device =
-            Device::of_rank(&hardware, nothing, &[], &layout, comm.clone(), &|_| ()).unwrap();
+            Device::of_rank(&hardware, nothing, &[], &layout, comm.clone(), &|_| Ok(())).unwrap();
         let mut rank = Self { device, comm, mailbox, partial, x };
         rank.device.write(mailbox.rounds, &[0; 3]).unwrap();
         rank.device.prepare(&[&rank.program(MOST, true)], &mut []).unwrap();

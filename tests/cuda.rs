@@ -277,7 +277,7 @@ fn products_in_one_launch_are_those_of_several() {
 fn left(case: &Case, program: &Program, options: Options) -> Vec<u8> {
     let weights = Checkpoint::in_memory(case.dtype(), case.weight_region());
     let (card, layout) = (Card::open(0).unwrap(), &case.layout);
-    let mut gpu = Cuda::new(&card, &weights, &case.weights, layout, &|_| ()).unwrap();
+    let mut gpu = Cuda::new(&card, &weights, &case.weights, layout, &|_| Ok(())).unwrap();
     gpu.set_options(options);
     let state = case.state();
     gpu.write(layout.whole(), &bytemuck::cast_slice(&state)[..layout.bytes()]).unwrap();

@@ -10,7 +10,7 @@ use chaski::device::Hardware;
 use chaski::model::{Plan, Request, Room};
 use chaski::rank::Rank;
 use chaski::sampler::SamplingOptions;
-use chaski::session::{Limits, Next, Session};
+use chaski::session::{Next, Session, StopCriteria};
 use chaski::source::Source;
 use chaski::team::{Options, Team};
 use chaski::tokenizer::Tokenizer;
@@ -56,7 +56,10 @@ impl Demo {
         let dims = Dims::new(&config, 1).unwrap();
         let checkpoint = Checkpoint::open(&source).unwrap();
         let plan = Plan::new(&config, &dims, 0, Request::default(), Room::Host(1 << 30)).unwrap();
-        Self::on(Rank::new(&config, dims, checkpoint, &plan, &Hardware::Cpu, &|_| ()).unwrap())
+        Self::on(
+            Rank::new(&config, dims, checkpoint, &plan, &Hardware::cpu().unwrap(), &|_| Ok(()))
+                .unwrap(),
+        )
     }
 
     /// Split over ranks on emulated GPUs of these numbers.
@@ -71,8 +74,9 @@ impl Demo {
             (Config::load(&source).unwrap(), Checkpoint::open(&source).unwrap());
         let dims = Dims::new(&config, 2).unwrap();
         let plan = Plan::new(&config, &dims, 0, Request::default(), Room::Host(1 << 30)).unwrap();
-        let (hardware, options) = ([Hardware::Cpu, Hardware::Cpu], Options::default());
-        Self::on(Team::new(&config, checkpoint, &plan, &hardware, options, &|_| ()).unwrap())
+        let (hardware, options) =
+            ([Hardware::cpu().unwrap(), Hardware::cpu().unwrap()], Options::default());
+        Self::on(Team::new(&config, checkpoint, &plan, &hardware, options, &|_| Ok(())).unwrap())
     }
 
     fn on(team: impl Into<Team>) -> Self {
@@ -87,14 +91,14 @@ impl Demo {
         let prompt = self.chat.encode(&self.tokenizer, &messages.into(), true).unwrap();
         let greedy = SamplingOptions { temperature: 0.0, ..Default::default() };
         let interrupt = AtomicBool::new(false);
-        let limits =
-            Limits { max_tokens: 64, stop_ids: &self.config.stop_ids, interrupt: &interrupt };
+        let stop =
+            StopCriteria { max_tokens: 64, stop_ids: &self.config.stop_ids, interrupt: &interrupt };
         let mut ids = Vec::new();
         let receive = |id| {
             ids.push(id);
             Ok(Next::Continue)
         };
-        self.session.generate(&prompt, &greedy, limits, receive).unwrap();
+        self.session.generate(&prompt, &greedy, stop, receive).unwrap();
         self.tokenizer.decode(&ids, true).unwrap()
     }
 }

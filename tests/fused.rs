@@ -2,7 +2,7 @@
 
 use chaski::case::{Case, Content, HALF, Judge, Numbers, Setup};
 use chaski::checkpoint::{Checkpoint, Dtype};
-use chaski::device::Cpu;
+use chaski::device::{Cpu, Threads};
 use chaski::memory::{Activation, Slot, Weight};
 use chaski::op::Program;
 use chaski::ops::{
@@ -41,7 +41,7 @@ fn empty_cache(setup: &mut Setup, rows: usize, kv_heads: usize) -> Cache {
 fn assert_same(case: &Case, chain: &Program, outputs: &[Slot<u8>]) {
     let run = |program: &Program| {
         let weights = Checkpoint::in_memory(case.dtype(), case.weight_region());
-        let mut cpu = Cpu::new(weights, &case.layout).unwrap();
+        let mut cpu = Cpu::new(weights, &case.layout, &Threads::new(None).unwrap()).unwrap();
         let state = case.state();
         cpu.write(case.layout.whole().cast(), &state);
         cpu.run(program).unwrap();

@@ -13,7 +13,7 @@ use chaski::device::Hardware;
 use chaski::model::{Logits, Plan, Request, Room};
 use chaski::rank::Rank;
 use chaski::sampler::SamplingOptions;
-use chaski::session::{Limits, Next, Session};
+use chaski::session::{Next, Session, StopCriteria};
 use golden::{Expected, argmax, cases, expected, relative_error, worst};
 
 /// Relative L2 of the logits at any position, f32 arithmetic on both sides.
@@ -26,7 +26,7 @@ fn rank(case: &Path, request: Request) -> Rank {
     let checkpoint = Checkpoint::open(&source).unwrap();
     let room = Room::Host(1 << 32);
     let plan = Plan::new(&config, &dims, checkpoint.total_bytes(), request, room).unwrap();
-    Rank::new(&config, dims, checkpoint, &plan, &Hardware::Cpu, &|_| ()).unwrap()
+    Rank::new(&config, dims, checkpoint, &plan, &Hardware::cpu().unwrap(), &|_| Ok(())).unwrap()
 }
 
 /// Relative L2 of all logits where the products' inputs are rounded to bf16: as a GPU's prefill has it.
@@ -187,10 +187,10 @@ fn a_session_forgets_what_was_turned_for_another_text() {
     let ids = expected(&case).ids; // longer than the model was made for
     let greedy = SamplingOptions { temperature: 0.0, ..Default::default() };
     let interrupt = AtomicBool::new(false);
-    let limits = Limits { max_tokens: 20, stop_ids: &[], interrupt: &interrupt };
+    let stop = StopCriteria { max_tokens: 20, stop_ids: &[], interrupt: &interrupt };
     let request = Request { chunk: 7, context: Some(100), ..Request::default() };
     let answer = |session: &mut Session, prompt: &[u32]| {
-        session.generate(prompt, &greedy, limits, |_| Ok(Next::Continue)).unwrap().ids
+        session.generate(prompt, &greedy, stop, |_| Ok(Next::Continue)).unwrap().ids
     };
     let fresh = |prompt: &[u32]| answer(&mut Session::new(rank(&case, request)), prompt);
     let mut session = Session::new(rank(&case, request));

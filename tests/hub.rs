@@ -14,7 +14,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
 
-use chaski::hub::{Hub, Told};
+use chaski::hub::{Hub, Options, Told};
 use chaski::source::{Repository, Source};
 use hub_user::{User, file, model, names};
 use process::chaski;
@@ -84,7 +84,7 @@ fn what_the_cache_has_is_used_without_asking() {
     let asked = server.paths().len();
     assert_eq!(user.find("org/name"), snapshot);
     assert_eq!(
-        user.hub().offline(true).find(&Repository::parse("org/name").unwrap(), &|_| panic!()),
+        user.offline().find(&Repository::parse("org/name").unwrap(), &|_| panic!()),
         snapshot
     );
     assert_eq!(server.paths().len(), asked);
@@ -109,7 +109,7 @@ fn offline_nobody_is_asked() {
         let message = user.find("org/name").unwrap_err().to_string();
         assert!(message.contains("not in the Hugging Face cache"), "{message}");
         assert!(message.contains("HF_HUB_OFFLINE"), "{message}");
-        assert!(user.refused().contains("--offline"));
+        assert!(user.refused().contains("`offline`"));
         // A part of it is given as it is: what is missing is told when it is read.
         fs::create_dir_all(user.snapshot()).unwrap();
         assert_eq!(user.find("org/name"), Ok(Source::Directory(user.snapshot())));
@@ -272,7 +272,10 @@ fn tokens_are_found_where_they_are_kept_and_go_to_the_hub_alone() {
     assert!(elsewhere.requests().iter().all(|request| token(request).is_none()));
 
     let odd = BTreeMap::from([("HF_TOKEN", "hf\u{7}"), ("HF_HOME", "/none")]);
-    let Err(error) = Hub::of(&|key| odd.get(key).map(OsString::from)) else { panic!() };
+    let Err(error) = Hub::new(Options::from_variables(&|key| odd.get(key).map(OsString::from)))
+    else {
+        panic!()
+    };
     assert!(error.to_string().contains("HF_TOKEN") && !error.to_string().contains("hf\u{7}"));
 }
 

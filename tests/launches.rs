@@ -26,6 +26,7 @@ fn llama(model: &str) -> Llama {
         activations: checkpoint.dtype(),
         decode_as_prefill: false,
         attention_blocks: H100.multiprocessors as usize,
+        threads: 0,
     };
     let weights = Weights::locate(&checkpoint, &dims).unwrap();
     let state = State::plan(&dims, sizes, &mut Layout::default());

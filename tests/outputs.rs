@@ -128,7 +128,7 @@ fn what_lies_beside_is_left_alone() {
     let output =
         chaski(&[&synthesize[..], &[at("m").to_str().unwrap()]].concat()).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
-    assert!(errors(&output).contains("there already"), "{}", errors(&output));
+    assert!(errors(&output).contains("already exists"), "{}", errors(&output));
 }
 
 #[test]

@@ -148,7 +148,7 @@ fn splits_that_cannot_be_are_refused_by_name() {
     for (split, reason) in [
         (["--tensor-parallel", "3"], "over 3 ranks: its num_attention_heads is 4"),
         (["--tensor-parallel", "0"], "at least 1 is needed"),
-        (["--timeout", "0"], "a number of seconds is needed"),
+        (["`timeout`", "0"], "a number of seconds is needed"),
     ] {
         let ask = ["chat", "-p", "Hello", "--device", "cpu"];
         let (status, _, errors) = chaski(&[&ask[..], &split].concat(), &[]);
@@ -208,7 +208,7 @@ fn a_rank_that_errs_or_panics_or_stalls_anywhere_ends_the_run_in_time() {
         let said = match kind {
             Kind::Error => "a fault that was asked for",
             Kind::Panic => "it panicked: a fault that was asked for",
-            Kind::Delay(_) => "made no progress for 0.5 s; --timeout allows more",
+            Kind::Delay(_) => "made no progress for 0.5 s; `timeout` allows more",
         };
         let named = format!("rank {rank} on cpu failed in ");
         assert!(error.starts_with(&named) && error.ends_with(said), "{fault:?}: {error}");
@@ -246,8 +246,8 @@ fn a_rank_that_gets_no_memory_is_named() {
     let request = Request { chunk: 1 << 42, ..Request::default() };
     let mut plan = Plan::new(&config, &dims, 0, request, Room::Host(1 << 30)).unwrap();
     plan.sizes.context = 1 << 50;
-    let hardware = [Hardware::Cpu, Hardware::Cpu];
-    let team = Team::new(&config, checkpoint, &plan, &hardware, Options::default(), &|_| ());
+    let hardware = [Hardware::cpu().unwrap(), Hardware::cpu().unwrap()];
+    let team = Team::new(&config, checkpoint, &plan, &hardware, Options::default(), &|_| Ok(()));
     let error = team.err().expect("no machine has that much").to_string();
     // Neither gets it: the first to be told so is named.
     let told =

@@ -49,7 +49,7 @@ impl Rank {
         let ring = layout.slot(&[RING]);
         let (hardware, nothing) = (Hardware::Gpu(card), Checkpoint::empty());
         let mut device =
-            Device::of_rank(&hardware, nothing, &[], &layout, comm.clone(), &|_| ()).unwrap();
+            Device::of_rank(&hardware, nothing, &[], &layout, comm.clone(), &|_| Ok(())).unwrap();
         device.write(sampling.tickets, &[0; 4]).unwrap();
         device.write(sampling.bins, &[0; 64]).unwrap();
         device.write(sampling.rounds, &[0; 4]).unwrap();

@@ -31,6 +31,7 @@ const ORDER: &[&str] = &[
     "qualify",
     "team",
     "session",
+    "engine",
     "bench",
     "lab",
     "cli",

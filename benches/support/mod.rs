@@ -63,7 +63,7 @@ pub fn open(source: &Source) -> Rank {
     let request = Request { context: Some(1024), ..Request::default() };
     let room = Room::Host(AVAILABLE_BYTES);
     let plan = Plan::new(&config, &dims, checkpoint.total_bytes(), request, room).unwrap();
-    Rank::new(&config, dims, checkpoint, &plan, &Hardware::Cpu, &|_| ()).unwrap()
+    Rank::new(&config, dims, checkpoint, &plan, &Hardware::cpu().unwrap(), &|_| Ok(())).unwrap()
 }
 
 /// `count` ids that look like text: all over the vocabulary.

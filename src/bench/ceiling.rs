@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::checkpoint::synthetic::Recipe;
 use crate::checkpoint::{Checkpoint, Dtype};
-use crate::device::{Device, Hardware, Recording};
+use crate::device::{Device, Hardware, Recording, Threads};
 use crate::error::Result;
 use crate::memory::Layout;
 use crate::op::Program;
@@ -52,13 +52,13 @@ impl Ceilings {
     /// No memory to read; a device that fails.
     pub fn measure(hardware: &Hardware, multiplied: Dtype, weight_bytes: usize) -> Result<Self> {
         let (most, free) = match hardware {
-            Hardware::Cpu => (MOST_CPU_BYTES, usize::MAX),
+            Hardware::Cpu(_) => (MOST_CPU_BYTES, usize::MAX),
             Hardware::Gpu(card) => (MOST_GPU_BYTES, card.memory()?.0 / 2),
         };
         let read_bytes = weight_bytes.min(most).min(free).next_multiple_of(1 << 12);
         let read = read_rate(hardware, read_bytes)?;
         let products = match hardware {
-            Hardware::Cpu => cpu_rate(multiplied)?,
+            Hardware::Cpu(threads) => cpu_rate(threads, multiplied)?,
             Hardware::Gpu(card) => tensor_core_rate(hardware, card.multiprocessors)?,
         };
         Ok(Self {
@@ -94,11 +94,11 @@ fn read_rate(hardware: &Hardware, bytes: usize) -> Result<Rate> {
     let memory = layout.slot::<u8>(&[bytes]);
     let words = memory.cast::<u32>();
     let blocks = match hardware {
-        Hardware::Cpu => 1,
+        Hardware::Cpu(_) => 1,
         Hardware::Gpu(card) => ReadAll::blocks(card.multiprocessors),
     };
     let sums = layout.slot::<u32>(&[blocks as usize]);
-    let mut device = Device::new(hardware, Checkpoint::empty(), &[], &layout, &|_| ())?;
+    let mut device = Device::new(hardware, Checkpoint::empty(), &[], &layout, &|_| Ok(()))?;
     // Memory that was never written may be one page of zeros again and again.
     let mut fill = Program::default();
     fill.push(Synthesize::whole(Recipe::standard(0, 0), Dtype::Bf16, memory));
@@ -113,7 +113,7 @@ fn read_rate(hardware: &Hardware, bytes: usize) -> Result<Rate> {
 fn tensor_core_rate(hardware: &Hardware, multiprocessors: u32) -> Result<Rate> {
     let mut layout = Layout::default();
     let y = layout.slot::<f32>(&[2 * multiprocessors as usize, 256]);
-    let mut device = Device::new(hardware, Checkpoint::empty(), &[], &layout, &|_| ())?;
+    let mut device = Device::new(hardware, Checkpoint::empty(), &[], &layout, &|_| Ok(()))?;
     let products = |rounds| {
         let mut program = Program::default();
         program.push(MmaPeak { rounds, y });
@@ -159,8 +159,8 @@ fn program_rate(device: &mut Device, work: f64, program: impl Fn(u32) -> Program
 }
 
 /// Floating point operations a second of all threads together.
-fn cpu_rate(multiplied: Dtype) -> Result<Rate> {
-    let run = |rounds: usize| rayon::broadcast(|_| multiply_adds(multiplied, rounds));
+fn cpu_rate(threads: &Threads, multiplied: Dtype) -> Result<Rate> {
+    let run = |rounds| threads.run(|| rayon::broadcast(|_| multiply_adds(multiplied, rounds)));
     let flops: usize = run(CPU_ROUND).into_iter().sum();
     rate(flops as f64, |rounds, runs| {
         let time = |_| {

@@ -26,6 +26,9 @@ pub const INDEX_FILE: &str = "model.safetensors.index.json";
 /// vector.
 const FILE_ALIGN_BYTES: usize = 64;
 
+/// Is told of bytes of weights that have come. An error of its ends the loading.
+pub type Progress<'a> = &'a (dyn Fn(u64) -> Result<()> + Sync);
+
 /// The type of a tensor's elements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Dtype {
@@ -232,12 +235,12 @@ impl Checkpoint {
     ///
     /// # Errors
     /// When the system refuses the memory.
-    pub fn make(&mut self, made: &(dyn Fn(u64) + Sync)) -> Result<()> {
+    pub fn make(&mut self, made: Progress<'_>) -> Result<()> {
         if self.is_synthetic() && self.shards[0].bytes.is_empty() {
             let tensors = self.tensors.iter().map(|(_, tensor)| tensor);
             let fill = |tensor: &Tensor, bytes: &mut [u8]| {
                 self.recipes[&tensor.offset].fill(tensor.dtype, 0, bytes);
-                made(tensor.bytes as u64);
+                made(tensor.bytes as u64)
             };
             self.shards[0].bytes = synthetic::make(self.total_bytes(), tensors, fill)?;
         }

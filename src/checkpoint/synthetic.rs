@@ -123,13 +123,13 @@ pub fn tensors(model: &Synthetic, dtype: Dtype) -> Vec<(String, Tensor, Recipe)>
 pub fn make<'a>(
     bytes: usize,
     parts: impl Iterator<Item = &'a Tensor>,
-    fill: impl Fn(&Tensor, &mut [u8]),
+    fill: impl Fn(&Tensor, &mut [u8]) -> Result<()>,
 ) -> Result<Bytes> {
     let failed =
         |error| Error::failed(format!("cannot allocate {bytes} bytes of weights: {error}"));
     let mut region = MmapMut::map_anon(bytes).map_err(failed)?;
     for tensor in parts {
-        fill(tensor, &mut region[tensor.offset..][..tensor.bytes]);
+        fill(tensor, &mut region[tensor.offset..][..tensor.bytes])?;
     }
     Ok(Bytes::Mapped(region.make_read_only().map_err(failed)?.into()))
 }

@@ -15,11 +15,12 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use crate::checkpoint::Dtype;
+use crate::engine::Device;
 pub use bench::{BenchArgs, DepthFill, OutputFormat};
 pub use habits::{command, hint};
 pub use kernels::{CasesArg, CheckArgs, DiffArgs, KernelBenchArgs, KernelsCommand, SanitizeArg};
 pub use qualify::QualifyArgs;
-pub use split::{Launcher, SplitArgs};
+pub use split::SplitArgs;
 pub use synthetic::{SynthesizeArgs, SyntheticArgs, WeightType};
 pub use tokenize::{DetokenizeArgs, TokenizeArgs};
 use values::{
@@ -155,15 +156,6 @@ pub struct PullArgs {
     pub offline: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Device {
-    /// The fastest there is
-    Auto,
-    Cpu,
-    /// The GPU of this number
-    Cuda(u32),
-}
-
 /// A kernel's name, and the source to take its place.
 #[derive(Debug, Clone)]
 pub struct KernelFile {
@@ -182,6 +174,15 @@ pub enum KvType {
 pub enum Activations {
     F32,
     Bf16,
+}
+
+impl From<Activations> for Dtype {
+    fn from(activations: Activations) -> Self {
+        match activations {
+            Activations::F32 => Dtype::F32,
+            Activations::Bf16 => Dtype::Bf16,
+        }
+    }
 }
 
 impl From<KvType> for Dtype {

@@ -10,13 +10,12 @@ use indicatif::ProgressBar;
 use serde_json::{Value, json};
 use sysinfo::{CpuRefreshKind, RefreshKind};
 
-use super::args::{Activations, BenchArgs, DepthFill, ModelArgs};
+use super::args::{BenchArgs, DepthFill, ModelArgs};
 use super::file::Output;
-use super::load::{Loaded, load_again};
-use super::model::{Opened, interrupt, open, set_threads, source, system, weights, while_waiting};
+use super::interrupt::{interrupt, while_waiting};
+use super::observer::observer;
+use super::open::{open, options, source};
 use super::output::{note, print, progress};
-use super::qualify::qualify;
-use super::split::{largest_share, team_hardware, world};
 use crate::bench::{
     BUSY, Bench, COLUMNS, Ceilings, Fill, Grid, LINK_COLUMNS, PROFILE_COLUMNS,
     PROFILE_LINK_COLUMNS, Profile, Row, Run, STARTUP_COLUMNS, Sample, Table, Test, roofline, row,
@@ -26,6 +25,7 @@ use crate::checkpoint::{Checkpoint, Dtype};
 use crate::config::Config;
 use crate::device::cuda::Nvml;
 use crate::device::{Hardware, Startup};
+use crate::engine::{Engine, Model, Options, system, weights};
 use crate::error::{Error, Result};
 use crate::model::{Logits, Plan};
 use crate::team::Team;
@@ -34,7 +34,6 @@ use crate::vector;
 
 pub fn run(args: &BenchArgs) -> Result<()> {
     let interrupt = interrupt()?;
-    set_threads(args.model.threads)?;
     if args.model.split.join.is_some() {
         return Err(Error::usage("bench takes one process only: leave --join out"));
     }
@@ -43,7 +42,7 @@ pub fn run(args: &BenchArgs) -> Result<()> {
         (_, true) => ("profile", PROFILE_COLUMNS, PROFILE_LINK_COLUMNS),
         _ => ("llama_bench", COLUMNS, LINK_COLUMNS), // where llama.cpp's tools look for it
     };
-    let link_columns = if world(&args.model)? > 1 { link_columns } else { &[] };
+    let link_columns = if options(&args.model)?.split.world()? > 1 { link_columns } else { &[] };
     let mut table = Table::new(args.output.into(), name, [columns, link_columns].concat());
     let mut each =
         models(&args.model.model, &|path| Path::new(path).exists()).into_iter().map(|model| {
@@ -91,8 +90,10 @@ impl<'a> Subject<'a> {
         context: usize,
         interrupt: &'a AtomicBool,
     ) -> Result<Self> {
-        let mut opened = open(model)?;
         let context = context.max(model.context.unwrap_or(0));
+        let options = Options { context: Some(context), text: false, ..options(model)? };
+        let mut opened = open(model, options)?;
+        opened.qualify(&observer())?;
         if context > opened.config.max_context {
             note(format_args!(
                 "a context of {context} is beyond the model's {}: times are what they would be, text \
@@ -103,8 +104,8 @@ impl<'a> Subject<'a> {
         }
         let (_, weights) = sizes(&opened.checkpoint);
         let devices = devices(&opened.hardware);
-        let multiplied = match (&opened.hardware[0], model.activations) {
-            (Hardware::Gpu(_), _) | (_, Some(Activations::Bf16)) => Dtype::Bf16,
+        let multiplied = match (&opened.hardware[0], opened.options.activations) {
+            (Hardware::Gpu(_), _) | (_, Some(Dtype::Bf16)) => Dtype::Bf16,
             _ => Dtype::F32,
         };
         let (hardware, weights) = (&opened.hardware[0], weights / devices);
@@ -127,7 +128,7 @@ impl<'a> Subject<'a> {
             );
         }
         let nvml = match &opened.hardware[0] {
-            Hardware::Cpu => None,
+            Hardware::Cpu(_) => None,
             Hardware::Gpu(card) => card.nvml(),
         };
         let mut row = common_fields(&opened, nvml.as_ref())?;
@@ -135,9 +136,8 @@ impl<'a> Subject<'a> {
             DepthFill::Prefill => Fill::Prefill,
             DepthFill::Random => Fill::Random,
         };
-        let plan = opened.plan(model, false, Some(context))?;
+        let Engine { team, plan, .. } = opened.load(&observer())?;
         row.extend(llama_bench_fields(&opened, &plan)?);
-        let (_, team, plan) = opened.team(model, false, Some(context))?;
         row.insert("kv_type".to_owned(), json!(plan.sizes.cache.name()));
         row.insert("activations".to_owned(), json!(plan.sizes.activations.name()));
         if plan.sizes.decode_as_prefill {
@@ -159,18 +159,18 @@ fn ready<R>(table: &Table, make: impl FnOnce() -> R) -> R {
 /// The number of different devices.
 fn devices(hardware: &[Hardware]) -> usize {
     let ordinals = hardware.iter().filter_map(|hardware| match hardware {
-        Hardware::Cpu => None,
+        Hardware::Cpu(_) => None,
         Hardware::Gpu(card) => Some(card.ordinal),
     });
     ordinals.collect::<BTreeSet<_>>().len().max(1)
 }
 
 /// What llama-bench says of a run.
-fn llama_bench_fields(opened: &Opened, plan: &Plan) -> Result<Row> {
-    let Opened { source, config, checkpoint, dims, hardware, .. } = opened;
+fn llama_bench_fields(opened: &Model, plan: &Plan) -> Result<Row> {
+    let Model { source, config, checkpoint, dims, hardware, .. } = opened;
     let (parameters, weight_bytes) = sizes(checkpoint);
     let gpus = hardware.iter().filter_map(|hardware| match hardware {
-        Hardware::Cpu => None,
+        Hardware::Cpu(_) => None,
         Hardware::Gpu(card) => Some((card.name.clone(), card.ordinal)),
     });
     let gpus: Vec<_> = gpus.collect();
@@ -182,7 +182,10 @@ fn llama_bench_fields(opened: &Opened, plan: &Plan) -> Result<Row> {
         weight_bytes,
         parameters,
         chunk: plan.sizes.chunk,
-        threads: rayon::current_num_threads(),
+        threads: match &hardware[0] {
+            Hardware::Cpu(threads) => threads.count(),
+            Hardware::Gpu(_) => vector::cores(),
+        },
         cpu: cpu()?.0,
         is_mapped: gpus.is_empty() && !checkpoint.is_synthetic(),
         gpus,
@@ -208,14 +211,14 @@ fn cpu() -> Result<(String, Option<u64>)> {
 }
 
 /// What rows say of the model, the machine and this program.
-pub(super) fn common_fields(opened: &Opened, nvml: Option<&Nvml>) -> Result<Row> {
-    let Opened { source, checkpoint, dims, hardware, .. } = opened;
+pub(super) fn common_fields(opened: &Model, nvml: Option<&Nvml>) -> Result<Row> {
+    let Model { source, checkpoint, dims, hardware, .. } = opened;
     let (parameters, weight_bytes) = sizes(checkpoint);
     let (cpu, clock) = cpu()?;
     let (device, threads, tuning) = match &hardware[0] {
-        Hardware::Cpu => {
+        Hardware::Cpu(threads) => {
             let device = format!("{cpu}, {}", vector::instruction_set());
-            (device, Some(rayon::current_num_threads()), None)
+            (device, Some(threads.count()), None)
         }
         Hardware::Gpu(card) => (card.name.clone(), None, Some(card.options.tuning.to_string())),
     };
@@ -367,24 +370,22 @@ fn note_difference(profile: &Profile) {
 fn startup(args: &ModelArgs, table: &mut Table) -> Result<()> {
     let mut last = Instant::now();
     let mut lap = || std::mem::replace(&mut last, Instant::now()).elapsed().as_secs_f64();
-    let source = source(&args.model, args.offline, &args.synthetic)?;
+    let source = source(args)?;
     lap();
     let tokenizer = Tokenizer::load(&source).is_ok().then(&mut lap);
     lap();
-    let config = Config::load(&source)?;
-    let dims = largest_share(args, &config)?;
-    let checkpoint = weights(args, &source, &config)?;
+    weights(&source, &Config::load(&source)?)?;
     let map = lap();
-    let mut hardware = team_hardware(args, &dims, &checkpoint)?;
-    let driver = lap();
-    let qualified = qualify(args, (&config, &dims, &checkpoint), &mut hardware)?;
+    let options = options(args)?;
+    let mut opened = Model::of(source.clone(), Options { text: false, ..options.clone() })?;
+    let driver = lap() - map;
+    opened.qualify(&observer())?;
     lap();
-    let opened = Opened { source, config, dims, checkpoint, hardware, qualified };
-    opened.plan(args, false, None)?;
+    opened.plan()?;
     let plan = lap();
     let common = common_fields(&opened, None)?;
     lap();
-    let (_, mut team, _) = opened.team(args, false, None)?;
+    let mut team = opened.load(&observer())?.team;
     let loaded = lap();
     let before = slowest(&mut team)?;
     lap();
@@ -398,7 +399,7 @@ fn startup(args: &ModelArgs, table: &mut Table) -> Result<()> {
     let meanwhile = modules - before.modules.as_secs_f64() + graphs;
     drop(team);
     lap();
-    let Loaded { mut team, .. } = load_again(args, false, None)?;
+    let mut team = Model::of(source, options)?.load(&observer())?.team;
     for id in [0, 0] {
         team.take_and_finish(&[id], Logits::Last)?;
     }

@@ -2,10 +2,10 @@
 
 use sysinfo::{CpuRefreshKind, RefreshKind};
 
-use super::model::{available_memory_bytes, system};
 use super::output::{note, print};
 use super::qualify::state;
 use crate::device::cuda::{self, Card};
+use crate::engine::{available_memory_bytes, system};
 use crate::error::Result;
 use crate::model::binary;
 use crate::vector;
@@ -40,7 +40,7 @@ fn cpu() -> Result<String> {
     let name = system.cpus().first().map_or("", |cpu| cpu.brand().trim());
     Ok(format!(
         "cpu  {name}, {} threads, {}, {} of memory available\n",
-        rayon::current_num_threads(),
+        vector::cores(),
         vector::instruction_set(),
         binary(available_memory_bytes()?),
     ))

@@ -1,12 +1,15 @@
 //! `chaski diff`
 
-use super::args::{Device, DiffArgs, ModelArgs};
-use super::model::{hardware, plan, prompt_ids, set_threads, source, weights};
-use super::output::print;
-use super::split::check_alone;
+use std::cell::OnceCell;
+
+use super::args::DiffArgs;
+use super::open::{check_alone, options, source};
+use super::output::{note, print};
+use super::text::prompt_ids;
 use crate::checkpoint::Checkpoint;
 use crate::config::{Config, Dims};
 use crate::device::Hardware;
+use crate::engine::{Device, Options, one, plan, weights};
 use crate::error::{Error, Result};
 use crate::lab::{Difference, Pair};
 use crate::tokenizer::Tokenizer;
@@ -20,27 +23,29 @@ pub fn run(args: &DiffArgs) -> Result<()> {
     if args.model.device != Device::Auto || !args.model.split.devices.is_empty() {
         return Err(Error::usage("diff compares what --a and --b name: leave --device out"));
     }
-    set_threads(args.model.threads)?;
-    let source = source(&args.model.model, args.model.offline, &args.model.synthetic)?;
+    let source = source(&args.model)?;
     let config = Config::load(&source)?;
     let dims = Dims::new(&config, 1)?;
-    let ids = prompt_ids(&args.prompt, &Tokenizer::load(&source), config.vocab)?;
+    let tokenizer = OnceCell::new();
+    let load = || tokenizer.get_or_init(|| Tokenizer::load(&source)).as_ref().map_err(Clone::clone);
+    let ids = prompt_ids(&args.prompt, load, config.vocab)?;
     if ids.iter().any(|id| *id as usize >= config.vocab) || ids.is_empty() {
         let vocab = config.vocab;
         return Err(Error::failed(format!("the prompt needs at least one id, all below {vocab}")));
     }
-    let checkpoint = weights(&args.model, &source, &config)?;
-    let side = |device, kernel| -> Result<(Hardware, Checkpoint)> {
-        let on = ModelArgs { device, kernel, ..args.model.clone() };
-        Ok((hardware(&on, &dims, &checkpoint)?, checkpoint.clone()))
+    let (checkpoint, mut remarks) = weights(&source, &config)?;
+    let context = Some(ids.len().max(args.model.context.unwrap_or(0)));
+    let options = Options { context, ..options(&args.model)? };
+    let mut side = |device, kernels| -> Result<(Hardware, Checkpoint)> {
+        let on = Options { kernels, ..options.clone() };
+        Ok((one(&on, device, &dims, &checkpoint, &mut remarks)?, checkpoint.clone()))
     };
-    let sides = [side(args.a, Vec::new())?, side(args.b, args.model.kernel.clone())?];
+    let sides = [side(args.a, Vec::new())?, side(args.b, options.kernels.clone())?];
+    remarks.iter().for_each(note);
     // A GPU can do with less: the CPU does as it does.
     let leading = sides.iter().find(|(hardware, _)| matches!(hardware, Hardware::Gpu(_)));
     let (hardware, checkpoint) = leading.unwrap_or(&sides[0]);
-    let context = Some(ids.len().max(args.model.context.unwrap_or(0)));
-    let on = std::slice::from_ref(hardware);
-    let plan = plan(&args.model, on, &config, &dims, checkpoint, false, context)?;
+    let plan = plan(&options, std::slice::from_ref(hardware), &config, &dims, checkpoint)?;
     let mut pair = Pair::new(&config, &plan, sides)?;
     let mut first = None;
     if !args.json {

@@ -3,9 +3,10 @@
 use serde_json::{Value, json};
 
 use super::args::InspectArgs;
-use super::split::largest_share;
+use super::output::with_flags;
 use crate::checkpoint::{Checkpoint, Dtype};
 use crate::config::Config;
+use crate::engine::Split;
 use crate::error::Result;
 use crate::model::{DEPTH, Forecast, H100, Limit, Request, binary};
 use crate::op::Tuning;
@@ -30,10 +31,11 @@ impl Outlook {
     /// When the split that was asked for cannot be.
     pub fn new(
         args: &InspectArgs,
+        split: &Split,
         config: &Config,
         checkpoint: &Checkpoint,
     ) -> Result<Option<Self>> {
-        let dims = largest_share(&args.model, config)?;
+        let dims = split.largest_share(config)?;
         let asked = (dims.world(), dims.stage.parts);
         if asked == (1, 1) && args.memory.is_none() {
             return Ok(None);
@@ -60,7 +62,7 @@ impl Outlook {
     pub fn json(&self) -> Value {
         let split = |((world, stages), forecast): &(_, Result<Forecast>)| match forecast {
             Err(error) => {
-                json!({ "ranks": world, "pipeline_stages": stages, "error": error.to_string() })
+                json!({ "ranks": world, "pipeline_stages": stages, "error": with_flags(error) })
             }
             Ok(forecast) => json!({
                 "ranks": world,
@@ -68,7 +70,7 @@ impl Outlook {
                 "weight_bytes_per_rank": forecast.weight_bytes,
                 "kv_bytes_per_token_per_rank": forecast.cache_bytes_per_token,
                 "context": forecast.plan.as_ref().ok().map(|plan| plan.sizes.context),
-                "does_not_fit": forecast.plan.as_ref().err().map(ToString::to_string),
+                "does_not_fit": forecast.plan.as_ref().err().map(with_flags),
                 "all_reduces_per_token": forecast.all_reduces,
                 "link_bytes_per_token_per_rank": forecast.link_bytes,
                 "predicted_seconds_per_token": forecast.seconds[0],
@@ -109,7 +111,7 @@ impl Outlook {
         for ((world, _), forecast) in &self.forecasts {
             lines.push(match forecast {
                 Ok(forecast) => row(forecast),
-                Err(error) => format!("  {world:>6}  {error}"),
+                Err(error) => format!("  {world:>6}  {}", with_flags(error)),
             });
         }
         lines.push("  assuming".to_owned());

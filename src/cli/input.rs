@@ -10,7 +10,7 @@ use rustyline::history::FileHistory;
 use rustyline::{Config, Editor};
 
 use super::file::Output;
-use super::model::while_waiting;
+use super::interrupt::while_waiting;
 use super::output::note;
 use crate::error::{Error, Result};
 

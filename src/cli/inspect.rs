@@ -6,10 +6,11 @@ use serde_json::{Value, json};
 
 use super::args::InspectArgs;
 use super::forecast::Outlook;
-use super::model::{available_memory_bytes, hardware, plan, source, weights};
-use super::output::print;
+use super::open::{options, source};
+use super::output::{note, print};
 use crate::checkpoint::{Checkpoint, Tensor};
 use crate::config::{Config, Dims, Llama3, RopeScaling, Yarn};
+use crate::engine::{available_memory_bytes, one, plan, weights};
 use crate::error::Result;
 use crate::memory::{Layout, Weight};
 use crate::model::{self, Limit, Llama, Plan, State, Weights, binary, cache_bytes_per_token};
@@ -148,15 +149,17 @@ impl Parts {
 
 impl Report {
     fn new(args: &InspectArgs) -> Result<Self> {
-        let source = source(&args.model.model, args.model.offline, &args.model.synthetic)?;
+        let source = source(&args.model)?;
         let config = Config::load(&source)?;
         let dims = Dims::new(&config, 1)?;
-        let checkpoint = weights(&args.model, &source, &config)?;
+        let (checkpoint, mut remarks) = weights(&source, &config)?;
+        let options = options(&args.model)?;
         let located = Weights::locate(&checkpoint, &dims)?;
         let parts = Parts::new(&located);
         let tied = located.tied();
-        let hardware = [hardware(&args.model, &dims, &checkpoint)?];
-        let plan = plan(&args.model, &hardware, &config, &dims, &checkpoint, false, None)?;
+        let hardware = [one(&options, options.device, &dims, &checkpoint, &mut remarks)?];
+        remarks.iter().for_each(note);
+        let plan = plan(&options, &hardware, &config, &dims, &checkpoint)?;
         let state = State::plan(&dims, plan.sizes, &mut Layout::default());
         let llama = Llama::new(&config, dims, located, state);
         let decode = model::decode(&llama);
@@ -167,7 +170,7 @@ impl Report {
             cache_bytes_per_token: cache_bytes_per_token(&dims, plan.sizes.cache),
             plan,
             available_bytes: available_memory_bytes()?,
-            outlook: Outlook::new(args, &config, &checkpoint)?,
+            outlook: Outlook::new(args, &options.split, &config, &checkpoint)?,
             decode: [0, plan.sizes.context - 1].map(|position| decode.cost(position)),
             config,
             checkpoint,

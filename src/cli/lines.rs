@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::load::Load;
+use super::observer::note_load;
 use super::output::{Printer, note_timing, print};
+use crate::engine::LoadTime;
 use crate::error::Result;
 use crate::sampler::SamplingOptions;
-use crate::session::{Answer, Finish, Limits, Next, Session, Step, Timing};
+use crate::session::{Answer, FinishReason, Next, Session, Step, StopCriteria, Timing};
 use crate::tokenizer::{TextStream, Tokenizer};
 
 /// Writes tokens as JSON, each with what text it completes, control tokens' included. Without a
@@ -32,18 +33,21 @@ impl<'t> Lines<'t> {
         session: &mut Session,
         prompt: &[u32],
         sampling: &SamplingOptions,
-        limits: Limits<'_>,
+        criteria: StopCriteria<'_>,
         mut stops: Option<&mut Printer<'_>>,
-        load: &Load,
+        load: &LoadTime,
     ) -> Result<Answer> {
         let wants_logits = self.logprobs.is_some();
-        let answer = session.generate_steps(prompt, sampling, limits, wants_logits, |step| {
+        let mut generation = session.begin(prompt, sampling, criteria, wants_logits)?;
+        while let Some(step) = generation.next(session)? {
             print(&format!("{}\n", self.token(&step)?))?;
-            match &mut stops {
-                Some(stops) if !step.is_stop => stops.push(step.id),
-                _ => Ok(Next::Continue),
+            if let Some(stops) = stops.as_mut().filter(|_| !step.is_stop)
+                && stops.push(step.id)? == Next::Stop
+            {
+                generation.stop();
             }
-        })?;
+        }
+        let answer = generation.answer();
         let text = match (stops, self.tokenizer) {
             (Some(stops), _) => {
                 stops.finish()?;
@@ -58,10 +62,10 @@ impl<'t> Lines<'t> {
             "prompt_tokens": prompt.len(),
             "tokens": answer.ids.len(),
             "seed": sampling.seed,
-            "timings": timings(&answer.timing, load.time()),
+            "timings": timings(&answer.timing, load.whole()),
         });
         print(&format!("{line}\n"))?;
-        load.note();
+        note_load(load);
         note_timing(&answer.timing);
         Ok(answer)
     }
@@ -89,13 +93,13 @@ fn decode(tokenizer: &Tokenizer, ids: &[u32]) -> Result<String> {
     tokenizer.decode(&ids, false)
 }
 
-fn finish(finish: Finish) -> &'static str {
+fn finish(finish: FinishReason) -> &'static str {
     match finish {
-        Finish::StopId => "stop_id",
-        Finish::Receiver => "stop_text",
-        Finish::MaxTokens => "max_tokens",
-        Finish::Context => "context",
-        Finish::Interrupted => "interrupted",
+        FinishReason::StopId => "stop_id",
+        FinishReason::StopString => "stop_text",
+        FinishReason::Length => "max_tokens",
+        FinishReason::Context => "context",
+        FinishReason::Interrupted => "interrupted",
     }
 }
 

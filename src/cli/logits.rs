@@ -1,12 +1,11 @@
 //! `chaski logits`
 
-use std::sync::atomic::Ordering;
-
 use super::args::LogitsArgs;
 use super::file::Output;
-use super::load::{Loaded, load};
-use super::model::{interrupt, prompt_ids};
+use super::open::{load, not_interrupted, options};
 use super::output::{note, progress};
+use super::text::prompt_ids;
+use crate::engine::{Engine, Options};
 use crate::error::{Error, Result};
 use crate::model::Logits;
 use crate::team::Team;
@@ -15,10 +14,11 @@ use crate::team::Team;
 const CHUNK: usize = 64;
 
 pub fn run(args: &LogitsArgs) -> Result<()> {
-    let mut model = args.model.clone();
-    model.prefill_chunk = Some(model.prefill_chunk.unwrap_or(CHUNK).min(CHUNK));
-    let Loaded { mut team, tokenizer, .. } = load(&model, true, None)?;
-    let ids = prompt_ids(&args.prompt, &tokenizer, team.vocab())?;
+    let prefill_chunk = Some(args.model.prefill_chunk.unwrap_or(CHUNK).min(CHUNK));
+    let text = args.prompt.prompt.is_some() || args.prompt.file.is_some();
+    let options = Options { prefill_chunk, all_logits: true, text, ..options(&args.model)? };
+    let (model, Engine { mut team, .. }) = load(&args.model, options)?;
+    let ids = prompt_ids(&args.prompt, || model.tokenizer(), team.vocab())?;
     if ids.is_empty() || ids.len() > team.context() {
         return Err(Error::failed(format!(
             "the prompt has {} tokens: between 1 and {} are needed",
@@ -32,15 +32,12 @@ pub fn run(args: &LogitsArgs) -> Result<()> {
 }
 
 fn write_logits(team: &mut Team, ids: &[u32], mut out: Output) -> Result<()> {
-    let interrupt = interrupt()?;
     let bytes = ids.len() * team.vocab() * size_of::<f32>();
     out.write(&header(&[ids.len(), team.vocab()], bytes))?;
     let bar = progress(ids.len() as u64, "logits");
     team.expect(ids.len())?;
     for chunk in ids.chunks(team.chunk()) {
-        if interrupt.load(Ordering::Relaxed) {
-            return Err(Error::Interrupted);
-        }
+        not_interrupted()?;
         let logits = team.prefill(chunk, Logits::All)?;
         let bytes: Vec<u8> = logits.iter().flat_map(|logit| logit.to_le_bytes()).collect();
         out.write(&bytes)?;

@@ -11,26 +11,27 @@ mod forecast;
 mod generate;
 mod input;
 mod inspect;
+mod interrupt;
 mod kernels;
-mod launch;
-mod limits;
 mod lines;
-mod load;
 mod logits;
-mod model;
+mod observer;
+mod open;
 mod output;
 mod pages;
 mod perplexity;
 mod pull;
 mod qualify;
 mod sampling;
-mod split;
 mod synthesize;
+mod text;
 mod tokenize;
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal};
 use std::process;
+
+pub use output::with_flags;
 
 use args::{Arguments, Command, KernelsCommand};
 use clap::FromArgMatches;

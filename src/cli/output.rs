@@ -6,8 +6,8 @@ use std::io::{self, ErrorKind, IsTerminal, Write};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::error::{Error, Result};
-use crate::session::{Next, Timing};
-use crate::tokenizer::{StopStrings, TextStream, Tokenizer};
+use crate::session::{AnswerText, Next, Timing};
+use crate::tokenizer::Tokenizer;
 
 /// Writes a piece of the answer at once.
 ///
@@ -24,37 +24,14 @@ pub fn print(text: &str) -> Result<()> {
 
 /// A line for the person at the terminal. Standard error may be closed; that is no reason to stop.
 pub fn note(line: impl Display) {
-    let _ = writeln!(io::stderr().lock(), "{line}");
-}
-
-/// Text as it comes, up to a stop string.
-struct Watched<'t> {
-    stream: TextStream<'t>,
-    stops: StopStrings,
-}
-
-impl<'t> Watched<'t> {
-    fn new(tokenizer: &'t Tokenizer, stop_strings: &[String], show_control: bool) -> Self {
-        let stops = StopStrings::new(stop_strings.to_vec());
-        Self { stream: TextStream::new(tokenizer, show_control), stops }
-    }
-
-    /// The text that is safe to print now, and whether a stop string came.
-    fn push(&mut self, id: u32) -> Result<(String, bool)> {
-        Ok(self.stops.push(&self.stream.push(id)?))
-    }
-
-    fn finish(&mut self) -> Result<String> {
-        let (text, _) = self.stops.push(&self.stream.finish()?);
-        Ok(text + &self.stops.finish())
-    }
+    let _ = writeln!(io::stderr().lock(), "{}", with_flags(line));
 }
 
 /// Streams an answer's text: whole characters only, and nothing of a stop string.
 pub struct Printer<'t> {
-    said: Watched<'t>,
+    said: AnswerText<'t>,
     /// As `said`, with control tokens, where they are to be shown.
-    shown: Option<Watched<'t>>,
+    shown: Option<AnswerText<'t>>,
     /// Whether the text goes to standard output; stop strings are watched for in any case.
     echo: bool,
     /// The text so far, without control tokens.
@@ -65,8 +42,8 @@ pub struct Printer<'t> {
 impl<'t> Printer<'t> {
     pub fn new(tokenizer: &'t Tokenizer, stop_strings: &[String], echo: bool, show: bool) -> Self {
         Self {
-            said: Watched::new(tokenizer, stop_strings, false),
-            shown: (echo && show).then(|| Watched::new(tokenizer, stop_strings, true)),
+            said: AnswerText::new(tokenizer, stop_strings, false),
+            shown: (echo && show).then(|| AnswerText::new(tokenizer, stop_strings, true)),
             echo,
             text: String::new(),
             ends_line: false,
@@ -74,11 +51,11 @@ impl<'t> Printer<'t> {
     }
 
     pub fn push(&mut self, id: u32) -> Result<Next> {
-        let (text, stopped) = self.said.push(id)?;
+        let (text, next) = self.said.push(id)?;
         let shown = self.shown.as_mut().map(|shown| shown.push(id)).transpose()?;
         self.text.push_str(&text);
         self.print(shown.as_ref().map_or(&text, |(shown, _)| shown))?;
-        Ok(if stopped { Next::Stop } else { Next::Continue })
+        Ok(next)
     }
 
     /// The token that ended the answer, to be shown where control tokens are.
@@ -95,7 +72,7 @@ impl<'t> Printer<'t> {
     /// Prints what was held back, and ends the line.
     pub fn finish(&mut self) -> Result<()> {
         let text = self.said.finish()?;
-        let shown = self.shown.as_mut().map(Watched::finish).transpose()?;
+        let shown = self.shown.as_mut().map(AnswerText::finish).transpose()?;
         self.text.push_str(&text);
         self.print(shown.as_ref().unwrap_or(&text))?;
         if self.ends_line { Ok(()) } else { self.print("\n") }
@@ -108,6 +85,43 @@ impl<'t> Printer<'t> {
         self.ends_line = text.ends_with('\n');
         if self.echo { print(text) } else { Ok(()) }
     }
+}
+
+/// Options by the names that the library's messages have for them, between backticks, and by their flags.
+const FLAGS: [(&str, &str); 24] = [
+    ("activations", "--activations"),
+    ("against", "--against"),
+    ("context", "--context"),
+    ("device", "--device"),
+    ("devices", "--devices"),
+    ("emulate", "--emulate"),
+    ("frequency_penalty", "--frequency-penalty"),
+    ("ids", "--ids"),
+    ("join", "--join"),
+    ("kernels", "--kernel"),
+    ("kv_type", "--kv-type"),
+    ("layers", "--layers"),
+    ("logit_bias", "--logit-bias"),
+    ("min_p", "--min-p"),
+    ("offline", "--offline"),
+    ("presence_penalty", "--presence-penalty"),
+    ("print_ids", "--print-ids"),
+    ("rendezvous", "--rendezvous"),
+    ("repeat_penalty", "--repeat-penalty"),
+    ("sanitize", "--sanitize"),
+    ("temperature", "--temp"),
+    ("timeout", "--timeout"),
+    ("top_p", "--top-p"),
+    ("trust_kernels", "--trust-kernels"),
+];
+
+/// A line of the library's for the command line's user, who knows options by their flags.
+pub fn with_flags(line: impl Display) -> String {
+    let mut text = line.to_string();
+    for (field, flag) in FLAGS {
+        text = text.replace(&format!("`{field}`"), flag);
+    }
+    text
 }
 
 /// Prefill and decode apart: a rate that mixes them says nothing about either.
@@ -135,4 +149,25 @@ pub fn progress(length: u64, what: &'static str) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(Some(length), target).with_message(what);
     let style = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} {eta}");
     bar.with_style(style.expect("the template is a constant"))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+    use crate::cli::args::Arguments;
+
+    #[test]
+    fn fields_are_told_by_flags_that_there_are() {
+        fn has(command: &clap::Command, flag: &str) -> bool {
+            let is_it = |arg: &clap::Arg| arg.get_long() == flag.strip_prefix("--");
+            command.get_arguments().any(is_it) || command.get_subcommands().any(|c| has(c, flag))
+        }
+        let command = Arguments::command();
+        for (field, flag) in FLAGS {
+            assert!(has(&command, flag), "{field}: {flag}");
+        }
+        assert_eq!(with_flags("a `context` of 8, `none`"), "a --context of 8, `none`");
+    }
 }

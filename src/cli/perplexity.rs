@@ -1,11 +1,10 @@
 //! `chaski perplexity`, with llama.cpp's definition, so that figures compare.
 
-use std::sync::atomic::Ordering;
-
 use super::args::PerplexityArgs;
-use super::load::{Loaded, load};
-use super::model::{interrupt, needed, read_text, text_ids};
+use super::open::{load, not_interrupted, options};
 use super::output::{note, print, progress};
+use super::text::{read_text, text_ids};
+use crate::engine::{Engine, Options};
 use crate::error::{Error, Result};
 use crate::model::Logits;
 use crate::team::Team;
@@ -18,17 +17,20 @@ const CHUNK: usize = 64;
 
 pub fn run(args: &PerplexityArgs) -> Result<()> {
     let window = args.model.context.unwrap_or(DEFAULT_WINDOW);
-    let mut model = args.model.clone();
-    model.prefill_chunk = Some(model.prefill_chunk.unwrap_or(CHUNK).min(CHUNK));
     // llama.cpp lengthens the window by half a stride.
     let length = args.stride.map_or(window, |stride| window + stride / 2);
-    let Loaded { mut team, tokenizer, .. } = load(&model, true, Some(length))?;
-    let tokenizer = needed(&tokenizer)?;
+    let options = Options {
+        context: Some(length),
+        prefill_chunk: Some(args.model.prefill_chunk.unwrap_or(CHUNK).min(CHUNK)),
+        all_logits: true,
+        ..options(&args.model)?
+    };
+    let (model, Engine { mut team, .. }) = load(&args.model, options)?;
+    let tokenizer = model.tokenizer()?;
     let ids = text_ids(tokenizer, &read_text(&args.file)?)?;
     let windows = windows(ids.len(), length, args.stride)?;
     let windows = &windows[..windows.len().min(args.chunks.unwrap_or(usize::MAX))];
 
-    let interrupt = interrupt()?;
     let bar = progress(windows.len() as u64, "perplexity");
     let mut total = Total::default();
     for window in windows {
@@ -36,9 +38,7 @@ pub fn run(args: &PerplexityArgs) -> Result<()> {
         if let Some(bos) = tokenizer.before_text().first() {
             window_ids[0] = *bos;
         }
-        score(&mut team, &window_ids, window.first, &mut total, || {
-            interrupt.load(Ordering::Relaxed)
-        })?;
+        score(&mut team, &window_ids, window.first, &mut total)?;
         bar.inc(1);
         bar.set_message(format!("perplexity {:.4}", total.perplexity()));
     }
@@ -105,20 +105,12 @@ impl Total {
 }
 
 /// Scores how each position from `first` on predicts the next token of the window.
-fn score(
-    team: &mut Team,
-    ids: &[u32],
-    first: usize,
-    total: &mut Total,
-    interrupted: impl Fn() -> bool,
-) -> Result<()> {
+fn score(team: &mut Team, ids: &[u32], first: usize, total: &mut Total) -> Result<()> {
     team.rewind(0)?;
     team.expect(ids.len())?;
     let vocab = team.vocab();
     for start in (0..ids.len()).step_by(team.chunk()) {
-        if interrupted() {
-            return Err(Error::Interrupted);
-        }
+        not_interrupted()?;
         let chunk = &ids[start..ids.len().min(start + team.chunk())];
         let wanted = if start + chunk.len() > first { Logits::All } else { Logits::None };
         for (i, logits) in team.prefill(chunk, wanted)?.chunks(vocab).enumerate() {

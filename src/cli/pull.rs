@@ -1,14 +1,13 @@
 //! `chaski pull`, and models that other commands name as the hub does.
 
 use std::cell::RefCell;
-use std::sync::atomic::Ordering;
 
 use indicatif::ProgressBar;
 
 use super::args::PullArgs;
-use super::model::interrupt;
+use super::open::{hub_options, not_interrupted};
 use super::output::{note, print, progress};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::hub::{Hub, Told};
 use crate::source::{Repository, Source};
 
@@ -36,8 +35,19 @@ pub fn find(model: &str, offline: bool) -> Result<Source> {
     watched(|tell| hub.find(&repository, tell))
 }
 
+/// As [`find`], of what is here already.
+///
+/// # Errors
+/// No such model.
+pub fn cached(model: &str) -> Result<Source> {
+    match Source::here(model)? {
+        Some(source) => Ok(source),
+        None => hub(true)?.cached(&Repository::parse(model)?),
+    }
+}
+
 fn hub(offline: bool) -> Result<Hub> {
-    Ok(Hub::of(&|key| std::env::var_os(key))?.offline(offline))
+    Hub::new(hub_options(offline))
 }
 
 /// Shows how a download goes, and ends it at Ctrl-C.
@@ -54,10 +64,7 @@ fn watched(download: impl FnOnce(&dyn Fn(Told) -> Result<()>) -> Result<Source>)
             (Told::Done, Some(bar)) => bar.finish_and_clear(),
             (_, None) => {}
         }
-        match interrupt()?.load(Ordering::Relaxed) {
-            true => Err(Error::Interrupted),
-            false => Ok(()),
-        }
+        not_interrupted()
     };
     let source = download(&tell);
     if let Some(bar) = bar.into_inner() {

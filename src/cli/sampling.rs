@@ -96,10 +96,9 @@ pub struct Stops {
 pub fn stops(
     args: &StopArgs,
     config: &Config,
-    tokenizer: &Result<Tokenizer>,
+    tokenizer: Option<&Tokenizer>,
     of_chat: &[u32],
 ) -> Result<Stops> {
-    let tokenizer = tokenizer.as_ref().ok();
     let mut stops = Stops { ids: args.stop_id.clone(), texts: Vec::new() };
     if !args.ignore_eos {
         let of_vocabulary = tokenizer.map(Tokenizer::end_of_generation).unwrap_or_default();

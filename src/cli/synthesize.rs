@@ -3,15 +3,15 @@
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
-use std::sync::atomic::Ordering;
 
 use indicatif::ProgressBar;
 use serde_json::{Map, Value, json};
 
 use super::args::SynthesizeArgs;
 use super::file::{finish_folder, folder_beside};
-use super::model::{interrupt, source};
+use super::open::{not_interrupted, synthetic};
 use super::output::{note, progress};
+use super::pull;
 use crate::checkpoint::{Checkpoint, Tensor};
 use crate::error::{Error, Result};
 use crate::source::Source;
@@ -23,7 +23,8 @@ const PIECE_BYTES: usize = 64 << 20;
 type Shard<'a> = Vec<(&'a str, &'a Tensor)>;
 
 pub fn run(args: &SynthesizeArgs) -> Result<()> {
-    let Source::Synthetic(model) = source(&args.model, true, &args.synthetic)? else {
+    let Source::Synthetic(model) = synthetic(pull::find(&args.model, true)?, &args.synthetic)?
+    else {
         return Err(Error::usage(format!(
             "{} has weights of its own: a synthetic:SHAPE is needed",
             args.model
@@ -87,7 +88,6 @@ fn write_shard(
     bar: &ProgressBar,
 ) -> Result<()> {
     let failed = |error| Error::failed(format!("cannot write {}: {error}", path.display()));
-    let interrupt = interrupt()?;
     let mut file = File::create(path).map_err(failed)?;
     file.write_all(&header(shard)).map_err(failed)?;
     // Of words, for their alignment.
@@ -96,9 +96,7 @@ fn write_shard(
     for (_, tensor) in shard {
         let (recipe, _) = checkpoint.recipe(tensor.offset).expect("a synthetic tensor has one");
         for start in (0..tensor.bytes).step_by(PIECE_BYTES) {
-            if interrupt.load(Ordering::Relaxed) {
-                return Err(Error::Interrupted);
-            }
+            not_interrupted()?;
             let piece = &mut buffer[..PIECE_BYTES.min(tensor.bytes - start)];
             recipe.fill(tensor.dtype, start / tensor.dtype.bytes(), piece);
             file.write_all(piece).map_err(failed)?;

@@ -4,18 +4,19 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
 use super::args::{DetokenizeArgs, TokenizeArgs};
-use super::model::{chat_format, parse_ids, read_chat, read_text};
 use super::output::print;
+use super::pull::cached;
+use super::text::{chat_format, parse_ids, read_chat, read_text};
+use crate::chat::Chat;
 use crate::error::{Error, Result};
-use crate::source::Source;
 use crate::tokenizer::Tokenizer;
 
 pub fn tokenize(args: &TokenizeArgs) -> Result<()> {
-    let source = Source::find(&args.model)?;
+    let source = cached(&args.model)?;
     let tokenizer = Tokenizer::load(&source)?;
     if let Some(file) = &args.source.chat {
         let request = read_chat(file)?;
-        let chat = chat_format(&args.style, &source, &tokenizer)?;
+        let chat = chat_format(&args.style, |style| Chat::load(&source, &tokenizer, style))?;
         return print_array(&chat.encode(&tokenizer, &request, true)?);
     }
     let encode = |text: &str| {
@@ -56,7 +57,7 @@ fn print_array(ids: &[u32]) -> Result<()> {
 }
 
 pub fn detokenize(args: &DetokenizeArgs) -> Result<()> {
-    let tokenizer = Tokenizer::load(&Source::find(&args.model)?)?;
+    let tokenizer = Tokenizer::load(&cached(&args.model)?)?;
     let ids = match (&args.file, &args.ids[..]) {
         (Some(file), _) => parse_ids(&read_text(file)?, &file.display().to_string())?,
         (None, []) => parse_ids(&read_text(Path::new("-"))?, "standard input")?,

@@ -380,7 +380,7 @@ fn listen(
             Err(_) if is_silent => {
                 let (who, seconds) = (link.name(way.process), (link.timeout / 2).as_secs_f64());
                 Error::failed(format!(
-                    "{who} has not been heard from for {seconds} s; --timeout allows more"
+                    "{who} has not been heard from for {seconds} s; `timeout` allows more"
                 ))
             }
             _ if link.is_closing() => return,

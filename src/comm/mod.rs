@@ -7,11 +7,13 @@
 mod frame;
 mod in_process;
 mod joined;
+mod launcher;
 mod link;
 mod rendezvous;
 
 pub use in_process::{Fault, InProcess, Kind, Room};
 pub use joined::Joined;
+pub use launcher::{Launcher, Place};
 pub use link::Link;
 pub use rendezvous::{Hello, excuse, join};
 

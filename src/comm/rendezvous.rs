@@ -119,7 +119,7 @@ fn gather(own: &Hello, address: &str, deadline: Instant) -> Result<(Vec<Hello>, 
     };
     let listener = listening().map_err(|error| {
         Error::failed(format!(
-            "process 0 cannot wait for the others at {address}: {error}; --rendezvous HOST:PORT names \
+            "process 0 cannot wait for the others at {address}: {error}; `rendezvous` HOST:PORT names \
              another address"
         ))
     })?;
@@ -153,7 +153,7 @@ fn gather(own: &Hello, address: &str, deadline: Instant) -> Result<(Vec<Hello>, 
             }
             Err(_) if Instant::now() < deadline => continue,
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => format!(
-                "process {} of {} did not connect to {address} in time{strangers}; --timeout allows more",
+                "process {} of {} did not connect to {address} in time{strangers}; `timeout` allows more",
                 missing(&come).join(", "),
                 own.processes
             ),
@@ -236,7 +236,7 @@ fn reach(own: &Hello, address: &str, deadline: Instant) -> Result<(Vec<Hello>, S
             Ok(stream) => break stream,
             Err(error) if Instant::now() + PAUSE >= deadline => {
                 return Err(Error::failed(format!(
-                    "process {} of {} cannot reach process 0 at {address}: {error}; --timeout allows more",
+                    "process {} of {} cannot reach process 0 at {address}: {error}; `timeout` allows more",
                     own.process, own.processes
                 )));
             }

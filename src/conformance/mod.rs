@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::case::{Case, Place};
 use crate::checkpoint::Checkpoint;
 use crate::device::cuda::{self, Card, Order};
-use crate::device::{Cpu, Cuda};
+use crate::device::{Cpu, Cuda, Threads};
 use crate::error::Result;
 use crate::ops;
 
@@ -75,7 +75,7 @@ pub fn run(case: &Case, card: &Card, orders: &[Order]) -> Result<Outcome> {
     let before = case.state();
     let before: &[u8] = &bytemuck::cast_slice(&before)[..case.layout.bytes()];
 
-    let mut cpu = Cpu::new(checkpoint(), &case.layout)?;
+    let mut cpu = Cpu::new(checkpoint(), &case.layout, &Threads::new(None)?)?;
     cpu.write(case.layout.whole(), before);
     cpu.run(&case.program)?;
     let expected = cpu.read(case.layout.whole());
@@ -83,7 +83,7 @@ pub fn run(case: &Case, card: &Card, orders: &[Order]) -> Result<Outcome> {
         panic!("{}: {}: the reference is wrong: {wrong}", case.op().name(), case.name);
     }
 
-    let mut gpu = Cuda::new(card, &checkpoint(), &case.weights, &case.layout, &|_| ())?;
+    let mut gpu = Cuda::new(card, &checkpoint(), &case.weights, &case.layout, &|_| Ok(()))?;
     gpu.write(case.layout.whole(), before)?;
     let forbidden = case.gaps().map(|gap| gpu.forbid(gap));
     let forbidden = forbidden.chain(case.weight_gaps().map(|gap| gpu.forbid_weight(gap)));

@@ -1,5 +1,6 @@
 //! The CPU executor: every op's reference, over the mapped checkpoint.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,16 +13,46 @@ use crate::comm::{Alone, Communicator};
 use crate::error::{Error, Result};
 use crate::memory::{Layout, Memory, Slot, StateRegion};
 use crate::op::{Op, Program};
+use crate::vector::cores;
 
 /// A rank's memory on the host, and what runs programs in it.
 pub struct Cpu {
     weights: Checkpoint,
     state: StateRegion,
     comm: Arc<dyn Communicator>,
-    /// The threads of one of several ranks. They wait for other ranks inside of ops, so none of them may
-    /// be waited for by two.
-    threads: Option<ThreadPool>,
+    threads: Threads,
     pub startup: Startup,
+}
+
+/// Threads that ops share their work over.
+#[derive(Clone)]
+pub struct Threads(Arc<ThreadPool>);
+
+impl Threads {
+    /// So many, or one for each core.
+    ///
+    /// # Errors
+    /// When the system refuses them.
+    pub fn new(count: Option<usize>) -> Result<Self> {
+        let pool = ThreadPoolBuilder::new().num_threads(count.unwrap_or_else(cores)).build();
+        let pool = pool.map_err(|error| Error::failed(format!("cannot start threads: {error}")))?;
+        Ok(Self(Arc::new(pool)))
+    }
+
+    pub fn count(&self) -> usize {
+        self.0.current_num_threads()
+    }
+
+    /// What `work` comes to, whose parallel parts run on these threads.
+    pub fn run<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        self.0.install(work)
+    }
+}
+
+impl fmt::Debug for Threads {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} threads", self.count())
+    }
 }
 
 impl Cpu {
@@ -29,28 +60,26 @@ impl Cpu {
     ///
     /// # Errors
     /// When the system refuses the memory.
-    pub fn new(weights: Checkpoint, layout: &Layout) -> Result<Self> {
-        Self::of_rank(weights, layout, Arc::new(Alone))
+    pub fn new(weights: Checkpoint, layout: &Layout, threads: &Threads) -> Result<Self> {
+        Self::of_rank(weights, layout, threads, Arc::new(Alone))
     }
 
-    /// As [`Self::new`], for a rank that has its share of the machine's threads.
+    /// As [`Self::new`], for a rank that has its share of the threads: as many of its own, since they wait
+    /// for other ranks inside of ops, so none of them may be waited for by two.
     ///
     /// # Errors
     /// When the system refuses the memory, or threads.
     pub fn of_rank(
         weights: Checkpoint,
         layout: &Layout,
+        threads: &Threads,
         comm: Arc<dyn Communicator>,
     ) -> Result<Self> {
         let state = StateRegion::allocate(layout)?;
         let threads = match comm.world() {
-            1 => None,
-            _ => {
-                // Of several stages one is at work at a time.
-                let threads = (rayon::current_num_threads() / comm.stage().len()).max(1);
-                let pool = ThreadPoolBuilder::new().num_threads(threads).build();
-                Some(pool.map_err(|error| Error::failed(format!("cannot start threads: {error}")))?)
-            }
+            1 => threads.clone(),
+            // Of several stages one is at work at a time.
+            _ => Threads::new(Some((threads.count() / comm.stage().len()).max(1)))?,
         };
         Ok(Self { weights, state, comm, threads, startup: Startup::default() })
     }
@@ -76,7 +105,7 @@ impl Cpu {
     pub fn run_timed(&mut self, program: &Program) -> Result<Vec<Duration>> {
         let Self { weights, state, comm, threads, .. } = self;
         let mut memory = Memory { weights, state, comm: &**comm };
-        let mut run = || {
+        let times = threads.run(|| {
             let mut time = |op: &dyn Op| {
                 let start = Instant::now();
                 memory.comm.enter(op.name())?;
@@ -84,11 +113,7 @@ impl Cpu {
                 Ok(start.elapsed())
             };
             program.ops.iter().map(|op| time(&**op)).collect::<Result<Vec<_>>>()
-        };
-        let times = match threads {
-            None => rayon::scope(|_| run()),
-            Some(threads) => threads.install(run),
-        }?;
+        })?;
         comm.leave()?;
         Ok(times)
     }

@@ -8,26 +8,34 @@ use std::time::{Duration, Instant};
 
 use bytemuck::Pod;
 
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Progress};
 use crate::comm::{Alone, Communicator};
 use crate::error::{Error, Result};
 use crate::memory::{Layout, Slot, Weight};
 use crate::op::{Product, Program};
-pub use cpu::Cpu;
+pub use cpu::{Cpu, Threads};
 pub use cuda::Cuda;
 
 /// What there is to run on.
 #[derive(Debug, Clone)]
 pub enum Hardware {
-    Cpu,
+    Cpu(Threads),
     Gpu(cuda::Card),
 }
 
 impl Hardware {
-    /// As `--device` knows it.
+    /// All cores.
+    ///
+    /// # Errors
+    /// When the system refuses the threads.
+    pub fn cpu() -> Result<Self> {
+        Threads::new(None).map(Self::Cpu)
+    }
+
+    /// `cpu`, or `cuda:` and a number.
     pub fn name(&self) -> String {
         match self {
-            Self::Cpu => "cpu".to_owned(),
+            Self::Cpu(_) => "cpu".to_owned(),
             Self::Gpu(card) => format!("cuda:{}", card.ordinal),
         }
     }
@@ -80,7 +88,7 @@ impl Device {
         checkpoint: Checkpoint,
         weights: &[Weight],
         layout: &Layout,
-        loaded: &(dyn Fn(u64) + Sync),
+        loaded: Progress<'_>,
     ) -> Result<Self> {
         Self::of_rank(hardware, checkpoint, weights, layout, Arc::new(Alone), loaded)
     }
@@ -95,14 +103,14 @@ impl Device {
         weights: &[Weight],
         layout: &Layout,
         comm: Arc<dyn Communicator>,
-        loaded: &(dyn Fn(u64) + Sync),
+        loaded: Progress<'_>,
     ) -> Result<Self> {
         Ok(match hardware {
-            Hardware::Cpu => {
+            Hardware::Cpu(threads) => {
                 let start = Instant::now();
-                checkpoint.make(loaded)?;
+                threads.run(|| checkpoint.make(loaded))?;
                 let weights = start.elapsed();
-                let mut cpu = Cpu::of_rank(checkpoint, layout, comm)?;
+                let mut cpu = Cpu::of_rank(checkpoint, layout, threads, comm)?;
                 let allocate = start.elapsed() - weights;
                 cpu.startup = Startup { allocate, weights, ..Startup::default() };
                 Self::Cpu(Box::new(cpu))

@@ -6,7 +6,6 @@ mod client;
 mod download;
 
 use std::collections::BTreeSet;
-use std::ffi::OsString;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -19,7 +18,7 @@ use serde_json::{Map, Value};
 use crate::checkpoint::{Checkpoint, INDEX_FILE, SINGLE_FILE, index};
 use crate::error::{Error, Result};
 use crate::json::{self, one_line, quote};
-use crate::source::{Repository, Source, advice, cache_root, expanded, is_plain_name};
+use crate::source::{Repository, Source, Variables, advice, cache_root, expanded, is_plain_name};
 use client::{Client, Trouble, escaped, header};
 
 /// Lists of files and indexes are far shorter.
@@ -38,7 +37,61 @@ pub enum Told {
     Done,
 }
 
-/// A hub as the environment has it.
+/// Where models come from that are not on this machine.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The hub's address.
+    pub endpoint: String,
+    /// The folder of models in the Hugging Face cache, if there is a place for one.
+    pub cache: Option<PathBuf>,
+    /// What the hub knows the user by.
+    pub token: Option<String>,
+    /// Nobody is asked.
+    pub offline: bool,
+}
+
+impl Default for Options {
+    /// The Hugging Face hub, without a cache.
+    fn default() -> Self {
+        let endpoint = "https://huggingface.co".to_owned();
+        Self { endpoint, cache: None, token: None, offline: false }
+    }
+}
+
+impl Options {
+    /// By `HF_ENDPOINT`, `HF_HUB_CACHE`, `HF_HOME`, `HF_TOKEN`, the token that `hf auth login` has left,
+    /// `HF_HUB_OFFLINE` and their like, as `huggingface_hub` reads them.
+    pub fn from_variables(variable: Variables<'_>) -> Self {
+        let text = |key: &str| {
+            let text = variable(key)?.into_string().ok()?.replace(['\r', '\n'], "");
+            Some(text.trim().to_owned()).filter(|text| !text.is_empty())
+        };
+        let is_true = |key: &str| {
+            text(key).is_some_and(|value| {
+                ["1", "ON", "YES", "TRUE"].contains(&value.to_uppercase().as_str())
+            })
+        };
+        let cache = cache_root(variable);
+        let stored = || {
+            let beside = || Some(cache.as_ref()?.parent()?.join("token"));
+            let path = expanded("HF_TOKEN_PATH", variable).or_else(beside)?;
+            Some(fs::read_to_string(path).ok()?.trim().to_owned()).filter(|text| !text.is_empty())
+        };
+        let token = match is_true("HF_HUB_DISABLE_IMPLICIT_TOKEN") {
+            true => None,
+            false => text("HF_TOKEN").or_else(|| text("HUGGING_FACE_HUB_TOKEN")).or_else(stored),
+        };
+        let default = Self::default();
+        Self {
+            endpoint: text("HF_ENDPOINT").unwrap_or(default.endpoint),
+            token,
+            cache,
+            offline: is_true("HF_HUB_OFFLINE") || is_true("TRANSFORMERS_OFFLINE"),
+        }
+    }
+}
+
+/// A hub and its cache.
 pub struct Hub {
     client: Client,
     /// The cache's folder of models.
@@ -63,47 +116,20 @@ struct Remote {
 }
 
 impl Hub {
-    /// By `HF_ENDPOINT`, `HF_HUB_CACHE`, `HF_HOME`, `HF_TOKEN`, the token that `hf auth login` has left,
-    /// `HF_HUB_OFFLINE` and their like, as `huggingface_hub` reads them.
-    ///
     /// # Errors
     /// No place for a cache; a token that cannot be one.
-    pub fn of(variable: &dyn Fn(&str) -> Option<OsString>) -> Result<Self> {
-        let text = |key: &str| {
-            let text = variable(key)?.into_string().ok()?.replace(['\r', '\n'], "");
-            Some(text.trim().to_owned()).filter(|text| !text.is_empty())
-        };
-        let is_true = |key: &str| {
-            text(key).is_some_and(|value| {
-                ["1", "ON", "YES", "TRUE"].contains(&value.to_uppercase().as_str())
-            })
-        };
-        let Some(root) = cache_root(variable) else {
+    pub fn new(options: Options) -> Result<Self> {
+        let Options { endpoint, cache, token, offline } = options;
+        let Some(root) = cache else {
             return Err(Error::failed("there is no place for a Hugging Face cache: set HF_HOME"));
-        };
-        let endpoint = text("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".to_owned());
-        let stored = || {
-            let path = expanded("HF_TOKEN_PATH", variable)
-                .unwrap_or_else(|| root.parent().unwrap_or(&root).join("token"));
-            Some(fs::read_to_string(path).ok()?.trim().to_owned()).filter(|text| !text.is_empty())
-        };
-        let token = match is_true("HF_HUB_DISABLE_IMPLICIT_TOKEN") {
-            true => None,
-            false => text("HF_TOKEN").or_else(|| text("HUGGING_FACE_HUB_TOKEN")).or_else(stored),
         };
         if token.as_ref().is_some_and(|token| !token.bytes().all(|b| b.is_ascii_graphic())) {
             return Err(Error::failed(
                 "HF_TOKEN holds a character that no token has: copy it again",
             ));
         }
-        let is_offline = is_true("HF_HUB_OFFLINE") || is_true("TRANSFORMERS_OFFLINE");
         let client = Client::new(endpoint.trim_end_matches('/').to_owned(), token);
-        Ok(Self { client, root, is_offline })
-    }
-
-    /// The same, and nobody is asked.
-    pub fn offline(self, offline: bool) -> Self {
-        Self { is_offline: self.is_offline || offline, ..self }
+        Ok(Self { client, root, is_offline: offline })
     }
 
     /// The snapshot in the cache, if it has all that it takes to run; else what is missing is downloaded,
@@ -121,10 +147,24 @@ impl Hub {
             Some(source) if is_complete(&source) || self.is_offline => Ok(source),
             None if self.is_offline => Err(Error::failed(format!(
                 "{repository} is not in the Hugging Face cache {}, and the hub may not be asked \
-                 (--offline, HF_HUB_OFFLINE)",
+                 (`offline`, HF_HUB_OFFLINE)",
                 self.root.display()
             ))),
             _ => self.pull(repository, tell),
+        }
+    }
+
+    /// The snapshot in the cache.
+    ///
+    /// # Errors
+    /// No such snapshot.
+    pub fn cached(&self, repository: &Repository) -> Result<Source> {
+        match repository.snapshot(&self.root)? {
+            Some(snapshot) => Ok(repository.source(snapshot)),
+            None => Err(Error::failed(format!(
+                "{repository} is not in the Hugging Face cache {}: chaski pull {repository} downloads it",
+                self.root.display()
+            ))),
         }
     }
 
@@ -141,7 +181,7 @@ impl Hub {
     ) -> Result<Source> {
         if self.is_offline {
             return Err(Error::failed(format!(
-                "{repository} cannot be downloaded: --offline or HF_HUB_OFFLINE forbids it"
+                "{repository} cannot be downloaded: `offline` or HF_HUB_OFFLINE forbids it"
             )));
         }
         let (origin, remotes) = self.listed(repository)?;
@@ -347,7 +387,7 @@ impl Origin<'_> {
         };
         Error::failed(match trouble {
             Trouble::Passing(why) | Trouble::Lasting(why) => {
-                format!("{repository}: {why}; --offline does with what the cache has")
+                format!("{repository}: {why}; `offline` does with what the cache has")
             }
             Trouble::Refused(401 | 403, why) if why != "RepoNotFound" => format!(
                 "{repository} is gated or private, and {sent}: accept its licence at {hub}/{repository}, \

@@ -134,7 +134,8 @@ impl Member {
         let mailbox = Mailbox::with_room(share, most, &mut layout);
         layout.begin_shared();
         let (hardware, nothing) = (Hardware::Gpu(card.clone()), Checkpoint::empty());
-        let mut device = Device::of_rank(&hardware, nothing, &[], &layout, comm.clone(), &|_| ())?;
+        let mut device =
+            Device::of_rank(&hardware, nothing, &[], &layout, comm.clone(), &|_| Ok(()))?;
         device.write(mailbox.rounds, &[0; 3])?;
         let mut member = Self { device, comm, mailbox, shares_gpu, partial, x };
         let programs: Vec<_> =

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::judge::Left;
 use crate::checkpoint::synthetic::Recipe;
-use crate::checkpoint::{Checkpoint, Dtype};
+use crate::checkpoint::{Checkpoint, Dtype, Progress};
 use crate::config::{Config, Dims};
 use crate::device::{Device, Hardware, Recording};
 use crate::error::Result;
@@ -123,7 +123,7 @@ impl Bed {
         hardware: Hardware,
         sizes: Sizes,
         (depth, cache_bytes): (usize, usize),
-        loaded: &(dyn Fn(u64) + Sync),
+        loaded: Progress<'_>,
     ) -> Result<Self> {
         let mut dims = Dims::new(config, 1)?;
         let mut weights = Weights::locate(&checkpoint, &dims)?;

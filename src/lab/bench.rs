@@ -163,7 +163,7 @@ pub fn check_turns() -> Result<()> {
     match options.graphs && !options.synchronous {
         true => Ok(()),
         false => Err(Error::usage(
-            "--against compares CUDA graphs: leave CHASKI_GRAPHS=off and CHASKI_SYNC=on out",
+            "`against` compares CUDA graphs: leave CHASKI_GRAPHS=off and CHASKI_SYNC=on out",
         )),
     }
 }

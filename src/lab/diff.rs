@@ -63,7 +63,7 @@ impl Pair {
         let state = State::plan(&dims, plan.sizes, &mut layout);
         let all: Vec<_> = weights.iter().collect();
         let load = |(hardware, checkpoint): (Hardware, Checkpoint)| -> Result<Device> {
-            let mut device = Device::new(&hardware, checkpoint, &all, &layout, &|_| ())?;
+            let mut device = Device::new(&hardware, checkpoint, &all, &layout, &|_| Ok(()))?;
             device.write(layout.whole(), &vec![0; layout.whole().len()])?;
             device.write(state.frequencies, &config.rope.frequencies(config.head_dim, 0))?;
             Ok(device)

@@ -30,8 +30,8 @@ impl Op for Cut {
         self.op.cost(position)
     }
 
-    fn scratch(&self) -> usize {
-        self.op.scratch()
+    fn scratch(&self, threads: usize) -> usize {
+        self.op.scratch(threads)
     }
 
     fn reference(&self, memory: &mut Memory<'_>) {

@@ -7,6 +7,7 @@ use crate::checkpoint::Dtype;
 use crate::config::{Config, Dims};
 use crate::error::{Error, Result};
 use crate::memory::Layout;
+use crate::vector::cores;
 
 /// Tokens a prefill step takes unless the user says otherwise: enough for the weights that are read
 /// once a step to cost little beside the arithmetic.
@@ -32,6 +33,8 @@ pub struct Request {
     pub decode_as_prefill: bool,
     /// Blocks that the attention of one token may spread over: 1 on the CPU.
     pub attention_blocks: usize,
+    /// CPU threads.
+    pub threads: usize,
 }
 
 impl Default for Request {
@@ -46,6 +49,7 @@ impl Default for Request {
             activations: Dtype::F32,
             decode_as_prefill: false,
             attention_blocks: 1,
+            threads: cores(),
         }
     }
 }
@@ -92,7 +96,7 @@ impl Room {
             Self::Gpu(bytes) => (bytes / 50 * 49).checked_sub(weight_bytes).ok_or_else(|| {
                 Error::failed(format!(
                     "the weights take {} and the GPU has {} free: a larger GPU is needed, or \
-                     --device cpu",
+                     `device` cpu",
                     binary(weight_bytes),
                     binary(bytes)
                 ))
@@ -154,7 +158,7 @@ impl Plan {
                 binary(budget),
                 match context {
                     0 => "not even one token fits".to_owned(),
-                    _ => format!("--context {context} would fit"),
+                    _ => format!("`context` {context} would fit"),
                 }
             )));
         }
@@ -191,6 +195,7 @@ pub(super) fn sizes(context: usize, request: Request) -> Sizes {
         activations: request.activations,
         decode_as_prefill: request.decode_as_prefill,
         attention_blocks: request.attention_blocks,
+        threads: request.threads,
     }
 }
 

@@ -21,6 +21,8 @@ pub struct Sizes {
     pub decode_as_prefill: bool,
     /// Blocks that the attention of one token may spread over.
     pub attention_blocks: usize,
+    /// Threads that ops on the CPU work with, each in scratch of its own.
+    pub threads: usize,
 }
 
 /// All that a rank remembers: the activations of the step at hand and the KV cache.
@@ -171,7 +173,7 @@ impl State {
 fn scratch(dims: &Dims, sizes: Sizes) -> usize {
     let (q, kv) = (dims.heads * dims.head_dim, dims.kv_heads * dims.head_dim);
     let widest = dims.width.max(dims.ffn).max(q);
-    let products = matmul_scratch(sizes.chunk, widest);
+    let products = matmul_scratch(sizes.chunk, widest, sizes.threads);
     let of_token = Scratch::bytes_of::<f32>(dims.width) + 2 * Scratch::bytes_of::<f32>(kv);
     let keys = Scratch::bytes_of::<f32>(sizes.chunk.saturating_mul(kv));
     let found = attention_scratch(dims.heads, dims.head_dim, sizes.context);

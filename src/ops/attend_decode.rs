@@ -75,7 +75,7 @@ impl Op for AttendDecode {
         attend_cost(1, position, self.heads(), self.kv_heads, self.head_dim, self.cache.dtype)
     }
 
-    fn scratch(&self) -> usize {
+    fn scratch(&self, _threads: usize) -> usize {
         attend_scratch(self.heads(), self.kv_heads, self.head_dim, self.cache)
     }
 

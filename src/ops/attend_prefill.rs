@@ -44,7 +44,7 @@ impl Op for AttendPrefill {
         attend_cost(self.tokens(), position, *heads, *kv_heads, *head_dim, cache.dtype)
     }
 
-    fn scratch(&self) -> usize {
+    fn scratch(&self, _threads: usize) -> usize {
         let found = match self.tokens() {
             1 => attend_scratch(self.heads, self.kv_heads, self.head_dim, self.cache),
             _ => 0,

@@ -23,8 +23,8 @@ impl Op for AttendPrefillHopper {
         self.0.cost(position)
     }
 
-    fn scratch(&self) -> usize {
-        self.0.scratch()
+    fn scratch(&self, threads: usize) -> usize {
+        self.0.scratch(threads)
     }
 
     fn reference(&self, memory: &mut Memory<'_>) {

@@ -39,9 +39,9 @@ impl Op for GateUpSwiglu {
         gate + matmul_cost(self.w_gate, self.tokens()) + matmul_cost(self.w_up, self.tokens())
     }
 
-    fn scratch(&self) -> usize {
+    fn scratch(&self, threads: usize) -> usize {
         let wide = wide_scratch(self.x) + wide_scratch(self.hidden);
-        matmul_scratch(self.tokens(), self.w_gate.cols) + wide
+        matmul_scratch(self.tokens(), self.w_gate.cols, threads) + wide
     }
 
     fn reference(&self, memory: &mut Memory<'_>) {

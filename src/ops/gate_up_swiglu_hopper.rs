@@ -21,8 +21,8 @@ impl Op for GateUpSwigluHopper {
         self.0.cost(position)
     }
 
-    fn scratch(&self) -> usize {
-        self.0.scratch()
+    fn scratch(&self, threads: usize) -> usize {
+        self.0.scratch(threads)
     }
 
     fn reference(&self, memory: &mut Memory<'_>) {

@@ -29,8 +29,8 @@ impl<const N: usize> Op for Matmul<N> {
         costs.fold(Cost::default(), std::ops::Add::add)
     }
 
-    fn scratch(&self) -> usize {
-        matmul_scratch(self.tokens(), self.width()) + wide_scratch(self.x)
+    fn scratch(&self, threads: usize) -> usize {
+        matmul_scratch(self.tokens(), self.width(), threads) + wide_scratch(self.x)
     }
 
     fn reference(&self, memory: &mut Memory<'_>) {

@@ -29,8 +29,8 @@ impl<const N: usize> Op for MatmulHopper<N> {
         self.0.cost(position)
     }
 
-    fn scratch(&self) -> usize {
-        self.0.scratch()
+    fn scratch(&self, threads: usize) -> usize {
+        self.0.scratch(threads)
     }
 
     fn reference(&self, memory: &mut Memory<'_>) {

@@ -35,8 +35,8 @@ impl Op for NormGateUp {
         norm + matmul_cost(self.w_gate, 1) + matmul_cost(self.w_up, 1)
     }
 
-    fn scratch(&self) -> usize {
-        normed_scratch(self.norm)
+    fn scratch(&self, threads: usize) -> usize {
+        normed_scratch(self.norm, threads)
     }
 
     fn reference(&self, memory: &mut Memory<'_>) {

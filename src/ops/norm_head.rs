@@ -31,8 +31,8 @@ impl Op for NormHead {
         norm + matmul_cost(self.head, 1)
     }
 
-    fn scratch(&self) -> usize {
-        normed_scratch(self.norm)
+    fn scratch(&self, threads: usize) -> usize {
+        normed_scratch(self.norm, threads)
     }
 
     fn reference(&self, memory: &mut Memory<'_>) {

@@ -46,9 +46,9 @@ impl Op for NormQkv {
         [self.wq, self.wk, self.wv].iter().fold(norm, |sum, w| sum + matmul_cost(*w, 1))
     }
 
-    fn scratch(&self) -> usize {
+    fn scratch(&self, threads: usize) -> usize {
         let [k, v] = [self.wk, self.wv].map(|weight| Scratch::bytes_of::<f32>(weight.rows));
-        normed_scratch(self.norm) + k + v
+        normed_scratch(self.norm, threads) + k + v
     }
 
     fn reference(&self, memory: &mut Memory<'_>) {

@@ -26,8 +26,8 @@ impl Op for Project {
         matmul_cost(self.weight, 1)
     }
 
-    fn scratch(&self) -> usize {
-        matmul_scratch(1, self.weight.cols)
+    fn scratch(&self, threads: usize) -> usize {
+        matmul_scratch(1, self.weight.cols, threads)
     }
 
     fn reference(&self, memory: &mut Memory<'_>) {

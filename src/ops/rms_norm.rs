@@ -33,7 +33,7 @@ impl Op for RmsNorm {
         }
     }
 
-    fn scratch(&self) -> usize {
+    fn scratch(&self, _threads: usize) -> usize {
         wide_scratch(self.y)
     }
 
@@ -92,8 +92,8 @@ pub(super) fn normed<'s>(
 }
 
 /// Bytes of scratch that [`normed`] and products of it take.
-pub(super) fn normed_scratch(weight: Weight) -> usize {
-    Scratch::bytes_of::<f32>(weight.cols) + matmul_scratch(1, weight.cols)
+pub(super) fn normed_scratch(weight: Weight, threads: usize) -> usize {
+    Scratch::bytes_of::<f32>(weight.cols) + matmul_scratch(1, weight.cols, threads)
 }
 
 /// The norm of one token's `x` `[C]` into `y` `[C]`.

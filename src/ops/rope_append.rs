@@ -58,7 +58,7 @@ impl Op for RopeAppend {
         Cost { flops: 3 * (self.q.len() + self.k.len()) as u64, ..Cost::default() }
     }
 
-    fn scratch(&self) -> usize {
+    fn scratch(&self, _threads: usize) -> usize {
         Scratch::bytes_of::<f32>(self.k.len()) + wide_scratch(self.queries)
     }
 

@@ -2,6 +2,7 @@
 //! came of it, and what the GPU is then given to run.
 
 mod check;
+mod dialogue;
 mod needs;
 mod record;
 mod standing;
@@ -12,6 +13,7 @@ use std::fmt::{self, Display};
 use serde::{Deserialize, Serialize};
 
 pub use check::{Phase, perform};
+pub use dialogue::{Dialogue, Reply};
 pub use needs::{all, of_model};
 pub use record::{Identity, Record};
 pub use standing::{Standing, code, go_through};

@@ -34,6 +34,7 @@ pub fn of_model(
         activations: checkpoint.dtype(),
         decode_as_prefill: false,
         attention_blocks: card.attention_blocks(),
+        threads: 0,
     };
     let state = State::plan(dims, sizes, &mut layout);
     let weights = Weights::locate(checkpoint, dims)?;

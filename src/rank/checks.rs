@@ -24,6 +24,6 @@ pub fn check_room(tokens: usize, context: usize) -> Result<()> {
         return Ok(());
     }
     Err(Error::failed(format!(
-        "{tokens} tokens do not fit the context of {context}; shorten the prompt or raise --context"
+        "{tokens} tokens do not fit the context of {context}; shorten the prompt or raise `context`"
     )))
 }

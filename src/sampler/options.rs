@@ -45,42 +45,47 @@ impl Default for SamplingOptions {
 }
 
 impl SamplingOptions {
-    /// Refuses what has no meaning, by the name of its flag; `vocab` is the number of logits.
+    /// Refuses what has no meaning, by the name of its field; `vocab` is the number of logits.
     pub fn validate(&self, vocab: usize) -> Result<()> {
         let penalty = -2.0..=2.0;
         let is_positive = |number: f32| number > 0.0 && number.is_finite();
         let temperature = self.temperature;
-        for (flag, value, is_right, range) in [
-            ("temp", temperature, temperature == 0.0 || is_positive(temperature), "0 or above"),
-            ("top-p", self.top_p, self.top_p > 0.0 && self.top_p <= 1.0, "above 0 and at most 1"),
-            ("min-p", self.min_p, (0.0..=1.0).contains(&self.min_p), "from 0 to 1"),
-            ("repeat-penalty", self.repeat_penalty, is_positive(self.repeat_penalty), "above 0"),
+        for (field, value, is_right, range) in [
             (
-                "presence-penalty",
+                "temperature",
+                temperature,
+                temperature == 0.0 || is_positive(temperature),
+                "0 or above",
+            ),
+            ("top_p", self.top_p, self.top_p > 0.0 && self.top_p <= 1.0, "above 0 and at most 1"),
+            ("min_p", self.min_p, (0.0..=1.0).contains(&self.min_p), "from 0 to 1"),
+            ("repeat_penalty", self.repeat_penalty, is_positive(self.repeat_penalty), "above 0"),
+            (
+                "presence_penalty",
                 self.presence_penalty,
                 penalty.contains(&self.presence_penalty),
                 "from -2 to 2",
             ),
             (
-                "frequency-penalty",
+                "frequency_penalty",
                 self.frequency_penalty,
                 penalty.contains(&self.frequency_penalty),
                 "from -2 to 2",
             ),
         ] {
             if !is_right {
-                return Err(Error::usage(format!("--{flag} is {value}: it must be {range}")));
+                return Err(Error::usage(format!("`{field}` is {value}: it must be {range}")));
             }
         }
         for (id, bias) in &self.logit_bias {
             if *id as usize >= vocab {
                 return Err(Error::usage(format!(
-                    "--logit-bias names the id {id}: ids are below {vocab}"
+                    "`logit_bias` names the id {id}: ids are below {vocab}"
                 )));
             }
             if bias.is_nan() || *bias == f32::INFINITY {
                 return Err(Error::usage(format!(
-                    "--logit-bias for the id {id} is {bias}: it must be a number"
+                    "`logit_bias` for the id {id} is {bias}: it must be a number"
                 )));
             }
         }
@@ -96,21 +101,21 @@ mod tests {
     fn senseless_options_are_named() {
         type Change = fn(&mut SamplingOptions);
         let cases: [(Change, &str); 12] = [
-            (|o| o.temperature = -0.5, "--temp is -0.5: it must be 0 or above"),
-            (|o| o.temperature = f32::NAN, "--temp is NaN"),
-            (|o| o.temperature = f32::INFINITY, "--temp is inf"),
-            (|o| o.top_p = 0.0, "--top-p is 0"),
-            (|o| o.top_p = 1.5, "--top-p is 1.5"),
-            (|o| o.min_p = -0.1, "--min-p is -0.1"),
-            (|o| o.min_p = f32::NAN, "--min-p is NaN"),
-            (|o| o.repeat_penalty = 0.0, "--repeat-penalty is 0"),
-            (|o| o.presence_penalty = 2.5, "--presence-penalty is 2.5"),
-            (|o| o.frequency_penalty = f32::NAN, "--frequency-penalty is NaN"),
+            (|o| o.temperature = -0.5, "`temperature` is -0.5: it must be 0 or above"),
+            (|o| o.temperature = f32::NAN, "`temperature` is NaN"),
+            (|o| o.temperature = f32::INFINITY, "`temperature` is inf"),
+            (|o| o.top_p = 0.0, "`top_p` is 0"),
+            (|o| o.top_p = 1.5, "`top_p` is 1.5"),
+            (|o| o.min_p = -0.1, "`min_p` is -0.1"),
+            (|o| o.min_p = f32::NAN, "`min_p` is NaN"),
+            (|o| o.repeat_penalty = 0.0, "`repeat_penalty` is 0"),
+            (|o| o.presence_penalty = 2.5, "`presence_penalty` is 2.5"),
+            (|o| o.frequency_penalty = f32::NAN, "`frequency_penalty` is NaN"),
             (
                 |o| o.logit_bias = vec![(100, 0.0)],
-                "--logit-bias names the id 100: ids are below 100",
+                "`logit_bias` names the id 100: ids are below 100",
             ),
-            (|o| o.logit_bias = vec![(1, f32::NAN)], "--logit-bias for the id 1 is NaN"),
+            (|o| o.logit_bias = vec![(1, f32::NAN)], "`logit_bias` for the id 1 is NaN"),
         ];
         assert_eq!(SamplingOptions::default().validate(100), Ok(()));
         for (change, message) in cases {

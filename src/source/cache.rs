@@ -105,8 +105,11 @@ impl fmt::Display for Repository {
     }
 }
 
+/// What environment variables say; paths need not be text.
+pub type Variables<'a> = &'a dyn Fn(&str) -> Option<OsString>;
+
 /// The Hugging Face cache's directory of models, by the rules of `huggingface_hub`.
-pub fn cache_root(variable: &dyn Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+pub fn cache_root(variable: Variables<'_>) -> Option<PathBuf> {
     expanded("HF_HUB_CACHE", variable)
         .or_else(|| expanded("HUGGINGFACE_HUB_CACHE", variable))
         .or_else(|| expanded("HF_HOME", variable).map(|home| home.join("hub")))
@@ -119,7 +122,7 @@ pub fn cache_root(variable: &dyn Fn(&str) -> Option<OsString>) -> Option<PathBuf
 
 /// A variable's path, with `~`, `$NAME` and `${NAME}` expanded as Python's `expanduser` and `expandvars`
 /// do: what is not set stays as it is. None where it is not set, or empty.
-pub fn expanded(key: &str, variable: &dyn Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+pub fn expanded(key: &str, variable: Variables<'_>) -> Option<PathBuf> {
     let value = variable(key).filter(|value| !value.is_empty())?;
     let Ok(mut value) = value.clone().into_string() else {
         return Some(PathBuf::from(value)); // not text: taken as it is

@@ -1,13 +1,13 @@
-//! While ranks are loaded: they may hang in a call that nothing wakes, before any of them waits for another.
+//! While ranks are loaded: they may hang in a call that nothing wakes, before any of them waits for
+//! another.
 
-use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::Stuck;
 use crate::comm::Room;
-use crate::device::cuda::leave;
 
 /// How long ranks have to notice that the run has ended.
 const GRACE: Duration = Duration::from_secs(5);
@@ -19,20 +19,19 @@ const GLANCE: Duration = Duration::from_millis(100);
 pub(super) struct Loading(Arc<[AtomicBool]>);
 
 impl Loading {
-    /// From now on a rank of the room that gets no further ends the run; and the end of the run that of the
-    /// process, even if a rank does not come out of what it is at, for as long as they are loaded.
-    pub(super) fn begin(room: &Arc<Room>, ranks: usize) -> Self {
+    /// From now on a rank of the room that gets no further ends the run; `stuck` is called if a rank does
+    /// not come out of what it is at then, for as long as they are loaded.
+    pub(super) fn begin(room: &Arc<Room>, ranks: usize, stuck: Stuck) -> Self {
         let loaded: Arc<[_]> = (0..ranks).map(|_| AtomicBool::new(false)).collect();
         let (still, its_room) = (loaded.clone(), Arc::downgrade(room));
         room.on_failure(Box::new(move || {
-            let (still, room) = (still.clone(), its_room.clone());
+            let (still, room, stuck) = (still.clone(), its_room.clone(), stuck.clone());
             thread::spawn(move || {
                 thread::sleep(GRACE);
                 if let Some(failure) = room.upgrade().and_then(|room| room.verdict())
                     && have_come(&still).contains(&false)
                 {
-                    let _ = writeln!(io::stderr(), "chaski: {failure}");
-                    leave(failure.exit_status());
+                    stuck(&failure);
                 }
             });
         }));

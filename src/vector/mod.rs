@@ -98,6 +98,11 @@ pub fn instruction_set() -> &'static str {
     SET.name()
 }
 
+/// The threads that this machine runs at once.
+pub fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
 /// The instruction set `T`, if it is what this is compiled for.
 #[inline(always)]
 fn token<S: Simd, T: Copy + 'static>(simd: S) -> Option<T> {

@@ -149,10 +149,10 @@ impl<'a> Inputs<'a> {
     }
 }
 
-/// Bytes of scratch that [`matmul`] and the [`Inputs`] of its products take.
-pub fn matmul_scratch(tokens: usize, width: usize) -> usize {
+/// Bytes of scratch that [`matmul`] and the [`Inputs`] of its products take, on so many threads.
+pub fn matmul_scratch(tokens: usize, width: usize, threads: usize) -> usize {
     let worker = Scratch::bytes_of::<Lanes>(WORKER_LANES);
-    Inputs::bytes(tokens, width).saturating_add(rayon::current_num_threads() * worker)
+    Inputs::bytes(tokens, width).saturating_add(threads * worker)
 }
 
 /// Puts products where they belong: a run of one token's outputs, and what each weight's rows came to.

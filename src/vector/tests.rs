@@ -69,7 +69,7 @@ impl Product {
             };
             matmul([([a, b], together.as_mut_slice())], inputs, scratch, &both);
         };
-        on(threads, || with_scratch(2 * matmul_scratch(tokens, width), run));
+        on(threads, || with_scratch(2 * matmul_scratch(tokens, width, threads), run));
         y
     }
 

@@ -20,7 +20,9 @@ pub fn team(case: &Path, world: usize, options: Options) -> Result<Team> {
     let dims = Dims::in_stages(&config, world, options.stages)?.of_rank(world - 1);
     let request = Request { all_logits: true, ..Request::default() };
     let plan = Plan::new(&config, &dims, 0, request, Room::Host(1 << 30))?;
-    Team::new(&config, checkpoint, &plan, &vec![Hardware::Cpu; world], options, &|_| ())
+    Team::new(&config, checkpoint, &plan, &vec![Hardware::cpu().unwrap(); world], options, &|_| {
+        Ok(())
+    })
 }
 
 /// Runs until something fails, which ends the run for good; the error, and how long it took.

@@ -24,7 +24,7 @@ pub fn rank(source: &Source, request: Request) -> Result<Rank> {
     start();
     let card = Card::open(0)?;
     rank_on(&card, source, request, |checkpoint, weights, layout| {
-        Device::new(&Hardware::Gpu(card.clone()), checkpoint, weights, layout, &|_| ())
+        Device::new(&Hardware::Gpu(card.clone()), checkpoint, weights, layout, &|_| Ok(()))
     })
 }
 

@@ -37,5 +37,5 @@ pub fn team(source: &Source, request: Request, stages: usize, ordinals: &[u32]) 
     let plan = Plan::new(&config, &dims, cuda::region_bytes(&weights), request, room)?;
     let hardware: Vec<_> = cards.into_iter().map(Hardware::Gpu).collect();
     let options = Options { timeout: PATIENCE, stages, ..Options::default() };
-    Team::new(&config, checkpoint, &plan, &hardware, options, &|_| ())
+    Team::new(&config, checkpoint, &plan, &hardware, options, &|_| Ok(()))
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use chaski::error::Result;
-use chaski::hub::{Hub, Told};
+use chaski::hub::{Hub, Options, Told};
 use chaski::source::{Repository, Source};
 use tempfile::{TempDir, tempdir};
 
@@ -48,7 +48,16 @@ impl User {
     }
 
     pub fn hub(&self) -> Hub {
-        Hub::of(&|key| self.variables.get(key).map(OsString::from)).unwrap()
+        Hub::new(self.options()).unwrap()
+    }
+
+    /// The same hub, which may not be asked.
+    pub fn offline(&self) -> Hub {
+        Hub::new(Options { offline: true, ..self.options() }).unwrap()
+    }
+
+    fn options(&self) -> Options {
+        Options::from_variables(&|key| self.variables.get(key).map(OsString::from))
     }
 
     pub fn pull(&self, model: &str) -> Result<Source> {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use crate::comm::DEFAULT_TIMEOUT;
+use crate::comm::{self, DEFAULT_TIMEOUT};
 
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Several ranks")]
@@ -51,6 +51,18 @@ pub enum Launcher {
     Slurm,
     /// An indexed Kubernetes job: JOB_COMPLETION_INDEX, WORLD_SIZE, MASTER_ADDR
     Kubernetes,
+}
+
+impl From<Launcher> for comm::Launcher {
+    fn from(launcher: Launcher) -> Self {
+        match launcher {
+            Launcher::Auto => Self::Auto,
+            Launcher::Torchrun => Self::Torchrun,
+            Launcher::Mpi => Self::Mpi,
+            Launcher::Slurm => Self::Slurm,
+            Launcher::Kubernetes => Self::Kubernetes,
+        }
+    }
 }
 
 impl SplitArgs {

@@ -8,12 +8,12 @@ use super::bench::Watchdog;
 use super::check::passed;
 use super::watch::time_limit;
 use crate::bench::{Row, Table, watched};
-use crate::cli::args::{Device, KernelBenchArgs};
-use crate::cli::model::source as model_source;
+use crate::cli::args::KernelBenchArgs;
+use crate::cli::open::{options, source as model_source};
 use crate::cli::output::{note, print};
-use crate::cli::split::world;
 use crate::config::Config;
 use crate::device::cuda::{Card, Nvml, device_count};
+use crate::engine::Device;
 use crate::error::{Error, Result};
 use crate::kernel::{Kernel, Source};
 use crate::lab::{
@@ -40,7 +40,7 @@ pub fn bench(
 ) -> Result<()> {
     check(args, wanted)?;
     let places = places(args)?;
-    let model = model_source(&args.model.model, args.model.offline, &args.model.synthetic)?;
+    let model = model_source(&args.model)?;
     let token_bytes = Config::load(&model)?.width * size_of::<f32>();
     let mut sizes: Vec<usize> = SUM_BYTES.into_iter().chain([token_bytes]).collect();
     sizes.sort_unstable();
@@ -101,7 +101,7 @@ fn places(args: &KernelBenchArgs) -> Result<Vec<Vec<u32>>> {
     let split = &args.model.split;
     let given = !split.devices.is_empty() || split.tensor_parallel.is_some();
     if given {
-        let ranks = world(&args.model)? as u32;
+        let ranks = options(&args.model)?.split.world()? as u32;
         return match ranks {
             1 => Err(Error::usage(format!("{NAME}: a rank alone has nothing to add up"))),
             _ if split.devices.is_empty() => Ok(vec![(0..ranks).collect()]),

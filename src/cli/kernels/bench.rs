@@ -13,15 +13,17 @@ use super::find;
 use super::watch::{endless, time_limit};
 use crate::bench::{Ceilings, Conditions, Row, Table, watched};
 use crate::checkpoint::Dtype;
-use crate::cli::args::{KernelBenchArgs, ModelArgs};
+use crate::cli::args::KernelBenchArgs;
 use crate::cli::bench::common_fields;
 use crate::cli::file::Output;
-use crate::cli::model::{Opened, interrupt, open, set_threads, while_waiting};
+use crate::cli::interrupt::{interrupt, while_waiting};
+use crate::cli::observer::observer;
+use crate::cli::open::{check_alone, open, options};
 use crate::cli::output::{note, print, progress};
-use crate::cli::split::check_alone;
 use crate::config::Dims;
 use crate::device::Hardware;
 use crate::device::cuda::{Nvml, check_cublas, leave};
+use crate::engine::{Model, Options};
 use crate::error::{Error, Result};
 use crate::kernel::{Kernel, Source};
 use crate::lab::{
@@ -40,7 +42,6 @@ const USUAL_CPU_CACHE: usize = 32 << 20;
 /// A kernel that does not compute what it should, or fails; a model that does not fit.
 pub fn bench(args: &KernelBenchArgs, emulated: Option<u32>) -> Result<()> {
     let interrupt = interrupt()?;
-    set_threads(args.model.threads)?;
     if !args.model.kernel.is_empty() {
         return Err(Error::usage("kernels bench times --source FILE.cu: leave --kernel out"));
     }
@@ -51,8 +52,8 @@ pub fn bench(args: &KernelBenchArgs, emulated: Option<u32>) -> Result<()> {
     }
     check_alone(&args.model, "kernels bench")?;
     let tuned = args.tune.as_deref().map(Output::create).transpose()?;
-    let (model, opened) = fitted(args)?;
-    let hardware = &opened.hardware[0];
+    let mut model = fitted(args)?;
+    let hardware = &model.hardware[0];
     for source in contestants.iter().filter_map(Contestant::source) {
         let Hardware::Gpu(card) = hardware else {
             return Err(Error::usage(format!(
@@ -63,18 +64,18 @@ pub fn bench(args: &KernelBenchArgs, emulated: Option<u32>) -> Result<()> {
         passed(source, card.ordinal, emulated, args.time_limit)?;
     }
     let nvml = match hardware {
-        Hardware::Cpu => None,
+        Hardware::Cpu(_) => None,
         Hardware::Gpu(card) => card.nvml(),
     };
-    let subject = common_fields(&opened, nvml.as_ref())?;
-    let weights = opened.checkpoint.tensors().map(|(_, tensor)| tensor.bytes).sum();
+    let subject = common_fields(&model, nvml.as_ref())?;
+    let weights = model.checkpoint.tensors().map(|(_, tensor)| tensor.bytes).sum();
     let ceilings = Ceilings::measure(hardware, Dtype::Bf16, weights)?;
     note(format_args!(
         "ceilings, measured now: read {:.1} GB/s, multiply {:.3} TFLOP/s",
         ceilings.read_bytes_per_s / 1e9,
         ceilings.flops_per_s / 1e12
     ));
-    let ready = while_waiting(|| prepared(args, &model, opened, &wanted));
+    let ready = while_waiting(|| prepared(args, &mut model, &wanted));
     let (bed, mut groups) = ready?;
     if matches!(contestants[..], [_, Contestant::CublasLt]) {
         groups.retain(|group| bed.has_products(group));
@@ -230,42 +231,44 @@ fn wanted(args: &KernelBenchArgs, contestants: &[Contestant]) -> Result<Vec<&'st
 
 /// The model, with room for the steps asked for. Of a synthetic one only as many layers as are interleaved,
 /// unless it is said how many.
-fn fitted(args: &KernelBenchArgs) -> Result<(ModelArgs, Opened)> {
-    let mut model = args.model.clone();
-    model.prefill_chunk = Some(args.n_prompt.max(1));
-    let opened = open(&model)?;
-    if model.synthetic.layers.is_some() || !matches!(opened.source, ModelSource::Synthetic(_)) {
-        return Ok((model, opened));
+fn fitted(args: &KernelBenchArgs) -> Result<Model> {
+    let prefill_chunk = Some(args.n_prompt.max(1));
+    let options = Options { prefill_chunk, text: false, ..options(&args.model)? };
+    let mut model = open(&args.model, options)?;
+    if let (ModelSource::Synthetic(whole), None) = (&model.source, args.model.synthetic.layers) {
+        let Dims { width, kv_heads, head_dim, layers, .. } = model.dims;
+        // The smallest matrices of a layer are those of keys and values.
+        let smallest = 2 * kv_heads * head_dim * width * model.checkpoint.dtype().bytes();
+        let enough = (ROTATION * cache_bytes(&model.hardware[0])?).div_ceil(smallest);
+        let cut = ModelSource::Synthetic(whole.cut(enough.clamp(1, layers))?);
+        model = Model::of(cut, model.options)?;
     }
-    let Dims { width, kv_heads, head_dim, layers, .. } = opened.dims;
-    // The smallest matrices of a layer are those of keys and values.
-    let smallest = 2 * kv_heads * head_dim * width * opened.checkpoint.dtype().bytes();
-    let enough = (ROTATION * cache_bytes(&opened.hardware[0])?).div_ceil(smallest);
-    model.synthetic.layers = Some(enough.clamp(1, layers));
-    let opened = open(&model)?;
-    Ok((model, opened))
+    model.qualify(&observer())?;
+    Ok(model)
 }
 
 /// The model in memory, and the ops to time.
 fn prepared(
     args: &KernelBenchArgs,
-    model: &ModelArgs,
-    mut opened: Opened,
+    model: &mut Model,
     wanted: &[&Kernel],
 ) -> Result<(Bed, Vec<Group>)> {
     let decode = Phase::Decode { depth: args.n_depth };
     let prefill = (args.n_prompt > 0).then_some(Phase::Prefill { tokens: args.n_prompt });
     let phases: Vec<Phase> = [decode].into_iter().chain(prefill).collect();
     let longest = phases.iter().map(|phase| phase.end()).max().unwrap_or(1);
-    let context = longest.max(model.context.unwrap_or(0));
-    opened.config.max_context = opened.config.max_context.max(context);
-    let plan = opened.ready(model, false, Some(context))?;
-    let Opened { config, checkpoint, hardware, .. } = opened;
-    let [hardware] = <[Hardware; 1]>::try_from(hardware).expect("one rank");
+    let context = longest.max(model.options.context.unwrap_or(0));
+    model.config.max_context = model.config.max_context.max(context);
+    model.options.context = Some(context);
+    let plan = model.ready(&observer())?;
+    let (checkpoint, hardware) = (model.checkpoint.clone(), model.hardware[0].clone());
     let missed = (args.n_depth, cache_bytes(&hardware)?);
     let bar = progress(plan.weight_bytes as u64, "weights");
-    let loaded = |bytes| bar.inc(bytes);
-    let bed = Bed::new(&config, checkpoint, hardware, plan.sizes, missed, &loaded);
+    let loaded = |bytes| {
+        bar.inc(bytes);
+        Ok(())
+    };
+    let bed = Bed::new(&model.config, checkpoint, hardware, plan.sizes, missed, &loaded);
     bar.finish_and_clear();
     let bed = bed?;
     let all: Vec<Group> = phases.into_iter().flat_map(|phase| bed.groups(phase)).collect();

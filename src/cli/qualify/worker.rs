@@ -5,32 +5,15 @@ use std::io;
 use std::sync::mpsc;
 use std::thread;
 
-use serde::{Deserialize, Serialize};
-
 use crate::cli::output::print;
 use crate::device::cuda::{Card, leave};
 use crate::error::{Error, Result};
-use crate::qualify::{Found, Order, Phase, perform};
+use crate::qualify::{Order, Phase, Reply, perform};
 
-/// One line.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Event {
-    /// The GPU is there.
-    Ready,
-    /// Something begins that may take long.
-    Loading,
-    /// This case begins.
-    Case(String),
-    Ended(Found),
-}
-
-impl Event {
-    fn tell(&self) -> Result<()> {
-        let line = serde_json::to_string(self);
-        let line = line.map_err(|error| Error::failed(format!("cannot write JSON: {error}")))?;
-        print(&(line + "\n"))
-    }
+fn tell(reply: &Reply) -> Result<()> {
+    let line = serde_json::to_string(reply);
+    let line = line.map_err(|error| Error::failed(format!("cannot write JSON: {error}")))?;
+    print(&(line + "\n"))
 }
 
 /// Performs checks on the GPU of this number, as long as there are orders.
@@ -47,21 +30,20 @@ pub fn work(device: u32) -> Result<()> {
         let _ = orders.try_for_each(|order| ordered.send(order));
         leave(0)
     });
-    Event::Ready.tell()?;
+    tell(&Reply::Ready)?;
     for order in orders {
         let mut unheard = Ok(());
         let found = perform(&order, &card, &mut |phase| {
-            let event = match phase {
-                Phase::Loading => Event::Loading,
-                Phase::Case(name) => Event::Case(name.to_owned()),
-            };
-            let told = event.tell();
+            let told = tell(&match phase {
+                Phase::Loading => Reply::Loading,
+                Phase::Case(name) => Reply::Case(name.to_owned()),
+            });
             if unheard.is_ok() {
                 unheard = told;
             }
         });
         unheard?;
-        Event::Ended(found).tell()?;
+        tell(&Reply::Ended(found))?;
     }
     Ok(())
 }

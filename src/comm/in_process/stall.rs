@@ -65,7 +65,7 @@ impl Room {
         self.failure_of(
             rank,
             &op,
-            &format!("made no progress for {seconds} s; --timeout allows more"),
+            &format!("made no progress for {seconds} s; `timeout` allows more"),
         )
     }
 

@@ -141,6 +141,6 @@ impl Card {
             ),
             _ => return Ok(()),
         };
-        Err(Error::failed(format!("there are no CUDA kernels for {trouble}; use --device cpu")))
+        Err(Error::failed(format!("there are no CUDA kernels for {trouble}; use `device` cpu")))
     }
 }

@@ -10,9 +10,9 @@ use super::kernels::Kernels;
 use super::load::{Loader, Told};
 use super::stream::{Stream, launched};
 use super::{Card, Cuda};
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Progress};
 use crate::comm::{Alone, Communicator};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::memory::{Layout, Slot, Weight};
 use crate::op::{Gpu, Op};
 use crate::ops::Synthesize;
@@ -162,7 +162,7 @@ impl Cuda {
         checkpoint: &Checkpoint,
         weights: &[Weight],
         layout: &Layout,
-        loaded: &(dyn Fn(u64) + Sync),
+        loaded: Progress<'_>,
     ) -> Result<Self> {
         Self::of_rank(card, checkpoint, weights, layout, Arc::new(Alone), loaded)
     }
@@ -177,16 +177,14 @@ impl Cuda {
         weights: &[Weight],
         layout: &Layout,
         comm: Arc<dyn Communicator>,
-        loaded: &(dyn Fn(u64) + Sync),
+        loaded: Progress<'_>,
     ) -> Result<Self> {
         let (told, come) = channel();
-        let told = Box::new(move |bytes| {
-            // Nobody listens where the rest has failed.
-            let _ = told.send(bytes);
-            Ok(())
-        });
+        // Nobody listens where the rest has failed: then loading ends.
+        let unheard = |_| Error::failed("nobody waits for the weights any more");
+        let told = Box::new(move |bytes| told.send(bytes).map_err(unheard));
         let mut cuda = Self::while_loading(card, checkpoint, weights, layout, comm, told)?;
-        come.iter().for_each(loaded);
+        come.iter().try_for_each(loaded)?;
         cuda.finish_loading()?;
         Ok(cuda)
     }

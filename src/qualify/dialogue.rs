@@ -1,4 +1,4 @@
-//! The other end: a process that performs checks is asked for one after the other, and ended when it hangs.
+//! A process that performs checks is asked for one after the other, and ended when it hangs.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -6,30 +6,39 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::worker::Event;
-use crate::device::cuda::emulated_devices;
+use serde::{Deserialize, Serialize};
+
+use super::{Found, Order, Wrong};
 use crate::error::{Error, Result};
-use crate::qualify::{Found, Order, Wrong};
 
 /// For what may take long: the driver starts, code is compiled and loaded.
 const LOADING: Duration = Duration::from_secs(600);
 
+/// What the process says, a line of JSON on its standard output each. It takes an [`Order`] a line from
+/// standard input, and ends with that.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reply {
+    /// The GPU is there.
+    Ready,
+    /// Something begins that may take long.
+    Loading,
+    /// This case begins.
+    Case(String),
+    Ended(Found),
+}
+
 pub struct Dialogue {
     process: Option<Child>,
     orders: ChildStdin,
-    events: Receiver<Event>,
+    events: Receiver<Reply>,
     errors: Option<JoinHandle<String>>,
 }
 
 impl Dialogue {
-    /// Starts the process for the GPU of this number.
-    fn begin(device: u32) -> Result<Self> {
+    /// Starts the process.
+    fn begin(mut command: Command) -> Result<Self> {
         let failed = |error| Error::failed(format!("cannot start the checking process: {error}"));
-        let mut command = Command::new(std::env::current_exe().map_err(failed)?);
-        command.args(["qualify", "--worker", "--device", &format!("cuda:{device}")]);
-        if let Some(devices) = emulated_devices() {
-            command.args(["--emulate", &devices.to_string()]);
-        }
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut process = command.spawn().map_err(failed)?;
         let orders = process.stdin.take().expect("piped");
@@ -51,25 +60,25 @@ impl Dialogue {
         let process = Some(process);
         let mut dialogue = Self { process, orders, events, errors: Some(errors) };
         match dialogue.events.recv_timeout(LOADING) {
-            Ok(Event::Ready) => Ok(dialogue),
+            Ok(Reply::Ready) => Ok(dialogue),
             _ => Err(Error::failed(dialogue.last_words())),
         }
     }
 
-    /// Has a check performed, in the process of the one before if that was right: number of cases, seconds,
-    /// and what is wrong. A case may take `limit`.
+    /// Has a check performed, in the process of the one before if that was right, else in one that `start`
+    /// makes: number of cases, seconds, and what is wrong. A case may take `limit`.
     ///
     /// # Errors
     /// When no process can use the GPU.
     pub fn perform(
         dialogue: &mut Option<Self>,
-        device: u32,
+        start: &dyn Fn() -> Command,
         order: &Order,
         limit: Duration,
     ) -> Result<Found> {
         let mut own = match dialogue.take() {
             Some(own) => own,
-            None => Self::begin(device)?,
+            None => Self::begin(start())?,
         };
         let ended = own.ask(order, limit);
         // What is wrong may have left behind anything, in the process or on the GPU.
@@ -87,13 +96,13 @@ impl Dialogue {
         let (mut cases, mut case, mut patience) = (0, None, LOADING);
         let how = loop {
             match self.events.recv_timeout(patience) {
-                Ok(Event::Ready) => (),
-                Ok(Event::Loading) => patience = LOADING,
-                Ok(Event::Case(name)) => {
+                Ok(Reply::Ready) => (),
+                Ok(Reply::Loading) => patience = LOADING,
+                Ok(Reply::Case(name)) => {
                     (case, patience) = (Some(name), limit);
                     cases += 1;
                 }
-                Ok(Event::Ended(found)) => return found,
+                Ok(Reply::Ended(found)) => return found,
                 Err(RecvTimeoutError::Timeout) => {
                     break format!("did not finish in {} s", patience.as_secs_f64());
                 }

@@ -1,7 +1,21 @@
 //! Which of several processes this is, as the launcher's environment variables have it.
 
-use super::args::{Launcher, SplitArgs};
 use crate::error::{Error, Result};
+
+/// Whose environment variables tell a process which of several it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Launcher {
+    /// The first of the others whose variables are set.
+    Auto,
+    /// torchrun, or a Kubernetes PyTorchJob.
+    Torchrun,
+    /// mpirun of Open MPI, MPICH or Intel MPI.
+    Mpi,
+    /// srun.
+    Slurm,
+    /// An indexed Kubernetes job.
+    Kubernetes,
+}
 
 /// A process among others.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,18 +98,24 @@ const LAUNCHERS: [Names; 5] = [
 /// Where no launcher says otherwise.
 const PORT: u16 = 29501;
 
-/// Which of several processes this is, if it is to join others.
-///
-/// # Errors
-/// Variables that are missing or make no sense.
-pub fn place(args: &SplitArgs) -> Result<Option<Place>> {
-    let Some(launcher) = args.join else { return Ok(None) };
-    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-    let place = place_in(launcher, args.rendezvous.as_deref(), &variable)?;
-    Ok((place.processes > 1).then_some(place))
-}
-
 type Variables<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+impl Place {
+    /// Which of several processes this is, as `launcher` has set `variable`s; none if it is the only one.
+    /// `rendezvous`: where the first process waits, if not where the launcher says.
+    ///
+    /// # Errors
+    /// Variables that are missing or make no sense.
+    pub fn of(
+        launcher: Launcher,
+        rendezvous: Option<&str>,
+        variable: Variables<'_>,
+    ) -> Result<Option<Self>> {
+        let variable = |name: &str| variable(name).filter(|value| !value.is_empty());
+        let place = place_in(launcher, rendezvous, &variable)?;
+        Ok((place.processes > 1).then_some(place))
+    }
+}
 
 fn place_in(
     launcher: Launcher,
@@ -112,19 +132,19 @@ fn place_in(
             .filter(|names| launcher == Launcher::Auto || launcher == names.launcher);
         let known: Vec<_> = known.map(|names| names.process).collect();
         return Err(Error::usage(format!(
-            "--join: no launcher has started this process: {} is not set",
+            "`join`: no launcher has started this process: {} is not set",
             known.join(" or ")
         )));
     };
     let number = |name: &str, text: String| {
         text.parse::<usize>()
-            .map_err(|_| Error::usage(format!("--join: {name}={text} is not a number")))
+            .map_err(|_| Error::usage(format!("`join`: {name}={text} is not a number")))
     };
     let process = number(names.process, variable(names.process).unwrap_or_default())?;
     let processes = names.processes.iter().find_map(|name| Some((name, variable(name)?)));
     let Some((name, text)) = processes else {
         return Err(Error::usage(format!(
-            "--join: {} is set, but {} is not: how many processes are there?",
+            "`join`: {} is set, but {} is not: how many processes are there?",
             names.process,
             names.processes.join(" or ")
         )));
@@ -132,7 +152,7 @@ fn place_in(
     let processes = number(name, text)?;
     if process >= processes {
         return Err(Error::usage(format!(
-            "--join: {}={process} is not below {name}={processes}",
+            "`join`: {}={process} is not below {name}={processes}",
             names.process
         )));
     }
@@ -162,7 +182,7 @@ fn address(names: &Names, all_here: bool, variable: Variables<'_>) -> Result<Str
         Some(text) => match text.parse::<u16>().ok().and_then(|port| port.checked_add(1)) {
             Some(port) => port,
             None => {
-                return Err(Error::usage(format!("--join: MASTER_PORT={text} is not below 65535")));
+                return Err(Error::usage(format!("`join`: MASTER_PORT={text} is not below 65535")));
             }
         },
         None if names.launcher == Launcher::Torchrun => {
@@ -185,7 +205,7 @@ fn address(names: &Names, all_here: bool, variable: Variables<'_>) -> Result<Str
 
 fn missing(names: &Names, name: &str) -> Error {
     Error::usage(format!(
-        "--join: {} is set, but {name} is not: where is process 0? or give --rendezvous HOST:PORT",
+        "`join`: {} is set, but {name} is not: where is process 0? or give `rendezvous`",
         names.process
     ))
 }

@@ -45,8 +45,8 @@ fn left_by(kind: Kind, read: &dyn Fn(&str) -> Option<String>) -> Option<u64> {
     Some(limit.saturating_sub(number(used)?.saturating_sub(cached)))
 }
 
-/// The folders of this process's control groups that may limit memory, from its own to the outermost that is
-/// seen from here. `own` is /proc/self/cgroup, `mounts` /proc/self/mountinfo.
+/// The folders of this process's control groups that may limit memory, from its own to the outermost that
+/// is seen from here. `own` is /proc/self/cgroup, `mounts` /proc/self/mountinfo.
 fn folders(own: &str, mounts: &str) -> Vec<(Kind, PathBuf)> {
     let mut folders = Vec::new();
     for line in own.lines() {

@@ -1,0 +1,42 @@
+//! Ctrl-C.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::device::cuda;
+use crate::error::{Error, Result};
+
+/// Set while nothing is at hand that Ctrl-C could end but the process.
+static WAITING: AtomicBool = AtomicBool::new(false);
+
+/// Does what waits for others: Ctrl-C ends the process meanwhile.
+pub fn while_waiting<R>(wait: impl FnOnce() -> R) -> R {
+    WAITING.store(true, Ordering::Relaxed);
+    let result = wait();
+    WAITING.store(false, Ordering::Relaxed);
+    result
+}
+
+/// Whether Ctrl-C was pressed: the first one ends the generation at hand, a second one the process.
+pub fn interrupt() -> Result<&'static AtomicBool> {
+    static PRESSED: AtomicBool = AtomicBool::new(false);
+    static HANDLER: OnceLock<std::result::Result<(), String>> = OnceLock::new();
+    let on_ctrl_c = || {
+        if PRESSED.swap(true, Ordering::Relaxed) || WAITING.load(Ordering::Relaxed) {
+            cuda::leave(130);
+        }
+    };
+    match HANDLER.get_or_init(|| ctrlc::set_handler(on_ctrl_c).map_err(|e| e.to_string())) {
+        Ok(()) => Ok(&PRESSED),
+        Err(error) => Err(Error::failed(format!("cannot watch for Ctrl-C: {error}"))),
+    }
+}
+
+/// Nothing comes of Ctrl-C: a terminal's reaches all processes of a run, and the first one says what comes
+/// of it.
+pub fn leave_to_the_first() -> Result<()> {
+    match ctrlc::set_handler(|| ()) {
+        Ok(()) | Err(ctrlc::Error::MultipleHandlers) => Ok(()), // a download may have set one
+        Err(error) => Err(Error::failed(format!("cannot watch for Ctrl-C: {error}"))),
+    }
+}

@@ -1,0 +1,191 @@
+//! From arguments to a model that is opened, and to one in memory.
+
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::args::{KernelFile, ModelArgs, SplitArgs, SyntheticArgs, WeightType};
+use super::interrupt::{interrupt, leave_to_the_first};
+use super::observer::observer;
+use super::output::note;
+use super::pull;
+use crate::checkpoint::Dtype;
+use crate::comm::Place;
+use crate::device::cuda::emulated_devices;
+use crate::engine::{Checker, Engine, Model, Options, Split};
+use crate::error::{Error, Result};
+use crate::kernel::Source as KernelSource;
+use crate::source::Source;
+
+/// What the environment has of options.
+pub fn defaults() -> Options {
+    Options::from_variables(&|name| std::env::var_os(name))
+}
+
+/// The engine's options as arguments have them, else the environment.
+///
+/// # Errors
+/// Sources of kernels that cannot be read; what keeps this process from joining others.
+pub fn options(args: &ModelArgs) -> Result<Options> {
+    let defaults = defaults();
+    Ok(Options {
+        device: args.device,
+        split: split(&args.split)?,
+        context: args.context,
+        prefill_chunk: args.prefill_chunk,
+        kv_type: args.kv_type.map(Dtype::from),
+        activations: args.activations.map(Dtype::from),
+        kernels: kernel_sources(&args.kernel)?,
+        trust_kernels: args.trust_kernels || defaults.trust_kernels,
+        checker: Some(checker()?),
+        threads: args.threads,
+        timeout: args.split.timeout(),
+        hub: hub_options(args.offline),
+        ..defaults
+    })
+}
+
+/// As the environment has them, and perhaps offline in any case.
+pub fn hub_options(offline: bool) -> crate::hub::Options {
+    let hub = defaults().hub;
+    crate::hub::Options { offline: hub.offline || offline, ..hub }
+}
+
+fn split(args: &SplitArgs) -> Result<Split> {
+    let variable = |name: &str| std::env::var(name).ok();
+    let rendezvous = args.rendezvous.as_deref();
+    let process = args.join.map(|launcher| Place::of(launcher.into(), rendezvous, &variable));
+    Ok(Split {
+        tensor_parallel: args.tensor_parallel,
+        pipeline_parallel: args.pipeline_parallel,
+        devices: args.devices.clone(),
+        process: process.transpose()?.flatten(),
+    })
+}
+
+/// The sources that are to take the place of built-in ones.
+fn kernel_sources(files: &[KernelFile]) -> Result<Vec<KernelSource>> {
+    let read = |KernelFile { name, file }: &KernelFile| {
+        let source = KernelSource::read(file)?;
+        if source.kernel.name != name {
+            return Err(Error::usage(format!(
+                "--kernel {name}={}: its first line says that it replaces {}",
+                file.display(),
+                source.kernel.name
+            )));
+        }
+        Ok(source)
+    };
+    files.iter().map(read).collect()
+}
+
+/// This program, which performs checks in a process of its own.
+///
+/// # Errors
+/// When it cannot be found.
+pub fn checker() -> Result<Checker> {
+    let this = std::env::current_exe();
+    let this = this.map_err(|error| Error::failed(format!("cannot find myself: {error}")))?;
+    Ok(Checker(Arc::new(move |device| {
+        let mut command = Command::new(&this);
+        command.args(["qualify", "--worker", "--device", &format!("cuda:{device}")]);
+        if let Some(devices) = emulated_devices() {
+            command.args(["--emulate", &devices.to_string()]);
+        }
+        command
+    })))
+}
+
+/// The model that the arguments name, with what was chosen about it if it is synthetic.
+///
+/// # Errors
+/// No such model; what keeps it from being downloaded.
+pub fn source(args: &ModelArgs) -> Result<Source> {
+    synthetic(pull::find(&args.model, args.offline)?, &args.synthetic)
+}
+
+/// A model, with what was chosen about it if it is synthetic.
+///
+/// # Errors
+/// When something was, and it is not.
+pub fn synthetic(source: Source, chosen: &SyntheticArgs) -> Result<Source> {
+    let Source::Synthetic(mut model) = source else {
+        let given =
+            chosen.layers.is_some() || chosen.dtype.is_some() || chosen.weight_seed.is_some();
+        return match given {
+            true => Err(Error::usage(format!(
+                "--layers, --dtype and --weight-seed are for synthetic models, and {source} is none"
+            ))),
+            false => Ok(source),
+        };
+    };
+    if let Some(layers) = chosen.layers {
+        model = model.cut(layers)?;
+    }
+    if chosen.dtype == Some(WeightType::F16) {
+        model.dtype = "F16";
+    }
+    model.seed = chosen.weight_seed.unwrap_or(model.seed);
+    Ok(Source::Synthetic(model))
+}
+
+/// Opens the model that the arguments name. The first process says what is not as one may expect.
+///
+/// # Errors
+/// Whatever is wrong with the model's files, or with what it is to run on.
+pub fn open(args: &ModelArgs, options: Options) -> Result<Model> {
+    let model = Model::of(source(args)?, options)?;
+    note_remarks(&model);
+    Ok(model)
+}
+
+/// Says what is not as one may expect, in the first process.
+pub fn note_remarks(model: &Model) {
+    let is_first = model.options.split.process.as_ref().is_none_or(|place| place.process == 0);
+    model.remarks.iter().filter(|_| is_first).for_each(note);
+}
+
+/// Opens and loads a model. Of several processes only the first comes back: the others do what it says,
+/// and end.
+///
+/// # Errors
+/// Whatever is wrong with the model's files, or with the memory it needs.
+pub fn load(args: &ModelArgs, options: Options) -> Result<(Model, Engine)> {
+    let model = open(args, options)?;
+    let mut engine = model.load(&observer())?;
+    if !engine.team.leads() {
+        leave_to_the_first()?;
+        engine.team.serve()?;
+        drop(engine);
+        std::process::exit(0);
+    }
+    Ok((model, engine))
+}
+
+/// That Ctrl-C has not been pressed.
+///
+/// # Errors
+/// If it has.
+pub fn not_interrupted() -> Result<()> {
+    if interrupt()?.load(Ordering::Relaxed) { Err(Error::Interrupted) } else { Ok(()) }
+}
+
+/// That a command which runs on one device, or on those that it names itself, is asked for no others.
+///
+/// # Errors
+/// The first option that would play no part.
+pub fn check_alone(args: &ModelArgs, command: &str) -> Result<()> {
+    let SplitArgs { tensor_parallel, pipeline_parallel, devices, join, .. } = &args.split;
+    let given = [
+        ("--tensor-parallel", tensor_parallel.is_some_and(|ranks| ranks > 1)),
+        ("--pipeline-parallel", pipeline_parallel.is_some_and(|stages| stages > 1)),
+        ("--devices", devices.len() > 1),
+        ("--join", join.is_some()),
+    ];
+    match given.into_iter().find(|(_, given)| *given) {
+        None => Ok(()),
+        Some((option, _)) => {
+            Err(Error::usage(format!("{command} takes one rank: leave {option} out")))
+        }
+    }
+}

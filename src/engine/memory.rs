@@ -1,0 +1,69 @@
+//! How much memory this process may still take.
+
+use std::fs;
+
+use sysinfo::{MemoryRefreshKind, RefreshKind, System};
+
+use super::limits::left_by_groups;
+use crate::config::Dims;
+use crate::device::Hardware;
+use crate::device::cuda::{self, Card};
+use crate::error::{Error, Result};
+use crate::model::{Plan, Room, binary};
+
+/// Bytes that this process may still take: the system's figure, or what its control groups leave if that is
+/// less.
+///
+/// # Errors
+/// When the system does not say.
+pub fn available_memory_bytes() -> Result<usize> {
+    let system = system(RefreshKind::nothing().with_memory(MemoryRefreshKind::everything()))?;
+    let groups = left_by_groups(&|file| fs::read_to_string(file).ok()).unwrap_or(u64::MAX);
+    Ok(system.available_memory().min(groups) as usize)
+}
+
+/// What the operating system says of itself.
+///
+/// # Errors
+/// When it does not.
+pub fn system(what: RefreshKind) -> Result<System> {
+    System::new_with_specifics(what)
+        .map_err(|error| Error::failed(format!("cannot ask the system what it has: {error}")))
+}
+
+pub(super) fn cards(hardware: &[Hardware]) -> impl Iterator<Item = &Card> {
+    hardware.iter().filter_map(|hardware| match hardware {
+        Hardware::Cpu(_) => None,
+        Hardware::Gpu(card) => Some(card),
+    })
+}
+
+/// What a rank can have on the GPU that has least.
+pub(super) fn gpu_room(hardware: &[Hardware], dims: &Dims) -> Result<Room> {
+    let room_of = |card: &Card| {
+        let (free, total) = card.memory()?;
+        let ranks = cards(hardware).filter(|other| other.ordinal == card.ordinal).count();
+        let joins = ranks == 1 && dims.world() > 1;
+        let communicators = if !joins { 0 } else { 1 + usize::from(dims.stage.parts > 1) };
+        Ok((free / ranks).saturating_sub(communicators * cuda::communicator_bytes(total)))
+    };
+    let rooms = cards(hardware).map(room_of).collect::<Result<Vec<_>>>()?;
+    Ok(Room::Gpu(rooms.into_iter().min().unwrap_or(0)))
+}
+
+/// That weights which are in no file fit the memory beside the state: they cannot give way.
+pub(super) fn check_synthetic(plan: &Plan, world: usize) -> Result<()> {
+    let available_bytes = available_memory_bytes()?;
+    let weight_bytes = plan.weight_bytes * world;
+    let state_bytes = (plan.cache_bytes + plan.activation_bytes) * world;
+    if weight_bytes + state_bytes <= available_bytes {
+        return Ok(());
+    }
+    Err(Error::failed(format!(
+        "{} of synthetic weights and {} of state do not fit the {} of memory available: cut the \
+         model with `layers`, or lower `context`",
+        binary(weight_bytes),
+        binary(state_bytes),
+        binary(available_bytes)
+    )))
+}

@@ -1,0 +1,260 @@
+//! The front door: from a model's name and [`Options`] to a [`Model`], checked and planned, and to an
+//! [`Engine`] in memory.
+//!
+//! Nothing here prints, reads the environment, or ends the process. What happens on the way is an [`Event`]
+//! to an [`Observer`].
+
+mod event;
+mod hardware;
+mod join;
+mod limits;
+mod load;
+mod memory;
+mod options;
+mod qualify;
+
+use std::sync::{Mutex, OnceLock};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+pub use event::{Event, Observer, silent};
+pub use hardware::{devices, one};
+pub use load::{Engine, LoadTime};
+pub use memory::{available_memory_bytes, system};
+pub use options::{Device, Options, Split};
+pub use qualify::{Checker, How, find_out, kept, usable};
+
+use crate::chat::{Chat, ChatStyle};
+use crate::checkpoint::{Checkpoint, Dtype};
+use crate::config::{Config, Dims};
+use crate::device::Hardware;
+use crate::device::cuda;
+use crate::error::{Error, Result};
+use crate::hub::Hub;
+use crate::model::{DEFAULT_CHUNK, Plan, Request, Room, Weights, check_tie};
+use crate::op::Tuning;
+use crate::source::{Repository, Source};
+use crate::tokenizer::Tokenizer;
+
+/// A model whose files have been looked at, and what it will run on. None of its weights have been read.
+pub struct Model {
+    pub source: Source,
+    pub config: Config,
+    /// The share of the rank that has most.
+    pub dims: Dims,
+    pub checkpoint: Checkpoint,
+    /// By rank of this process.
+    pub hardware: Vec<Hardware>,
+    pub options: Options,
+    /// What is not as one may expect: of its files, and of what it runs on.
+    pub remarks: Vec<String>,
+    /// Whether the GPUs' kernels have been found right, for rows of measurements; none where none were
+    /// asked.
+    pub qualified: Option<String>,
+    /// How long this took.
+    opening: Duration,
+    tokenizer: Text,
+}
+
+impl Model {
+    /// The model of this name: a directory; ORGANISATION/NAME[:FILE] in the Hugging Face cache, else at the
+    /// hub, from where what is missing is downloaded; `demo`, which is built in; or `synthetic:SHAPE`.
+    ///
+    /// # Errors
+    /// No such model; whatever is wrong with its files, or with what it is to run on.
+    pub fn open(name: &str, options: Options) -> Result<Self> {
+        let source = match Source::here(name)? {
+            Some(source) => source,
+            None => {
+                let repository = Repository::parse(name)?;
+                Hub::new(options.hub.clone())?.find(&repository, &|_| Ok(()))?
+            }
+        };
+        Self::of(source, options)
+    }
+
+    /// As [`Self::open`], of a model that has been found.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn of(source: Source, options: Options) -> Result<Self> {
+        let place = options.split.process.clone();
+        Self::opened(source, options).inspect_err(|why| join::cannot_meet(place.as_ref(), why))
+    }
+
+    fn opened(source: Source, options: Options) -> Result<Self> {
+        let start = Instant::now();
+        let tokenizer = Text::of(&source, options.text);
+        let config = Config::load(&source)?;
+        let dims = options.split.largest_share(&config)?;
+        let (checkpoint, mut remarks) = weights(&source, &config)?;
+        let hardware = hardware::of_ranks(&options, &dims, &checkpoint, &mut remarks)?;
+        Ok(Self {
+            source,
+            config,
+            dims,
+            checkpoint,
+            hardware,
+            options,
+            remarks,
+            qualified: None,
+            opening: start.elapsed(),
+            tokenizer,
+        })
+    }
+
+    /// The tokenizer.
+    ///
+    /// # Errors
+    /// What is wrong with its files, which concerns only those who need text.
+    pub fn tokenizer(&self) -> Result<&Tokenizer> {
+        self.tokenizer.get(&self.source)
+    }
+
+    /// How the model's conversations are written.
+    ///
+    /// # Errors
+    /// What is wrong with the files of its tokenizer or its template.
+    pub fn chat(&self, style: ChatStyle) -> Result<Chat> {
+        Chat::load(&self.source, self.tokenizer()?, style)
+    }
+
+    /// Finds out whether the GPUs compute what kernels mean, unless that is known; what is wrong is not
+    /// used. [`Self::load`] does so too, where it has not been done before.
+    ///
+    /// # Errors
+    /// When a kernel of the model's is wrong that nothing stands in for; what `observer` returns.
+    pub fn qualify(&mut self, observer: &Observer) -> Result<()> {
+        let Self { config, dims, checkpoint, hardware, options, .. } = self;
+        let place = options.split.process.as_ref();
+        self.qualified = qualify::qualify(options, (config, dims, checkpoint), hardware, observer)
+            .inspect_err(|why| join::cannot_meet(place, why))?;
+        Ok(())
+    }
+
+    /// The memory plan of a rank.
+    ///
+    /// # Errors
+    /// What does not fit.
+    pub fn plan(&self) -> Result<Plan> {
+        self.plan_for(self.options.context)
+    }
+
+    /// As [`Self::plan`], for a context of so many tokens.
+    fn plan_for(&self, context: Option<usize>) -> Result<Plan> {
+        let Self { options, hardware, config, dims, checkpoint, .. } = self;
+        plan(&Options { context, ..options.clone() }, hardware, config, dims, checkpoint)
+    }
+}
+
+/// A tokenizer that a thread loads while others do something else, or that is loaded when it is asked for.
+struct Text {
+    loading: Mutex<Option<JoinHandle<Result<Tokenizer>>>>,
+    loaded: OnceLock<Result<Tokenizer>>,
+}
+
+impl Text {
+    fn of(source: &Source, beside: bool) -> Self {
+        let source = source.clone();
+        let loading = beside.then(|| thread::spawn(move || Tokenizer::load(&source)));
+        Self { loading: Mutex::new(loading), loaded: OnceLock::new() }
+    }
+
+    fn get(&self, source: &Source) -> Result<&Tokenizer> {
+        let load = || {
+            let loading = self.loading.lock().expect("no panics in it").take();
+            match loading {
+                Some(thread) => thread.join().expect("loading a tokenizer does not panic"),
+                None => Tokenizer::load(source),
+            }
+        };
+        self.loaded.get_or_init(load).as_ref().map_err(Clone::clone)
+    }
+}
+
+/// The weights of a model with this config, mapped, and what is not as its folder and config have it.
+///
+/// # Errors
+/// Whatever is wrong with the files.
+pub fn weights(source: &Source, config: &Config) -> Result<(Checkpoint, Vec<String>)> {
+    let passed_over = Checkpoint::passed_over(source);
+    let checkpoint = Checkpoint::open(source)?;
+    let tie = check_tie(config.tied, &checkpoint)?;
+    Ok((checkpoint, passed_over.into_iter().chain(tie).collect()))
+}
+
+/// The memory plan of a rank of this share on these devices, of which each has room for it.
+///
+/// # Errors
+/// What does not fit.
+pub fn plan(
+    options: &Options,
+    hardware: &[Hardware],
+    config: &Config,
+    dims: &Dims,
+    checkpoint: &Checkpoint,
+) -> Result<Plan> {
+    let mut request = Request {
+        context: options.context,
+        chunk: options.prefill_chunk.unwrap_or(DEFAULT_CHUNK),
+        all_logits: options.all_logits,
+        ..Request::default()
+    };
+    round_activations(options, &hardware[0], checkpoint, &mut request)?;
+    match &hardware[0] {
+        Hardware::Cpu(threads) => {
+            request.cache = options.kv_type.unwrap_or(request.cache);
+            request.threads = threads.count();
+            let world = dims.world();
+            let room = Room::Host(available_memory_bytes()? / world);
+            Plan::new(config, dims, checkpoint.total_bytes() / world, request, room)
+        }
+        Hardware::Gpu(card) => {
+            if !matches!(options.kv_type, None | Some(Dtype::F16)) {
+                return Err(Error::usage("on a GPU the KV cache is f16: leave `kv_type` out"));
+            }
+            request.cache = Dtype::F16;
+            request.activations = checkpoint.dtype();
+            request.attention_blocks = card.attention_blocks();
+            let weights: Vec<_> = Weights::locate(checkpoint, dims)?.iter().collect();
+            let weight_bytes = cuda::region_bytes(&weights);
+            let room = memory::gpu_room(hardware, dims)?;
+            // Processes that join have the same plan, whatever memory each one's GPU has.
+            match (options.prefill_chunk, &options.split.process) {
+                (None, None) => {
+                    let chunks = memory::cards(hardware).map(|card| card.options.tuning.chunk);
+                    request.longest_chunk = chunks.min();
+                }
+                (given, _) => request.chunk = given.unwrap_or(Tuning::DEFAULT.chunk),
+            }
+            Plan::new(config, dims, weight_bytes, request, room)
+        }
+    }
+}
+
+/// Has the CPU round the inputs of GEMMs to bf16, in decode as in prefill, if that is asked for.
+///
+/// # Errors
+/// Weights of another type, or a GPU, which has no choice.
+fn round_activations(
+    options: &Options,
+    hardware: &Hardware,
+    checkpoint: &Checkpoint,
+    request: &mut Request,
+) -> Result<()> {
+    match (options.activations, hardware) {
+        (None, _) | (Some(Dtype::F32), Hardware::Cpu(_)) => Ok(()),
+        (Some(Dtype::Bf16), Hardware::Cpu(_)) if checkpoint.dtype() == Dtype::Bf16 => {
+            (request.activations, request.decode_as_prefill) = (Dtype::Bf16, true);
+            Ok(())
+        }
+        (Some(other), Hardware::Cpu(_)) => Err(Error::usage(format!(
+            "`activations` {} needs BF16 weights, and these are {}: leave it out",
+            other.name().to_lowercase(),
+            checkpoint.types()
+        ))),
+        (Some(_), Hardware::Gpu(_)) => Err(Error::usage(
+            "on a GPU activations have the weights' type: leave `activations` out",
+        )),
+    }
+}

@@ -1,0 +1,159 @@
+//! Whether the GPUs at hand compute what kernels mean: kept verdicts, or found out before a model is
+//! loaded.
+
+use std::fmt;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Event, Observer, Options};
+use crate::checkpoint::Checkpoint;
+use crate::config::{Config, Dims};
+use crate::device::Hardware;
+use crate::device::cuda::{Card, Options as CudaOptions};
+use crate::error::{Error, Result};
+use crate::qualify::{
+    self, Check, Dialogue, Found, Identity, Order, Record, Standing, kernel_of, perform,
+};
+
+/// Starts a process that performs checks on the GPU of this number, as [`Dialogue`] asks for them: what
+/// hangs on a GPU cannot be ended from inside of the process.
+#[derive(Clone)]
+pub struct Checker(pub Arc<dyn Fn(u32) -> Command + Send + Sync>);
+
+impl fmt::Debug for Checker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Checker")
+    }
+}
+
+/// How checks are performed.
+#[derive(Clone, Copy)]
+pub struct How<'a> {
+    /// Without looking at what is kept.
+    pub anew: bool,
+    pub thorough: bool,
+    /// For a case, where another process performs it.
+    pub limit: Duration,
+    /// Else this process performs them.
+    pub checker: Option<&'a Checker>,
+}
+
+/// What is kept of the checks or else found out, and kept.
+///
+/// # Errors
+/// When no check can be performed; what `observer` returns.
+pub fn find_out(
+    card: &Card,
+    options: CudaOptions,
+    checks: &[Check],
+    record: &mut Record,
+    how: How<'_>,
+    observer: &Observer,
+) -> Result<Standing> {
+    let (mut dialogue, mut is_new) = (None, false);
+    let mut ask = |order: &Order| {
+        if !std::mem::replace(&mut is_new, true) {
+            observer(Event::Qualifying(card))?;
+        }
+        match how.checker {
+            None => Ok(here(order, card)),
+            Some(Checker(start)) => {
+                Dialogue::perform(&mut dialogue, &|| start(card.ordinal), order, how.limit)
+            }
+        }
+    };
+    let (anew, thorough) = (how.anew, how.thorough);
+    let found = qualify::go_through(card, options, checks, record, (anew, thorough), &mut ask);
+    if is_new && !record.verdicts.is_empty() {
+        // What cannot be kept is found out again.
+        record.save().or_else(|error| observer(Event::NotKept(&error)))?;
+    }
+    found
+}
+
+/// Performs a check in this process.
+fn here(order: &Order, card: &Card) -> Found {
+    perform(order, card, &mut |_| ())
+}
+
+/// That nothing is wrong that the GPU needs.
+///
+/// # Errors
+/// A kernel that is wrong and that nothing stands in for.
+pub fn usable(card: &Card, standing: &Standing, record: &Record) -> Result<()> {
+    let Some((kernel, wrong)) = standing.faults.first() else { return Ok(()) };
+    Err(Error::failed(format!(
+        "kernel {} is wrong on cuda:{} ({}), and has no fallback: {}: {}; the verdicts are {}, for an issue; \
+         `device` cpu does without, `trust_kernels` runs it all the same",
+        kernel.name,
+        card.ordinal,
+        card.name,
+        wrong.case,
+        wrong.how.trim_end().replace('\n', " "),
+        kept(record)
+    )))
+}
+
+/// Where the verdicts are, in words.
+pub fn kept(record: &Record) -> String {
+    match record.path() {
+        Ok(path) => format!("kept in {}", path.display()),
+        Err(error) => format!("not kept: {error}"),
+    }
+}
+
+/// Sees to it that each GPU is given what is right on it, for a rank of this model. Returns what rows of
+/// measurements say of that.
+///
+/// # Errors
+/// When a kernel of the model's is wrong that nothing stands in for.
+pub(super) fn qualify(
+    options: &Options,
+    (config, dims, checkpoint): (&Config, &Dims, &Checkpoint),
+    hardware: &mut [Hardware],
+    observer: &Observer,
+) -> Result<Option<String>> {
+    let cards = hardware.iter_mut().filter_map(|hardware| match hardware {
+        Hardware::Cpu(_) => None,
+        Hardware::Gpu(card) => Some(card),
+    });
+    let mut qualified = None;
+    for card in cards {
+        if options.trust_kernels {
+            qualified = Some("trusted".to_owned());
+            continue;
+        }
+        let wanted = CudaOptions::wanted()?.on(card.capability);
+        let mut checks = qualify::of_model(card, wanted, config, dims, checkpoint)?;
+        checks.retain(|check| !is_replaced(check, options));
+        let mut record = Record::load(Identity::of(card)?);
+        let checker = options.checker.as_ref();
+        let how = How { anew: false, thorough: false, limit: options.timeout, checker };
+        match find_out(card, wanted, &checks, &mut record, how, observer) {
+            Ok(standing) => {
+                usable(card, &standing, &record)?;
+                for what in &standing.lines {
+                    observer(Event::NotUsed { gpu: card, what })?;
+                }
+                card.options = standing.options;
+                let is_whole = standing.lines.is_empty();
+                let how = if is_whole { "yes".to_owned() } else { standing.lines.join("; ") };
+                qualified.get_or_insert(how);
+            }
+            Err(error @ (Error::Interrupted | Error::ReaderLeft)) => return Err(error),
+            Err(error) => {
+                observer(Event::NotQualified { gpu: card, why: &error })?;
+                qualified.get_or_insert("no".to_owned());
+            }
+        }
+    }
+    Ok(qualified)
+}
+
+/// What the user has put in the place of a kernel is for the user to judge.
+fn is_replaced(check: &Check, options: &Options) -> bool {
+    let Check::Kernel(export) = check else { return false };
+    let kernel = kernel_of(export);
+    kernel.is_some_and(|kernel| options.kernels.iter().any(|own| own.kernel.name == kernel.name))
+}
