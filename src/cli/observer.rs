@@ -65,7 +65,7 @@ fn describe(model: &Model, plan: &Plan, devices: &str) {
             Some(_) => String::new(),
             None => format!(
                 ", one for each machine, since {ranks} ranks are more than the model's {} KV heads; \
-                 --tensor-parallel {ranks} does without",
+                 --tensor-parallel {ranks} avoids that",
                 config.kv_heads
             ),
         };

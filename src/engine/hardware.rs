@@ -109,7 +109,7 @@ pub fn one(
             Ok(count) => (count > 0).then_some(0),
             Err(error) => {
                 if cuda::has_driver() {
-                    remarks.push(format!("on the CPU: {error}"));
+                    remarks.push(format!("running on the CPU: {error}"));
                 }
                 None
             }
@@ -118,7 +118,7 @@ pub fn one(
     let Some(ordinal) = ordinal else {
         return match options.kernels.first() {
             Some(source) => Err(Error::usage(format!(
-                "`kernels` has one for {}: kernels run on a GPU; `emulate` 1 stands in for one",
+                "`kernels` has one for {}: kernels run on a GPU; `emulate` 1 emulates one",
                 source.kernel.name
             ))),
             None => Threads::new(options.threads).map(Hardware::Cpu),
@@ -127,7 +127,7 @@ pub fn one(
     let card = Card::open(ordinal)?;
     match card.suits(dims, weights) {
         Err(error) if device == Device::Auto && options.kernels.is_empty() => {
-            remarks.push(format!("on the CPU, not the GPU: {error}"));
+            remarks.push(format!("running on the CPU, not the GPU: {error}"));
             return Threads::new(options.threads).map(Hardware::Cpu);
         }
         suits => suits?,
@@ -177,7 +177,7 @@ fn cards(
     if let Some(missing) = ordinals.iter().find(|ordinal| **ordinal >= count) {
         return Err(Error::failed(format!(
             "there is no GPU cuda:{missing} for a rank: there are {count}; `devices` 0,0 puts two ranks on \
-             one, `device` cpu does without"
+             one, `device` cpu needs none"
         )));
     }
     let open = |ordinal: &u32| {

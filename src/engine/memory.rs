@@ -28,7 +28,7 @@ pub fn available_memory_bytes() -> Result<usize> {
 /// When it does not.
 pub fn system(what: RefreshKind) -> Result<System> {
     System::new_with_specifics(what)
-        .map_err(|error| Error::failed(format!("cannot ask the system what it has: {error}")))
+        .map_err(|error| Error::failed(format!("cannot read the system's memory: {error}")))
 }
 
 pub(super) fn cards(hardware: &[Hardware]) -> impl Iterator<Item = &Card> {

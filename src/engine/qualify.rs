@@ -84,8 +84,8 @@ fn here(order: &Order, card: &Card) -> Found {
 pub fn usable(card: &Card, standing: &Standing, record: &Record) -> Result<()> {
     let Some((kernel, wrong)) = standing.faults.first() else { return Ok(()) };
     Err(Error::failed(format!(
-        "kernel {} is wrong on cuda:{} ({}), and has no fallback: {}: {}; the verdicts are {}, for an issue; \
-         `device` cpu does without, `trust_kernels` runs it all the same",
+        "kernel {} is wrong on cuda:{} ({}), and has no fallback: {}: {}; attach the verdicts, {}, \
+         to an issue; `device` cpu avoids it, `trust_kernels` runs it anyway",
         kernel.name,
         card.ordinal,
         card.name,

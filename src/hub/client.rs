@@ -147,7 +147,7 @@ fn accepted(response: Response<Body>) -> Result<Response<Body>, Trouble> {
             Err(Trouble::Passing(format!("the hub is busy: {status}")))
         }
         _ if status.is_server_error() => {
-            Err(Trouble::Passing(format!("the hub is in trouble: {status}")))
+            Err(Trouble::Passing(format!("the hub reports an error: {status}")))
         }
         _ => {
             let why = header(response.headers(), "x-error-code").unwrap_or_default();

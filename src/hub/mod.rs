@@ -372,7 +372,7 @@ impl Origin<'_> {
 
     fn odd(&self, why: &str) -> Error {
         Error::failed(format!(
-            "{}: the answer about {} is not a hub's: {why}",
+            "{}: the response about {} is not a hub's: {why}",
             self.client.endpoint(),
             self.repository
         ))

@@ -139,8 +139,8 @@ pub fn check_tie(tied: Option<bool>, checkpoint: &Checkpoint) -> Result<Option<S
                     == checkpoint.bytes(last.offset, last.bytes);
             let told = || {
                 format!(
-                    "config.json says tie_word_embeddings true and {head} differs from {embedding}: \
-                     the model's own LM head is used"
+                    "config.json says tie_word_embeddings true, but {head} differs from \
+                     {embedding}: {head} is used"
                 )
             };
             return Ok((!same).then(told));

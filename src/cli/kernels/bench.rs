@@ -57,7 +57,7 @@ pub fn bench(args: &KernelBenchArgs, emulated: Option<u32>) -> Result<()> {
     for source in contestants.iter().filter_map(Contestant::source) {
         let Hardware::Gpu(card) = hardware else {
             return Err(Error::usage(format!(
-                "{}: kernels run on a GPU; --emulate 1 stands in for one",
+                "{}: kernels run on a GPU; --emulate 1 emulates one",
                 source.path
             )));
         };

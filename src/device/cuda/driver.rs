@@ -50,8 +50,8 @@ pub fn start() -> Result<()> {
     let start = || {
         if !has_driver() {
             return Err(Error::failed(
-                "there is no CUDA driver (libcuda.so) on this machine: `device` cpu does without, \
-                 `emulate` 1 stands in for one",
+                "there is no CUDA driver (libcuda.so) on this machine: `device` cpu needs none, \
+                 `emulate` 1 emulates one",
             ));
         }
         // SAFETY: cuInit may be called at any time; the library is there.
@@ -60,7 +60,7 @@ pub fn start() -> Result<()> {
         if version < LEAST_DRIVER {
             return Err(Error::failed(format!(
                 "the GPU's driver is too old: it is of CUDA {}, and {} is needed (NVIDIA's 570 or a \
-                 newer one); `device` cpu does without",
+                 newer one); `device` cpu needs none",
                 version_text(version),
                 version_text(LEAST_DRIVER)
             )));

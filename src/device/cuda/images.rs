@@ -37,7 +37,7 @@ pub fn forms(kernel: &Kernel, capability: (u32, u32)) -> Result<Vec<Form>> {
     let (oldest, number) = (ARCHS[0].number(), 10 * capability.0 + capability.1);
     if number < oldest {
         return Err(Error::failed(format!(
-            "a GPU of compute capability {}.{} is too old: {}.{} is needed; `device` cpu does without",
+            "a GPU of compute capability {}.{} is too old: {}.{} is needed; `device` cpu needs none",
             capability.0,
             capability.1,
             oldest / 10,

@@ -84,7 +84,7 @@ impl Kernels {
             true => Ok(()),
             false => Err(Error::failed(format!(
                 "kernel {} cannot be launched: its {blocks} blocks wait for each other, and {most} run at \
-                 once on this GPU, which others may have a part of; `device` cpu does without",
+                 once on this GPU, which others may be using too; `device` cpu avoids it",
                 launch.export.name
             ))),
         }
