@@ -269,3 +269,12 @@ fn peer_memory_that_does_not_work_gives_way_to_nccl() {
     assert!(said.contains("through NCCL: what others store into the memory of rank"), "{said}");
     assert_eq!(ids, by_nccl);
 }
+
+/// Where an op of the program is a transfer between ranks, which is no kernel.
+#[test]
+fn stages_of_layers_qualify_too() {
+    let fresh = Fresh::new();
+    let split = ["--emulate", "2", "--devices", "0,1", "--pipeline-parallel", "2"];
+    let (status, _, said) = fresh.chaski(&[&ASK[..9], &split].concat(), &[]);
+    assert!(status == Some(0) && said.contains(FIRST) && !said.contains("wrong"), "{said}");
+}

@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::kernel::{KERNELS, Kernel, KernelSet, Synthesize};
 use crate::memory::Layout;
 use crate::model::{self, Llama, Logits, Sizes, State, Weights};
-use crate::op::{Gpu, Op, Program};
+use crate::op::{Exchange, Gpu, Op, Program};
 
 /// Tokens of the prefill whose kernels are asked for; they are the same for any number.
 const TOKENS: usize = 2;
@@ -57,7 +57,8 @@ pub fn of_model(
 
 /// The functions that a program launches, those that are new at the end.
 fn launched(program: &Program, gpu: &Gpu, exports: &mut Vec<&'static str>) {
-    let is_launched = |op: &&dyn Op| op.name() != "pass" && op.together(gpu).is_none();
+    let is_passed = |op: &dyn Op| matches!(op.exchange(gpu), Some(Exchange::Pass(..)));
+    let is_launched = |op: &&dyn Op| !is_passed(*op) && op.together(gpu).is_none();
     for op in program.ops.iter().map(|op| &**op).filter(is_launched) {
         let name = op.launch(gpu).export.name;
         if !exports.contains(&name) {
