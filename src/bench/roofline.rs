@@ -107,8 +107,7 @@ impl Axes {
             let most = logs.iter().copied().fold(f64::NEG_INFINITY, f64::max);
             (least - 0.4, most + room)
         };
-        // Labels stand to the right of their points.
-        Self { x: range(&mut { xs }, 0.8), y: range(&mut { ys }, 0.25) }
+        Self { x: range(&mut { xs }, 0.4), y: range(&mut { ys }, 0.25) }
     }
 
     fn x(&self, value: f64) -> f64 {
@@ -165,10 +164,10 @@ impl Axes {
         line(svg, slope, "#202124", 2.0);
         line(svg, [self.x(ridge), self.y(flops), RIGHT, self.y(flops)], "#202124", 2.0);
         let angle = (slope[3] - slope[1]).atan2(slope[2] - slope[0]).to_degrees();
-        // At the upper end, away from decode's points, and off the line by a third of a text's height.
+        // At the upper end, away from decode's points, and off the line.
         let (along, across) = (angle.to_radians().cos(), angle.to_radians().sin());
         let (x, y) =
-            (slope[2] - 12.0 * along + 7.0 * across, slope[3] - 12.0 * across - 7.0 * along);
+            (slope[2] - 12.0 * along + 9.0 * across, slope[3] - 12.0 * across - 9.0 * along);
         let _ = writeln!(
             svg,
             "<text transform=\"translate({x:.1} {y:.1}) rotate({angle:.2})\" \
@@ -190,8 +189,11 @@ fn draw_points(svg: &mut String, points: &mut [Point]) {
         |&Point { x, y, radius, .. }: &Point| [x - radius, y - radius, x + radius, y + radius];
     let mut taken: Vec<[f64; 4]> = points.iter().map(square).collect();
     for Point { x, y, radius, colour, label } in points {
-        let left = *x + *radius + 10.0;
-        let right = left + LETTER * label.len() as f64;
+        // To the right of the point, or to its left where the plot ends.
+        let (away, width) = (*radius + 10.0, LETTER * label.len() as f64);
+        let is_left = *x + away + width > RIGHT;
+        let (near, anchor) = if is_left { (*x - away, "end") } else { (*x + away, "start") };
+        let (left, right) = if is_left { (near - width, near) } else { (near, near + width) };
         let mut top = *y - LINE / 2.0;
         let covers = |[l, t, r, b]: &&[f64; 4], top: f64| {
             left < *r && *l < right && top < *b && *t < top + LINE
@@ -201,12 +203,13 @@ fn draw_points(svg: &mut String, points: &mut [Point]) {
         }
         taken.push([left, top, right, top + LINE]);
         let middle = top + LINE / 2.0;
-        line(svg, [*x, *y, left - 2.0, middle], colour, 0.75);
+        let end = if is_left { near + 2.0 } else { near - 2.0 };
+        line(svg, [*x, *y, end, middle], colour, 0.75);
         let _ = writeln!(
             svg,
             "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"{radius:.1}\" fill=\"{colour}\" \
              fill-opacity=\"0.35\" stroke=\"{colour}\"/>\n\
-             <text x=\"{left:.1}\" y=\"{:.1}\" fill=\"{colour}\">{label}</text>",
+             <text x=\"{near:.1}\" y=\"{:.1}\" text-anchor=\"{anchor}\" fill=\"{colour}\">{label}</text>",
             middle + 4.0
         );
     }
