@@ -11,15 +11,15 @@ use support::{circumstances, measure, open, prompt, source};
 const PROMPT_TOKENS: [usize; 2] = [128, 512];
 
 fn prefill(criterion: &mut Criterion) {
-    let mut rank = open(&source());
+    let mut team = open(&source());
     let mut group = criterion.benchmark_group("prefill");
     group.sample_size(10);
     for tokens in PROMPT_TOKENS {
         let throughput = Throughput::Elements(tokens as u64);
-        let ids = prompt(tokens, rank.vocab());
+        let ids = prompt(tokens, team.vocab());
         let time = measure(&mut group, BenchmarkId::new("chaski", tokens), throughput, || {
-            rank.rewind(0);
-            black_box(rank.prefill(&ids, Logits::Last).unwrap());
+            team.rewind(0).unwrap();
+            black_box(team.prefill(&ids, Logits::Last).unwrap());
         });
         if let Some(time) = time {
             let rate = tokens as f64 / time.as_secs_f64();

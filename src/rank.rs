@@ -15,7 +15,7 @@ use crate::config::{Config, Dims, Share};
 use crate::device::{Device, Hardware, Recording};
 use crate::error::{Error, Result};
 use crate::memory::{Layout, Slot, Weight};
-use crate::model::{self, Llama, Logits, Plan, Sizes, State, Weights};
+use crate::model::{self, Llama, Logits, Plan, Sizes, Weights};
 use crate::op::{Cost, Program};
 use crate::ops::{self, Synthesize};
 use crate::sampler::{IN_PROMPT, Outcome, SamplingOptions};
@@ -92,20 +92,15 @@ impl Rank {
         device: impl FnOnce(Checkpoint, &[Weight], &Layout) -> Result<Device>,
     ) -> Result<Self> {
         let weights = Weights::locate(&checkpoint, &dims)?;
-        let mut layout = Layout::default();
-        let state = State::plan(&dims, plan.sizes, &mut layout);
         let all: Vec<_> = weights.iter().collect();
+        let (model, layout) = Llama::lay_out(config, dims, weights, plan.sizes);
         let mut device = device(checkpoint, &all, &layout)?;
-        device.write(state.frequencies, &config.rope.frequencies(config.head_dim, 0))?;
-        // All else is written before it is read.
-        let tickets = state.decode.scratch.tickets;
-        device.write(tickets, &vec![0; tickets.len()])?;
-        device.write(state.sampling.tickets, &[0; 4])?;
-        device.write(state.sampling.bins, &[0; 64])?;
-        device.write(state.sampling.rounds, &[0; 4])?;
+        for (slot, bytes) in model.initial_state(config) {
+            device.write(slot, &bytes)?;
+        }
+        let state = &model.state;
         device.connect(state.sampling.slots, 0, state.sampling.addresses)?;
-        peers::connect(&mut device, &state)?;
-        let model = Llama::new(config, dims, weights, state);
+        peers::connect(&mut device, state)?;
         let mut choose = Program::default();
         choose.push(model::choose(&model));
         let mut rank = Self {

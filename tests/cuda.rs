@@ -20,9 +20,10 @@ use chaski::config::{Config, Dims};
 use chaski::conformance::{self, Effort};
 use chaski::device::cuda::{self, Card, Options};
 use chaski::device::{Cuda, Device};
+use chaski::engine;
 use chaski::error::Result;
 use chaski::kernel::KernelSet;
-use chaski::model::{Logits, Request};
+use chaski::model::Logits;
 use chaski::op::{Prefetch, Product, Program, Tile, Trigger, Tuning};
 use chaski::ops::Matmul;
 use chaski::qualify::{Lengths, tune};
@@ -48,7 +49,12 @@ const DEFAULT: Options = Options {
 
 fn rank(case: &Path, chunk: usize, options: Options) -> Result<Rank> {
     let context = Some(expected(case).ids.len() + 64);
-    let request = Request { context, chunk, all_logits: true, ..Request::default() };
+    let request = engine::Options {
+        context,
+        prefill_chunk: Some(chunk),
+        all_logits: true,
+        ..engine::Options::default()
+    };
     let mut rank = emulated::rank(&source(case), request)?;
     if let Device::Cuda(cuda) = rank.device_mut() {
         cuda.set_options(options);
@@ -321,7 +327,11 @@ fn tuning_changes_no_bit() {
 fn a_small_model_says_the_same_under_each_tuning() {
     let small = || {
         let source = Source::find("synthetic:tiny").unwrap();
-        let request = Request { context: Some(64), chunk: 48, ..Request::default() };
+        let request = engine::Options {
+            context: Some(64),
+            prefill_chunk: Some(48),
+            ..engine::Options::default()
+        };
         emulated::rank(&source, request).unwrap()
     };
     let options = Options { kernels: KernelSet::ALL, ..DEFAULT };

@@ -12,8 +12,9 @@ mod steps;
 use std::path::PathBuf;
 
 use chaski::device::{Device, cuda};
+use chaski::engine;
 use chaski::kernel::KernelSet;
-use chaski::model::{Logits, Request, choose};
+use chaski::model::{Logits, choose};
 use chaski::op::{Program, Tuning};
 use chaski::rank::Rank;
 use chaski::sampler::{Sampler, SamplingOptions};
@@ -33,7 +34,12 @@ fn case() -> PathBuf {
 
 /// Ranks on these GPUs.
 fn team(ordinals: &[u32], chunk: usize) -> Team {
-    let request = Request { context: Some(128), chunk, all_logits: true, ..Request::default() };
+    let request = engine::Options {
+        context: Some(128),
+        prefill_chunk: Some(chunk),
+        all_logits: true,
+        ..engine::Options::default()
+    };
     gpus::team(&source(&case()), request, 1, ordinals).unwrap()
 }
 

@@ -11,7 +11,7 @@ mod steps;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::process::Command;
 
-use chaski::model::Request;
+use chaski::engine;
 use chaski::source::Source;
 use chaski::team::Team;
 use golden::{Expected, argmax, cases, expected, relative_error, source, worst};
@@ -36,7 +36,12 @@ fn model() -> (Source, Expected) {
 }
 
 fn team(ordinals: &[u32], way: &str) -> Team {
-    let request = Request { context: Some(64), chunk: 40, all_logits: true, ..Request::default() };
+    let request = engine::Options {
+        context: Some(64),
+        prefill_chunk: Some(40),
+        all_logits: true,
+        ..engine::Options::default()
+    };
     let mut team = gpus::team(&model().0, request, 1, ordinals).unwrap();
     for link in team.each(|rank| Ok(rank.device_mut().link())).unwrap() {
         assert!(link.unwrap_or_default().contains(way), "not {way}");

@@ -4,15 +4,12 @@
 use std::sync::atomic::AtomicBool;
 
 use chaski::chat::{Chat, ChatStyle, Message};
-use chaski::checkpoint::Checkpoint;
-use chaski::config::{Config, Dims};
-use chaski::device::Hardware;
-use chaski::model::{Plan, Request, Room};
-use chaski::rank::Rank;
+use chaski::config::Config;
+use chaski::engine::{self, Device, Model, Split, silent};
 use chaski::sampler::SamplingOptions;
 use chaski::session::{Next, Session, StopCriteria};
 use chaski::source::Source;
-use chaski::team::{Options, Team};
+use chaski::team::Team;
 use chaski::tokenizer::Tokenizer;
 use serde::Deserialize;
 
@@ -51,32 +48,19 @@ struct Demo {
 
 impl Demo {
     fn on_the_cpu() -> Self {
-        let source = Source::Demo;
-        let config = Config::load(&source).unwrap();
-        let dims = Dims::new(&config, 1).unwrap();
-        let checkpoint = Checkpoint::open(&source).unwrap();
-        let plan = Plan::new(&config, &dims, 0, Request::default(), Room::Host(1 << 30)).unwrap();
-        Self::on(
-            Rank::new(&config, dims, checkpoint, &plan, &Hardware::cpu().unwrap(), &|_| Ok(()))
-                .unwrap(),
-        )
+        Self::on_ranks(1)
     }
 
     /// Split over ranks on emulated GPUs of these numbers.
     fn on_gpus(ordinals: &[u32]) -> Self {
-        Self::on(gpus::team(&Source::Demo, Request::default(), 1, ordinals).unwrap())
+        Self::on(gpus::team(&Source::Demo, engine::Options::default(), 1, ordinals).unwrap())
     }
 
-    /// Split over two ranks.
-    fn on_a_team() -> Self {
-        let source = Source::Demo;
-        let (config, checkpoint) =
-            (Config::load(&source).unwrap(), Checkpoint::open(&source).unwrap());
-        let dims = Dims::new(&config, 2).unwrap();
-        let plan = Plan::new(&config, &dims, 0, Request::default(), Room::Host(1 << 30)).unwrap();
-        let (hardware, options) =
-            ([Hardware::cpu().unwrap(), Hardware::cpu().unwrap()], Options::default());
-        Self::on(Team::new(&config, checkpoint, &plan, &hardware, options, &|_| Ok(())).unwrap())
+    /// Split over so many ranks.
+    fn on_ranks(world: usize) -> Self {
+        let split = Split { tensor_parallel: Some(world), ..Split::default() };
+        let options = engine::Options { device: Device::Cpu, split, ..engine::Options::default() };
+        Self::on(Model::of(Source::Demo, options).unwrap().load(&silent()).unwrap().team)
     }
 
     fn on(team: impl Into<Team>) -> Self {
@@ -119,7 +103,7 @@ fn at_least_95_percent_of_200_held_out_questions_are_answered_right() {
 
 #[test]
 fn two_ranks_answer_as_one() {
-    let (mut one, mut two) = (Demo::on_the_cpu(), Demo::on_a_team());
+    let (mut one, mut two) = (Demo::on_the_cpu(), Demo::on_ranks(2));
     for Question { messages, .. } in questions().into_iter().step_by(5) {
         let asked = messages[messages.len() - 1].text();
         assert_eq!(two.answer(&messages), one.answer(&messages), "{asked}");

@@ -8,37 +8,31 @@ use std::process::Command;
 use std::sync::atomic::AtomicBool;
 
 use chaski::checkpoint::{Checkpoint, Dtype};
-use chaski::config::{Config, Dims};
-use chaski::device::Hardware;
-use chaski::model::{Logits, Plan, Request, Room};
-use chaski::rank::Rank;
+use chaski::engine::{self, Model, silent};
+use chaski::model::Logits;
 use chaski::sampler::SamplingOptions;
 use chaski::session::{Next, Session, StopCriteria};
+use chaski::team::Team;
 use golden::{Expected, argmax, cases, expected, relative_error, worst};
 
 /// Relative L2 of the logits at any position, f32 arithmetic on both sides.
 const TOLERANCE: f64 = 1e-4;
 
-fn rank(case: &Path, request: Request) -> Rank {
-    let source = golden::source(case);
-    let config = Config::load(&source).unwrap();
-    let dims = Dims::new(&config, 1).unwrap();
-    let checkpoint = Checkpoint::open(&source).unwrap();
-    let room = Room::Host(1 << 32);
-    let plan = Plan::new(&config, &dims, checkpoint.total_bytes(), request, room).unwrap();
-    Rank::new(&config, dims, checkpoint, &plan, &Hardware::cpu().unwrap(), &|_| Ok(())).unwrap()
+fn team(case: &Path, options: engine::Options) -> Team {
+    let options = engine::Options { device: engine::Device::Cpu, ..options };
+    Model::of(golden::source(case), options).unwrap().load(&silent()).unwrap().team
 }
 
 /// Relative L2 of all logits where the products' inputs are rounded to bf16: as a GPU's prefill has it.
 const ROUNDED: f64 = 8e-3;
 
-fn all_logits() -> Request {
-    Request { all_logits: true, ..Request::default() }
+fn all_logits() -> engine::Options {
+    engine::Options { all_logits: true, ..engine::Options::default() }
 }
 
 /// As `--activations bf16` asks.
-fn rounded() -> Request {
-    Request { activations: Dtype::Bf16, decode_as_prefill: true, ..all_logits() }
+fn rounded() -> engine::Options {
+    engine::Options { activations: Some(Dtype::Bf16), ..all_logits() }
 }
 
 /// Those that `--activations bf16` takes.
@@ -55,10 +49,10 @@ fn prefill(case: &Path, ids: &[u32], chunk: usize) -> Vec<f32> {
     prefill_as(all_logits(), case, ids, chunk)
 }
 
-fn prefill_as(request: Request, case: &Path, ids: &[u32], chunk: usize) -> Vec<f32> {
-    let mut rank = rank(case, request);
-    rank.expect(ids.len());
-    ids.chunks(chunk).flat_map(|ids| rank.prefill(ids, Logits::All).unwrap().to_vec()).collect()
+fn prefill_as(options: engine::Options, case: &Path, ids: &[u32], chunk: usize) -> Vec<f32> {
+    let mut team = team(case, options);
+    team.expect(ids.len()).unwrap();
+    ids.chunks(chunk).flat_map(|ids| team.prefill(ids, Logits::All).unwrap().to_vec()).collect()
 }
 
 #[test]
@@ -80,11 +74,11 @@ fn greedy_continuation_is_the_same_64_tokens() {
     for case in cases() {
         let Expected { ids, greedy, .. } = expected(&case);
         assert_eq!(greedy.len(), 64);
-        let mut rank = rank(&case, Request::default());
-        let mut next = argmax(rank.prefill(&ids, Logits::Last).unwrap());
+        let mut team = team(&case, engine::Options::default());
+        let mut next = argmax(team.prefill(&ids, Logits::Last).unwrap());
         for (step, theirs) in greedy.iter().enumerate() {
             assert_eq!(next, *theirs, "{}: token {step}", case.display());
-            next = argmax(rank.decode(next).unwrap());
+            next = argmax(team.decode(next).unwrap());
         }
     }
 }
@@ -94,10 +88,10 @@ fn greedy_continuation_is_the_same_64_tokens() {
 fn prefill_in_any_chunking_equals_one_token_at_a_time() {
     for case in cases() {
         let Expected { ids, .. } = expected(&case);
-        let mut rank = rank(&case, Request::default());
-        rank.expect(ids.len());
+        let mut team = team(&case, engine::Options::default());
+        team.expect(ids.len()).unwrap();
         let singly: Vec<f32> =
-            ids.iter().flat_map(|id| rank.decode(*id).unwrap().to_vec()).collect();
+            ids.iter().flat_map(|id| team.decode(*id).unwrap().to_vec()).collect();
         for chunk in [1, 3, 7, 16, ids.len()] {
             let chunked = prefill(&case, &ids, chunk);
             assert!(chunked == singly, "{}: chunks of {chunk}", case.display());
@@ -114,10 +108,10 @@ fn rounded_activations_stay_close_and_are_the_same_in_any_chunking() {
         let error = relative_error(&ours, &logits);
         println!("{}: relative L2 {error:.2e}", case.display());
         assert!(1e-4 < error && error <= ROUNDED, "{}: relative L2 {error:.2e}", case.display());
-        let mut rank = rank(&case, rounded());
-        rank.expect(ids.len());
+        let mut team = team(&case, rounded());
+        team.expect(ids.len()).unwrap();
         let singly: Vec<f32> =
-            ids.iter().flat_map(|id| rank.decode(*id).unwrap().to_vec()).collect();
+            ids.iter().flat_map(|id| team.decode(*id).unwrap().to_vec()).collect();
         assert!(ours == singly, "{}: token by token", case.display());
         for chunk in [3, 7, 16] {
             let chunked = prefill_as(rounded(), &case, &ids, chunk);
@@ -173,11 +167,11 @@ fn rewinding_forgets() {
     let case = &cases()[0];
     let Expected { ids, .. } = expected(case);
     let fresh = prefill(case, &ids, ids.len());
-    let mut rank = rank(case, all_logits());
+    let mut team = team(case, all_logits());
     let others: Vec<u32> = ids.iter().rev().copied().collect();
-    rank.prefill(&others, Logits::None).unwrap();
-    rank.rewind(0);
-    assert!(rank.prefill(&ids, Logits::All).unwrap() == fresh);
+    team.prefill(&others, Logits::None).unwrap();
+    team.rewind(0).unwrap();
+    assert!(team.prefill(&ids, Logits::All).unwrap() == fresh);
 }
 
 /// A model that turns by the length of the text takes all of a longer one anew, and of a shorter one.
@@ -188,12 +182,16 @@ fn a_session_forgets_what_was_turned_for_another_text() {
     let greedy = SamplingOptions { temperature: 0.0, ..Default::default() };
     let interrupt = AtomicBool::new(false);
     let stop = StopCriteria { max_tokens: 20, stop_ids: &[], interrupt: &interrupt };
-    let request = Request { chunk: 7, context: Some(100), ..Request::default() };
+    let options = engine::Options {
+        prefill_chunk: Some(7),
+        context: Some(100),
+        ..engine::Options::default()
+    };
     let answer = |session: &mut Session, prompt: &[u32]| {
         session.generate(prompt, &greedy, stop, |_| Ok(Next::Continue)).unwrap().ids
     };
-    let fresh = |prompt: &[u32]| answer(&mut Session::new(rank(&case, request)), prompt);
-    let mut session = Session::new(rank(&case, request));
+    let fresh = |prompt: &[u32]| answer(&mut Session::new(team(&case, options.clone())), prompt);
+    let mut session = Session::new(team(&case, options.clone()));
     for length in [5, 10, 24, 25, 40, 33, 20, 21] {
         assert_eq!(answer(&mut session, &ids[..length]), fresh(&ids[..length]), "{length} tokens");
     }
@@ -206,8 +204,8 @@ fn a_16_bit_cache_stays_close() {
     for case in cases() {
         let Expected { ids, .. } = expected(&case);
         let exact = prefill(&case, &ids, ids.len());
-        let mut rank = rank(&case, Request { cache: Dtype::F16, ..all_logits() });
-        let rounded = rank.prefill(&ids, Logits::All).unwrap();
+        let mut team = team(&case, engine::Options { kv_type: Some(Dtype::F16), ..all_logits() });
+        let rounded = team.prefill(&ids, Logits::All).unwrap();
         let all: f64 = exact.iter().map(|x| f64::from(*x).powi(2)).sum();
         let off = exact.iter().zip(rounded).map(|(a, b)| f64::from(a - b).powi(2));
         let relative = (off.sum::<f64>() / all).sqrt();
@@ -219,13 +217,14 @@ fn a_16_bit_cache_stays_close() {
 fn what_does_not_fit_is_refused_with_the_numbers() {
     let case = &cases()[0];
     let Expected { ids, .. } = expected(case);
-    let mut rank = rank(case, Request { context: Some(ids.len() - 1), ..Request::default() });
-    rank.prefill(&ids[..ids.len() - 1], Logits::None).unwrap();
-    let error = rank.decode(ids[0]).unwrap_err().to_string();
+    let mut team =
+        team(case, engine::Options { context: Some(ids.len() - 1), ..engine::Options::default() });
+    team.prefill(&ids[..ids.len() - 1], Logits::None).unwrap();
+    let error = team.decode(ids[0]).unwrap_err().to_string();
     let (needed, context) = (ids.len().to_string(), (ids.len() - 1).to_string());
     assert!(error.contains(&needed) && error.contains(&context), "{error}");
-    let vocab = rank.vocab() as u32;
-    rank.rewind(0);
-    let error = rank.decode(vocab).unwrap_err().to_string();
+    let vocab = team.vocab() as u32;
+    team.rewind(0).unwrap();
+    let error = team.decode(vocab).unwrap_err().to_string();
     assert!(error.contains(&vocab.to_string()), "{error}");
 }

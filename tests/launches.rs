@@ -3,8 +3,7 @@
 use chaski::checkpoint::{Checkpoint, Dtype};
 use chaski::config::{Config, Dims};
 use chaski::kernel::{Kernel, Launch};
-use chaski::memory::Layout;
-use chaski::model::{Llama, Logits, Sizes, State, Weights, prefill, step};
+use chaski::model::{Llama, Logits, Sizes, Weights, prefill, step};
 use chaski::op::{Gpu, Op};
 use chaski::source::Source;
 
@@ -29,8 +28,7 @@ fn llama(model: &str) -> Llama {
         threads: 0,
     };
     let weights = Weights::locate(&checkpoint, &dims).unwrap();
-    let state = State::plan(&dims, sizes, &mut Layout::default());
-    Llama::new(&config, dims, weights, state)
+    Llama::lay_out(&config, dims, weights, sizes).0
 }
 
 /// Every op from one token's logits to the next one's, and the number of layers.

@@ -15,8 +15,9 @@ use std::time::Duration;
 use chaski::comm::{Alone, Communicator};
 use chaski::device::Device;
 use chaski::device::cuda::{Card, Cuda, Told};
+use chaski::engine;
 use chaski::error::{Error, Result};
-use chaski::model::{Logits, Request};
+use chaski::model::Logits;
 use chaski::rank::Rank;
 use chaski::source::Source;
 use process::chaski;
@@ -116,8 +117,13 @@ fn source(folder: &Path) -> Source {
     Source::Directory(folder.to_owned())
 }
 
-fn request(tokens: usize) -> Request {
-    Request { context: Some(64), chunk: tokens, all_logits: true, ..Request::default() }
+fn request(tokens: usize) -> engine::Options {
+    engine::Options {
+        context: Some(64),
+        prefill_chunk: Some(tokens),
+        all_logits: true,
+        ..engine::Options::default()
+    }
 }
 
 fn card() -> Card {
@@ -133,7 +139,7 @@ fn begin(
     comm: Arc<dyn Communicator>,
     told: Told,
 ) -> Result<Rank> {
-    emulated::rank_on(card, &source(case), request(tokens), |checkpoint, weights, layout| {
+    emulated::rank_on(&source(case), request(tokens), |_, checkpoint, weights, layout| {
         let cuda = Cuda::while_loading(card, &checkpoint, weights, layout, comm, told)?;
         Ok(Device::Cuda(Box::new(cuda)))
     })
@@ -205,7 +211,7 @@ fn copied(case: &Path) -> tempfile::TempDir {
 fn a_file_that_becomes_shorter_is_told() {
     let folder = copied(&tied());
     let (card, source) = (card(), source(folder.path()));
-    let mut rank = emulated::rank_on(&card, &source, request(3), |checkpoint, weights, layout| {
+    let mut rank = emulated::rank_on(&source, request(3), |_, checkpoint, weights, layout| {
         let file = File::options().write(true).open(folder.path().join("model.safetensors"));
         file.unwrap().set_len(4096).unwrap();
         let (alone, told) = (Arc::new(Alone), Box::new(|_| Ok(())));

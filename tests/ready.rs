@@ -7,7 +7,8 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use chaski::model::{Logits, Request};
+use chaski::engine;
+use chaski::model::Logits;
 use chaski::rank::Rank;
 use chaski::sampler::SamplingOptions;
 use chaski::source::Source;
@@ -31,7 +32,8 @@ fn a_rank_that_is_late_has_everything_ready() {
         return assert!(again.status().unwrap().success());
     }
     let model = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/gqa8-hd64-f16");
-    let request = Request { context: Some(64), chunk: 8, ..Request::default() };
+    let request =
+        engine::Options { context: Some(64), prefill_chunk: Some(8), ..engine::Options::default() };
     let mut team = gpus::team(&Source::find(model).unwrap(), request, 1, &[0, 1]).unwrap();
     let ids = [1, 2, 3];
     team.begin(&SamplingOptions::default(), &ids).unwrap();

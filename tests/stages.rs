@@ -19,8 +19,9 @@ use std::time::{Duration, Instant};
 use chaski::checkpoint::{Checkpoint, Dtype};
 use chaski::comm::{Fault, Kind};
 use chaski::config::{Config, Dims};
+use chaski::engine;
 use chaski::memory::Weight;
-use chaski::model::{Logits, Request, Weights, cache_bytes_per_token};
+use chaski::model::{Logits, Weights, cache_bytes_per_token};
 use chaski::sampler::SamplingOptions;
 use chaski::team::{Options, Team};
 use cpus::failure;
@@ -39,7 +40,12 @@ fn on_cpu(case: &Path, stages: usize, parts: usize, options: Options) -> Team {
 
 /// Ranks in `stages` on emulated GPUs of these numbers.
 fn on_gpus(case: &Path, stages: usize, ordinals: &[u32]) -> Team {
-    let request = Request { context: Some(128), chunk: 64, all_logits: true, ..Request::default() };
+    let request = engine::Options {
+        context: Some(128),
+        prefill_chunk: Some(64),
+        all_logits: true,
+        ..engine::Options::default()
+    };
     gpus::team(&source(case), request, stages, ordinals).unwrap()
 }
 

@@ -6,18 +6,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use chaski::checkpoint::Checkpoint;
-use chaski::config::{Config, Dims};
-use chaski::device::Hardware;
-use chaski::model::{Plan, Request, Room};
-use chaski::rank::Rank;
+use chaski::engine::{Device, Model, Options, silent};
 use chaski::source::Source;
-use chaski::vector::instruction_set;
+use chaski::team::Team;
+use chaski::vector::{cores, instruction_set};
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, BenchmarkId, Throughput};
-
-/// Memory that plans are made for; the state of 1024 tokens takes a fraction of it.
-const AVAILABLE_BYTES: usize = 8 << 30;
 
 /// Whether nothing is measured: criterion's own rule, `cargo test` or `--test`, and `--list`.
 pub fn nothing_is_measured() -> bool {
@@ -55,15 +49,10 @@ pub fn directory() -> PathBuf {
     directory
 }
 
-/// A rank with room for 1024 tokens, on the path that every command takes.
-pub fn open(source: &Source) -> Rank {
-    let config = Config::load(source).unwrap();
-    let dims = Dims::new(&config, 1).unwrap();
-    let checkpoint = Checkpoint::open(source).unwrap();
-    let request = Request { context: Some(1024), ..Request::default() };
-    let room = Room::Host(AVAILABLE_BYTES);
-    let plan = Plan::new(&config, &dims, checkpoint.total_bytes(), request, room).unwrap();
-    Rank::new(&config, dims, checkpoint, &plan, &Hardware::cpu().unwrap(), &|_| Ok(())).unwrap()
+/// Ranks with room for 1024 tokens, on the path that every command takes.
+pub fn open(source: &Source) -> Team {
+    let options = Options { device: Device::Cpu, context: Some(1024), ..Options::default() };
+    Model::of(source.clone(), options).unwrap().load(&silent()).unwrap().team
 }
 
 /// `count` ids that look like text: all over the vocabulary.
@@ -104,6 +93,6 @@ pub fn gb_per_s(bytes: u64, time: Duration) -> f64 {
 
 /// `AVX-512, 2 threads, BF16 weights`
 pub fn circumstances() -> String {
-    let threads = rayon::current_num_threads();
+    let threads = cores();
     format!("{}, {threads} threads, {} weights", instruction_set(), model().1)
 }

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::args::InspectArgs;
 use super::output::with_flags;
-use crate::checkpoint::{Checkpoint, Dtype};
+use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::engine::Split;
 use crate::error::Result;
@@ -44,11 +44,9 @@ impl Outlook {
         let request = Request {
             context: args.model.context,
             chunk: args.model.prefill_chunk.unwrap_or(Tuning::DEFAULT.chunk),
-            cache: Dtype::F16,
-            activations: checkpoint.dtype(),
-            attention_blocks: ATTENTION_BLOCKS,
             ..Request::default()
         };
+        let request = request.on_gpu(checkpoint.dtype(), ATTENTION_BLOCKS);
         let forecast =
             |split| Forecast::new(config, checkpoint, split, (request, memory_bytes), &H100);
         forecast(asked)?;

@@ -12,8 +12,8 @@ use crate::checkpoint::{Checkpoint, Tensor};
 use crate::config::{Config, Dims, Llama3, RopeScaling, Yarn};
 use crate::engine::{available_memory_bytes, one, plan, weights};
 use crate::error::Result;
-use crate::memory::{Layout, Weight};
-use crate::model::{self, Limit, Llama, Plan, State, Weights, binary, cache_bytes_per_token};
+use crate::memory::Weight;
+use crate::model::{self, Limit, Llama, Plan, Weights, binary, cache_bytes_per_token};
 use crate::op::Cost;
 
 pub fn run(args: &InspectArgs) -> Result<()> {
@@ -160,8 +160,7 @@ impl Report {
         let hardware = [one(&options, options.device, &dims, &checkpoint, &mut remarks)?];
         remarks.iter().for_each(note);
         let plan = plan(&options, &hardware, &config, &dims, &checkpoint)?;
-        let state = State::plan(&dims, plan.sizes, &mut Layout::default());
-        let llama = Llama::new(&config, dims, located, state);
+        let (llama, _) = Llama::lay_out(&config, dims, located, plan.sizes);
         let decode = model::decode(&llama);
         Ok(Self {
             name: source.to_string(),

@@ -213,9 +213,7 @@ pub fn plan(
             if !matches!(options.kv_type, None | Some(Dtype::F16)) {
                 return Err(Error::usage("on a GPU the KV cache is f16: leave `kv_type` out"));
             }
-            request.cache = Dtype::F16;
-            request.activations = checkpoint.dtype();
-            request.attention_blocks = card.attention_blocks();
+            request = request.on_gpu(checkpoint.dtype(), card.attention_blocks());
             let weights: Vec<_> = Weights::locate(checkpoint, dims)?.iter().collect();
             let weight_bytes = cuda::region_bytes(&weights);
             let room = memory::gpu_room(hardware, dims)?;

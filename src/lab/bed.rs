@@ -10,8 +10,8 @@ use crate::config::{Config, Dims};
 use crate::device::{Device, Hardware, Recording};
 use crate::error::Result;
 use crate::kernel::Launch;
-use crate::memory::{Activation, Layout, Slot};
-use crate::model::{self, Llama, Logits, PrefillState, Sizes, State, Weights};
+use crate::memory::{Activation, Slot};
+use crate::model::{self, Llama, Logits, PrefillState, Sizes, Weights};
 use crate::op::{Cost, Gpu, Op, Product, Program};
 use crate::ops::Synthesize;
 use crate::random::random_ids;
@@ -133,10 +133,8 @@ impl Bed {
         let caches = (ROTATION * cache_bytes).div_ceil(of_layer).min(MOST_CACHES);
         dims.layers = caches.max(loaded_layers);
         weights.layers = weights.layers.iter().copied().cycle().take(dims.layers).collect();
-        let mut layout = Layout::default();
-        let state = State::plan(&dims, sizes, &mut layout);
+        let (model, layout) = Llama::lay_out(config, dims, weights, sizes);
         let device = Device::new(&hardware, checkpoint, &all, &layout, loaded)?;
-        let model = Llama::new(config, dims, weights, state);
         let mut bed = Self { device, hardware, model, loaded_layers, cache_bytes };
         bed.fill(config, layout.whole())?;
         Ok(bed)
@@ -147,8 +145,10 @@ impl Bed {
         let before_caches = self.model.state.caches[0].keys.offset();
         self.device.write(whole, &vec![0; before_caches])?;
         self.make_numbers(0)?;
+        for (slot, bytes) in self.model.initial_state(config) {
+            self.device.write(slot, &bytes)?;
+        }
         let (state, device) = (&self.model.state, &mut self.device);
-        device.write(state.frequencies, &config.rope.frequencies(config.head_dim, 0))?;
         device.write(state.ids, &random_ids(0, state.ids.len(), self.model.dims.vocab))?;
         // Temperature, top-p, min-p and three penalties, of which the first is a factor.
         device.write(state.sampling.options, &[0.6, 0.9, 0.0, 1.0, 0.0, 0.0])

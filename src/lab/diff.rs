@@ -7,7 +7,7 @@ use crate::checkpoint::{Checkpoint, Dtype};
 use crate::config::{Config, Dims};
 use crate::device::{Device, Hardware};
 use crate::error::Result;
-use crate::memory::{Layout, Slot};
+use crate::memory::Slot;
 use crate::model::{self, Llama, Logits, Plan, State, Weights};
 use crate::op::Program;
 use crate::vector::widened;
@@ -59,22 +59,18 @@ impl Pair {
     pub fn new(config: &Config, plan: &Plan, sides: [(Hardware, Checkpoint); 2]) -> Result<Self> {
         let dims = Dims::new(config, 1)?;
         let weights = Weights::locate(&sides[0].1, &dims)?;
-        let mut layout = Layout::default();
-        let state = State::plan(&dims, plan.sizes, &mut layout);
         let all: Vec<_> = weights.iter().collect();
+        let (model, layout) = Llama::lay_out(config, dims, weights, plan.sizes);
         let load = |(hardware, checkpoint): (Hardware, Checkpoint)| -> Result<Device> {
             let mut device = Device::new(&hardware, checkpoint, &all, &layout, &|_| Ok(()))?;
             device.write(layout.whole(), &vec![0; layout.whole().len()])?;
-            device.write(state.frequencies, &config.rope.frequencies(config.head_dim, 0))?;
+            for (slot, bytes) in model.initial_state(config) {
+                device.write(slot, &bytes)?;
+            }
             Ok(device)
         };
         let [a, b] = sides.map(load);
-        Ok(Self {
-            devices: [a?, b?],
-            whole: layout.whole().cast(),
-            chunk: plan.sizes.chunk,
-            model: Llama::new(config, dims, weights, state),
-        })
+        Ok(Self { devices: [a?, b?], whole: layout.whole().cast(), chunk: plan.sizes.chunk, model })
     }
 
     /// Runs the prompt `ids`, all but its last token as prefill and that as a decode step. `told` hears of

@@ -1,11 +1,10 @@
 //! What a split model would take and how fast it would be on GPUs that are not here: a prediction, from
 //! the bytes that must move and what the best have measured elsewhere.
 
-use super::{Llama, Plan, Request, Room, State, Weights, decode};
+use super::{Llama, Plan, Request, Room, Weights, decode};
 use crate::checkpoint::Checkpoint;
 use crate::config::{Config, Dims};
 use crate::error::Result;
-use crate::memory::Layout;
 use crate::op::{Cost, Program};
 
 /// What the prediction assumes of each GPU and the links between them.
@@ -96,8 +95,7 @@ impl Forecast {
         let program = |stage: usize| {
             let dims = largest.of_rank((stage + 1) * parts - 1);
             let weights = Weights::locate(checkpoint, &dims)?;
-            let state = State::plan(&dims, sizes, &mut Layout::default());
-            Ok(decode(&Llama::new(config, dims, weights, state)))
+            Ok(decode(&Llama::lay_out(config, dims, weights, sizes).0))
         };
         let programs = (0..stages).map(program).collect::<Result<Vec<_>>>()?;
         let seconds = |position: usize, all_reduce: f64| {

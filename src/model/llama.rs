@@ -1,11 +1,11 @@
 //! The model itself: two programs of the same shape.
 
-use super::{DecodeState, Head, State, Weights};
+use super::{DecodeState, Head, Sizes, State, Weights};
 use serde::{Deserialize, Serialize};
 
 use crate::comm::Way;
 use crate::config::{Config, Dims};
-use crate::memory::Slot;
+use crate::memory::{Layout, Slot};
 use crate::op::Program;
 use crate::ops::{
     AllReduce, AttendDecode, AttendPrefill, Embed, GateUpSwiglu, Matmul, NormGateUp, NormHead,
@@ -23,9 +23,26 @@ pub struct Llama {
 }
 
 impl Llama {
-    pub fn new(config: &Config, dims: Dims, weights: Weights, state: State) -> Self {
+    /// A rank's share with its state laid out, and the layout.
+    pub fn lay_out(config: &Config, dims: Dims, weights: Weights, sizes: Sizes) -> (Self, Layout) {
+        let mut layout = Layout::default();
+        let state = State::plan(&dims, sizes, &mut layout);
         let (norm_eps, magnitude) = (config.norm_eps, config.rope.magnitude());
-        Self { dims, norm_eps, magnitude, weights, state }
+        (Self { dims, norm_eps, magnitude, weights, state }, layout)
+    }
+
+    /// What the state must hold before the first program runs; all else is written before it is read.
+    pub fn initial_state(&self, config: &Config) -> Vec<(Slot<u8>, Vec<u8>)> {
+        let State { frequencies, decode, sampling, .. } = &self.state;
+        let zeros = [
+            decode.scratch.tickets.cast(),
+            sampling.tickets.cast(),
+            sampling.bins.cast(),
+            sampling.rounds.cast(),
+        ];
+        let zeros = zeros.map(|slot: Slot<u8>| (slot, vec![0; slot.len()]));
+        let rotations = bytemuck::cast_slice(&config.rope.frequencies(config.head_dim, 0)).to_vec();
+        [(frequencies.cast(), rotations)].into_iter().chain(zeros).collect()
     }
 }
 

@@ -54,6 +54,13 @@ impl Default for Request {
     }
 }
 
+impl Request {
+    /// On a GPU, where weights are of this type and attention may spread over so many blocks.
+    pub fn on_gpu(self, weights: Dtype, attention_blocks: usize) -> Self {
+        Self { cache: Dtype::F16, activations: weights, attention_blocks, ..self }
+    }
+}
+
 /// The memory of one rank, in bytes by what it is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Plan {

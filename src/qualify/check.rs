@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::tune::{Lengths, Tuned, host_clock, tune};
 use super::{Check, Found, Order, Small, Wrong, kernel_of};
 use crate::case::Case;
-use crate::checkpoint::{Checkpoint, Dtype};
+use crate::checkpoint::Checkpoint;
 use crate::comm::Alone;
 use crate::config::{Config, Dims};
 use crate::conformance::{self, Effort, ORDERS};
@@ -232,14 +232,8 @@ fn rank(small: Small, card: &Card, (context, chunk): (usize, usize)) -> Result<R
     let source = Source::Synthetic(Synthetic { dtype, ..model.cut(LAYERS)? });
     let (config, checkpoint) = (Config::load(&source)?, Checkpoint::open(&source)?);
     let dims = Dims::new(&config, 1)?;
-    let request = Request {
-        context: Some(context),
-        chunk,
-        cache: Dtype::F16,
-        activations: checkpoint.dtype(),
-        attention_blocks: card.attention_blocks(),
-        ..Request::default()
-    };
+    let request = Request { context: Some(context), chunk, ..Request::default() };
+    let request = request.on_gpu(checkpoint.dtype(), card.attention_blocks());
     let weights: Vec<_> = Weights::locate(&checkpoint, &dims)?.iter().collect();
     let room = Room::Gpu(card.memory()?.0);
     let plan = Plan::new(&config, &dims, cuda::region_bytes(&weights), request, room)?;

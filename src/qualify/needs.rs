@@ -6,8 +6,7 @@ use crate::config::{Config, Dims};
 use crate::device::cuda::{Card, Options};
 use crate::error::Result;
 use crate::kernel::{KERNELS, Kernel, KernelSet, Synthesize};
-use crate::memory::Layout;
-use crate::model::{self, Llama, Logits, Sizes, State, Weights};
+use crate::model::{self, Llama, Logits, Sizes, Weights};
 use crate::op::{Exchange, Gpu, Op, Program};
 
 /// Tokens of the prefill whose kernels are asked for; they are the same for any number.
@@ -25,7 +24,6 @@ pub fn of_model(
     dims: &Dims,
     checkpoint: &Checkpoint,
 ) -> Result<Vec<Check>> {
-    let mut layout = Layout::default();
     let sizes = Sizes {
         context: 2 * TOKENS,
         chunk: TOKENS,
@@ -36,9 +34,7 @@ pub fn of_model(
         attention_blocks: card.attention_blocks(),
         threads: 0,
     };
-    let state = State::plan(dims, sizes, &mut layout);
-    let weights = Weights::locate(checkpoint, dims)?;
-    let model = Llama::new(config, *dims, weights, state);
+    let (model, _) = Llama::lay_out(config, *dims, Weights::locate(checkpoint, dims)?, sizes);
     let programs = [model::prefill(&model, TOKENS, Logits::Last), model::step(&model)];
     let mut exports: Vec<&'static str> = Vec::new();
     if checkpoint.is_synthetic() {

@@ -103,6 +103,16 @@ pub struct Generation<'a> {
     finish: Option<FinishReason>,
 }
 
+/// Of those that nobody interrupts.
+static NEVER: AtomicBool = AtomicBool::new(false);
+
+impl Default for StopCriteria<'_> {
+    /// None but the end of the context.
+    fn default() -> Self {
+        Self { max_tokens: usize::MAX, stop_ids: &[], interrupt: &NEVER }
+    }
+}
+
 impl<'a> Generation<'a> {
     pub(super) fn new(
         session: &mut Session,

@@ -3,11 +3,9 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use chaski::checkpoint::Checkpoint;
-use chaski::config::{Config, Dims};
-use chaski::device::Hardware;
+use chaski::engine::{self, Model, Split};
 use chaski::error::Result;
-use chaski::model::{Logits, Plan, Request, Room};
+use chaski::model::Logits;
 use chaski::sampler::SamplingOptions;
 use chaski::team::{Options, Team};
 
@@ -15,14 +13,16 @@ use crate::golden::source;
 
 /// The model of a golden case on `world` ranks, in as many stages as the options say.
 pub fn team(case: &Path, world: usize, options: Options) -> Result<Team> {
-    let source = source(case);
-    let (config, checkpoint) = (Config::load(&source)?, Checkpoint::open(&source)?);
-    let dims = Dims::in_stages(&config, world, options.stages)?.of_rank(world - 1);
-    let request = Request { all_logits: true, ..Request::default() };
-    let plan = Plan::new(&config, &dims, 0, request, Room::Host(1 << 30))?;
-    Team::new(&config, checkpoint, &plan, &vec![Hardware::cpu().unwrap(); world], options, &|_| {
-        Ok(())
-    })
+    let split = Split {
+        tensor_parallel: Some(world / options.stages),
+        pipeline_parallel: Some(options.stages),
+        ..Split::default()
+    };
+    let device = engine::Device::Cpu;
+    let asked = engine::Options { device, split, all_logits: true, ..engine::Options::default() };
+    let model = Model::of(source(case), asked)?;
+    let (plan, Model { config, checkpoint, hardware, .. }) = (model.plan()?, model);
+    Team::new(&config, checkpoint, &plan, &hardware, options, &|_| Ok(()))
 }
 
 /// Runs until something fails, which ends the run for good; the error, and how long it took.

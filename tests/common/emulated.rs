@@ -3,12 +3,11 @@
 use std::sync::Once;
 
 use chaski::checkpoint::Checkpoint;
-use chaski::config::{Config, Dims};
-use chaski::device::cuda::{self, Card, Emulation};
+use chaski::device::cuda::{self, Emulation};
 use chaski::device::{Device, Hardware};
+use chaski::engine::{self, Model, Options};
 use chaski::error::Result;
 use chaski::memory::{Layout, Weight};
-use chaski::model::{Plan, Request, Room, Weights};
 use chaski::rank::Rank;
 use chaski::source::Source;
 
@@ -19,34 +18,24 @@ pub fn start() {
     ONCE.call_once(|| cuda::emulate(&emulation(), &|_| ()).unwrap());
 }
 
-/// `source` on one emulated GPU. Of `request` only what is not the GPU's own matter counts.
-pub fn rank(source: &Source, request: Request) -> Result<Rank> {
-    start();
-    let card = Card::open(0)?;
-    rank_on(&card, source, request, |checkpoint, weights, layout| {
-        Device::new(&Hardware::Gpu(card.clone()), checkpoint, weights, layout, &|_| Ok(()))
+/// `source` on one emulated GPU.
+pub fn rank(source: &Source, options: Options) -> Result<Rank> {
+    rank_on(source, options, |hardware, checkpoint, weights, layout| {
+        Device::new(hardware, checkpoint, weights, layout, &|_| Ok(()))
     })
 }
 
-/// As [`rank`], on what `device` makes of the weights, in the order of their use, and of the state.
+/// As [`rank`], on what `device` makes of the GPU, the weights in the order of their use, and the state.
 pub fn rank_on(
-    card: &Card,
     source: &Source,
-    request: Request,
-    device: impl FnOnce(Checkpoint, &[Weight], &Layout) -> Result<Device>,
+    options: Options,
+    device: impl FnOnce(&Hardware, Checkpoint, &[Weight], &Layout) -> Result<Device>,
 ) -> Result<Rank> {
-    let config = Config::load(source)?;
-    let dims = Dims::new(&config, 1)?;
-    let checkpoint = Checkpoint::open(source)?;
-    card.suits(&dims, &checkpoint)?;
-    let request = Request {
-        cache: chaski::checkpoint::Dtype::F16,
-        activations: checkpoint.dtype(),
-        attention_blocks: card.attention_blocks(),
-        ..request
-    };
-    let weights: Vec<_> = Weights::locate(&checkpoint, &dims)?.iter().collect();
-    let room = Room::Gpu(card.memory()?.0);
-    let plan = Plan::new(&config, &dims, cuda::region_bytes(&weights), request, room)?;
-    Rank::on(&config, dims, checkpoint, &plan, device)
+    start();
+    let on_gpu = Options { device: engine::Device::Cuda(0), ..options };
+    let model = Model::of(source.clone(), on_gpu)?;
+    let (plan, Model { config, dims, checkpoint, hardware, .. }) = (model.plan()?, model);
+    Rank::on(&config, dims, checkpoint, &plan, |checkpoint, weights, layout| {
+        device(&hardware[0], checkpoint, weights, layout)
+    })
 }
