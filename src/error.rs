@@ -39,6 +39,16 @@ impl Error {
     }
 }
 
+/// `12.34 MiB`, in the largest unit that leaves a digit before the point.
+pub fn binary(bytes: usize) -> String {
+    const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
+    let unit = (bytes.max(1).ilog2() as usize / 10).min(UNITS.len() - 1);
+    match unit {
+        0 => format!("{bytes} B"),
+        _ => format!("{:.2} {}", bytes as f64 / 1024f64.powi(unit as i32), UNITS[unit]),
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -50,3 +60,22 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_in_the_largest_unit() {
+        for (bytes, text) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1.00 KiB"),
+            (1 << 20, "1.00 MiB"),
+            (13_002_342, "12.40 MiB"),
+            (3 << 40, "3.00 TiB"),
+        ] {
+            assert_eq!(binary(bytes), text);
+        }
+    }
+}

@@ -1,10 +1,10 @@
-//! Chaski runs models of Meta's Llama 3 family from their own checkpoints, for one user, as fast as memory allows:
-//! on the CPU, or on NVIDIA GPUs by kernels of its own.
+//! Chaski runs models of Meta's Llama 3 family from their own checkpoints, for one user, as fast as memory
+//! allows: on the CPU, or on NVIDIA GPUs by kernels of its own.
 //!
-//! [`engine`] is the front door: from a model's name and options to a model that is opened and planned, and to one
-//! in memory, of which a [`session`] makes answers. Below it, `ARCHITECTURE.md` has the map: a model is a program
-//! of ops ([`model`], [`ops`]), and a [`device`] runs it. [`conformance`] holds kernels to the ops' definitions,
-//! [`lab`] and [`bench`] measure. [`cli`] is the command line.
+//! [`engine`] is the front door: from a model's name and options to a model that is opened and planned, and
+//! to one in memory, whose answers a [`session`] makes. `ARCHITECTURE.md` has the map of the rest: a model is
+//! a program of ops ([`model`], [`ops`]), and a [`device`] runs it. [`conformance`] holds kernels to the ops'
+//! definitions, [`lab`] and [`bench`] measure.
 //!
 //! ```
 //! use chaski::chat::ChatStyle;
@@ -36,6 +36,7 @@ pub mod bench;
 pub mod case;
 pub mod chat;
 pub mod checkpoint;
+#[cfg(feature = "cli")]
 pub mod cli;
 pub mod comm;
 pub mod config;

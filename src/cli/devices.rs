@@ -6,8 +6,8 @@ use super::output::{note, print};
 use super::qualify::state;
 use crate::device::cuda::{self, Card};
 use crate::engine::{available_memory_bytes, system};
-use crate::error::Result;
-use crate::model::binary;
+use crate::error::{Result, binary};
+
 use crate::vector;
 
 pub fn run() -> Result<()> {

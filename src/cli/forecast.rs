@@ -7,8 +7,8 @@ use super::output::with_flags;
 use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::engine::Split;
-use crate::error::Result;
-use crate::model::{DEPTH, Forecast, H100, Limit, Request, binary};
+use crate::error::{Result, binary};
+use crate::model::{DEPTH, Forecast, H100, Limit, Request};
 use crate::op::Tuning;
 
 /// Memory of a GPU unless `--memory` says otherwise.

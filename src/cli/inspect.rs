@@ -11,9 +11,9 @@ use super::output::{note, print};
 use crate::checkpoint::{Checkpoint, Tensor};
 use crate::config::{Config, Dims, Llama3, RopeScaling, Yarn};
 use crate::engine::{available_memory_bytes, one, plan, weights};
-use crate::error::Result;
+use crate::error::{Result, binary};
 use crate::memory::Weight;
-use crate::model::{self, Limit, Llama, Plan, Weights, binary, cache_bytes_per_token};
+use crate::model::{self, Limit, Llama, Plan, Weights, cache_bytes_per_token};
 use crate::op::Cost;
 
 pub fn run(args: &InspectArgs) -> Result<()> {

@@ -8,7 +8,8 @@ use super::open::not_interrupted;
 use super::output::{note, progress};
 use crate::device::cuda::leave;
 use crate::engine::{Event, LoadTime, Model, Observer};
-use crate::model::{Limit, Plan, binary};
+use crate::error::binary;
+use crate::model::{Limit, Plan};
 
 /// Says what happens, and ends the loading of weights at Ctrl-C; what comes before, that ends by itself.
 pub fn observer() -> Observer {

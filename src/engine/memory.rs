@@ -8,8 +8,8 @@ use super::limits::left_by_groups;
 use crate::config::Dims;
 use crate::device::Hardware;
 use crate::device::cuda::{self, Card};
-use crate::error::{Error, Result};
-use crate::model::{Plan, Room, binary};
+use crate::error::{Error, Result, binary};
+use crate::model::{Plan, Room};
 
 /// Bytes that this process may still take: the system's figure, or what its control groups leave if that is
 /// less.

@@ -12,11 +12,10 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use indicatif::BinaryBytes;
 use serde_json::{Map, Value};
 
 use crate::checkpoint::{Checkpoint, INDEX_FILE, SINGLE_FILE, index};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, binary};
 use crate::json::{self, one_line, quote};
 use crate::source::{Repository, Source, Variables, advice, cache_root, expanded, is_plain_name};
 use client::{Client, Trouble, escaped, header};
@@ -251,9 +250,9 @@ impl Hub {
             return Err(Error::failed(format!(
                 "{} takes {} and {} has {} free: make room, or set HF_HOME to another disk",
                 origin.repository,
-                BinaryBytes(to_come),
+                binary(to_come as usize),
                 self.root.display(),
-                BinaryBytes(free)
+                binary(free as usize)
             )));
         }
         let line = format!(
@@ -264,7 +263,7 @@ impl Hub {
                 several => format!("{} files", several.len()),
             },
             &origin.commit[..origin.commit.len().min(8)],
-            BinaryBytes(to_come),
+            binary(to_come as usize),
             origin.client.endpoint(),
             self.root.display()
         );

@@ -8,6 +8,6 @@ mod weights;
 
 pub use forecast::{DEPTH, Forecast, H100, Machine};
 pub use llama::{Llama, Logits, choose, decode, prefill, step};
-pub use plan::{DEFAULT_CHUNK, Limit, Plan, Request, Room, binary, cache_bytes_per_token};
+pub use plan::{DEFAULT_CHUNK, Limit, Plan, Request, Room, cache_bytes_per_token};
 pub use state::{DecodeState, PrefillState, Sizes, State};
 pub use weights::{Head, Layer, Weights, check_tie};

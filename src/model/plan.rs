@@ -1,11 +1,9 @@
 //! How much memory a rank will use, decided and checked before any is allocated.
 
-use indicatif::BinaryBytes;
-
 use super::{Sizes, State};
 use crate::checkpoint::Dtype;
 use crate::config::{Config, Dims};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, binary};
 use crate::memory::Layout;
 use crate::vector::cores;
 
@@ -185,11 +183,6 @@ impl Plan {
 /// Bytes of KV cache that one token of context takes.
 pub fn cache_bytes_per_token(dims: &Dims, cache: Dtype) -> usize {
     2 * dims.layers * dims.kv_heads * dims.head_dim * cache.bytes()
-}
-
-/// `12.3 MiB`, in the largest unit that leaves a digit before the point.
-pub fn binary(bytes: usize) -> String {
-    BinaryBytes(bytes as u64).to_string()
 }
 
 pub(super) fn sizes(context: usize, request: Request) -> Sizes {
