@@ -284,7 +284,7 @@ fn the_command_line_puts_gpus_in_stages() {
     let by = |sums: &str, passing: &str| {
         format!("sums over the ranks of a stage {sums}; from stage to stage {passing}")
     };
-    let peers = by("over peer memory, what is large through NCCL", "through NCCL");
+    let peers = by("over peer memory, large ones through NCCL", "through NCCL");
     assert_eq!(ends_well(&four, &[], &peers), one);
     let off = [("CHASKI_PEERS", "off")];
     let nccl = by("through NCCL: CHASKI_PEERS=off", "through NCCL");

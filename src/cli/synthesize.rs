@@ -40,7 +40,7 @@ pub fn run(args: &SynthesizeArgs) -> Result<()> {
     }
     write_weights(&checkpoint, &shards, folder.path())?;
     finish_folder(folder, &args.out)?;
-    note(format_args!("{}: {model} in {} files of weights", args.out.display(), shards.len()));
+    note(format_args!("{}: {model}, weight files: {}", args.out.display(), shards.len()));
     Ok(())
 }
 

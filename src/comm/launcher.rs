@@ -144,7 +144,7 @@ fn place_in(
     let processes = names.processes.iter().find_map(|name| Some((name, variable(name)?)));
     let Some((name, text)) = processes else {
         return Err(Error::usage(format!(
-            "`join`: {} is set, but {} is not: how many processes are there?",
+            "`join`: {} is set, but {} is not: the number of processes is needed",
             names.process,
             names.processes.join(" or ")
         )));
@@ -205,7 +205,7 @@ fn address(names: &Names, all_here: bool, variable: Variables<'_>) -> Result<Str
 
 fn missing(names: &Names, name: &str) -> Error {
     Error::usage(format!(
-        "`join`: {} is set, but {name} is not: where is process 0? or give `rendezvous`",
+        "`join`: {} is set, but {name} is not: process 0's address is needed, there or by `rendezvous`",
         names.process
     ))
 }

@@ -178,7 +178,7 @@ impl Link {
             Self::Hosts => ("by the host, since ranks share a GPU: slow".to_owned(), "by the host"),
             Self::Nccl(_, why) => (format!("through NCCL: {why}"), "through NCCL"),
             Self::Peers(..) => {
-                ("over peer memory, what is large through NCCL".to_owned(), "through NCCL")
+                ("over peer memory, large ones through NCCL".to_owned(), "through NCCL")
             }
         };
         Some(match (comm.stages(), comm.stage().len()) {
