@@ -11,10 +11,13 @@ use chaski::memory::{Layout, Weight};
 use chaski::rank::Rank;
 use chaski::source::Source;
 
-/// Has one emulated GPU there.
+/// Emulated GPUs of a process that tests.
+const GPUS: u32 = 8;
+
+/// Has them there.
 pub fn start() {
     static ONCE: Once = Once::new();
-    let emulation = || Emulation::from_variables(1, std::env::vars_os()).unwrap();
+    let emulation = || Emulation::from_variables(GPUS, std::env::vars_os()).unwrap();
     ONCE.call_once(|| cuda::emulate(&emulation(), &|_| ()).unwrap());
 }
 

@@ -3,16 +3,18 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::process::Command;
-use std::sync::{Arc, Barrier, Once};
+use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::Duration;
 
 use chaski::comm::Room;
 use chaski::config::Share;
-use chaski::device::cuda::{self, Card, Emulation};
+use chaski::device::cuda::{Card, Emulation};
 use chaski::error::Result;
 use chaski::kernel::{Kernel, Source};
 use chaski::random::random;
+
+use crate::emulated;
 
 /// Kernels that are new to the emulator are compiled at their first launch.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -21,9 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(600);
 pub const KERNEL: &str = "CHASKI_TEST_KERNEL";
 
 pub fn cards(world: usize) -> Vec<Card> {
-    static ONCE: Once = Once::new();
-    let emulation = || Emulation::from_variables(8, std::env::vars_os()).unwrap();
-    ONCE.call_once(|| cuda::emulate(&emulation(), &|_| ()).unwrap());
+    emulated::start();
     let open = |ordinal| {
         let card = Card::open(ordinal).unwrap();
         if let Some(file) = std::env::var_os(KERNEL) {

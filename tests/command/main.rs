@@ -1,0 +1,22 @@
+//! The program as a user has it: spawned, with nothing of the library imported.
+
+#[path = "../common/bad_models/mod.rs"]
+mod bad_models;
+#[path = "../common/child.rs"]
+mod child;
+#[path = "../common/joined.rs"]
+mod joined;
+#[path = "../common/process.rs"]
+mod process;
+
+mod answers;
+mod cli;
+mod faults;
+mod habits;
+mod images;
+mod kernel_bench;
+mod lab;
+mod outputs;
+mod processes;
+mod qualify;
+mod tutorial;

@@ -1,0 +1,376 @@
+//! The CUDA executor on the emulated driver: the golden checkpoints with 16-bit weights against what
+//! `transformers` computed from them in float32.
+//!
+//! Bounds are the relative L2 of the logits of all positions, and at any one of them three times that.
+
+use std::path::{Path, PathBuf};
+
+use crate::golden::{Expected, argmax, cases, expected, relative_error, source, worst};
+use crate::process::chaski;
+use crate::{again, emulated};
+use chaski::case::Case;
+use chaski::checkpoint::{Checkpoint, Dtype};
+use chaski::config::{Config, Dims};
+use chaski::conformance::{self, Effort};
+use chaski::device::cuda::{self, Card, Options};
+use chaski::device::{Cuda, Device};
+use chaski::engine;
+use chaski::error::Result;
+use chaski::kernel::KernelSet;
+use chaski::model::Logits;
+use chaski::op::{Prefetch, Product, Program, Tile, Trigger, Tuning};
+use chaski::ops::Matmul;
+use chaski::qualify::{Lengths, tune};
+use chaski::rank::Rank;
+use chaski::sampler::SamplingOptions;
+use chaski::source::Source;
+
+/// Prefill takes activations in the weights' type, decoding keeps them in f32; the cache is f16 in
+/// both. That rounding is all there is to see: the CPU reference with the same types is as far off.
+const PREFILL_BF16: f64 = 8e-3;
+const PREFILL_F16: f64 = 2e-3;
+const DECODE: f64 = 1e-3;
+
+const DEFAULT: Options = Options {
+    graphs: true,
+    programmatic: true,
+    synchronous: false,
+    kernels: KernelSet::PORTABLE,
+    tuning: Tuning::DEFAULT,
+};
+
+fn rank(case: &Path, chunk: usize, options: Options) -> Result<Rank> {
+    let context = Some(expected(case).ids.len() + 64);
+    let request = engine::Options {
+        context,
+        prefill_chunk: Some(chunk),
+        all_logits: true,
+        ..engine::Options::default()
+    };
+    let mut rank = emulated::rank(&source(case), request)?;
+    if let Device::Cuda(cuda) = rank.device_mut() {
+        cuda.set_options(options);
+    }
+    Ok(rank)
+}
+
+/// What keeps a GPU from a case; the type of its weights.
+fn judged(case: &Path) -> (Result<()>, Dtype) {
+    emulated::start();
+    let checkpoint = Checkpoint::open(&source(case)).unwrap();
+    let dims = Dims::new(&Config::load(&source(case)).unwrap(), 1).unwrap();
+    (Card::open(0).unwrap().suits(&dims, &checkpoint), checkpoint.dtype())
+}
+
+/// The cases that there are kernels for, and the type of their weights.
+fn half_cases() -> Vec<(PathBuf, Dtype)> {
+    let judged = cases().into_iter().map(|case| (judged(&case), case));
+    let suiting = |((suits, dtype), case): (_, PathBuf)| {
+        let _: () = Result::ok(suits)?;
+        Some((case, dtype))
+    };
+    let cases: Vec<_> = judged.filter_map(suiting).collect();
+    assert!(cases.len() >= 5);
+    cases
+}
+
+fn case(name: &str) -> PathBuf {
+    cases().into_iter().find(|case| case.ends_with(name)).unwrap()
+}
+
+/// Whatever there are no kernels for is named.
+#[test]
+fn what_no_kernel_is_made_for_is_refused_by_name() {
+    for (name, trouble) in [
+        ("mha7-hd32-bf16", "heads of 32 dimensions"),
+        ("gqa3-hd48-f16", "heads of 48 dimensions"),
+        ("gqa2-hd256-f16", "heads of 256 dimensions"),
+        ("mha-hd64-f32", "F32 weights"),
+        (
+            "gqa5-hd80-bf16-f32-norms-head",
+            "weights of several types: \"lm_head.weight\" is F32 where most are BF16",
+        ),
+        ("gqa2-hd96-bf16-f16", "is F16 where most are BF16"),
+    ] {
+        let refused = judged(&case(name)).0.unwrap_err().to_string();
+        assert!(refused.contains(trouble), "{name}: {refused}");
+        assert!(refused.ends_with("use --device cpu"), "{refused}");
+    }
+}
+
+fn bound(dtype: Dtype) -> f64 {
+    if dtype == Dtype::Bf16 { PREFILL_BF16 } else { PREFILL_F16 }
+}
+
+fn assert_close(case: &Path, what: &str, ours: &[f32], bound: f64) {
+    let Expected { ids, logits, .. } = expected(case);
+    let error = relative_error(ours, &logits);
+    let (worst, position) = worst(ours, &logits, ids.len());
+    let told = format!("{}: {what}: {error:.2e}, {worst:.2e} at {position}", case.display());
+    println!("{told}");
+    assert!(error <= bound && worst <= 3.0 * bound, "{told}");
+}
+
+/// And bit for bit the same in chunks, for as long as no chunk is a single token.
+#[test]
+fn prefill_matches_transformers_in_chunks_too() {
+    for (case, dtype) in half_cases() {
+        let ids = expected(&case).ids;
+        let whole = prefilled(&case, ids.len(), DEFAULT);
+        assert_close(&case, "prefill", &whole, bound(dtype));
+        for chunk in [2, 7, 16] {
+            assert_ne!(ids.len() % chunk, 1);
+            let chunked = prefilled(&case, chunk, DEFAULT);
+            assert!(chunked == whole, "{}: chunks of {chunk}", case.display());
+        }
+    }
+}
+
+/// And bit for bit the same in chunks.
+#[test]
+fn prefill_with_hoppers_own_kernels_matches() {
+    let hopper = Options { kernels: KernelSet::ALL, ..DEFAULT };
+    for (case, dtype) in half_cases() {
+        let whole = prefilled(&case, expected(&case).ids.len(), hopper);
+        assert_close(&case, "prefill on Hopper", &whole, bound(dtype));
+        assert!(prefilled(&case, 16, hopper) == whole, "{}: chunks of 16", case.display());
+    }
+}
+
+fn prefilled(case: &Path, chunk: usize, options: Options) -> Vec<f32> {
+    let mut rank = rank(case, chunk, options).unwrap();
+    let ids = expected(case).ids;
+    rank.expect(ids.len());
+    ids.chunks(chunk).flat_map(|ids| rank.prefill(ids, Logits::All).unwrap().to_vec()).collect()
+}
+
+fn decoded(case: &Path, options: Options) -> Vec<f32> {
+    let mut rank = rank(case, 1, options).unwrap();
+    let ids = expected(case).ids;
+    rank.expect(ids.len());
+    ids.iter().flat_map(|id| rank.decode(*id).unwrap().to_vec()).collect()
+}
+
+/// And bit for bit the same with and without graphs.
+#[test]
+fn decoding_token_by_token_matches_with_graphs_and_without() {
+    for (case, _) in half_cases() {
+        let with = decoded(&case, DEFAULT);
+        assert_close(&case, "decoding", &with, DECODE);
+        let without = decoded(&case, Options { graphs: false, ..DEFAULT });
+        assert!(with == without, "{}: graphs change the result", case.display());
+    }
+}
+
+/// Emulated tensor cores that cut off where hardware's do stay within the same bounds.
+#[test]
+fn what_tensor_cores_cut_off_is_little() {
+    let tests = [
+        "cuda::prefill_matches_transformers_in_chunks_too",
+        "cuda::prefill_with_hoppers_own_kernels_matches",
+        "cuda::decoding_token_by_token_matches_with_graphs_and_without",
+    ];
+    for test in tests {
+        again::end(again::start(test, &[("CHASKI_EMULATE_PRODUCTS", "truncated")]));
+    }
+}
+
+/// The device's own choices, each taken before the host knows of the one before.
+#[test]
+fn greedy_choices_on_the_device_are_the_highest_logits() {
+    let case = &case("gqa4-hd64-bf16-tied");
+    let Expected { ids, greedy: theirs, .. } = expected(case);
+    let mut rank = rank(case, ids.len(), DEFAULT).unwrap();
+    let greedy = SamplingOptions { temperature: 0.0, ..Default::default() };
+    rank.begin(&greedy, &ids).unwrap();
+    rank.take(&ids, Logits::Last).unwrap();
+    let mut chosen = vec![rank.choose().unwrap()];
+    for _ in 1..16 {
+        chosen.push(rank.advance().unwrap());
+    }
+    assert_eq!(chosen[0], theirs[0]);
+    rank.rewind(0);
+    let mut last = argmax(rank.prefill(&ids, Logits::Last).unwrap());
+    for token in &chosen {
+        assert_eq!(last, *token);
+        last = argmax(rank.decode(last).unwrap());
+    }
+}
+
+/// A token costs the host the launch of a graph; each call makes sure of its context first. Queries are for
+/// tokens that are late, as they are here.
+#[test]
+fn a_token_costs_the_host_one_launch() {
+    let case = &case("gqa4-hd64-bf16-tied");
+    let ids = expected(case).ids;
+    let mut rank = rank(case, ids.len(), DEFAULT).unwrap();
+    rank.begin(&SamplingOptions::default(), &ids).unwrap();
+    rank.take(&ids, Logits::Last).unwrap();
+    rank.choose().unwrap();
+    rank.advance().unwrap(); // the graph is made
+    let before = cuda::calls().unwrap();
+    (0..8).for_each(|_| _ = rank.advance().unwrap());
+    let after = cuda::calls().unwrap();
+    let (calls, queries) = (after.0 - before.0, after.1 - before.1);
+    assert_eq!(calls - 2 * queries, 2 * 8, "{calls} calls, {queries} queries");
+}
+
+/// Graphs, programmatic launch, streams that run as late as they may, and the order of blocks and warps.
+#[test]
+fn bits_do_not_depend_on_how_work_is_given_or_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let ids: Vec<String> = (0..20).map(|i| (i * 7 % 131 + 1).to_string()).collect();
+    let logits = |case: &Path, chunk: &str, environment: &[(&str, &str)]| {
+        let file = folder.path().join("logits.safetensors");
+        let (case, out, ids) = (case.to_str().unwrap(), file.to_str().unwrap(), ids.join(","));
+        let args =
+            ["logits", "--emulate", "1", "-m", case, "--ids", &ids, "--prefill-chunk", chunk];
+        let (status, _, errors) = chaski(&[&args[..], &["--out", out]].concat(), environment);
+        assert_eq!(status, Some(0), "{environment:?}: {errors}");
+        std::fs::read(file).unwrap()
+    };
+    let ways = [
+        "CHASKI_PDL=off",
+        "CHASKI_GRAPHS=off",
+        "CHASKI_SYNC=on",
+        "CHASKI_EMULATE_PDL=late",
+        "CHASKI_EMULATE_STREAMS=lazy",
+        "CHASKI_EMULATE_ORDER=descending",
+        "CHASKI_EMULATE_ORDER=shuffled:1",
+        "CHASKI_EMULATE_BLOCKS=3",
+    ];
+    let newest = ("CHASKI_EMULATE_CAPABILITY", "9.0");
+    // One with heads of 64 in bf16, one with 128 in f16.
+    for case in [case("gqa4-hd64-bf16-tied"), case("gqa8-hd128-f16-tied-long")] {
+        for chunk in ["1", "512"] {
+            let plain = logits(&case, chunk, &[newest]);
+            for way in ways {
+                let logits = logits(&case, chunk, &[newest, way.split_once('=').unwrap()]);
+                assert!(logits == plain, "{}: {way} changes the result", case.display());
+            }
+        }
+    }
+}
+
+/// q, k and v have the bits that a launch each would give them, whatever the shape of tile.
+#[test]
+fn products_in_one_launch_are_those_of_several() {
+    emulated::start();
+    let cases = conformance::cases("matmul", Effort::Usual).into_iter();
+    let cases: Vec<_> = cases.filter(|case| case.op().products().len() > 1).collect();
+    assert!(cases.len() >= 16);
+    for case in cases {
+        let mut several = Program::default();
+        for Product { x, weight, y, residual } in case.op().products() {
+            several.push(Matmul { x: x.unwrap(), products: [(weight, y)], residual });
+        }
+        for kernels in [KernelSet::PORTABLE, KernelSet::ALL] {
+            let left = |program: &Program| left(&case, program, Options { kernels, ..DEFAULT });
+            assert!(left(&case.program) == left(&several), "{}, {kernels:?}", case.name);
+        }
+    }
+}
+
+/// What `program` leaves of a case's state.
+fn left(case: &Case, program: &Program, options: Options) -> Vec<u8> {
+    let weights = Checkpoint::in_memory(case.dtype(), case.weight_region());
+    let (card, layout) = (Card::open(0).unwrap(), &case.layout);
+    let mut gpu = Cuda::new(&card, &weights, &case.weights, layout, &|_| Ok(())).unwrap();
+    gpu.set_options(options);
+    let state = case.state();
+    gpu.write(layout.whole(), &bytemuck::cast_slice(&state)[..layout.bytes()]).unwrap();
+    gpu.run(program).unwrap();
+    gpu.read(layout.whole()).unwrap().to_vec()
+}
+
+#[test]
+fn tuning_changes_no_bit() {
+    emulated::start();
+    let first = (Trigger::First, Prefetch::Lines, 0);
+    let flows = [first, (Trigger::Last, Prefetch::Paced, 4), (Trigger::Last, Prefetch::Bulk, 15)];
+    let flows = flows.map(|(trigger, prefetch, ahead)| Tuning {
+        trigger,
+        ahead,
+        prefetch,
+        ..Tuning::DEFAULT
+    });
+    let shapes = [Tile::Small, Tile::Medium, Tile::Large];
+    let shapes = shapes.map(|tile| Tuning { tile: Some(tile), ..Tuning::DEFAULT });
+    let decoding = ["norm_qkv", "norm_gate_up", "norm_head", "project", "attend_decode"];
+    let products = ["matmul", "gate_up_swiglu", "matmul_hopper", "gate_up_swiglu_hopper"];
+    let of = |ops: &[&'static str], tunings: &[Tuning]| {
+        for op in ops {
+            for case in conformance::cases(op, Effort::Few) {
+                let with = |tuning| left(&case, &case.program, Options { tuning, ..DEFAULT });
+                let usual = with(Tuning::DEFAULT);
+                for tuning in tunings {
+                    assert!(with(*tuning) == usual, "{op}: {}: {tuning:?}", case.name);
+                }
+            }
+        }
+    };
+    of(&decoding, &flows);
+    of(&products, &shapes);
+}
+
+/// Each tuning that is a candidate leaves a small model's bits as they are, and so does what a clock that
+/// prefers some of them has chosen.
+#[test]
+fn a_small_model_says_the_same_under_each_tuning() {
+    let small = || {
+        let source = Source::find("synthetic:tiny").unwrap();
+        let request = engine::Options {
+            context: Some(64),
+            prefill_chunk: Some(48),
+            ..engine::Options::default()
+        };
+        emulated::rank(&source, request).unwrap()
+    };
+    let options = Options { kernels: KernelSet::ALL, ..DEFAULT };
+    let lengths = Lengths { prompts: &[3, 20], steps: &[48, 12, 20] };
+    let wanted = |tuning: &Tuning| {
+        let flow = (tuning.trigger, tuning.prefetch) == (Trigger::First, Prefetch::Paced);
+        f64::from(flow) + f64::from(tuning.ahead == 2) + f64::from(tuning.chunk == 20)
+    };
+    let mut clock =
+        |tuning: &Tuning, _: &mut dyn FnMut() -> Result<()>| Ok(1.0 - 0.2 * wanted(tuning));
+    let mut begun = 0;
+    let tuned = tune(small(), options, lengths, &mut clock, &mut || begun += 1).unwrap();
+    let (trigger, prefetch) = (Trigger::First, Prefetch::Paced);
+    let chosen = Tuning { trigger, prefetch, ahead: 2, chunk: 20, tile: None };
+    assert_eq!((tuned.tuning, begun), (chosen, 4));
+    let gains = [tuned.token - 0.8 * 0.75, tuned.prompt - 0.4 / 0.6];
+    assert!(gains.iter().all(|gain| gain.abs() < 1e-9), "{tuned}");
+    // What is slower for all its trouble stays out.
+    let mut clock = |tuning: &Tuning, _: &mut dyn FnMut() -> Result<()>| Ok(2.0 + wanted(tuning));
+    let tuned = tune(small(), options, lengths, &mut clock, &mut || ()).unwrap();
+    let usual = Tuning { chunk: 48, ..Tuning::DEFAULT };
+    assert_eq!((tuned.tuning, tuned.token, tuned.prompt), (usual, 1.0, 1.0));
+}
+
+/// Prompts whose last step would be one token, which would have the bits of decoding, too.
+#[test]
+fn an_answer_does_not_depend_on_the_length_of_steps() {
+    let answer = |tokens: usize, steps: &str| {
+        let ids: Vec<_> = (1..=tokens).map(|id| id.to_string()).collect();
+        let ask = ["generate", "--emulate", "1", "-m", "synthetic:tiny", "--ids", &ids.join(",")];
+        let more =
+            ["-n", "2", "--temp", "0", "--json", "--logprobs", "3", "--prefill-chunk", steps];
+        let (status, text, errors) = chaski(&[&ask[..], &more].concat(), &[]);
+        assert_eq!(status, Some(0), "{errors}");
+        text.lines().take(2).map(str::to_owned).collect::<Vec<_>>()
+    };
+    for (tokens, steps) in [(9, ["16", "8", "4", "3"]), (10, ["16", "9", "5", "3"])] {
+        let [whole, others @ ..] = steps.map(|steps| answer(tokens, steps));
+        assert!(whole.len() == 2 && whole[1].contains("top_logprobs"), "{whole:?}");
+        others.iter().for_each(|other| assert_eq!(*other, whole, "{tokens} tokens"));
+    }
+}
+
+#[test]
+fn two_emulated_gpus_are_listed() {
+    let (status, list, errors) = chaski(&["devices", "--emulate", "2"], &[]);
+    assert_eq!(status, Some(0), "{errors}");
+    assert!(list.contains("cuda:0  ") && list.contains("cuda:1  "), "{list}");
+    assert!(!list.contains("cuda:2"), "{list}");
+}

@@ -1,0 +1,33 @@
+//! What the library's modules do, by themselves and together, without a GPU and without the program.
+
+#[path = "../common/bad_models/mod.rs"]
+mod bad_models;
+#[path = "../common/cpus.rs"]
+mod cpus;
+#[path = "../common/golden.rs"]
+mod golden;
+#[path = "../common/hub_user.rs"]
+mod hub_user;
+#[path = "../common/process.rs"]
+mod process;
+#[path = "../common/stand_in.rs"]
+mod stand_in;
+#[path = "../common/steps.rs"]
+mod steps;
+
+mod bad_input;
+mod chat;
+mod checkpoint;
+mod config;
+mod corpus;
+mod downloads;
+mod fused;
+mod goldens;
+mod hub;
+mod launches;
+mod machine_code;
+mod parallel;
+mod rendezvous;
+mod synthetic;
+mod tidy;
+mod tokenizer;

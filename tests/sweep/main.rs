@@ -1,0 +1,20 @@
+//! What takes minutes (`-- --ignored`), beside quick cases of the same.
+
+#[path = "../common/child.rs"]
+mod child;
+#[path = "../common/faults.rs"]
+mod faults;
+#[path = "../common/joined.rs"]
+mod joined;
+#[path = "../common/process.rs"]
+mod process;
+
+mod checkers;
+mod conformance;
+mod cuda_faults;
+mod hardware;
+mod mutations;
+mod one_layer;
+mod peers_cpu;
+mod process_faults;
+mod smollm2;
