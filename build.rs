@@ -14,7 +14,7 @@ use std::{env, fs, thread};
 
 use arch::{ARCHS, Arch, ptx_archs};
 use compile::{Cache, Image, Program};
-use nvrtc::Nvrtc;
+use nvrtc::{Nvrtc, Search};
 use signature::{Field, Kind};
 
 // Shared with the crate, which uses the rest of them.
@@ -148,7 +148,9 @@ fn wanted_archs() -> Result<Vec<&'static Arch>, String> {
 /// NVRTC from this machine, or fetched.
 fn find_nvrtc(out: &Path) -> Result<Option<Nvrtc>, String> {
     let wheels = nvrtc::target_folder(out).unwrap_or(out).join("nvrtc");
-    if let Some(found) = Nvrtc::find(Some(&wheels))? {
+    if let Some(found) =
+        Nvrtc::find(&Search::from_variables(&|name| env::var_os(name)), Some(&wheels))?
+    {
         return Ok(Some(found));
     }
     let without = "the kernels are built in as sources, to be compiled at run time";
@@ -159,7 +161,7 @@ fn find_nvrtc(out: &Path) -> Result<Option<Nvrtc>, String> {
     match fetch(&wheels) {
         Ok(()) => {
             println!("cargo::warning=no NVRTC found: fetched it by pip into {}", wheels.display());
-            Nvrtc::find(Some(&wheels))
+            Nvrtc::find(&Search::from_variables(&|name| env::var_os(name)), Some(&wheels))
         }
         Err(error) => {
             println!("cargo::warning=no NVRTC found, and pip cannot fetch it ({error}): {without}");

@@ -11,7 +11,7 @@ use chaski::session::{AnswerText, Conversation, StopCriteria};
 fn main() -> Result<()> {
     let name = std::env::args().nth(1).unwrap_or_else(|| "demo".to_owned());
     let variable = |name: &str| std::env::var_os(name);
-    let model = Model::open(&name, Options::from_variables(&variable))?;
+    let model = Model::open(&name, Options::from_variables(&variable)?)?;
     let mut session = model.load(&silent())?.session();
     let (tokenizer, chat) = (model.tokenizer()?, model.chat(ChatStyle::Auto)?);
     let mut conversation = Conversation::new(tokenizer, &chat);

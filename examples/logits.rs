@@ -12,7 +12,7 @@ fn main() -> Result<()> {
     let text = arguments.next().unwrap_or_else(|| "27 + 58 = ".to_owned());
     let name = arguments.next().unwrap_or_else(|| "demo".to_owned());
     let variable = |name: &str| std::env::var_os(name);
-    let model = Model::open(&name, Options::from_variables(&variable))?;
+    let model = Model::open(&name, Options::from_variables(&variable)?)?;
     let tokenizer = model.tokenizer()?;
     let prompt = tokenizer.surround(tokenizer.encode(&text)?);
     let mut team = model.load(&silent())?.team;

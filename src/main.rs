@@ -1,8 +1,7 @@
 use std::io::{Write, stderr};
 use std::process::ExitCode;
 
-use chaski::cli::with_flags;
-use chaski::device::cuda::leave;
+use chaski::cli::{leave, with_flags};
 use chaski::error::Error;
 
 fn main() -> ExitCode {

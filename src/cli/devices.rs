@@ -2,6 +2,7 @@
 
 use sysinfo::{CpuRefreshKind, RefreshKind};
 
+use super::open::defaults;
 use super::output::{note, print};
 use super::qualify::state;
 use crate::device::cuda::{self, Card};
@@ -19,8 +20,9 @@ pub fn run() -> Result<()> {
             0
         }
     };
+    let settings = defaults()?.cuda;
     for ordinal in 0..count {
-        let card = Card::open(ordinal)?;
+        let card = Card::open_as(ordinal, &settings)?;
         let ((free, total), (major, minor)) = (card.memory()?, card.capability);
         list += &format!(
             "cuda:{ordinal}  {}, compute capability {major}.{minor}, {} multiprocessors, {} of {} of \

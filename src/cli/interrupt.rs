@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::device::cuda;
+use crate::cli::leave;
 use crate::error::{Error, Result};
 
 /// Set while nothing is at hand that Ctrl-C could end but the process.
@@ -23,7 +23,7 @@ pub fn interrupt() -> Result<&'static AtomicBool> {
     static HANDLER: OnceLock<std::result::Result<(), String>> = OnceLock::new();
     let on_ctrl_c = || {
         if PRESSED.swap(true, Ordering::Relaxed) || WAITING.load(Ordering::Relaxed) {
-            cuda::leave(130);
+            leave(130);
         }
     };
     match HANDLER.get_or_init(|| ctrlc::set_handler(on_ctrl_c).map_err(|e| e.to_string())) {

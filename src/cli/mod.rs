@@ -13,6 +13,7 @@ mod input;
 mod inspect;
 mod interrupt;
 mod kernels;
+mod leave;
 mod lines;
 mod logits;
 mod observer;
@@ -31,6 +32,7 @@ use std::ffi::OsString;
 use std::io::{self, IsTerminal};
 use std::process;
 
+pub use leave::leave;
 pub use output::with_flags;
 
 use args::{Arguments, Command, KernelsCommand};
@@ -38,6 +40,7 @@ use clap::FromArgMatches;
 
 use crate::error::{Error, Result};
 use crate::source::tell_of_shortened_files;
+use crate::vector::choose_instruction_set;
 
 /// Runs the command that the process's arguments ask for.
 ///
@@ -51,6 +54,9 @@ pub fn run() -> Result<()> {
     let words: Vec<_> = std::env::args_os().map(spelled_out).collect();
     let arguments = arguments(&words)?;
     let emulated = emulate::devices(arguments.emulate)?;
+    if let Ok(name) = std::env::var("CHASKI_INSTRUCTION_SET") {
+        choose_instruction_set(&name)?;
+    }
     tell_of_shortened_files()
         .map_err(|error| Error::failed(format!("cannot watch for SIGBUS: {error}")))?;
     if let Command::Kernels { command: KernelsCommand::Check(args) } = &arguments.command {

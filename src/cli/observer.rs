@@ -6,7 +6,7 @@ use indicatif::ProgressBar;
 
 use super::open::not_interrupted;
 use super::output::{note, progress};
-use crate::device::cuda::leave;
+use crate::cli::leave;
 use crate::engine::{Event, LoadTime, Model, Observer};
 use crate::error::binary;
 use crate::model::{Limit, Plan};

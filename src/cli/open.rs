@@ -14,11 +14,15 @@ use crate::comm::Place;
 use crate::device::cuda::emulated_devices;
 use crate::engine::{Checker, Engine, Model, Options, Split};
 use crate::error::{Error, Result};
+use crate::hub;
 use crate::kernel::Source as KernelSource;
 use crate::source::Source;
 
 /// What the environment has of options.
-pub fn defaults() -> Options {
+///
+/// # Errors
+/// A value that is not understood.
+pub fn defaults() -> Result<Options> {
     Options::from_variables(&|name| std::env::var_os(name))
 }
 
@@ -27,7 +31,7 @@ pub fn defaults() -> Options {
 /// # Errors
 /// Sources of kernels that cannot be read; what keeps this process from joining others.
 pub fn options(args: &ModelArgs) -> Result<Options> {
-    let defaults = defaults();
+    let defaults = defaults()?;
     Ok(Options {
         device: args.device,
         split: split(&args.split)?,
@@ -40,15 +44,18 @@ pub fn options(args: &ModelArgs) -> Result<Options> {
         checker: Some(checker()?),
         threads: args.threads,
         timeout: args.split.timeout(),
-        hub: hub_options(args.offline),
+        hub: hub_options(args.offline)?,
         ..defaults
     })
 }
 
 /// As the environment has them, and perhaps offline in any case.
-pub fn hub_options(offline: bool) -> crate::hub::Options {
-    let hub = defaults().hub;
-    crate::hub::Options { offline: hub.offline || offline, ..hub }
+///
+/// # Errors
+/// As [`defaults`].
+pub fn hub_options(offline: bool) -> Result<hub::Options> {
+    let hub = defaults()?.hub;
+    Ok(hub::Options { offline: hub.offline || offline, ..hub })
 }
 
 fn split(args: &SplitArgs) -> Result<Split> {

@@ -47,7 +47,7 @@ pub fn cached(model: &str) -> Result<Source> {
 }
 
 fn hub(offline: bool) -> Result<Hub> {
-    Hub::new(hub_options(offline))
+    Hub::new(hub_options(offline)?)
 }
 
 /// Shows how a download goes, and ends it at Ctrl-C.

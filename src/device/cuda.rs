@@ -7,7 +7,6 @@ pub mod emulator;
 mod images;
 mod kernels;
 mod launches;
-mod leave;
 mod libcuda;
 mod libnccl;
 mod link;
@@ -16,6 +15,7 @@ mod nccl;
 mod nvml;
 pub mod nvtx;
 mod options;
+mod settings;
 mod stream;
 mod timed;
 mod trace;
@@ -34,10 +34,10 @@ pub use driver::{device_count, has_driver};
 pub use emulator::{
     Emulation, Order, Sanitizer, calls, emulate, emulated, emulated_devices, set_order,
 };
-pub use leave::leave;
 pub use nccl::communicator_bytes;
 pub use nvml::{Nvml, Reading, THROTTLE_REASONS};
 pub use options::Options;
+pub use settings::{Carveout, Settings};
 pub use weights::region_bytes;
 
 use crate::checkpoint::Checkpoint;
@@ -135,7 +135,7 @@ impl Cuda {
         }
         startup.weights = start.elapsed();
         let stream = Arc::new(Stream::new(context)?);
-        let trace = Arc::new(Trace::new(context, &stream)?);
+        let trace = Arc::new(Trace::new(context, &stream, card.settings.stamps.as_deref())?);
         let left = Arc::downgrade(&trace);
         comm.watch(Box::new(move |nccl_waits| left.upgrade()?.look(nccl_waits)));
         Ok(Self {

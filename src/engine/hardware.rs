@@ -124,7 +124,7 @@ pub fn one(
             None => Threads::new(options.threads).map(Hardware::Cpu),
         };
     };
-    let card = Card::open(ordinal)?;
+    let card = Card::open_as(ordinal, &options.cuda)?;
     match card.suits(dims, weights) {
         Err(error) if device == Device::Auto && options.kernels.is_empty() => {
             remarks.push(format!("running on the CPU, not the GPU: {error}"));
@@ -181,7 +181,7 @@ fn cards(
         )));
     }
     let open = |ordinal: &u32| {
-        let card = Card::open(*ordinal)?;
+        let card = Card::open_as(*ordinal, &options.cuda)?;
         card.suits(dims, weights)?;
         replace_kernels(options, &card);
         Ok(Hardware::Gpu(card))

@@ -1,11 +1,14 @@
 //! What can be chosen about running a model. Plain data: what is not set is as the model, or the machine,
 //! has it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::Checker;
 use crate::checkpoint::Dtype;
 use crate::comm::{DEFAULT_TIMEOUT, Place};
+use crate::device::cuda;
+use crate::error::Result;
 use crate::hub;
 use crate::kernel::Source as KernelSource;
 use crate::source::Variables;
@@ -39,6 +42,8 @@ pub struct Options {
     pub threads: Option<usize>,
     /// How long ranks wait for one that makes no progress, before the run ends.
     pub timeout: Duration,
+    /// What is asked of GPUs.
+    pub cuda: Arc<cuda::Settings>,
     /// Where models come from that are not on this machine.
     pub hub: hub::Options,
 }
@@ -59,6 +64,7 @@ impl Default for Options {
             text: true,
             threads: None,
             timeout: DEFAULT_TIMEOUT,
+            cuda: Arc::default(),
             hub: hub::Options::default(),
         }
     }
@@ -66,13 +72,18 @@ impl Default for Options {
 
 impl Options {
     /// What environment variables say, which only the command line and tests have asked for: the hub's
-    /// ([`hub::Options::from_variables`]), and `CHASKI_TRUST_KERNELS=on`.
-    pub fn from_variables(variable: Variables<'_>) -> Self {
-        Self {
+    /// ([`hub::Options::from_variables`]), those of GPUs ([`cuda::Settings::from_variables`]), and
+    /// `CHASKI_TRUST_KERNELS=on`.
+    ///
+    /// # Errors
+    /// A value that is not understood.
+    pub fn from_variables(variable: Variables<'_>) -> Result<Self> {
+        Ok(Self {
             trust_kernels: variable("CHASKI_TRUST_KERNELS").is_some_and(|given| given == "on"),
+            cuda: Arc::new(cuda::Settings::from_variables(variable)?),
             hub: hub::Options::from_variables(variable),
             ..Self::default()
-        }
+        })
     }
 }
 

@@ -124,10 +124,10 @@ pub(super) fn qualify(
             qualified = Some("trusted".to_owned());
             continue;
         }
-        let wanted = CudaOptions::wanted()?.on(card.capability);
+        let wanted = card.settings.wanted().on(card.capability);
         let mut checks = qualify::of_model(card, wanted, config, dims, checkpoint)?;
         checks.retain(|check| !is_replaced(check, options));
-        let mut record = Record::load(Identity::of(card)?);
+        let mut record = Record::load(Identity::of(card)?, &card.settings.places);
         let checker = options.checker.as_ref();
         let how = How { anew: false, thorough: false, limit: options.timeout, checker };
         match find_out(card, wanted, &checks, &mut record, how, observer) {

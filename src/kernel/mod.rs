@@ -24,22 +24,20 @@ mod arch;
 pub mod compile;
 mod launch;
 pub mod nvrtc;
+mod places;
 pub mod private;
 mod set;
 pub mod signature;
 mod source;
 
-use std::fmt::Display;
-use std::path::PathBuf;
-
 pub use arch::{ARCHS, Arch, PROGRAMMATIC};
 pub use compile::Resources;
 pub use launch::{Arguments, Launch, Place, Region, TensorMap};
+pub use places::Places;
 pub use set::KernelSet;
 pub use source::Source;
 
 use crate::checkpoint::Dtype;
-use crate::error::{Error, Result};
 use crate::memory::{Slot, Weight};
 
 include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
@@ -157,21 +155,4 @@ impl Kernel {
     pub fn build(&self, major: u32, minor: u32) -> Option<&'static Build> {
         self.builds.iter().rev().find(|build| build.arch.runs_on(major, minor))
     }
-}
-
-/// `$XDG_CACHE_HOME/chaski/NAME`, where the standard says it is, and for this user alone: what is made at
-/// run time and kept.
-///
-/// # Errors
-/// When it cannot be made, or others can write it.
-pub(crate) fn user_cache(name: &str) -> Result<PathBuf> {
-    let path = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let cache = path("XDG_CACHE_HOME").or_else(|| path("HOME").map(|home| home.join(".cache")));
-    let cannot = |why: &dyn Display| {
-        Error::failed(format!(
-            "there is no safe cache: {why}; XDG_CACHE_HOME can name a folder for it"
-        ))
-    };
-    let cache = cache.ok_or_else(|| cannot(&"neither XDG_CACHE_HOME nor HOME is set"))?;
-    private::folder(&cache, &format!("chaski/{name}")).map_err(|error| cannot(&error))
 }

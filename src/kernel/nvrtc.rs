@@ -3,7 +3,7 @@
 //! The library is loaded by path, never linked: the crate builds and runs where there is none.
 
 use std::env;
-use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::ffi::{CStr, CString, OsString, c_char, c_int, c_void};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::ptr;
@@ -57,18 +57,38 @@ struct Functions {
     ptx: (SizeOf, CopyOf),
 }
 
+/// Where NVRTC is looked for.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Search {
+    /// A library, or the folder that has it, which must do.
+    pub given: Option<PathBuf>,
+    /// Folders of an installed CUDA toolkit.
+    pub toolkits: Vec<PathBuf>,
+}
+
+impl Search {
+    /// `CHASKI_NVRTC`, else `CUDA_HOME`, `CUDA_PATH` and `LD_LIBRARY_PATH`.
+    pub fn from_variables(variable: &dyn Fn(&str) -> Option<OsString>) -> Self {
+        let given = variable("CHASKI_NVRTC").filter(|given| !given.is_empty());
+        let asked = ["CUDA_HOME", "CUDA_PATH"].into_iter().filter_map(variable);
+        let roots = asked.map(PathBuf::from).filter(|root| root.is_absolute());
+        let mut toolkits: Vec<PathBuf> = roots.flat_map(inside).collect();
+        let paths = variable("LD_LIBRARY_PATH").unwrap_or_default();
+        toolkits.extend(env::split_paths(&paths).filter(|folder| folder.is_absolute()));
+        Self { given: given.map(PathBuf::from), toolkits }
+    }
+}
+
 impl Nvrtc {
-    /// The first NVRTC among `CHASKI_NVRTC` (a library, or the folder that has it), `CUDA_HOME`,
-    /// `CUDA_PATH`, the usual places of a system, `wheels` (where pip was told to unpack the wheel) and
-    /// Python's own packages.
+    /// The first NVRTC among what `search` says, the usual places of a system, `wheels` (where pip was told
+    /// to unpack the wheel) and Python's own packages.
     ///
     /// # Errors
-    /// When `CHASKI_NVRTC` names something that cannot be used. Elsewhere such a library is passed over.
-    pub fn find(wheels: Option<&Path>) -> Result<Option<Self>, String> {
-        if let Some(given) = env::var_os("CHASKI_NVRTC").filter(|given| !given.is_empty()) {
-            let given = PathBuf::from(given);
+    /// When what is given cannot be used. Elsewhere such a library is passed over.
+    pub fn find(search: &Search, wheels: Option<&Path>) -> Result<Option<Self>, String> {
+        if let Some(given) = &search.given {
             let library =
-                if given.is_dir() { newest(&given, "libnvrtc.so") } else { Some(given.clone()) };
+                if given.is_dir() { newest(given, "libnvrtc.so") } else { Some(given.clone()) };
             let Some(library) = library else {
                 return Err(format!("CHASKI_NVRTC: no libnvrtc.so in {}", given.display()));
             };
@@ -77,7 +97,8 @@ impl Nvrtc {
                 .map_err(|error| format!("CHASKI_NVRTC: {error}"));
         }
         let load = |folder: PathBuf| Self::load(&newest(&folder, "libnvrtc.so")?).ok();
-        let near = toolkits().into_iter().chain(wheels.into_iter().flat_map(packages));
+        let toolkits = search.toolkits.iter().cloned().chain(usual());
+        let near = toolkits.chain(wheels.into_iter().flat_map(packages));
         if let Some(found) = near.into_iter().find_map(load) {
             return Ok(Some(found));
         }
@@ -234,20 +255,18 @@ pub fn target_folder(path: &Path) -> Option<&Path> {
     path.ancestors().find(|folder| folder.join("CACHEDIR.TAG").is_file())
 }
 
-/// Folders of an installed CUDA toolkit, asked for or usual.
-fn toolkits() -> Vec<PathBuf> {
-    let asked = ["CUDA_HOME", "CUDA_PATH"].into_iter().filter_map(env::var_os);
-    let roots = asked.map(PathBuf::from).filter(|root| root.is_absolute());
-    let usual = ["/usr/local/cuda", "/opt/cuda"].map(PathBuf::from);
-    let inside = ["lib64", "lib", "targets/x86_64-linux/lib", "targets/sbsa-linux/lib"];
-    let within = |root: PathBuf| inside.map(|folder| root.join(folder));
-    let mut folders: Vec<PathBuf> = roots.chain(usual).flat_map(within).collect();
-    let paths = env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
-    folders.extend(env::split_paths(&paths).filter(|folder| folder.is_absolute()));
+/// Where a CUDA toolkit has its libraries.
+fn inside(root: PathBuf) -> impl Iterator<Item = PathBuf> {
+    let folders = ["lib64", "lib", "targets/x86_64-linux/lib", "targets/sbsa-linux/lib"];
+    folders.into_iter().map(move |folder| root.join(folder))
+}
+
+/// Where a system usually has NVRTC.
+fn usual() -> impl Iterator<Item = PathBuf> {
+    let toolkits = ["/usr/local/cuda", "/opt/cuda"].into_iter().map(PathBuf::from);
     let system =
         ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib"];
-    folders.extend(system.map(PathBuf::from));
-    folders
+    toolkits.flat_map(inside).chain(system.into_iter().map(PathBuf::from))
 }
 
 /// Where NVIDIA's wheels put NVRTC below a folder of Python packages: CUDA 13, CUDA 12.

@@ -8,6 +8,7 @@ use super::bed::{Bed, Group};
 use super::judge::Left;
 use super::tune::Cut;
 use crate::bench::{Ceilings, Column, Conditions, Row, number, percent, percentile, text};
+use crate::device::cuda::Options;
 use crate::device::{Hardware, Recording};
 use crate::error::{Error, Result};
 use crate::kernel::{Kernel, Source};
@@ -158,8 +159,7 @@ fn judge<'a>(
 ///
 /// # Errors
 /// When graphs are turned off.
-pub fn check_turns() -> Result<()> {
-    let options = crate::device::cuda::Options::from_environment()?;
+pub fn check_turns(options: &Options) -> Result<()> {
     match options.graphs && !options.synchronous {
         true => Ok(()),
         false => Err(Error::usage(

@@ -8,7 +8,7 @@ use super::{Check, Verdict};
 use crate::device::cuda::{self, Card};
 use crate::error::{Error, Result};
 use crate::kernel::compile::hash;
-use crate::kernel::{private, user_cache};
+use crate::kernel::{Places, private};
 
 /// Whatever could change a verdict, beside the machine code that it is about.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,18 +47,21 @@ pub struct Record {
     /// When the last one was added.
     pub date: String,
     pub verdicts: Vec<Verdict>,
+    /// Where it is kept.
+    #[serde(skip)]
+    places: Places,
 }
 
 impl Record {
     /// What was kept; nothing where there is no file, or one that another version has written.
-    pub fn load(identity: Identity) -> Self {
-        let kept = path(&identity).ok().and_then(|path| private::read(&path).ok());
+    pub fn load(identity: Identity, places: &Places) -> Self {
+        let kept = path(&identity, places).ok().and_then(|path| private::read(&path).ok());
         let kept = kept.and_then(|text| serde_json::from_slice::<Self>(&text).ok());
-        kept.filter(|kept| kept.identity == identity).unwrap_or(Self {
-            identity,
-            date: String::new(),
-            verdicts: Vec::new(),
-        })
+        let places = places.clone();
+        match kept.filter(|kept| kept.identity == identity) {
+            Some(kept) => Self { places, ..kept },
+            None => Self { identity, date: String::new(), verdicts: Vec::new(), places },
+        }
     }
 
     /// What was found about this check of this machine code.
@@ -78,7 +81,7 @@ impl Record {
     /// # Errors
     /// When there is no cache for it.
     pub fn path(&self) -> Result<PathBuf> {
-        path(&self.identity)
+        path(&self.identity, &self.places)
     }
 
     /// Keeps the record: the whole file or none, whoever else may be at it.
@@ -94,9 +97,9 @@ impl Record {
     }
 }
 
-fn path(identity: &Identity) -> Result<PathBuf> {
+fn path(identity: &Identity, places: &Places) -> Result<PathBuf> {
     let letters = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
     let name: String = identity.gpu.chars().map(letters).collect();
     let hash = hash([&*format!("{identity:?}")].into_iter());
-    Ok(user_cache("qualified")?.join(format!("{name}-{hash}.json")))
+    Ok(places.user_cache("qualified")?.join(format!("{name}-{hash}.json")))
 }

@@ -87,7 +87,7 @@ pub fn go_through(
             standing.leave_out(check, wrong, &mut without);
         }
         if let Some(tuned) = found.tuned {
-            standing.options = standing.options.tuned(tuned.tuning)?;
+            standing.options.tuning = card.settings.over(tuned.tuning);
             standing.tuned = Some(tuned);
         }
     }

@@ -20,7 +20,7 @@ mod sums;
 #[cfg(test)]
 mod tests;
 
-use std::sync::LazyLock;
+use std::sync::{LazyLock, OnceLock};
 
 pub use attention::{Attention, attention_scratch};
 pub use element::{Element, fill, wide_scratch, widened, widened_in};
@@ -29,6 +29,8 @@ pub use peak::multiply_adds;
 pub use product::{Inputs, Rows, add, matmul, matmul_scratch, set};
 pub use pulp::{Arch, Simd, WithSimd};
 pub use sums::dot;
+
+use crate::error::{Error, Result};
 
 /// Partial sums of one dot product: one AVX-512 register, two of AVX2, four of NEON.
 pub const LANES: usize = 16;
@@ -44,15 +46,24 @@ pub(crate) struct Set {
     native: Option<pairs::Native>,
 }
 
-static SET: LazyLock<Set> = LazyLock::new(|| match std::env::var(INSTRUCTION_SET) {
-    Ok(name) => sets()
-        .find(|set| set.name() == name)
-        .unwrap_or_else(|| panic!("{INSTRUCTION_SET}: no {name} on this machine")),
-    Err(_) => sets().next().expect("the baseline at least"),
+static CHOSEN: OnceLock<Set> = OnceLock::new();
+static SET: LazyLock<Set> = LazyLock::new(|| {
+    let widest = || sets().next().expect("the baseline at least");
+    CHOSEN.get().copied().unwrap_or_else(widest)
 });
 
-/// For tests: the name of a lesser instruction set to use.
-const INSTRUCTION_SET: &str = "CHASKI_INSTRUCTION_SET";
+/// For tests: has this process use a lesser instruction set, before it has used any.
+///
+/// # Errors
+/// One that this machine does not have.
+pub fn choose_instruction_set(name: &str) -> Result<()> {
+    let set = sets().find(|set| set.name() == name);
+    let set =
+        set.ok_or_else(|| Error::usage(format!("no instruction set {name} on this machine")))?;
+    // It is the same for all of the process: the first choice stands.
+    let _ = CHOSEN.set(set);
+    Ok(())
+}
 
 /// The instruction sets that this machine can run, the widest first.
 fn sets() -> impl Iterator<Item = Set> {

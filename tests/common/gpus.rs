@@ -21,6 +21,7 @@ pub fn team(source: &Source, options: Options, stages: usize, ordinals: &[u32]) 
         devices: ordinals.to_vec(),
         process: None,
     };
-    let asked = Options { split, timeout: PATIENCE, trust_kernels: true, ..options };
+    let cuda = Options::from_variables(&|name| std::env::var_os(name))?.cuda;
+    let asked = Options { split, timeout: PATIENCE, trust_kernels: true, cuda, ..options };
     Ok(Model::of(source.clone(), asked)?.load(&silent())?.team)
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use chaski::device::cuda::Card;
 use chaski::kernel::ARCHS;
-use chaski::kernel::nvrtc::{Nvrtc, target_folder};
+use chaski::kernel::nvrtc::{Nvrtc, Search, target_folder};
 use cudarc::driver::{DevicePtr, sys};
 use half::{bf16, f16};
 
@@ -15,6 +15,10 @@ use gpu::{SOURCE, compile, each, function, headers, run, run_on};
 mod gpu;
 #[path = "../intrinsics/hopper.rs"]
 mod hopper;
+
+fn search() -> Search {
+    Search::from_variables(&|name| std::env::var_os(name))
+}
 
 fn lanes(value: impl Fn(u32) -> u32) -> Vec<u32> {
     (0..32).map(value).collect()
@@ -47,7 +51,7 @@ fn no_function_is_left_out() {
 fn the_real_compiler_takes_them_for_every_architecture() {
     let folder = std::path::Path::new(env!("OUT_DIR"));
     let wheels = target_folder(folder).unwrap_or(folder).join("nvrtc");
-    if let Some(nvrtc) = Nvrtc::find(Some(&wheels)).unwrap() {
+    if let Some(nvrtc) = Nvrtc::find(&search(), Some(&wheels)).unwrap() {
         for arch in ARCHS.iter().filter(|arch| nvrtc.archs.contains(&arch.number())) {
             assert_eq!(compile(&nvrtc, arch.name)[..4], *b"\x7fELF");
         }

@@ -8,17 +8,21 @@ use std::time::SystemTime;
 
 use crate::tiny::TINY;
 use chaski::kernel::compile::{Cache, Program};
-use chaski::kernel::nvrtc::{Nvrtc, target_folder};
+use chaski::kernel::nvrtc::{Nvrtc, Search, target_folder};
 use chaski::kernel::{ARCHS, Arch, KERNELS};
 use tempfile::{TempDir, tempdir};
 
 /// What Cargo gave the build script of this very build to write into.
 const OUT: &str = env!("OUT_DIR");
 
+fn search() -> Search {
+    Search::from_variables(&|name| std::env::var_os(name))
+}
+
 /// What NVRTC is at hand, as the build looked for it. Without one there is nothing compiled to test.
 fn nvrtc() -> Option<Nvrtc> {
     let wheels = target_folder(Path::new(OUT)).unwrap_or(Path::new(OUT)).join("nvrtc");
-    let found = Nvrtc::find(Some(&wheels)).unwrap();
+    let found = Nvrtc::find(&search(), Some(&wheels)).unwrap();
     if found.is_none() {
         eprintln!("skipped: no NVRTC on this machine");
         assert!(KERNELS.iter().all(|kernel| kernel.builds.is_empty() && kernel.ptx.is_empty()));

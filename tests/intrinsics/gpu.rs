@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
 use chaski::device::cuda::{self, Card, Emulation, emulator};
-use chaski::kernel::nvrtc::{Nvrtc, Output};
+use chaski::kernel::nvrtc::{Nvrtc, Output, Search};
 use chaski::kernel::{ARCHS, KERNELS};
 use cudarc::driver::{
     CudaContext, CudaFunction, CudaModule, CudaStream, DevicePtr, LaunchConfig, PushKernelArg, sys,
@@ -16,6 +16,10 @@ pub const SOURCE: &str = include_str!("../kernels/intrinsics.cu");
 struct Gpu {
     context: Arc<CudaContext>,
     module: Arc<CudaModule>,
+}
+
+fn search() -> Search {
+    Search::from_variables(&|name| std::env::var_os(name))
 }
 
 pub fn headers() -> Vec<(&'static str, &'static str)> {
@@ -41,7 +45,7 @@ fn gpu() -> &'static Gpu {
         let arch = ARCHS.iter().rev().find(|arch| arch.runs_on(major, minor)).unwrap();
         let nvrtc = match emulator::nvrtc() {
             Some(stand_in) => Nvrtc::load(stand_in).unwrap(),
-            None => Nvrtc::find(None).unwrap().expect("NVRTC, to compile intrinsics.cu"),
+            None => Nvrtc::find(&search(), None).unwrap().expect("NVRTC, to compile intrinsics.cu"),
         };
         let context = CudaContext::new(0).unwrap();
         let image = Ptx::from_binary(compile(&nvrtc, arch.name));

@@ -37,9 +37,15 @@ const ORDER: &[&str] = &[
     "cli",
 ];
 
-/// Where `unsafe` may stand: what maps a file, one instruction, the calls to NVRTC, the CUDA executor.
-const UNSAFE: [&str; 4] =
-    ["src/source/mapped.rs", "src/vector/pairs.rs", "src/kernel/nvrtc.rs", "src/device/cuda"];
+/// Where `unsafe` may stand: what maps a file, one instruction, the calls to NVRTC, the CUDA
+/// executor, and the end of the process.
+const UNSAFE: [&str; 5] = [
+    "src/source/mapped.rs",
+    "src/vector/pairs.rs",
+    "src/kernel/nvrtc.rs",
+    "src/device/cuda",
+    "src/cli/leave.rs",
+];
 
 const FILE_LINES: usize = 450;
 const FUNCTION_LINES: usize = 80;
@@ -224,6 +230,45 @@ fn nothing_is_left_undone() {
     for (file, text) in all_files() {
         for mark in marks.iter().chain(&words).chain(&["#[ig".to_owned() + "nore]"]) {
             assert!(!text.contains(mark.as_str()), "{file}: {mark}");
+        }
+    }
+}
+
+/// The library is silent, and knows nothing of the process that it is in: what it needs it is given.
+#[test]
+fn only_the_command_line_prints_exits_and_reads_the_environment() {
+    let words = [
+        "env::var",
+        "env::args",
+        "set_var(",
+        "process::exit",
+        "_exit(",
+        "print!(",
+        "println!(",
+        "stdout()",
+        "stderr()",
+        "stdin()",
+        "set_handler",
+    ];
+    // Options of compilers.
+    let others = ["--gpu-architecture", "--std", "--ptxas-options", "--version", "models--"];
+    for (file, text) in files("src", &["rs"]) {
+        let is_its = file.starts_with("src/cli/") || file == "src/main.rs";
+        for (number, line) in
+            text.lines().enumerate().take_while(|(_, line)| *line != "mod tests {")
+        {
+            let code = line.split("//").next().unwrap();
+            // What the command line has called at a SIGBUS, which no error can tell of.
+            let is_handler = file == "src/source/mapped.rs" && code.contains("libc::_exit(1)");
+            for word in words.iter().filter(|_| !is_its && !is_handler) {
+                assert!(!code.contains(word), "{file}:{}: {word}", number + 1);
+            }
+            let code = others.iter().fold(code.to_owned(), |code, other| code.replace(other, ""));
+            let is_flag = |(at, _): (usize, &str)| {
+                code[at + 2..].starts_with(|c: char| c.is_ascii_lowercase())
+            };
+            let flag = code.match_indices("--").any(is_flag);
+            assert!(is_its || !flag, "{file}:{}: a flag", number + 1);
         }
     }
 }

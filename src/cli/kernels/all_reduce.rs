@@ -1,5 +1,6 @@
 //! `chaski kernels bench all_reduce`: between GPUs, at sizes of its own.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Value, json};
@@ -12,7 +13,7 @@ use crate::cli::args::KernelBenchArgs;
 use crate::cli::open::{options, source as model_source};
 use crate::cli::output::{note, print};
 use crate::config::Config;
-use crate::device::cuda::{Card, Nvml, device_count};
+use crate::device::cuda::{Card, Nvml, Settings, device_count};
 use crate::engine::Device;
 use crate::error::{Error, Result};
 use crate::kernel::{Kernel, Source};
@@ -57,9 +58,10 @@ pub fn bench(
             Ok(())
         }
     };
+    let settings = options(&args.model)?.cuda;
     let mut table = None;
     let mut each = places.into_iter().map(|ordinals| {
-        let cards = cards(&ordinals, source)?;
+        let cards = cards(&ordinals, source, &settings)?;
         let columns = if shares_gpu(&cards) { SHARED_SUM_COLUMNS } else { SUM_COLUMNS };
         let table = table.get_or_insert_with(|| Table::new(args.output.into(), NAME, columns));
         let nvml = cards[0].nvml();
@@ -120,9 +122,9 @@ fn places(args: &KernelBenchArgs) -> Result<Vec<Vec<u32>>> {
     Ok(ranks.map(|ranks| (0..ranks).collect()).collect())
 }
 
-fn cards(ordinals: &[u32], source: Option<&Source>) -> Result<Vec<Card>> {
+fn cards(ordinals: &[u32], source: Option<&Source>, settings: &Arc<Settings>) -> Result<Vec<Card>> {
     let open = |ordinal: &u32| {
-        let card = Card::open(*ordinal)?;
+        let card = Card::open_as(*ordinal, settings)?;
         source.into_iter().for_each(|source| card.replace_kernel(source.clone()));
         Ok(card)
     };

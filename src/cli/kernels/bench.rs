@@ -17,12 +17,13 @@ use crate::cli::args::KernelBenchArgs;
 use crate::cli::bench::common_fields;
 use crate::cli::file::Output;
 use crate::cli::interrupt::{interrupt, while_waiting};
+use crate::cli::leave;
 use crate::cli::observer::observer;
-use crate::cli::open::{check_alone, open, options};
+use crate::cli::open::{check_alone, defaults, open, options};
 use crate::cli::output::{note, print, progress};
 use crate::config::Dims;
 use crate::device::Hardware;
-use crate::device::cuda::{Nvml, check_cublas, leave};
+use crate::device::cuda::{Nvml, check_cublas};
 use crate::engine::{Model, Options};
 use crate::error::{Error, Result};
 use crate::kernel::{Kernel, Source};
@@ -203,7 +204,7 @@ fn contestants(args: &KernelBenchArgs) -> Result<Vec<Contestant>> {
     };
     let own = args.source.as_deref().map_or(Ok(Contestant::BuiltIn), contestant)?;
     let Some(against) = args.against.as_deref() else { return Ok(vec![own]) };
-    check_turns()?;
+    check_turns(&defaults()?.cuda.unchecked())?;
     let against = contestant(against)?;
     match (own.source(), against.source()) {
         (Some(own), Some(against)) if own.kernel.name != against.kernel.name => {

@@ -7,6 +7,7 @@ use std::thread;
 use serde::{Deserialize, Serialize};
 
 use crate::cli::emulate::emulate;
+use crate::cli::open::defaults;
 use crate::cli::output::print;
 use crate::conformance::{self, Effort};
 use crate::device::cuda::{Card, Order};
@@ -51,7 +52,7 @@ pub fn work(
         emulate(devices, &|_| ())?;
     }
     thread::spawn(end_with_the_other);
-    let card = Card::open(device)?;
+    let card = Card::open_as(device, &defaults()?.cuda)?;
     if let Some(source) = source {
         card.replace_kernel(source);
     }

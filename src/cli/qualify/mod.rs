@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::args::QualifyArgs;
 use super::observer::observer;
-use super::open::checker;
+use super::open::{checker, defaults};
 use super::output::print;
 use super::pull::cached;
 use crate::checkpoint::Checkpoint;
@@ -26,13 +26,13 @@ pub fn run(args: &QualifyArgs) -> Result<()> {
     if args.worker {
         return worker::work(args.device);
     }
-    let card = Card::open(args.device)?;
-    let options = Options::wanted()?.on(card.capability);
+    let card = Card::open_as(args.device, &defaults()?.cuda)?;
+    let options = card.settings.wanted().on(card.capability);
     let checks = match &args.model {
         None => qualify::all(&card, options),
         Some(model) => of_model(&card, options, model)?,
     };
-    let mut record = Record::load(Identity::of(&card)?);
+    let mut record = Record::load(Identity::of(&card)?, &card.settings.places);
     let (limit, checker) = (limit(args.time_limit), checker()?);
     let how = How { anew: true, thorough: args.thorough, limit, checker: Some(&checker) };
     let standing = find_out(&card, options, &checks, &mut record, how, &observer())?;
@@ -92,7 +92,7 @@ fn limit(given: Option<f64>) -> Duration {
 /// # Errors
 /// When the driver does not answer.
 pub fn state(card: &Card) -> Result<String> {
-    let record = Record::load(Identity::of(card)?);
+    let record = Record::load(Identity::of(card)?, &card.settings.places);
     let is_wrong = |verdict: &&Verdict| verdict.found.wrong.is_some();
     let wrong: Vec<_> = record.verdicts.iter().filter(is_wrong).collect();
     let tuned = |Verdict { check, found, .. }: &Verdict| {

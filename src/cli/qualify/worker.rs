@@ -5,8 +5,10 @@ use std::io;
 use std::sync::mpsc;
 use std::thread;
 
+use crate::cli::leave;
+use crate::cli::open::defaults;
 use crate::cli::output::print;
-use crate::device::cuda::{Card, leave};
+use crate::device::cuda::Card;
 use crate::error::{Error, Result};
 use crate::qualify::{Order, Phase, Reply, perform};
 
@@ -22,7 +24,7 @@ fn tell(reply: &Reply) -> Result<()> {
 /// A GPU that cannot be used.
 pub fn work(device: u32) -> Result<()> {
     let (ordered, orders) = mpsc::channel();
-    let card = Card::open(device)?;
+    let card = Card::open_as(device, &defaults()?.cuda)?;
     // Even when a kernel does not end, the process does when nobody has orders any more.
     thread::spawn(move || {
         let lines = io::stdin().lines().map_while(|line| line.ok());

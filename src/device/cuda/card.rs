@@ -7,6 +7,7 @@ use super::kernels::Kernels;
 use super::locked;
 use super::nvml::Nvml;
 use super::options::Options;
+use super::settings::Settings;
 use crate::checkpoint::{Checkpoint, Dtype};
 use crate::config::Dims;
 use crate::error::{Error, Result};
@@ -27,20 +28,30 @@ pub struct Card {
     pub capability: (u32, u32),
     /// How work is given to it; of that it does what it can.
     pub options: Options,
+    /// What was asked for.
+    pub settings: Arc<Settings>,
 }
 
 impl Card {
-    /// The GPU of this number.
+    /// The GPU of this number, of which nothing special is asked.
     ///
     /// # Errors
     /// No driver, no such GPU, or one that cannot be used.
     pub fn open(ordinal: u32) -> Result<Self> {
+        Self::open_as(ordinal, &Arc::default())
+    }
+
+    /// As [`Self::open`], and what is asked of it.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_as(ordinal: u32, settings: &Arc<Settings>) -> Result<Self> {
         let context = Context::new(ordinal)?;
         let (name, multiprocessors) = (context.name()?, context.multiprocessors()?);
         let capability = context.capability()?;
-        let kernels = Arc::new(Mutex::new(Kernels::new(&context)?));
-        let options = Options::from_environment()?;
-        Ok(Self { context, kernels, ordinal, name, multiprocessors, capability, options })
+        let kernels = Arc::new(Mutex::new(Kernels::new(&context, settings)?));
+        let (options, settings) = (settings.unchecked(), settings.clone());
+        Ok(Self { context, kernels, ordinal, name, multiprocessors, capability, options, settings })
     }
 
     /// From now on runs `source` in place of its kernel's own.

@@ -14,7 +14,7 @@ use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 pub use build::{Emulation, Sanitizer, build};
 
 use crate::error::{Error, Result};
-use crate::kernel::{ARCHS, Arch, Kernel, Source, user_cache};
+use crate::kernel::{ARCHS, Arch, Kernel, Source};
 use build::{DRIVER, NCCL, NVRTC};
 
 /// What was loaded.
@@ -67,7 +67,7 @@ pub fn emulate(emulation: &Emulation, told: &dyn Fn(&str)) -> Result<()> {
     for library in [&driver, &nccl] {
         configure(library, &modes).map_err(Error::usage)?;
     }
-    let cache = user_cache("emulated")?;
+    let cache = emulation.places.user_cache("emulated")?;
     let compiling = [&emulation.compiler, &cache].map(|path| path.display().to_string());
     configure(&nvrtc, &compiling).map_err(Error::failed)?;
     let emulation = emulation.clone();
@@ -112,7 +112,8 @@ pub fn built_for() -> Option<&'static [&'static Arch]> {
 /// Which emulated driver is in use, and in which modes; none where a real one is.
 pub fn emulated() -> Option<String> {
     let Emulator { emulation, folder, .. } = EMULATOR.get()?;
-    let Emulation { devices: _, modes, sanitizer: _, archs, kernels, compiler: _ } = emulation;
+    let Emulation { devices: _, modes, sanitizer: _, archs, kernels, compiler: _, places: _ } =
+        emulation;
     let mut all = vec![folder.file_name()?.to_string_lossy().into_owned()];
     all.extend(modes.iter().map(|(name, value)| format!("{name}={value}")));
     if archs.len() < ARCHS.len() {

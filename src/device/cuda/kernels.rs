@@ -9,17 +9,19 @@ use std::time::{Duration, Instant};
 use super::driver::Context;
 use super::emulator;
 use super::images::{Form, forms};
-use super::options::carveout;
+use super::settings::{Carveout, Settings};
 use super::stream::{Function, Module};
 use crate::error::{Error, Result};
 use crate::kernel::compile::hash;
-use crate::kernel::{Export, KERNELS, Kernel, Launch, Source};
+use crate::kernel::{Export, KERNELS, Kernel, Launch, Places, Source};
 
 /// Modules by kernel, functions by export.
 #[derive(Debug)]
 pub struct Kernels {
     context: Arc<Context>,
     capability: (u32, u32),
+    carveout: Carveout,
+    places: Places,
     /// What takes the place of built-in sources, by kernel.
     sources: HashMap<&'static str, Source>,
     functions: HashMap<&'static str, (Function, u32)>,
@@ -31,10 +33,12 @@ pub struct Kernels {
 }
 
 impl Kernels {
-    pub fn new(context: &Arc<Context>) -> Result<Self> {
+    pub fn new(context: &Arc<Context>, settings: &Settings) -> Result<Self> {
         Ok(Self {
             context: context.clone(),
             capability: context.capability()?,
+            carveout: settings.carveout,
+            places: settings.places.clone(),
             sources: HashMap::new(),
             functions: HashMap::new(),
             modules: HashMap::new(),
@@ -104,7 +108,7 @@ impl Kernels {
         }
         let mut hasher = DefaultHasher::new();
         let first = forms(kernel, self.capability)?[0];
-        first.image(&kernel.into(), self.capability)?.bytes.hash(&mut hasher);
+        first.image(&kernel.into(), self.capability, &self.places)?.bytes.hash(&mut hasher);
         Ok(format!("{:016x}", hasher.finish()))
     }
 
@@ -115,7 +119,7 @@ impl Kernels {
             self.modules.insert(kernel.name, self.load_module(kernel)?);
         }
         let function = self.modules[kernel.name].function(export.name)?;
-        function.split_off(carveout()?, export.name)?;
+        function.split_off(self.carveout, export.name)?;
         Ok(function)
     }
 
@@ -128,7 +132,7 @@ impl Kernels {
         };
         let mut refused = None;
         for form in forms {
-            let image = form.image(&own, self.capability);
+            let image = form.image(&own, self.capability, &self.places);
             // What is the matter with the first form is what a user can mend.
             let image = image.map_err(|error| refused.take().unwrap_or(error))?;
             match Module::load(&self.context, &image, &doing)? {

@@ -94,7 +94,7 @@ const REFUSED: u64 = u64::MAX;
 
 /// A GPU among these places that this one does not reach, from 1 on; 0 if it reaches all of them.
 fn out_of_reach(card: &Card, places: &[&[u64]]) -> Result<u64> {
-    if std::env::var("CHASKI_PEERS").is_ok_and(|given| given == "off") {
+    if !card.settings.peers {
         return Ok(REFUSED);
     }
     for place in places.iter().filter(|place| place[1] != u64::from(card.ordinal)) {
@@ -107,7 +107,7 @@ fn out_of_reach(card: &Card, places: &[&[u64]]) -> Result<u64> {
 }
 
 impl Link {
-    /// What all ranks agree on; `CHASKI_PEERS=off` in the environment keeps to NCCL.
+    /// What all ranks agree on; NCCL where peers are not asked for ([`super::Settings::peers`]).
     ///
     /// # Errors
     /// A rank that has failed; what NCCL or the driver refuse.

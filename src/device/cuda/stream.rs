@@ -11,6 +11,7 @@ use cudarc::driver::sys;
 use super::driver::{Context, Pinned, Region, check, destroy};
 use super::images::Image;
 use super::libcuda::{self, Status};
+use super::settings::Carveout;
 use crate::error::{Error, Result};
 use crate::kernel::PROGRAMMATIC;
 
@@ -403,8 +404,13 @@ impl Function {
     /// Asks for so much shared memory in a multiprocessor. A kernel finds room beside one that ends only
     /// where both ask for the same: the split of the L1 cache and shared memory is changed when nothing runs
     /// there.
-    pub fn split_off(&self, share: sys::CUshared_carveout, name: &str) -> Result<()> {
+    pub fn split_off(&self, carveout: Carveout, name: &str) -> Result<()> {
         use sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT as which;
+        let share = match carveout {
+            Carveout::Most => sys::CUshared_carveout::CU_SHAREDMEM_CARVEOUT_MAX_SHARED,
+            Carveout::Driver => sys::CUshared_carveout::CU_SHAREDMEM_CARVEOUT_DEFAULT,
+            Carveout::Least => sys::CUshared_carveout::CU_SHAREDMEM_CARVEOUT_MAX_L1,
+        };
         self.set(which, share as i32, &format!("kernel {name} cannot ask for shared memory"))
     }
 

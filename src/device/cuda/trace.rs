@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -40,11 +41,11 @@ pub(super) struct Trace {
 pub(super) type Traced = (&'static str, bool);
 
 impl Trace {
-    pub fn new(context: &Arc<Context>, work: &Arc<Stream>) -> Result<Self> {
+    pub fn new(context: &Arc<Context>, work: &Arc<Stream>, stamps: Option<&Path>) -> Result<Self> {
         let beside = Stream::new(context)?;
-        let stamps = std::env::var_os("CHASKI_STAMPS").map(|path| {
+        let stamps = stamps.map(|path| {
             let failed = |error| Error::failed(format!("cannot write {}: {error}", path.display()));
-            let file = File::create(&path).map_err(failed)?;
+            let file = File::create(path).map_err(failed)?;
             Ok(Mutex::new((file, Pinned::allocate(context, HEAD + STAMPS * RECORD * 8)?)))
         });
         let stamps = stamps.transpose()?;

@@ -1,6 +1,7 @@
 //! Emulated GPUs as they are wanted, and the emulator that is built for them.
 
-use std::ffi::OsString;
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
 use std::fmt::Display;
 use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
@@ -11,7 +12,7 @@ use tempfile::tempdir_in;
 
 use crate::error::{Error, Result};
 use crate::kernel::compile::hash;
-use crate::kernel::{ARCHS, Arch, private, user_cache};
+use crate::kernel::{ARCHS, Arch, Places, private};
 
 /// Emulated GPUs as they are wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +28,7 @@ pub struct Emulation {
     pub kernels: Option<PathBuf>,
     /// The C++ compiler.
     pub compiler: PathBuf,
+    pub places: Places,
 }
 
 impl Emulation {
@@ -39,10 +41,12 @@ impl Emulation {
             archs: ARCHS.iter().collect(),
             kernels: None,
             compiler: "g++".into(),
+            places: Places::default(),
         }
     }
 
-    /// So many GPUs as the variables of an environment say: `CHASKI_EMULATE_...` and `CHASKI_CXX`.
+    /// So many GPUs as the variables of an environment say: `CHASKI_EMULATE_...`, `CHASKI_CXX`, and where the
+    /// cache is ([`Places::from_variables`]).
     ///
     /// # Errors
     /// A value that is not understood. Modes are judged by [`emulate`].
@@ -50,7 +54,9 @@ impl Emulation {
         devices: u32,
         variables: impl Iterator<Item = (OsString, OsString)>,
     ) -> Result<Self> {
+        let variables: BTreeMap<OsString, OsString> = variables.collect();
         let mut emulation = Self::new(devices);
+        emulation.places = Places::from_variables(&|name| variables.get(OsStr::new(name)).cloned());
         for (name, value) in variables {
             let Some(name) = name.to_str().filter(|_| !value.is_empty()) else { continue };
             let text = || value.to_string_lossy().into_owned();
@@ -87,7 +93,7 @@ impl Emulation {
         let path = path_of(library)?;
         if !Path::new(&path).is_absolute() {
             return Err(Error::failed(format!(
-                "{} has no {library}, which --sanitize {} needs: install it, or name a g++ that has \
+                "{} has no {library}, which `sanitize` {} needs: install it, or name a g++ that has \
                  it in CHASKI_CXX",
                 self.compiler.display(),
                 sanitizer.name()
@@ -182,7 +188,7 @@ pub fn build(emulation: &Emulation, told: &dyn Fn(&str)) -> Result<PathBuf> {
     let version = emulation.ask_compiler("--version")?;
     let parts = SOURCES.iter().flat_map(|(name, text)| [*name, *text]);
     let hash = hash(parts.chain([version.as_str()]));
-    let cache = user_cache("emulator")?;
+    let cache = emulation.places.user_cache("emulator")?;
     let folder = cache.join(format!("{hash}-{}", emulation.sanitizer.name()));
     if is_whole(&folder) {
         return Ok(folder);
