@@ -51,7 +51,7 @@ def main():
     parser.add_argument("--list", action="store_true", help="print the plan's steps")
     parser.add_argument("--pack", type=pathlib.Path, metavar="DIR", help="make the folder to carry to a GPU")
     parser.add_argument("--tests", type=pathlib.Path, metavar="FILE",
-                        help="for the pack: the binary of tests/intrinsics.rs")
+                        help="for the pack: the binary of tests/emulator/intrinsics.rs")
     arguments = parser.parse_args()
     if arguments.list and arguments.plan:
         show(arguments.plan)

@@ -79,9 +79,9 @@ def questions(run):
 
 def intrinsics(run):
     if not os.access(INTRINSICS, os.X_OK):
-        raise Absent("a pack made with --tests has the binary of tests/intrinsics.rs")
+        raise Absent("a pack made with --tests has the binary of tests/emulator/intrinsics.rs")
     on = {"CHASKI_TEST_GPU": "1"}
-    return run.run([str(INTRINSICS), "--test-threads", "1"], environment=on)["status"] == 0
+    return run.run([str(INTRINSICS), "intrinsics", "--test-threads", "1"], environment=on)["status"] == 0
 
 
 def logits(run, folder, *arguments, on_gpu=True, **environment):

@@ -1,7 +1,7 @@
 """What is done on a GPU, in two plans: the steps' order, commands, expected seconds and proofs.
 
 `first` is evidence, what is wanted most before the rest; `second` measures what `first` has shown to
-work. The seconds are those of an H200 whose host has sixteen cores. `tests/hardware.rs` adds them up.
+work. The seconds are those of an H200 whose host has sixteen cores. `tests/sweep/hardware.rs` adds them up.
 """
 
 import dataclasses

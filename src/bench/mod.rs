@@ -3,6 +3,7 @@
 
 mod ceiling;
 mod conditions;
+mod forecast;
 mod format;
 mod llama_bench;
 mod measure;
@@ -14,6 +15,7 @@ mod trace;
 
 pub use ceiling::{BUSY, Ceilings};
 pub use conditions::{Conditions, watched};
+pub use forecast::{DEPTH, Forecast, H100, Machine};
 pub use format::{Column, Format, Row, Table};
 pub use llama_bench::Run;
 pub use measure::{Bench, Fill, Sample};

@@ -271,7 +271,7 @@ mod tests {
         for (value, what) in [
             (json!("Hi"), "is \"Hi\": a JSON array of"),
             (json!({}), "has no messages"),
-            (json!({"messages": 5}), "messages is 5, no list"),
+            (json!({"messages": 5}), "messages is 5, not a list"),
             (json!({"messages": [], "model": "x"}), "\"model\" is not known here"),
             (json!({"messages": [], "tools": [5]}), "tools is not a list of objects"),
             (

@@ -4,11 +4,12 @@ use serde_json::{Value, json};
 
 use super::args::InspectArgs;
 use super::output::with_flags;
+use crate::bench::{DEPTH, Forecast, H100};
 use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::engine::Split;
 use crate::error::{Result, binary};
-use crate::model::{DEPTH, Forecast, H100, Limit, Request};
+use crate::model::{Limit, Request};
 use crate::op::Tuning;
 
 /// Memory of a GPU unless `--memory` says otherwise.

@@ -3,7 +3,6 @@
 
 use std::time::Instant;
 
-use super::judge::Left;
 use crate::checkpoint::synthetic::Recipe;
 use crate::checkpoint::{Checkpoint, Dtype, Progress};
 use crate::config::{Config, Dims};
@@ -98,6 +97,12 @@ impl Group {
     pub fn rotation_bytes(&self) -> u64 {
         self.bytes() * self.instances as u64
     }
+}
+
+/// What a run has left, by name; and the tokens.
+pub struct Left {
+    pub numbers: Vec<(String, Vec<f32>)>,
+    pub ids: Vec<u32>,
 }
 
 /// A model laid out for its ops to be run again and again.

@@ -4,9 +4,8 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use super::bed::{Bed, Group};
-use super::judge::Left;
-use super::tune::Cut;
+use super::bed::{Bed, Group, Left};
+use super::cut::Cut;
 use crate::bench::{Ceilings, Column, Conditions, Row, number, percent, percentile, text};
 use crate::device::cuda::Options;
 use crate::device::{Hardware, Recording};

@@ -1,18 +1,12 @@
 //! Whether what was timed still computes what it should: on numbers that it has not met before.
 
-use super::bed::{Bed, Group};
+use super::bed::{Bed, Group, Left};
 use crate::device::Recording;
 use crate::error::{Error, Result};
 use crate::kernel::Source;
 
 /// The relative L2 that two ways of rounding explain, in any of the types at hand.
 const TOLERANCE: f64 = 1e-2;
-
-/// What a run has left, by name; and the tokens.
-pub struct Left {
-    pub numbers: Vec<(String, Vec<f32>)>,
-    pub ids: Vec<u32>,
-}
 
 impl Left {
     /// Runs the recording once, from numbers that are the same for all that are judged.

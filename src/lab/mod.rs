@@ -3,6 +3,7 @@
 mod all_reduce;
 mod bed;
 mod bench;
+mod cut;
 mod diff;
 mod judge;
 mod tune;

@@ -5,45 +5,10 @@ use std::fmt::Write;
 use super::bed::{Bed, Group};
 use super::bench::{Contestant, Times};
 use crate::bench::percentile;
-use crate::kernel::Launch;
-use crate::memory::Memory;
-use crate::op::{Cost, Gpu, Op, Sealed};
 use crate::ops::{PARTS, TUNED, Tuned};
 
 /// By how much another choice must be faster than the one that is made by itself.
 const WORTH: f64 = 0.01;
-
-/// An op whose rows are cut into `parts` (`ops::gemv`).
-pub(super) struct Cut {
-    pub op: Box<dyn Op>,
-    pub parts: u32,
-}
-
-impl Sealed for Cut {}
-
-impl Op for Cut {
-    fn name(&self) -> &'static str {
-        self.op.name()
-    }
-
-    fn cost(&self, position: usize) -> Cost {
-        self.op.cost(position)
-    }
-
-    fn scratch(&self, threads: usize) -> usize {
-        self.op.scratch(threads)
-    }
-
-    fn reference(&self, memory: &mut Memory<'_>) {
-        self.op.reference(memory);
-    }
-
-    fn launch(&self, gpu: &Gpu) -> Launch {
-        let mut launch = self.op.launch(gpu);
-        launch.set_number("parts", self.parts);
-        launch
-    }
-}
 
 /// What can be chosen about a group.
 #[derive(Debug, Clone, Copy)]

@@ -1,12 +1,10 @@
 //! The Llama: its weights in the checkpoint, its state in memory, its two programs.
 
-mod forecast;
 mod llama;
 mod plan;
 mod state;
 mod weights;
 
-pub use forecast::{DEPTH, Forecast, H100, Machine};
 pub use llama::{Llama, Logits, choose, decode, prefill, step};
 pub use plan::{DEFAULT_CHUNK, Limit, Plan, Request, Room, cache_bytes_per_token};
 pub use state::{DecodeState, PrefillState, Sizes, State};

@@ -53,6 +53,21 @@ impl Default for Request {
 }
 
 impl Request {
+    /// What a plan for a context of so many tokens lays out.
+    pub fn sizes(self, context: usize) -> Sizes {
+        let chunk = self.chunk.min(context).max(1);
+        Sizes {
+            context,
+            chunk,
+            logits: if self.all_logits { chunk } else { 1 },
+            cache: self.cache,
+            activations: self.activations,
+            decode_as_prefill: self.decode_as_prefill,
+            attention_blocks: self.attention_blocks,
+            threads: self.threads,
+        }
+    }
+
     /// On a GPU, where weights are of this type and attention may spread over so many blocks.
     pub fn on_gpu(self, weights: Dtype, attention_blocks: usize) -> Self {
         Self { cache: Dtype::F16, activations: weights, attention_blocks, ..self }
@@ -149,7 +164,7 @@ impl Plan {
                 config.longest_context()
             )));
         }
-        let fits = |context: usize| state_bytes(dims, sizes(context, request), room) <= budget;
+        let fits = |context: usize| state_bytes(dims, request.sizes(context), room) <= budget;
         let (context, limit) = if fits(longest) {
             (longest, if request.context.is_some() { Limit::Request } else { Limit::Model })
         } else {
@@ -159,7 +174,7 @@ impl Plan {
             return Err(Error::failed(format!(
                 "a context of {} tokens needs {} of memory beside the weights, and {} can be had; {}",
                 longest,
-                binary(state_bytes(dims, sizes(longest, request), room)),
+                binary(state_bytes(dims, request.sizes(longest), room)),
                 binary(budget),
                 match context {
                     0 => "not even one token fits".to_owned(),
@@ -167,7 +182,7 @@ impl Plan {
                 }
             )));
         }
-        let sizes = sizes(context, request);
+        let sizes = request.sizes(context);
         let state_bytes = state_bytes(dims, sizes, room);
         let cache_bytes = context * cache_bytes_per_token(dims, request.cache);
         Ok(Self {
@@ -183,20 +198,6 @@ impl Plan {
 /// Bytes of KV cache that one token of context takes.
 pub fn cache_bytes_per_token(dims: &Dims, cache: Dtype) -> usize {
     2 * dims.layers * dims.kv_heads * dims.head_dim * cache.bytes()
-}
-
-pub(super) fn sizes(context: usize, request: Request) -> Sizes {
-    let chunk = request.chunk.min(context).max(1);
-    Sizes {
-        context,
-        chunk,
-        logits: if request.all_logits { chunk } else { 1 },
-        cache: request.cache,
-        activations: request.activations,
-        decode_as_prefill: request.decode_as_prefill,
-        attention_blocks: request.attention_blocks,
-        threads: request.threads,
-    }
 }
 
 fn state_bytes(dims: &Dims, sizes: Sizes, room: Room) -> usize {

@@ -10,7 +10,7 @@ const FOREVER: Duration = Duration::from_secs(300);
 
 pub fn start<V: AsRef<str>>(args: &[&str], variables: &[(&str, V)]) -> Child {
     let mut command = Command::new(env!("CARGO_BIN_EXE_chaski"));
-    command.env("CHASKI_TRUST_KERNELS", "on"); // tests/qualify.rs does not
+    command.env("CHASKI_TRUST_KERNELS", "on"); // tests/command/qualify.rs does not
     command.args(args).envs(variables.iter().map(|(name, value)| (name, value.as_ref())));
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }

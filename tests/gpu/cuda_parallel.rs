@@ -162,7 +162,7 @@ fn the_command_line_splits_over_gpus() {
     assert!(errors.contains("there is no GPU cuda:1 for a rank: there are 1"), "{errors}");
 }
 
-/// What tests/cuda_faults.rs, whose faults come before a graph is there, does not meet.
+/// What tests/sweep/cuda_faults.rs, whose faults come before a graph is there, does not meet.
 #[test]
 fn a_graph_that_fails_and_a_communicator_that_is_not_made_end_the_run() {
     for fault in ["kernel:170:700", "ncclCommInitRank:2:3"] {

@@ -27,3 +27,4 @@ mod loading;
 mod ready;
 mod sample_ranks;
 mod stages;
+mod two_engines;

@@ -84,7 +84,7 @@ fn mutants(file: &str, text: &str) -> Vec<Mutant> {
     for (number, line) in (1..).zip(text.lines()) {
         let code = line.split("//").next().unwrap();
         for (name, replacement) in MUTATIONS {
-            // What several ranks do together is mutated in tests/all_reduce.rs.
+            // What several ranks do together is mutated in tests/gpu/all_reduce.rs.
             if file == "all_reduce.cu" && name != "grid_dependency_wait(" {
                 continue;
             }

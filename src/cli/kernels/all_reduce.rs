@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Value, json};
 
-use super::bench::Watchdog;
 use super::check::passed;
 use super::watch::time_limit;
+use super::watchdog::Watchdog;
 use crate::bench::{Row, Table, watched};
 use crate::cli::args::KernelBenchArgs;
 use crate::cli::open::{options, source as model_source};

@@ -3,21 +3,18 @@
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, RecvTimeoutError, Sender};
-use std::thread;
-use std::time::Duration;
 
 use super::all_reduce;
 use super::check::passed;
 use super::find;
-use super::watch::{endless, time_limit};
+use super::watch::time_limit;
+use super::watchdog::Watchdog;
 use crate::bench::{Ceilings, Conditions, Row, Table, watched};
 use crate::checkpoint::Dtype;
 use crate::cli::args::KernelBenchArgs;
 use crate::cli::bench::common_fields;
 use crate::cli::file::Output;
 use crate::cli::interrupt::{interrupt, while_waiting};
-use crate::cli::leave;
 use crate::cli::observer::observer;
 use crate::cli::open::{check_alone, defaults, open, options};
 use crate::cli::output::{note, print, progress};
@@ -297,35 +294,4 @@ fn cache_bytes(hardware: &Hardware) -> Result<usize> {
         return Ok(kibibytes.map_or(USUAL_CPU_CACHE, |kibibytes: usize| kibibytes << 10));
     };
     card.cache_bytes()
-}
-
-/// Ends this process when a kernel does not: the driver waits for it, and cannot be stopped from waiting.
-pub(super) struct Watchdog(Sender<&'static str>);
-
-impl Watchdog {
-    pub(super) fn new(limit: Duration) -> Self {
-        let (begins, runs) = mpsc::channel();
-        thread::spawn(move || {
-            let mut running = None;
-            loop {
-                match runs.recv_timeout(limit) {
-                    Ok(name) => running = Kernel::find(name),
-                    Err(RecvTimeoutError::Disconnected) => return,
-                    Err(RecvTimeoutError::Timeout) => {
-                        if let Some(kernel) = running {
-                            note(format_args!("chaski: {}", endless(kernel, limit)));
-                            leave(1);
-                        }
-                    }
-                }
-            }
-        });
-        Self(begins)
-    }
-
-    /// A run of this kernel begins.
-    pub(super) fn watch(&self, kernel: &'static str) {
-        // The thread ends after this sender, or with the process.
-        let _ = self.0.send(kernel);
-    }
 }

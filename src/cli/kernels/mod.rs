@@ -5,6 +5,7 @@ mod bench;
 mod check;
 mod list;
 mod watch;
+mod watchdog;
 mod worker;
 
 use super::args::KernelsCommand;

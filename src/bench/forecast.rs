@@ -1,10 +1,10 @@
 //! What a split model would take and how fast it would be on GPUs that are not here: a prediction, from
 //! the bytes that must move and what the best have measured elsewhere.
 
-use super::{Llama, Plan, Request, Room, Weights, decode};
 use crate::checkpoint::Checkpoint;
 use crate::config::{Config, Dims};
 use crate::error::Result;
+use crate::model::{Llama, Plan, Request, Room, Weights, cache_bytes_per_token, decode};
 use crate::op::{Cost, Program};
 
 /// What the prediction assumes of each GPU and the links between them.
@@ -90,7 +90,7 @@ impl Forecast {
         let weights = Weights::locate(checkpoint, &largest)?;
         let weight_bytes = weights.iter().map(|weight| weight.bytes()).sum();
         let plan = Plan::new(config, &largest, weight_bytes, request, Room::Gpu(memory_bytes));
-        let sizes = super::plan::sizes(1, request);
+        let sizes = request.sizes(1);
         let parts = largest.share.parts;
         let program = |stage: usize| {
             let dims = largest.of_rank((stage + 1) * parts - 1);
@@ -109,7 +109,7 @@ impl Forecast {
             stages,
             parts,
             weight_bytes,
-            cache_bytes_per_token: super::cache_bytes_per_token(&largest, request.cache),
+            cache_bytes_per_token: cache_bytes_per_token(&largest, request.cache),
             plan,
             all_reduces: programs.iter().flat_map(|program| of(program, "all_reduce")).count(),
             link_bytes: programs
