@@ -2,9 +2,9 @@
 //! allows: on the CPU, or on NVIDIA GPUs by kernels of its own.
 //!
 //! [`engine`] is the front door: from a model's name and options to a model that is opened and planned, and
-//! to one in memory, whose answers a [`session`] makes. `ARCHITECTURE.md` has the map of the rest: a model is
-//! a program of ops ([`model`], [`ops`]), and a [`device`] runs it. [`conformance`] holds kernels to the ops'
-//! definitions, [`lab`] and [`bench`] measure.
+//! to one in memory, whose answers a [`session`] makes. `ARCHITECTURE.md` has the map of the rest: a model
+//! is a program of ops ([`model`], [`ops`]), and a [`device`] runs it. [`conformance`] holds kernels to the
+//! ops' definitions, [`lab`] and [`bench`] measure.
 //!
 //! ```
 //! use chaski::chat::ChatStyle;
