@@ -26,6 +26,6 @@ fn main() -> Result<()> {
     let runs = measure(&mut bed, group, &[Contestant::BuiltIn], REPETITIONS, &|| Ok(()))?;
     let fastest = runs[0].iter().copied().fold(f64::INFINITY, f64::min);
     let gb_per_s = group.bytes() as f64 / fastest / 1e9;
-    println!("{op} {}: {:.2} us, {gb_per_s:.1} GB/s", group.shape, 1e6 * fastest);
+    println!("{:.2} us, {gb_per_s:.1} GB/s: {op} {}", 1e6 * fastest, group.shape);
     Ok(())
 }

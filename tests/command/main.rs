@@ -11,6 +11,7 @@ mod process;
 
 mod answers;
 mod cli;
+mod examples;
 mod faults;
 mod habits;
 mod images;
