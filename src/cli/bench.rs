@@ -378,7 +378,8 @@ fn startup(args: &ModelArgs, table: &mut Table) -> Result<()> {
     let map = lap();
     let options = options(args)?;
     let mut opened = Model::of(source.clone(), Options { text: false, ..options.clone() })?;
-    let driver = lap() - map;
+    // Opening a model maps its weights, too.
+    let driver = (lap() - map).max(0.0);
     opened.qualify(&observer())?;
     lap();
     opened.plan()?;

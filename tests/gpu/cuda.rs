@@ -94,7 +94,7 @@ fn what_no_kernel_is_made_for_is_refused_by_name() {
     ] {
         let refused = judged(&case(name)).0.unwrap_err().to_string();
         assert!(refused.contains(trouble), "{name}: {refused}");
-        assert!(refused.ends_with("use --device cpu"), "{refused}");
+        assert!(refused.ends_with("use `device` cpu"), "{refused}");
     }
 }
 
