@@ -41,7 +41,7 @@ impl Error {
 
 /// `12.34 MiB`, in the largest unit that leaves a digit before the point.
 pub fn binary(bytes: usize) -> String {
-    const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
+    const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     let unit = (bytes.max(1).ilog2() as usize / 10).min(UNITS.len() - 1);
     match unit {
         0 => format!("{bytes} B"),

@@ -139,7 +139,7 @@ fn splits_that_cannot_be_are_refused_by_name() {
     for (split, reason) in [
         (["--tensor-parallel", "3"], "over 3 ranks: its num_attention_heads is 4"),
         (["--tensor-parallel", "0"], "at least 1 is needed"),
-        (["`timeout`", "0"], "a number of seconds is needed"),
+        (["--timeout", "0"], "a number of seconds is needed"),
     ] {
         let ask = ["chat", "-p", "Hello", "--device", "cpu"];
         let (status, _, errors) = chaski(&[&ask[..], &split].concat(), &[]);
