@@ -3,6 +3,9 @@
 
 use std::fmt;
 
+/// Characters of a message, at most: a path and what to do have room.
+pub const MOST_CHARS: usize = 600;
+
 /// Why a command ended early. The variant decides the exit status.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Error {
@@ -52,7 +55,9 @@ pub fn binary(bytes: usize) -> String {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Usage(message) | Self::Failed(message) => f.write_str(message),
+            Self::Usage(message) | Self::Failed(message) => {
+                f.write_str(&one_line(message, MOST_CHARS))
+            }
             Self::Interrupted => f.write_str("interrupted"),
             Self::ReaderLeft => f.write_str("the reader of standard output has left"),
         }
@@ -60,6 +65,33 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+/// `text` for people, who may have it from strangers: on one line, control characters written out, and of
+/// at most `most` characters, the first and the last ones.
+pub fn one_line(text: &str, most: usize) -> String {
+    let line: String = text.chars().flat_map(|c| visible(c, false)).take(most + 1).collect();
+    if line.chars().count() <= most {
+        return line;
+    }
+    let tail_chars = most / 3;
+    let tail: Vec<char> = text.chars().rev().take(tail_chars).collect();
+    let tail: String = tail.into_iter().rev().flat_map(|c| visible(c, false)).collect();
+    let tail = tail.chars().rev().take(tail_chars).collect::<Vec<_>>().into_iter().rev();
+    line.chars().take(most - tail_chars - 1).chain(['…']).chain(tail).collect()
+}
+
+/// `text` for a terminal: control characters other than line feeds and tabs, which would act on it, are
+/// written out.
+pub fn for_terminal(text: &str) -> String {
+    text.chars().flat_map(|c| visible(c, true)).collect()
+}
+
+/// A character, written out if it is a control character.
+fn visible(character: char, has_lines: bool) -> impl Iterator<Item = char> {
+    let is_plain = !character.is_control() || (has_lines && matches!(character, '\n' | '\t'));
+    let written_out = (!is_plain).then(|| character.escape_default());
+    is_plain.then_some(character).into_iter().chain(written_out.into_iter().flatten())
+}
 
 #[cfg(test)]
 mod tests {
@@ -77,5 +109,26 @@ mod tests {
         ] {
             assert_eq!(binary(bytes), text);
         }
+    }
+
+    #[test]
+    fn messages_are_one_short_line_whatever_is_in_them() {
+        let told = |text: &str| Error::failed(text).to_string();
+        assert_eq!(told("plain é\u{2028}"), "plain é\u{2028}");
+        assert_eq!(
+            told("a\u{1b}[31mb\nc\td\re\u{9b}0m\u{7f}\0"),
+            "a\\u{1b}[31mb\\nc\\td\\re\\u{9b}0m\\u{7f}\\u{0}"
+        );
+        let long = format!("cannot read {}\u{1b}{}: no", "é".repeat(1 << 20), "\n".repeat(1 << 20));
+        let short = told(&long);
+        assert_eq!(short.chars().count(), MOST_CHARS);
+        assert!(short.starts_with("cannot read éé") && short.ends_with("\\n\\n: no"), "{short}");
+        assert_eq!(told(&"x".repeat(MOST_CHARS)).len(), MOST_CHARS);
+        assert!(!told(&"\u{1b}".repeat(MOST_CHARS)).contains(char::is_control));
+    }
+
+    #[test]
+    fn a_terminal_is_given_lines_and_no_commands() {
+        assert_eq!(for_terminal("a\n\tb\u{1b}]0;x\u{7}\r"), "a\n\tb\\u{1b}]0;x\\u{7}\\r");
     }
 }

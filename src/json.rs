@@ -6,6 +6,8 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
+use crate::error;
+
 /// The longest piece of a file that a message repeats, in characters.
 const QUOTE_CHARS: usize = 160;
 
@@ -35,21 +37,9 @@ pub fn quote(name: &str) -> String {
     format!("\"{}\"", one_line(name))
 }
 
-/// `text` without control characters, cut at [`QUOTE_CHARS`].
+/// `text` on a line of at most [`QUOTE_CHARS`].
 pub fn one_line(text: &str) -> String {
-    let mut line = String::new();
-    for (index, character) in text.chars().enumerate() {
-        if index == QUOTE_CHARS {
-            line.push('…');
-            break;
-        }
-        if character.is_control() {
-            line.extend(character.escape_default());
-        } else {
-            line.push(character);
-        }
-    }
-    line
+    error::one_line(text, QUOTE_CHARS)
 }
 
 /// A JSON value for a message, cut.

@@ -156,14 +156,9 @@ impl Source {
     pub fn missing(&self, file: &str) -> Error {
         let advice = match self {
             Source::Directory(directory) | Source::Chosen { directory, .. } => {
-                let target = Some(file).filter(|file| is_plain_name(file));
-                match target.and_then(|file| folder::dangling(&directory.join(file))) {
-                    Some(target) => {
-                        return Error::failed(format!(
-                            "{}: it is a link to {target}, which is not there: fetch the model again",
-                            self.path(file)
-                        ));
-                    }
+                let is_plain = is_plain_name(file);
+                match is_plain.then(|| self.dangling(directory, file)).flatten() {
+                    Some(error) => return error,
                     None => advice(&folder::names(directory)),
                 }
             }
@@ -180,6 +175,15 @@ impl Source {
         }
     }
 
+    /// What is wrong with a file that is a link to nothing.
+    fn dangling(&self, directory: &Path, file: &str) -> Option<Error> {
+        let target = folder::dangling(&directory.join(file))?;
+        Some(Error::failed(format!(
+            "{}: it is a link to {target}, which is not there: fetch the model again",
+            self.path(file)
+        )))
+    }
+
     /// Opens a regular file; `None` where there is none. Anything else (a directory, a pipe that
     /// would block for ever) is an error before it is opened.
     fn open(&self, directory: &Path, file: &str) -> Result<Option<(File, Metadata)>> {
@@ -189,7 +193,10 @@ impl Source {
         let path = directory.join(file);
         let metadata = match fs::metadata(&path) {
             Ok(metadata) => metadata,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            // A link to nothing is a model of which something is missing.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return self.dangling(directory, file).map_or(Ok(None), Err);
+            }
             Err(error) => return Err(self.cannot("open", file, error)),
         };
         if !metadata.is_file() {

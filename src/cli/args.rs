@@ -24,7 +24,8 @@ pub use split::SplitArgs;
 pub use synthetic::{SynthesizeArgs, SyntheticArgs, WeightType};
 pub use tokenize::{DetokenizeArgs, TokenizeArgs};
 use values::{
-    device, gpu, kernel, logit_bias, off_at_zero, positive, seed, temperature, unlimited,
+    device, gpu, kernel, logit_bias, off_at_zero, positive, repetitions, seed, some_tokens,
+    temperature, threads, tokens, unlimited,
 };
 
 /// Run Llama-family models from their own checkpoints, for one user, at memory speed
@@ -138,7 +139,7 @@ pub struct ModelArgs {
     pub trust_kernels: bool,
 
     /// CPU threads [default: one per core]
-    #[arg(short, long, value_parser = positive)]
+    #[arg(short, long, value_parser = threads)]
     pub threads: Option<usize>,
 
     #[command(flatten)]
@@ -296,7 +297,7 @@ pub struct PromptArgs {
     pub ids_file: Option<PathBuf>,
 
     /// N random token ids, the same in every run
-    #[arg(long, value_name = "N", value_parser = positive)]
+    #[arg(long, value_name = "N", value_parser = some_tokens)]
     pub random_ids: Option<usize>,
 }
 

@@ -173,7 +173,7 @@ fn handle(talk: &mut Talk<'_>, line: &str) -> Result<Next> {
     };
     match command {
         "/exit" | "/quit" => return Ok(Next::Leave),
-        "/help" => note(HELP),
+        "/help" => HELP.lines().for_each(note),
         "/clear" => talk.conversation.clear(),
         "/system" => talk.conversation.set_system(rest),
         "/save" => write_file(&file()?, &format!("{:#}\n", talk.conversation.request().to_json()))?,

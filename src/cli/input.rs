@@ -1,7 +1,7 @@
 //! What is said in a conversation, line by line: by a person at a terminal, or from a pipe or a file.
 
 use std::fs;
-use std::io::{self, BufRead, IsTerminal, StdinLock, Write};
+use std::io::{self, BufRead, IsTerminal, Read, StdinLock, Write};
 use std::path::PathBuf;
 
 use rustyline::config::Behavior;
@@ -49,9 +49,9 @@ impl Input {
         };
         let config = Config::builder().auto_add_history(true).behavior(behavior).build();
         let mut editor = Box::new(Editor::with_config(config).map_err(failed)?);
-        // A pipe or a device in its place would be read for ever.
-        let history = history_file()
-            .filter(|file| fs::metadata(file).map_or(true, |metadata| metadata.is_file()));
+        // A pipe, a device or what is endless in its place would be read for ever.
+        let is_usable = |metadata: fs::Metadata| metadata.is_file() && metadata.len() <= MOST_BYTES;
+        let history = history_file().filter(|file| fs::metadata(file).map_or(true, is_usable));
         if let Some(history) = &history {
             let _ = editor.load_history(history); // there is none the first time
         }
@@ -96,7 +96,7 @@ impl Input {
                     let _ = write!(io::stderr(), "{prompt}");
                 }
                 let mut line = Vec::new();
-                let read = while_waiting(|| input.read_until(b'\n', &mut line));
+                let read = while_waiting(|| read_line(input, &mut line));
                 let cannot = |error| Error::failed(format!("cannot read standard input: {error}"));
                 if read.map_err(cannot)? == 0 {
                     return Ok(Said::End);
@@ -128,6 +128,21 @@ impl Input {
                 "the history is not kept: {error}; XDG_STATE_HOME can name another folder"
             ));
         }
+    }
+}
+
+/// Bytes of a line, at most; and of the history.
+const MOST_BYTES: u64 = 16 << 20;
+
+/// Reads a line with its end: so many bytes, 0 at the end of the input.
+///
+/// # Errors
+/// A line without end; what the system says.
+pub fn read_line(input: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<usize> {
+    let count = input.take(MOST_BYTES + 1).read_until(b'\n', line)?;
+    match count as u64 <= MOST_BYTES {
+        true => Ok(count),
+        false => Err(io::Error::other(format!("a line is over {} MiB", MOST_BYTES >> 20))),
     }
 }
 

@@ -38,7 +38,7 @@ pub use output::with_flags;
 use args::{Arguments, Command, KernelsCommand};
 use clap::FromArgMatches;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, for_terminal};
 use crate::source::tell_of_shortened_files;
 use crate::vector::choose_instruction_set;
 
@@ -94,15 +94,23 @@ fn arguments(words: &[OsString]) -> Result<Arguments> {
     };
     if error.use_stderr() {
         // What is wrong is what the status says, too, should nobody hear it.
-        let _ = error.print();
+        let is_plain = |word: &OsString| {
+            let word = word.to_string_lossy();
+            for_terminal(&word) == word
+        };
+        match words.iter().all(is_plain) {
+            true => drop(error.print()),
+            false => error.render().to_string().lines().for_each(output::note),
+        }
         if let Some(hint) = args::hint(words) {
-            output::note(format_args!("\n{hint}"));
+            output::note("");
+            output::note(hint);
         }
         process::exit(error.exit_code());
     }
     let text = error.render();
     let is_terminal = io::stdout().is_terminal();
-    output::print(&if is_terminal { text.ansi().to_string() } else { text.to_string() })?;
+    output::print_own(&if is_terminal { text.ansi().to_string() } else { text.to_string() })?;
     process::exit(0)
 }
 

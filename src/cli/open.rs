@@ -9,6 +9,7 @@ use super::interrupt::{interrupt, leave_to_the_first};
 use super::observer::observer;
 use super::output::note;
 use super::pull;
+use super::text::read_text;
 use crate::checkpoint::Dtype;
 use crate::comm::Place;
 use crate::device::cuda::emulated_devices;
@@ -62,11 +63,19 @@ fn split(args: &SplitArgs) -> Result<Split> {
     let variable = |name: &str| std::env::var(name).ok();
     let rendezvous = args.rendezvous.as_deref();
     let process = args.join.map(|launcher| Place::of(launcher.into(), rendezvous, &variable));
+    let mut process = process.transpose()?.flatten();
+    if let (Some(place), Some(file)) = (&mut process, &args.secret_file) {
+        let text = read_text(file)?;
+        if text.trim_end().is_empty() {
+            return Err(Error::usage(format!("{}: there is no `secret` in it", file.display())));
+        }
+        place.secret = Some(text.trim_end().to_owned());
+    }
     Ok(Split {
         tensor_parallel: args.tensor_parallel,
         pipeline_parallel: args.pipeline_parallel,
         devices: args.devices.clone(),
-        process: process.transpose()?.flatten(),
+        process,
     })
 }
 

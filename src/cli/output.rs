@@ -5,15 +5,24 @@ use std::io::{self, ErrorKind, IsTerminal, Write};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, MOST_CHARS, Result, for_terminal, one_line};
 use crate::session::{AnswerText, Next, Timing};
 use crate::tokenizer::Tokenizer;
 
-/// Writes a piece of the answer at once.
+/// Writes a piece of the answer at once. A terminal is shown control characters in it, and does not obey
+/// them; anything else gets the very bytes.
 ///
 /// # Errors
 /// When standard output cannot be written, or nobody reads it any more.
 pub fn print(text: &str) -> Result<()> {
+    if io::stdout().is_terminal() { print_own(&for_terminal(text)) } else { print_own(text) }
+}
+
+/// As [`print`], of what nobody else has written: it may have colours.
+///
+/// # Errors
+/// As [`print`].
+pub fn print_own(text: &str) -> Result<()> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Ok(()) => Ok(()),
@@ -24,7 +33,7 @@ pub fn print(text: &str) -> Result<()> {
 
 /// A line for the person at the terminal. Standard error may be closed; that is no reason to stop.
 pub fn note(line: impl Display) {
-    let _ = writeln!(io::stderr().lock(), "{}", with_flags(line));
+    let _ = writeln!(io::stderr().lock(), "{}", one_line(&with_flags(line), MOST_CHARS));
 }
 
 /// Streams an answer's text: whole characters only, and nothing of a stop string.
@@ -88,7 +97,7 @@ impl<'t> Printer<'t> {
 }
 
 /// Options by the names that the library's messages have for them, between backticks, and by their flags.
-const FLAGS: [(&str, &str); 24] = [
+const FLAGS: [(&str, &str); 25] = [
     ("activations", "--activations"),
     ("against", "--against"),
     ("context", "--context"),
@@ -109,6 +118,7 @@ const FLAGS: [(&str, &str); 24] = [
     ("rendezvous", "--rendezvous"),
     ("repeat_penalty", "--repeat-penalty"),
     ("sanitize", "--sanitize"),
+    ("secret", "--secret-file"),
     ("temperature", "--temp"),
     ("timeout", "--timeout"),
     ("top_p", "--top-p"),

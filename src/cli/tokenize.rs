@@ -1,9 +1,10 @@
 //! `chaski tokenize` and `chaski detokenize`
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufReader, Read};
 use std::path::Path;
 
 use super::args::{DetokenizeArgs, TokenizeArgs};
+use super::input::read_line;
 use super::output::print;
 use super::pull::cached;
 use super::text::{chat_format, parse_ids, read_chat, read_text};
@@ -38,14 +39,14 @@ fn tokenize_lines(file: &Path, encode: impl Fn(&str) -> Result<Vec<u32>>) -> Res
         Some("-") => Box::new(std::io::stdin()),
         _ => Box::new(std::fs::File::open(file).map_err(failed)?),
     };
-    for (number, line) in BufReader::new(reader).lines().enumerate() {
-        let line = line.map_err(failed)?;
-        let text: String = serde_json::from_str(&line).map_err(|error| {
-            Error::failed(format!(
-                "{} line {}: not a JSON string: {error}",
-                file.display(),
-                number + 1
-            ))
+    let (mut reader, mut line) = (BufReader::new(reader), Vec::new());
+    for number in 1.. {
+        line.clear();
+        if read_line(&mut reader, &mut line).map_err(failed)? == 0 {
+            break;
+        }
+        let text: String = serde_json::from_slice(&line).map_err(|error| {
+            Error::failed(format!("{} line {number}: not a JSON string: {error}", file.display()))
         })?;
         print_array(&encode(&text)?)?;
     }

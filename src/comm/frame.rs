@@ -2,18 +2,29 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::seal::Sealed;
+
 /// Bytes of a message: a prompt of a million tokens has room.
 pub(super) const MOST: usize = 16 << 20;
 
-/// Bytes of a message from one who has not said yet who he is.
-pub(super) const MOST_OF_STRANGERS: usize = 4 << 10;
+/// Bytes of a message from one who has not shown yet who he is.
+pub const MOST_OF_STRANGERS: usize = 16 << 10;
 
+/// Bytes that are read at once.
+const PIECE: usize = 16 << 10;
+
+/// What processes tell each other.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) enum Message {
+pub enum Message {
+    /// The first word of the first process: what a greeting is to be sealed for.
+    Challenge(String),
+    /// A message while processes meet.
+    Sealed(Sealed),
     /// The first of a process that comes.
     Hello(super::Hello),
     /// All have come: what each of them is.
@@ -51,10 +62,37 @@ pub(super) fn send(mut stream: &TcpStream, message: &Message) -> io::Result<()> 
     stream.write_all(&bytes)
 }
 
+/// What has come of a message.
+pub enum Decoded {
+    /// At least so many bytes are missing.
+    Lacks(usize),
+    /// All of it.
+    Message(Message),
+}
+
+/// Reads the bytes of one message of up to `most` bytes, as far as they have come.
+///
+/// # Errors
+/// A message that is too long, or none.
+pub fn decode(bytes: &[u8], most: usize) -> io::Result<Decoded> {
+    let Some((head, rest)) = bytes.split_first_chunk() else {
+        return Ok(Decoded::Lacks(size_of::<u32>() - bytes.len()));
+    };
+    let length = u32::from_le_bytes(*head) as usize;
+    if length > most {
+        return Err(invalid(format!("it announces {length} bytes")));
+    }
+    match length.checked_sub(rest.len()) {
+        Some(missing @ 1..) => Ok(Decoded::Lacks(missing)),
+        Some(0) => Ok(Decoded::Message(serde_json::from_slice(rest)?)),
+        None => Err(invalid("more has come than the message is long")),
+    }
+}
+
 /// The messages that come in by a connection.
 pub(super) struct Frames {
     pub(super) stream: TcpStream,
-    /// What has come of messages that are not complete.
+    /// What has come of a message that is not complete.
     bytes: Vec<u8>,
 }
 
@@ -64,25 +102,34 @@ impl Frames {
     }
 
     /// The next message, of up to `most` bytes; none at the end of the connection. What has come by then is
-    /// kept where the stream's read timeout is over: [`is_timeout`].
+    /// kept where the stream's read timeout is over, or the whole message has not come by `deadline`:
+    /// [`is_timeout`].
     ///
     /// # Errors
     /// What is no message; what the system says.
-    pub(super) fn next(&mut self, most: usize) -> io::Result<Option<Message>> {
-        let mut piece = [0; 64 << 10];
+    pub(super) fn next(
+        &mut self,
+        most: usize,
+        deadline: Option<Instant>,
+    ) -> io::Result<Option<Message>> {
+        let mut piece = [0; PIECE];
         loop {
-            if let Some((head, rest)) = self.bytes.split_first_chunk() {
-                let length = u32::from_le_bytes(*head) as usize;
-                if length > most {
-                    return Err(invalid(format!("it announces {length} bytes")));
-                }
-                if rest.len() >= length {
-                    let message = serde_json::from_slice(&rest[..length])?;
-                    self.bytes.drain(..4 + length);
+            let missing = match decode(&self.bytes, most)? {
+                Decoded::Message(message) => {
+                    self.bytes.clear();
                     return Ok(Some(message));
                 }
+                // No more is read than the message has: what follows is for whoever reads next.
+                Decoded::Lacks(missing) => missing,
+            };
+            if let Some(deadline) = deadline {
+                let left = deadline.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    return Err(ErrorKind::TimedOut.into());
+                }
+                self.stream.set_read_timeout(Some(left))?;
             }
-            match self.stream.read(&mut piece) {
+            match self.stream.read(&mut piece[..missing.min(PIECE)]) {
                 Ok(0) => return Ok(None),
                 Ok(count) => self.bytes.extend_from_slice(&piece[..count]),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -119,10 +166,12 @@ mod tests {
         send(&one, &Message::Words(vec![1, u64::MAX])).unwrap();
         send(&one, &Message::Work(serde_json::json!({"Take": [1, 2]}))).unwrap();
         drop(one);
-        let Ok(Some(Message::Words(words))) = other.next(MOST) else { panic!() };
+        let Ok(Some(Message::Words(words))) = other.next(MOST, None) else { panic!() };
         assert_eq!(words, [1, u64::MAX]);
-        assert!(matches!(other.next(MOST), Ok(Some(Message::Work(work))) if work["Take"][1] == 2));
-        assert!(matches!(other.next(MOST), Ok(None)));
+        assert!(
+            matches!(other.next(MOST, None), Ok(Some(Message::Work(work))) if work["Take"][1] == 2)
+        );
+        assert!(matches!(other.next(MOST, None), Ok(None)));
     }
 
     #[test]
@@ -130,7 +179,7 @@ mod tests {
         for garbage in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[255; 8], &[2, 0, 0, 0, b'{', b'}']] {
             let (mut one, mut other) = pair();
             one.write_all(garbage).unwrap();
-            let refused = other.next(MOST_OF_STRANGERS).unwrap_err();
+            let refused = other.next(MOST_OF_STRANGERS, None).unwrap_err();
             assert!(!is_timeout(&refused), "{refused}");
         }
         let (one, _other) = pair();

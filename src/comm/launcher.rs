@@ -1,5 +1,6 @@
 //! Which of several processes this is, as the launcher's environment variables have it.
 
+use super::Secret;
 use crate::error::{Error, Result};
 
 /// Whose environment variables tell a process which of several it is.
@@ -31,6 +32,8 @@ pub struct Place {
     pub address: String,
     /// The launcher's name of the run, if it has one.
     pub run: String,
+    /// What its processes show each other that no stranger has; else the name of the run.
+    pub secret: Option<String>,
 }
 
 /// The variables of a launcher.
@@ -101,6 +104,11 @@ const PORT: u16 = 29501;
 type Variables<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 impl Place {
+    /// What shows the processes of the run to each other.
+    pub(crate) fn secret(&self) -> Secret {
+        Secret::new(self.secret.as_ref().unwrap_or(&self.run).as_bytes())
+    }
+
     /// Which of several processes this is, as `launcher` has set `variable`s; none if it is the only one.
     /// `rendezvous`: where the first process waits, if not where the launcher says.
     ///
@@ -173,7 +181,7 @@ fn place_in(
     };
     let run: Vec<_> = names.run.iter().filter_map(|name| variable(name)).collect();
     let run = run.join(".");
-    Ok(Place { process, processes, local, machines, address, run })
+    Ok(Place { process, processes, local, machines, address, run, secret: None })
 }
 
 /// Where the first process is, and the port beside the one that torchrun has taken itself.
@@ -271,7 +279,8 @@ mod tests {
             (&job, 0, 4, "[::1]:29501", ""),
         ] {
             let (address, run) = (address.to_owned(), run.to_owned());
-            let place = Place { process: 3, processes: 4, local, machines, address, run };
+            let secret = None;
+            let place = Place { process: 3, processes: 4, local, machines, address, run, secret };
             assert_eq!(asked(Launcher::Auto, variables), Ok(place));
         }
         assert_eq!(asked(Launcher::Slurm, &open_mpi).unwrap().processes, 9);

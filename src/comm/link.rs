@@ -344,7 +344,7 @@ fn listen(
     room: &Room,
 ) {
     loop {
-        let next = frames.next(MOST);
+        let next = frames.next(MOST, None);
         let Some(link) = link.upgrade() else { return };
         let way = &link.ways[number];
         let is_silent = matches!(&next, Err(error) if is_timeout(error));

@@ -10,12 +10,15 @@ mod joined;
 mod launcher;
 mod link;
 mod rendezvous;
+mod seal;
 
+pub use frame::{Decoded, MOST_OF_STRANGERS, Message, decode};
 pub use in_process::{Fault, InProcess, Kind, Room};
 pub use joined::Joined;
 pub use launcher::{Launcher, Place};
 pub use link::Link;
 pub use rendezvous::{Hello, excuse, join};
+pub use seal::Secret;
 
 use std::ops::Range;
 use std::time::Duration;

@@ -1,10 +1,10 @@
 //! How the processes of a run find each other: all connect to the first one, which checks that they are
 //! all there, each once, and mean the same.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::sync::Arc;
-use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,10 +12,20 @@ use serde::{Deserialize, Serialize};
 
 use super::Link;
 use super::frame::{Frames, MOST, MOST_OF_STRANGERS, Message, is_timeout, send};
+use super::seal::{Secret, Sender, nonce};
 use crate::error::{Error, Result};
 
 /// Between two attempts to reach the first process.
 const PAUSE: Duration = Duration::from_millis(50);
+
+/// Between two looks at who has connected.
+const GLANCE: Duration = Duration::from_millis(5);
+
+/// Connections that have not shown yet who they are: how many at a time, how long each may take, and how long
+/// before it gives way to the next.
+const MOST_STRANGERS: usize = 32;
+const STRANGER: Duration = Duration::from_secs(5);
+const GRACE: Duration = Duration::from_millis(250);
 
 /// What a process that will not come has for saying so.
 const SHORT: Duration = Duration::from_secs(1);
@@ -61,27 +71,29 @@ impl Hello {
     }
 }
 
-/// Brings the processes together at the address of the first, `host:port`, within `timeout`.
+/// Brings the processes together that have the same secret, at the address of the first, `host:port`, within
+/// `timeout`.
 ///
 /// # Errors
 /// One that does not come, comes twice or does not suit the others; an address that cannot be used.
-pub fn join(hello: Hello, address: &str, timeout: Duration) -> Result<Arc<Link>> {
+pub fn join(hello: Hello, address: &str, secret: &Secret, timeout: Duration) -> Result<Arc<Link>> {
     let deadline = Instant::now() + timeout;
     let joined = match hello.process {
-        0 => gather(&hello, address, deadline),
-        _ => reach(&hello, address, deadline),
+        0 => gather(&hello, address, secret, deadline),
+        _ => reach(&hello, address, secret, deadline),
     };
     let (all, streams) = joined?;
     Link::new(hello.process, all, streams, timeout).map_err(|error| cannot("join", address, &error))
 }
 
 /// Tells the first process, if it is there, why another one will not come.
-pub fn excuse(process: usize, address: &str, why: &Error) {
+pub fn excuse(process: usize, address: &str, secret: &Secret, why: &Error) {
     let addresses = address.to_socket_addrs().into_iter().flatten();
     let mut streams = addresses.filter_map(|to| TcpStream::connect_timeout(&to, SHORT).ok());
     if let Some(stream) = streams.next() {
         let why = format!("process {process} cannot join: {why}");
-        let _ = send(&stream, &Message::Failed(why)); // else it is missed in time
+        // Else it is missed in time.
+        let _ = Guest::introduce(stream, secret, &Message::Failed(why), Instant::now() + SHORT);
     }
 }
 
@@ -111,7 +123,12 @@ fn listen(address: &str) -> io::Result<TcpListener> {
 }
 
 /// Waits for all others to come. Their greetings and connections, by number.
-fn gather(own: &Hello, address: &str, deadline: Instant) -> Result<(Vec<Hello>, Streams)> {
+fn gather(
+    own: &Hello,
+    address: &str,
+    secret: &Secret,
+    deadline: Instant,
+) -> Result<(Vec<Hello>, Streams)> {
     let listening = || -> io::Result<_> {
         let listener = listen(address)?;
         listener.set_nonblocking(true)?;
@@ -123,57 +140,59 @@ fn gather(own: &Hello, address: &str, deadline: Instant) -> Result<(Vec<Hello>, 
              another address"
         ))
     })?;
-    let mut come: Vec<Option<(Hello, TcpStream)>> = (0..own.processes).map(|_| None).collect();
-    let mut strangers = String::new();
-    let (told, greetings) = channel();
+    let mut come: Vec<Option<(Hello, Guest)>> = (0..own.processes).map(|_| None).collect();
+    let (mut strangers, mut turned_away) = (VecDeque::new(), String::new());
     let missing = |come: &[Option<_>]| -> Vec<String> {
         (1..own.processes).filter(|i| come[*i].is_none()).map(|i| i.to_string()).collect()
     };
     while !missing(&come).is_empty() {
-        while let Ok((stream, from)) = listener.accept() {
-            let told = told.clone();
-            thread::spawn(move || greet(stream, from, deadline, &told));
-        }
-        let trouble = match greetings.recv_timeout(PAUSE.min(left(deadline))) {
-            Ok((_, Ok(Greeting::Hello(hello, stream)))) => match refusal(own, &hello, &come) {
-                None => {
-                    let process = hello.process;
-                    come[process] = Some((hello, stream));
-                    continue;
-                }
-                Some(trouble) => {
-                    let _ = send(&stream, &Message::Failed(trouble.clone()));
-                    trouble
-                }
-            },
-            Ok((_, Ok(Greeting::Excuse(why)))) => why,
-            Ok((from, Err(why))) => {
-                strangers = format!("; {from} was turned away: {why}");
-                continue;
+        let mut trouble = None;
+        for (from, heard) in hear(&listener, &mut strangers, secret) {
+            match heard {
+                Ok((Message::Hello(hello), guest)) => match refusal(own, &hello, &come) {
+                    None => {
+                        let process = hello.process;
+                        come[process] = Some((hello, guest));
+                    }
+                    Some(why) => {
+                        guest.tell(secret, &Message::Failed(why.clone()));
+                        trouble = trouble.or(Some(why));
+                    }
+                },
+                Ok((Message::Failed(why), _)) => trouble = trouble.or(Some(why)),
+                Ok(_) => turned_away = format!("; {from} was turned away: it does not greet"),
+                Err(why) => turned_away = format!("; {from} was turned away: {why}"),
             }
-            Err(_) if Instant::now() < deadline => continue,
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => format!(
-                "process {} of {} did not connect to {address} in time{strangers}; `timeout` allows more",
-                missing(&come).join(", "),
-                own.processes
-            ),
-        };
-        for (_, stream) in come.iter().flatten() {
-            let _ = send(stream, &Message::Failed(trouble.clone()));
         }
-        return Err(Error::failed(trouble));
+        if trouble.is_none() && Instant::now() < deadline {
+            thread::sleep(GLANCE);
+            continue;
+        }
+        let trouble = trouble.or_else(|| {
+            let missing = Some(missing(&come)).filter(|missing| !missing.is_empty())?;
+            Some(format!(
+                "process {} of {} did not connect to {address} in time{turned_away}; `timeout` allows more",
+                missing.join(", "),
+                own.processes
+            ))
+        });
+        if let Some(trouble) = trouble {
+            for (_, guest) in come.iter().flatten() {
+                guest.tell(secret, &Message::Failed(trouble.clone()));
+            }
+            return Err(Error::failed(trouble));
+        }
     }
-    let (mut all, streams): (Vec<_>, Vec<_>) = come.into_iter().flatten().unzip();
+    let (mut all, guests): (Vec<_>, Vec<_>) = come.into_iter().flatten().unzip();
     all.insert(0, own.clone());
-    for stream in &streams {
-        let welcome = send(stream, &Message::Welcome(all.clone()));
-        welcome.map_err(|error| cannot("welcome", address, &error))?;
-    }
-    Ok((all, streams))
+    let welcome = Message::Welcome(all.clone());
+    let welcome = |guest: Guest| guest.welcome(secret, &welcome);
+    let streams = guests.into_iter().map(welcome).collect::<io::Result<_>>();
+    Ok((all, streams.map_err(|error| cannot("welcome", address, &error))?))
 }
 
 /// Why a process cannot be taken in.
-fn refusal(own: &Hello, other: &Hello, come: &[Option<(Hello, TcpStream)>]) -> Option<String> {
+fn refusal(own: &Hello, other: &Hello, come: &[Option<(Hello, Guest)>]) -> Option<String> {
     if let Some(trouble) = own.trouble(other) {
         return Some(trouble);
     }
@@ -192,36 +211,145 @@ fn refusal(own: &Hello, other: &Hello, come: &[Option<(Hello, TcpStream)>]) -> O
     }
 }
 
-/// What somebody says who has connected.
-enum Greeting {
-    Hello(Hello, TcpStream),
-    /// It will not come.
-    Excuse(String),
+/// What somebody who has connected has said, or why nobody listens to him any more.
+type Heard = (SocketAddr, std::result::Result<(Message, Guest), String>);
+
+/// Somebody who has connected and has not shown yet that he has the secret.
+struct Stranger {
+    from: SocketAddr,
+    since: Instant,
+    /// What he is to seal his greeting for.
+    nonce: String,
+    frames: Frames,
 }
 
-type Heard = (SocketAddr, std::result::Result<Greeting, String>);
+/// Hears what those say who have connected, without waiting for any.
+fn hear(listener: &TcpListener, strangers: &mut VecDeque<Stranger>, secret: &Secret) -> Vec<Heard> {
+    let mut heard: Vec<Heard> = Vec::new();
+    for _ in 0..MOST_STRANGERS {
+        if strangers.len() == MOST_STRANGERS {
+            if strangers[0].since.elapsed() < GRACE {
+                break;
+            }
+            let oldest = strangers.pop_front().expect("there are as many as there may be");
+            heard.push((oldest.from, Err("it was silent, and others came".to_owned())));
+        }
+        let Ok((stream, from)) = listener.accept() else { break };
+        match Stranger::ask(stream, from) {
+            Ok(stranger) => strangers.push_back(stranger),
+            Err(error) => heard.push((from, Err(error.to_string()))),
+        }
+    }
+    for mut stranger in std::mem::take(strangers) {
+        let from = stranger.from;
+        match stranger.frames.next(MOST_OF_STRANGERS, None) {
+            Err(error) if is_timeout(&error) && stranger.since.elapsed() < STRANGER => {
+                strangers.push_back(stranger);
+            }
+            Err(error) if is_timeout(&error) => heard.push((from, Err("it was silent".to_owned()))),
+            Err(error) => heard.push((from, Err(format!("it is not a chaski process: {error}")))),
+            Ok(None) => heard.push((from, Err("it has left".to_owned()))),
+            Ok(Some(message)) => heard.push((from, stranger.heard(secret, message))),
+        }
+    }
+    heard
+}
 
-/// Hears who somebody is that has connected.
-fn greet(stream: TcpStream, from: SocketAddr, deadline: Instant, told: &Sender<Heard>) {
-    let hear = || -> io::Result<Message> {
-        stream.set_nonblocking(false)?;
-        stream.set_read_timeout(Some(left(deadline)))?;
-        let first = Frames::new(stream.try_clone()?).next(MOST_OF_STRANGERS)?;
-        first.ok_or_else(|| io::Error::other("it has left"))
-    };
-    let heard = match hear() {
-        Ok(Message::Hello(hello)) => Ok(Greeting::Hello(hello, stream)),
-        Ok(Message::Failed(why)) => Ok(Greeting::Excuse(why)),
-        Ok(_) => Err("it does not begin with a greeting".to_owned()),
-        Err(error) => Err(format!("it is not a chaski process: {error}")),
-    };
-    // Nobody listens any more once all have come.
-    let _ = told.send((from, heard));
+impl Stranger {
+    /// Asks somebody for his greeting.
+    fn ask(stream: TcpStream, from: SocketAddr) -> io::Result<Self> {
+        stream.set_nonblocking(true)?;
+        let nonce = nonce()?;
+        send(&stream, &Message::Challenge(nonce.clone()))?;
+        Ok(Self { from, since: Instant::now(), nonce, frames: Frames::new(stream) })
+    }
+
+    /// What he says, if he has the secret. Else he is told something that only one who has it can say: so
+    /// he knows why nobody answers.
+    fn heard(
+        self,
+        secret: &Secret,
+        message: Message,
+    ) -> std::result::Result<(Message, Guest), String> {
+        let Message::Sealed(sealed) = message else {
+            return Err("it does not begin with a greeting".to_owned());
+        };
+        let opened = secret.open(Sender::Guest, &self.nonce, &sealed);
+        let guest = Guest { nonce: sealed.nonce, stream: self.frames.stream };
+        match opened {
+            Ok(message) => Ok((message, guest)),
+            Err(error) => {
+                guest.tell(secret, &Message::End);
+                Err(error.to_string())
+            }
+        }
+    }
+}
+
+/// The connection to another process, by which both have the secret.
+struct Guest {
+    /// What the first process is to seal its answer for.
+    nonce: String,
+    stream: TcpStream,
+}
+
+impl Guest {
+    /// Says who this is to the first process.
+    fn introduce(
+        stream: TcpStream,
+        secret: &Secret,
+        message: &Message,
+        deadline: Instant,
+    ) -> io::Result<Self> {
+        let mut frames = Frames::new(stream);
+        match frames.next(MOST_OF_STRANGERS, Some(deadline))? {
+            Some(Message::Challenge(theirs)) => {
+                let nonce = nonce()?;
+                let greeting = secret.seal(Sender::Guest, &theirs, nonce.clone(), message)?;
+                send(&frames.stream, &greeting)?;
+                Ok(Self { nonce, stream: frames.stream })
+            }
+            Some(_) => Err(io::Error::other("what answers is not this version of chaski")),
+            None => Err(has_left()),
+        }
+    }
+
+    /// What the first process answers.
+    fn answer(&self, secret: &Secret, deadline: Instant) -> io::Result<Message> {
+        match Frames::new(self.stream.try_clone()?).next(MOST, Some(deadline))? {
+            Some(Message::Sealed(sealed)) => secret.open(Sender::Host, &self.nonce, &sealed),
+            Some(_) => Err(io::Error::other("what answers is not this version of chaski")),
+            None => Err(has_left()),
+        }
+    }
+
+    /// Says something to another process, which may not hear it.
+    fn tell(&self, secret: &Secret, message: &Message) {
+        let told = secret.seal(Sender::Host, &self.nonce, String::new(), message);
+        let _ = told.and_then(|message| send(&self.stream, &message));
+    }
+
+    /// Takes another process in.
+    fn welcome(self, secret: &Secret, message: &Message) -> io::Result<TcpStream> {
+        self.stream.set_nonblocking(false)?;
+        self.stream.set_write_timeout(Some(STRANGER))?;
+        send(&self.stream, &secret.seal(Sender::Host, &self.nonce, String::new(), message)?)?;
+        Ok(self.stream)
+    }
+}
+
+fn has_left() -> io::Error {
+    io::Error::new(io::ErrorKind::UnexpectedEof, "process 0 has left")
 }
 
 /// Connects to the first process, which may start later than this one.
-fn reach(own: &Hello, address: &str, deadline: Instant) -> Result<(Vec<Hello>, Streams)> {
-    let attempt = || -> io::Result<TcpStream> {
+fn reach(
+    own: &Hello,
+    address: &str,
+    secret: &Secret,
+    deadline: Instant,
+) -> Result<(Vec<Hello>, Streams)> {
+    let connect = || -> io::Result<TcpStream> {
         let mut last = io::Error::other("the name has no address");
         for address in address.to_socket_addrs()? {
             match TcpStream::connect_timeout(&address, left(deadline)) {
@@ -231,32 +359,45 @@ fn reach(own: &Hello, address: &str, deadline: Instant) -> Result<(Vec<Hello>, S
         }
         Err(last)
     };
-    let stream = loop {
-        match attempt() {
-            Ok(stream) => break stream,
-            Err(error) if Instant::now() + PAUSE >= deadline => {
+    let greeting = Message::Hello(own.clone());
+    loop {
+        let is_last = Instant::now() + PAUSE >= deadline;
+        let stream = match connect() {
+            Ok(stream) => stream,
+            Err(_) if !is_last => {
+                thread::sleep(PAUSE);
+                continue;
+            }
+            Err(error) => {
                 return Err(Error::failed(format!(
                     "process {} of {} cannot reach process 0 at {address}: {error}; `timeout` allows more",
                     own.process, own.processes
                 )));
             }
-            Err(_) => thread::sleep(PAUSE),
-        }
-    };
-    let greet = || -> io::Result<Option<Message>> {
-        send(&stream, &Message::Hello(own.clone()))?;
+        };
         // The first process has the last word for as long as it waits itself.
-        stream.set_read_timeout(Some(2 * left(deadline)))?;
-        Frames::new(stream.try_clone()?).next(MOST)
-    };
-    match greet() {
-        Ok(Some(Message::Welcome(all))) if all.len() == own.processes => Ok((all, vec![stream])),
-        Ok(Some(Message::Failed(why))) => Err(Error::failed(why)),
-        Ok(Some(_)) => Err(cannot("join", address, &"what answers is not this version of chaski")),
-        Ok(None) => Err(cannot("join", address, &"process 0 has left")),
-        Err(error) if is_timeout(&error) => {
-            Err(cannot("join", address, &"no answer; is another program there?"))
+        let last_word = Instant::now() + 2 * left(deadline);
+        let answer = Guest::introduce(stream, secret, &greeting, last_word)
+            .and_then(|guest| Ok((guest.answer(secret, last_word)?, guest.stream)));
+        match answer {
+            Ok((Message::Welcome(all), stream)) if all.len() == own.processes => {
+                return Ok((all, vec![stream]));
+            }
+            Ok((Message::Failed(why), _)) => return Err(Error::failed(why)),
+            Ok(_) => {
+                return Err(cannot("join", address, &"what answers is not this version of chaski"));
+            }
+            Err(error) if !is_last && is_gone(&error) => thread::sleep(PAUSE),
+            Err(error) if is_timeout(&error) => {
+                return Err(cannot("join", address, &"no answer; is another program there?"));
+            }
+            Err(error) => return Err(cannot("join", address, &error)),
         }
-        Err(error) => Err(cannot("join", address, &error)),
     }
+}
+
+/// Whether a connection has ended, as one does that had to give way to others.
+fn is_gone(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
 }

@@ -16,6 +16,7 @@ use crate::model::{Plan, Sizes};
 /// # Errors
 /// What keeps the processes from each other.
 pub(super) fn meet(model: &Model, place: &Place, plan: &Plan) -> Result<Arc<Link>> {
+    let secret = place.secret();
     let Place { process, processes, address, run, .. } = place.clone();
     let Model { config, checkpoint, dims, hardware, options, .. } = model;
     let sizes = Sizes { context: 0, threads: 0, ..plan.sizes };
@@ -39,12 +40,12 @@ pub(super) fn meet(model: &Model, place: &Place, plan: &Plan) -> Result<Arc<Link
         ),
         context: plan.sizes.context,
     };
-    join(hello, &address, options.timeout)
+    join(hello, &address, &secret, options.timeout)
 }
 
 /// Tells the other processes of the run, if this is one of several, that it will not come.
 pub(super) fn cannot_meet(place: Option<&Place>, why: &Error) {
-    if let Some(Place { process: process @ 1.., address, .. }) = place {
-        excuse(*process, address, why);
+    if let Some(place @ Place { process: process @ 1.., address, .. }) = place {
+        excuse(*process, address, &place.secret(), why);
     }
 }

@@ -44,11 +44,16 @@ impl Default for SamplingOptions {
     }
 }
 
+/// With a penalty, and the model's own logit, it is still finite.
+const MOST_BIAS: f32 = 1e30;
+
 impl SamplingOptions {
     /// Refuses what has no meaning, by the name of its field; `vocab` is the number of logits.
     pub fn validate(&self, vocab: usize) -> Result<()> {
         let penalty = -2.0..=2.0;
         let is_positive = |number: f32| number > 0.0 && number.is_finite();
+        // Others would make infinities of the model's logits.
+        let (repeat_penalty, repeat_penalties) = (self.repeat_penalty, 0.01..=100.0);
         let temperature = self.temperature;
         for (field, value, is_right, range) in [
             (
@@ -59,7 +64,12 @@ impl SamplingOptions {
             ),
             ("top_p", self.top_p, self.top_p > 0.0 && self.top_p <= 1.0, "above 0 and at most 1"),
             ("min_p", self.min_p, (0.0..=1.0).contains(&self.min_p), "from 0 to 1"),
-            ("repeat_penalty", self.repeat_penalty, is_positive(self.repeat_penalty), "above 0"),
+            (
+                "repeat_penalty",
+                repeat_penalty,
+                repeat_penalties.contains(&repeat_penalty),
+                "from 0.01 to 100",
+            ),
             (
                 "presence_penalty",
                 self.presence_penalty,
@@ -83,9 +93,9 @@ impl SamplingOptions {
                     "`logit_bias` names the id {id}: ids are below {vocab}"
                 )));
             }
-            if bias.is_nan() || *bias == f32::INFINITY {
+            if !(-MOST_BIAS..=MOST_BIAS).contains(bias) && *bias != f32::NEG_INFINITY {
                 return Err(Error::usage(format!(
-                    "`logit_bias` for the id {id} is {bias}: it must be a number"
+                    "`logit_bias` for the id {id} is {bias}: it must be a number from -1e30 to 1e30, or -inf"
                 )));
             }
         }
@@ -100,7 +110,7 @@ mod tests {
     #[test]
     fn senseless_options_are_named() {
         type Change = fn(&mut SamplingOptions);
-        let cases: [(Change, &str); 12] = [
+        let cases: [(Change, &str); 14] = [
             (|o| o.temperature = -0.5, "`temperature` is -0.5: it must be 0 or above"),
             (|o| o.temperature = f32::NAN, "`temperature` is NaN"),
             (|o| o.temperature = f32::INFINITY, "`temperature` is inf"),
@@ -109,6 +119,8 @@ mod tests {
             (|o| o.min_p = -0.1, "`min_p` is -0.1"),
             (|o| o.min_p = f32::NAN, "`min_p` is NaN"),
             (|o| o.repeat_penalty = 0.0, "`repeat_penalty` is 0"),
+            (|o| o.repeat_penalty = 1e-45, "`repeat_penalty` is 0.0"),
+            (|o| o.logit_bias = vec![(1, f32::MAX)], "`logit_bias` for the id 1 is 3"),
             (|o| o.presence_penalty = 2.5, "`presence_penalty` is 2.5"),
             (|o| o.frequency_penalty = f32::NAN, "`frequency_penalty` is NaN"),
             (

@@ -14,6 +14,7 @@ mod cli;
 mod examples;
 mod faults;
 mod habits;
+mod hostile;
 mod images;
 mod kernel_bench;
 mod lab;

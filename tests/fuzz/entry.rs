@@ -2,16 +2,19 @@
 //! refused in one line, or what was read from it holds what it promises.
 
 use chaski::checkpoint::{header, index};
+use chaski::comm::{Decoded, MOST_OF_STRANGERS, Message, decode};
 use chaski::config::{Config, Dims};
+use chaski::error::Error;
 use chaski::source::is_plain_name;
 
 /// A target: its name, which is its corpus's, and what it runs.
 pub type Target = (&'static str, fn(&[u8]));
 
-pub const TARGETS: [Target; 3] = [
+pub const TARGETS: [Target; 4] = [
     ("safetensors_header", safetensors_header),
     ("safetensors_index", safetensors_index),
     ("config", config),
+    ("frame", frame),
 ];
 
 /// The input as a file, and as a header up to its last brace, with the right length before it, and
@@ -64,6 +67,26 @@ pub fn config(input: &[u8]) {
     assert!(config.stop_ids.iter().chain(&config.bos_id).all(|id| (*id as usize) < config.vocab));
     assert!(config.parameters(false) >= config.parameters(true));
     Dims::new(&config, 1).expect("one rank has everything");
+}
+
+/// The input as what a connection brings, a message and what is left after it.
+pub fn frame(input: &[u8]) {
+    let length = input.first_chunk().map(|head| u32::from_le_bytes(*head) as usize);
+    let end = length.and_then(|length| length.checked_add(size_of::<u32>()));
+    let end = end.unwrap_or(input.len()).min(input.len());
+    match decode(&input[..end], MOST_OF_STRANGERS) {
+        Err(error) => assert_one_line(&Error::failed(error.to_string()).to_string()),
+        Ok(Decoded::Lacks(missing)) => {
+            assert!(missing > 0 && end == input.len(), "{missing} of {length:?}");
+            assert!(missing <= MOST_OF_STRANGERS);
+        }
+        // What was read is what is said again.
+        Ok(Decoded::Message(message)) => {
+            let text = serde_json::to_string(&message).unwrap();
+            let again: Message = serde_json::from_str(&text).unwrap();
+            assert_eq!(serde_json::to_string(&again).unwrap(), text);
+        }
+    }
 }
 
 fn assert_one_line(message: &str) {

@@ -3,6 +3,7 @@
 //!
 //! Bounds are the relative L2 of the logits of all positions, and at any one of them three times that.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use crate::golden::{Expected, argmax, cases, expected, relative_error, source, worst};
@@ -17,9 +18,10 @@ use chaski::device::{Cuda, Device};
 use chaski::engine;
 use chaski::error::Result;
 use chaski::kernel::KernelSet;
+use chaski::memory::{Layout, Slot};
 use chaski::model::Logits;
 use chaski::op::{Prefetch, Product, Program, Tile, Trigger, Tuning};
-use chaski::ops::Matmul;
+use chaski::ops::{Matmul, MmaPeak};
 use chaski::qualify::{Lengths, tune};
 use chaski::rank::Rank;
 use chaski::sampler::SamplingOptions;
@@ -365,6 +367,46 @@ fn an_answer_does_not_depend_on_the_length_of_steps() {
         assert!(whole.len() == 2 && whole[1].contains("top_logprobs"), "{whole:?}");
         others.iter().for_each(|other| assert_eq!(*other, whole, "{tokens} tokens"));
     }
+}
+
+/// Slots of another layout reach nothing that is not of this rank, by their start or by their length.
+#[test]
+fn what_is_not_in_a_ranks_memory_is_not_touched() {
+    emulated::start();
+    let card = Card::open(0).unwrap();
+    let mut layout = Layout::default();
+    let own = layout.slot::<u64>(&[32]);
+    layout.begin_shared();
+    let shared = layout.slot::<u64>(&[1]);
+    let mut larger = Layout::default();
+    let (longer, past) = (larger.slot::<u64>(&[1 << 10]), larger.slot::<u64>(&[1]));
+    let peak = |y| {
+        let mut program = Program::default();
+        program.push(MmaPeak { rounds: 1, y });
+        program
+    };
+    type Act<'a> = &'a dyn Fn(&mut Cuda) -> Result<()>;
+    let is_refused = |act: Act<'_>| {
+        let nothing = Checkpoint::empty();
+        let mut cuda = Cuda::new(&card, &nothing, &[], &layout, &|_| Ok(())).unwrap();
+        catch_unwind(AssertUnwindSafe(|| act(&mut cuda).unwrap())).is_err()
+    };
+    let clear = |slot| {
+        is_refused(&|cuda| {
+            cuda.clear(slot);
+            Ok(())
+        })
+    };
+    let watch = |slot| is_refused(&|cuda| cuda.watch(slot, Some).map(drop));
+    let write = |slot| is_refused(&|cuda| cuda.write(slot, &[1]));
+    let read = |slot| is_refused(&|cuda| cuda.read(slot).map(drop));
+    let launch = |slot: Slot<u64>| is_refused(&|cuda| cuda.run(&peak(slot.cast())));
+    assert!(!clear(shared) && clear(own) && clear(past), "clear");
+    assert!(!watch(shared) && watch(own) && watch(past), "watch");
+    assert!(!write(own) && !write(shared) && write(past), "write");
+    assert!(!read(own) && read(longer) && read(past), "read");
+    assert!(launch(longer) && launch(past), "launch");
+    assert!(!is_refused(&|cuda| cuda.run(&Program::default())), "launch of nothing");
 }
 
 #[test]

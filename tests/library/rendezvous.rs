@@ -4,10 +4,10 @@ use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use chaski::comm::{Hello, Link, join};
-use chaski::error::Result;
+use chaski::comm::{Hello, Link, Secret, excuse, join};
+use chaski::error::{Error, Result};
 
 /// For those that come.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -27,6 +27,10 @@ fn hello(process: usize, processes: usize) -> Hello {
     }
 }
 
+fn secret() -> Secret {
+    Secret::new(b"known to all of them")
+}
+
 /// An address that nobody has.
 fn address() -> String {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
@@ -35,7 +39,7 @@ fn address() -> String {
 /// What comes of it that these want to join, the first of them at once.
 fn meet(address: &str, hellos: Vec<Hello>, timeout: Duration) -> Vec<Result<Arc<Link>>> {
     thread::scope(|scope| {
-        let come = |hello| scope.spawn(move || join(hello, address, timeout));
+        let come = |hello| scope.spawn(move || join(hello, address, &secret(), timeout));
         let threads: Vec<_> = hellos.into_iter().map(come).collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     })
@@ -114,25 +118,92 @@ fn two_first_processes_are_one_too_many() {
 #[test]
 fn strangers_keep_nobody_away() {
     let at = address();
-    let first = thread::spawn({
-        let at = at.clone();
-        move || join(hello(0, 2), &at, PATIENCE)
-    });
-    let connect = || loop {
-        match TcpStream::connect(&at) {
-            Ok(stream) => return stream,
-            Err(_) => thread::yield_now(),
-        }
-    };
-    let silent = connect();
-    drop(connect());
+    let first = first(&at, PATIENCE);
+    let silent = connect(&at);
+    drop(connect(&at));
     let mut strangers = Vec::new();
     for said in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[255; 100_000], b"\x02\0\0\0{}", b"\x10\0\0\0{"] {
-        let mut stranger = connect();
+        let mut stranger = connect(&at);
         let _ = stranger.write_all(said); // it may be turned away before all is said
         strangers.push(stranger);
     }
-    join(hello(1, 2), &at, PATIENCE).unwrap();
+    join(hello(1, 2), &at, &secret(), PATIENCE).unwrap();
     first.join().unwrap().unwrap();
     drop((silent, strangers));
+}
+
+/// Who listens, as soon as somebody does.
+fn connect(address: &str) -> TcpStream {
+    loop {
+        match TcpStream::connect(address) {
+            Ok(stream) => return stream,
+            Err(_) => thread::yield_now(),
+        }
+    }
+}
+
+fn first(address: &str, timeout: Duration) -> thread::JoinHandle<Result<Arc<Link>>> {
+    let address = address.to_owned();
+    thread::spawn(move || join(hello(0, 2), &address, &secret(), timeout))
+}
+
+/// More than there may be descriptors for, if each had a thread and two of them.
+#[test]
+fn hundreds_that_say_nothing_keep_nobody_away() {
+    let at = address();
+    let first = first(&at, PATIENCE);
+    let silent: Vec<TcpStream> = (0..512).map(|_| connect(&at)).collect();
+    let descriptors = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+    assert!(descriptors() < 512 + 200, "{}", descriptors());
+    join(hello(1, 2), &at, &secret(), PATIENCE).unwrap();
+    first.join().unwrap().unwrap();
+    drop(silent);
+}
+
+/// Neither a greeting nor an excuse of somebody who has another secret ends anything.
+#[test]
+fn who_has_another_secret_does_not_belong_to_the_run() {
+    let (at, other) = (address(), Secret::new(b"guessed"));
+    let first = first(&at, PATIENCE);
+    drop(connect(&at));
+    let refused = join(hello(1, 2), &at, &other, PATIENCE).expect_err("it has another secret");
+    assert!(refused.to_string().contains("`secret`"), "{refused}");
+    excuse(1, &at, &other, &Error::failed("the run is to end"));
+    let said = r#"{"Failed":"the run is to end"}"#;
+    let mut plain = connect(&at);
+    let _ = plain.write_all(&[&(said.len() as u32).to_le_bytes(), said.as_bytes()].concat());
+    join(hello(1, 2), &at, &secret(), PATIENCE).unwrap();
+    first.join().unwrap().unwrap();
+}
+
+#[test]
+fn an_excuse_of_one_who_belongs_to_the_run_ends_it() {
+    let at = address();
+    let first = first(&at, PATIENCE);
+    drop(connect(&at));
+    excuse(1, &at, &secret(), &Error::failed("no such file"));
+    let ended = first.join().unwrap().expect_err("one does not come");
+    assert_eq!(ended.to_string(), "process 1 cannot join: no such file");
+}
+
+/// Eight megabytes, a piece now and then.
+#[test]
+fn a_message_that_does_not_end_does_not_outlast_the_deadline() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = listener.local_addr().unwrap().to_string();
+    thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let challenge = r#"{"Challenge":"x"}"#;
+        let head = |length: usize| (length as u32).to_le_bytes();
+        let begun = [&head(challenge.len()), challenge.as_bytes(), &head(8 << 20)].concat();
+        let mut sent = stream.write_all(&begun);
+        while sent.is_ok() {
+            thread::sleep(Duration::from_millis(100));
+            sent = stream.write_all(&[b' '; 64]);
+        }
+    });
+    let start = Instant::now();
+    let refused = join(hello(1, 2), &at, &secret(), SHORT).expect_err("it has no welcome");
+    assert!(refused.to_string().ends_with("no answer; is another program there?"), "{refused}");
+    assert!(start.elapsed() < 4 * SHORT, "{:?}", start.elapsed());
 }

@@ -4,17 +4,19 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::{ModelArgs, positive};
+use super::{ModelArgs, repetitions, some_tokens, tokens};
 use crate::bench::Format;
 
 #[derive(Debug, Args)]
 pub struct BenchArgs {
     /// Prompt tokens (pp); lists are combined with each other, 0 is none
     #[arg(short = 'p', long, value_name = "N,..", value_delimiter = ',', default_value = "512")]
+    #[arg(value_parser = tokens)]
     pub n_prompt: Vec<usize>,
 
     /// Tokens generated one by one (tg), and in the real loop (gen); a list, 0 is none
     #[arg(short = 'n', long, value_name = "N,..", value_delimiter = ',', default_value = "128")]
+    #[arg(value_parser = tokens)]
     pub n_gen: Vec<usize>,
 
     /// A prompt and the tokens after it, timed together (also -pg); may be repeated
@@ -23,6 +25,7 @@ pub struct BenchArgs {
 
     /// Tokens in the KV cache before each test; a list
     #[arg(short = 'd', long, value_name = "N,..", value_delimiter = ',', default_value = "0")]
+    #[arg(value_parser = tokens)]
     pub n_depth: Vec<usize>,
 
     /// How the cache is filled: by prefill, or at once with random keys and values
@@ -30,7 +33,7 @@ pub struct BenchArgs {
     pub depth_fill: DepthFill,
 
     /// Measure each test N times
-    #[arg(short = 'r', long, value_name = "N", default_value_t = 5, value_parser = positive)]
+    #[arg(short = 'r', long, value_name = "N", default_value_t = 5, value_parser = repetitions)]
     pub repetitions: usize,
 
     /// Output format
@@ -93,9 +96,6 @@ impl From<OutputFormat> for Format {
 }
 
 fn pair(text: &str) -> Result<(usize, usize), String> {
-    let sizes = text.split_once(',').map(|(p, g)| (p.trim().parse(), g.trim().parse()));
-    match sizes {
-        Some((Ok(prompt @ 1..), Ok(generate @ 1..))) => Ok((prompt, generate)),
-        _ => Err("P,G is needed, as in 512,128".to_owned()),
-    }
+    let (prompt, generate) = text.split_once(',').ok_or("P,G is needed, as in 512,128")?;
+    Ok((some_tokens(prompt.trim())?, some_tokens(generate.trim())?))
 }

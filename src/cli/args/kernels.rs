@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::split::seconds;
-use super::{Device, ModelArgs, OutputFormat, PromptArgs, device, gpu, positive};
+use super::{Device, ModelArgs, OutputFormat, PromptArgs, device, gpu, repetitions, tokens};
 
 #[derive(Debug, Subcommand)]
 pub enum KernelsCommand {
@@ -48,11 +48,11 @@ pub struct KernelBenchArgs {
     pub names: Vec<String>,
 
     /// Tokens of the prefill; 0 is none
-    #[arg(short = 'p', long, value_name = "N", default_value_t = 512)]
+    #[arg(short = 'p', long, value_name = "N", default_value_t = 512, value_parser = tokens)]
     pub n_prompt: usize,
 
     /// Tokens in the KV cache before the decode step
-    #[arg(short = 'd', long, value_name = "N", default_value_t = 2048)]
+    #[arg(short = 'd', long, value_name = "N", default_value_t = 2048, value_parser = tokens)]
     pub n_depth: usize,
 
     /// A kernel to time in place of the built-in one that its first line names, if it passes `kernels
@@ -71,7 +71,7 @@ pub struct KernelBenchArgs {
     pub tune: Option<PathBuf>,
 
     /// Time each N times, and less often what takes long
-    #[arg(short = 'r', long, value_name = "N", default_value_t = 30, value_parser = positive)]
+    #[arg(short = 'r', long, value_name = "N", default_value_t = 30, value_parser = repetitions)]
     pub repetitions: usize,
 
     /// Output format

@@ -1,5 +1,6 @@
 //! Over how many ranks a model is split, and where they run.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -31,6 +32,11 @@ pub struct SplitArgs {
     /// docs/several-machines.md]
     #[arg(long, value_name = "HOST:PORT", requires = "join")]
     pub rendezvous: Option<String>,
+
+    /// What the processes show each other that no stranger has: the text in FILE, the same for all [default:
+    /// the launcher's name of the run, which may be easy to guess]
+    #[arg(long, value_name = "FILE", requires = "join")]
+    pub secret_file: Option<PathBuf>,
 
     /// Seconds that ranks wait for one that makes no progress, before the run ends
     #[arg(long, value_name = "SECONDS", default_value_t = DEFAULT_TIMEOUT.as_secs_f64())]
@@ -73,8 +79,8 @@ impl SplitArgs {
 
 pub(super) fn seconds(text: &str) -> Result<f64, String> {
     match text.parse() {
-        Ok(seconds) if seconds > 0.0 && seconds <= 1e6 => Ok(seconds),
-        _ => Err("a number of seconds is needed, up to a million".to_owned()),
+        Ok(seconds) if (1e-3..=1e6).contains(&seconds) => Ok(seconds),
+        _ => Err("a number of seconds is needed, from 0.001 to a million".to_owned()),
     }
 }
 

@@ -72,6 +72,33 @@ pub fn positive(text: &str) -> Result<usize, String> {
     }
 }
 
+/// A number of tokens: whatever is made of it has room.
+pub fn tokens(text: &str) -> Result<usize, String> {
+    at_most(MOST_TOKENS, text.parse::<usize>().map_err(|error| error.to_string())?)
+}
+
+/// As [`tokens`], and at least one.
+pub fn some_tokens(text: &str) -> Result<usize, String> {
+    at_most(MOST_TOKENS, positive(text)?)
+}
+
+/// Sixteen times the longest context that a model of the family has.
+const MOST_TOKENS: usize = 1 << 21;
+
+/// How often something is done, and what has to be waited for.
+pub fn repetitions(text: &str) -> Result<usize, String> {
+    at_most(1_000_000, positive(text)?)
+}
+
+/// Of the CPU's: more than any machine has cores.
+pub fn threads(text: &str) -> Result<usize, String> {
+    at_most(4096, positive(text)?)
+}
+
+fn at_most(most: usize, number: usize) -> Result<usize, String> {
+    if number <= most { Ok(number) } else { Err(format!("{most} is the most")) }
+}
+
 const AT_LEAST_1: &str = "at least 1 is needed; leave the option out for what is usual";
 
 pub fn logit_bias(text: &str) -> Result<(u32, f32), String> {
