@@ -16,7 +16,7 @@ use super::{LANES, Lanes, SET, Set, widened_in};
 use crate::checkpoint::{Checkpoint, Dtype};
 use crate::memory::{Activation, Scratch, Weight};
 use queue::{Queue, share};
-use tile::{WORKER_LANES, panel_tokens, task};
+use tile::{BLOCK, SLICE, WORKER_LANES, panel_tokens, task};
 
 /// The rows of a weight `[N, K]`.
 #[derive(Debug, Clone, Copy)]
@@ -69,8 +69,8 @@ pub struct Inputs<'a> {
     width: usize,
     /// T
     tokens: usize,
-    /// `[panel][step][token of the panel]`; the last panel may have fewer tokens. Zeros fill up the last
-    /// step.
+    /// `[block][slice][panel][step][token of the panel]`: what is used together lies together, so that it does
+    /// not compete for the same lines of a cache. The last of each may be smaller. Zeros fill up the last step.
     panels: &'a [Lanes],
 }
 
@@ -126,19 +126,27 @@ impl<'a> Inputs<'a> {
         /// Tokens by elements that are worth a task.
         const TASK: usize = 32 * 1024;
         let (tokens, steps) = (x.len() / width, width.div_ceil(L));
+        let panel_width = panel_tokens(set.arch);
         assert_eq!(x.len(), tokens * width);
         let panels = scratch.take::<Lanes>(tokens * steps);
-        let wide = panel_tokens(set.arch);
-        let work = panels.par_chunks_mut(wide * steps).zip(x.par_chunks(wide * width));
-        work.with_min_len((TASK / (wide * width)).max(1)).for_each(|(panel, x)| {
+        let blocks = panels.par_chunks_mut(BLOCK * steps).zip(x.par_chunks(BLOCK * width));
+        blocks.for_each(|(block, x)| {
             let tokens = x.len() / width;
-            for (t, x) in x.chunks_exact(width).enumerate() {
-                for (step, x) in x.chunks(L).enumerate() {
-                    let mut elements = [E::zeroed(); L];
-                    elements[..x.len()].copy_from_slice(x);
-                    panel[step * tokens + t] = bytemuck::cast(lanes_of(elements));
+            let slices = block.par_chunks_mut(tokens * SLICE).enumerate();
+            slices.with_min_len((TASK / (tokens * SLICE * L)).max(1)).for_each(|(i, slice)| {
+                let steps = slice.len() / tokens;
+                for (t, x) in x.chunks_exact(width).enumerate() {
+                    let panel = t / panel_width * panel_width;
+                    let of_panel = panel_width.min(tokens - panel);
+                    let x = &x[i * SLICE * L..width.min((i * SLICE + steps) * L)];
+                    for (step, x) in x.chunks(L).enumerate() {
+                        let mut elements = [E::zeroed(); L];
+                        elements[..x.len()].copy_from_slice(x);
+                        let at = panel * steps + step * of_panel + t - panel;
+                        slice[at] = bytemuck::cast(lanes_of(elements));
+                    }
                 }
-            }
+            });
         });
         Self { set, dtype, width, tokens, panels }
     }

@@ -145,14 +145,15 @@ fn products_are_those_of_plain_loops_at_every_edge() {
         (67, 333, 5),
         (300, 15, 6),
         (70, 33, 7),
-        (19, 130, 59),
-        (64, 64, 60),
-        (66, 47, 61),
+        (19, 130, 65),
+        (64, 64, 66),
+        (66, 47, 67),
         (6, 2047, 8),
         (9, 2048, 13),
-        (65, 2049, 66),
+        (65, 2049, 72),
+        (5, 4099, 3),
         (5, 4097, 7),
-        (7, 4096, 121),
+        (7, 4096, 133),
     ];
     for (i, (rows, width, tokens)) in edges.into_iter().enumerate() {
         let product = Product { rows, width, gap: i % 3 * 7, tokens, threads: 1 + i % 3 };

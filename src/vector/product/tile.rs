@@ -16,9 +16,9 @@ use crate::vector::{Element, LANES, Lanes};
 
 /// Tokens whose part of a slice stays in a core's L2 cache while the task's rows meet them; whole panels
 /// in every instruction set.
-const BLOCK: usize = 60;
+pub const BLOCK: usize = 66;
 /// Steps of a slice of K: a tile's rows, widened, stay in the L1 cache.
-const SLICE: usize = 128;
+pub const SLICE: usize = 128;
 /// Rows of a tile at most.
 const TILE_ROWS: usize = 4;
 
@@ -122,7 +122,7 @@ struct Block<'b, 'a, W> {
     rows: Typed<'a, W>,
     /// Of K.
     steps: usize,
-    /// The block's panels.
+    /// The block's inputs. `[slice][panel][step][token of the panel]`
     x: &'b [Lanes],
     /// Whether there is one panel in all.
     few: bool,
@@ -257,7 +257,7 @@ struct Many<'b, 'a, K: Steps, const R: usize> {
     rows: Typed<'a, K::Element>,
     /// Of K.
     steps: usize,
-    /// The block's panels.
+    /// The block's inputs. `[slice][panel][step][token of the panel]`
     x: &'b [Lanes],
     /// Out. `[token][row]`
     sums: &'b mut [f32],
@@ -274,14 +274,13 @@ impl<K: Steps, const R: usize> Many<'_, '_, K, R> {
     #[inline(always)]
     fn multiply<const P: usize, const T: usize>(mut self) {
         let tiles = self.rows.count().div_ceil(R);
-        let panels = self.x.len().div_ceil(T * self.steps);
+        let tokens = self.x.len() / self.steps;
+        let panels = tokens.div_ceil(T);
         for from in (0..self.steps).step_by(SLICE) {
             for tile in 0..tiles {
                 for panel in 0..panels {
-                    let x = &self.x[panel * T * self.steps..];
-                    let tokens = (x.len() / self.steps).min(T);
                     let at = [tile, panel, tile * panels + panel];
-                    match tokens {
+                    match (tokens - panel * T).min(T) {
                         1 => self.tile::<P, T, 1>(from, at),
                         2 => self.tile::<P, T, 2>(from, at),
                         3 => self.tile::<P, T, 3>(from, at),
@@ -306,8 +305,9 @@ impl<K: Steps, const R: usize> Many<'_, '_, K, R> {
         }
         let (kind, n) = (self.kind, self.rows.count());
         let to = (from + SLICE).min(self.steps);
-        let (x, _) = self.x[panel * T * self.steps..][..U * self.steps].as_chunks::<U>();
-        let x = &x[from..to];
+        let (tokens, slice) = (self.x.len() / self.steps, to - from);
+        let x = &self.x[tokens * from + panel * T * slice..][..U * slice];
+        let (x, _) = x.as_chunks::<U>();
         let mut lanes = [[zero::<K::Simd, P>(kind.simd()); R]; U];
         let kept = &mut self.kept[place * R * T..][..R * U];
         if from > 0 {
