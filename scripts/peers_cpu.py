@@ -2,7 +2,7 @@
 """llama.cpp and Chaski on the CPU, in turns, on the same weights.
 
     cargo build --release
-    scripts/peers_cpu.py                          # builds llama.cpp once, measures for eight minutes
+    scripts/peers_cpu.py                          # builds llama.cpp once, measures for eight minutes: two rounds or more
     scripts/peers_cpu.py --write                  # and puts the table into PERFORMANCE.md
     scripts/peers_cpu.py --quick                  # small models, to see that all of it works
 
@@ -21,7 +21,6 @@ import hashlib
 import json
 import os
 import pathlib
-import platform
 import re
 import statistics
 import subprocess
@@ -46,6 +45,8 @@ SMOLLM2 = (
 PACKAGES = ["cmake==4.1.2", "ninja==1.13.0", "gguf==0.19.0", "numpy==2.4.6"]
 PYTHON = HOME / "venv" / "bin" / "python"
 BINARIES = HOME / "build" / "bin"
+# What was measured, as both programs say.
+VERSIONS = {}
 MARKS = ("<!-- peers: cpu -->\n", "<!-- peers: end of cpu -->")
 
 
@@ -133,10 +134,10 @@ def synthetic(chaski, shape):
 
 
 class Test:
-    """One row: `pp512`, `tg64` at a depth, or the time to the first token."""
+    """One row: `pp512`, `tg64` at a depth, or the time to the first token. `ours`: options of Chaski's alone."""
 
-    def __init__(self, model, name, options, every=1, kv="f32"):
-        self.model, self.name, self.options, self.every, self.kv = model, name, options, every, kv
+    def __init__(self, model, name, options, ours=()):
+        self.model, self.name, self.options, self.own = model, name, options, ours
         self.theirs, self.ours, self.fractions = [], [], []
 
     def measure(self, chaski, threads):
@@ -147,10 +148,12 @@ class Test:
             return
         common = ["-t", threads, "-o", "json", *self.options]
         theirs = run([BINARIES / "llama-bench", "-m", gguf, "-ngl", 0, *common], stdin=subprocess.DEVNULL)
-        ours = [chaski, "bench", "-m", folder, "--device", "cpu", "--kv-type", self.kv, "--no-loop"]
+        ours = [chaski, "bench", "-m", folder, "--device", "cpu", "--no-loop", *self.own]
         fill = ["--depth-fill", "random"] if "-d" in self.options else []
-        ours = json.loads(run([*ours, *fill, *common]))[0]
-        self.theirs.append(json.loads(theirs)[0]["avg_ts"])
+        theirs, ours = json.loads(theirs)[0], json.loads(run([*ours, *fill, *common]))[0]
+        VERSIONS.update(llama=f"build {theirs['build_number']}", chaski=f"Chaski {ours['commit']}")
+        VERSIONS.update(device=ours["device"].split(", activations")[0])
+        self.theirs.append(theirs["avg_ts"])
         self.ours.append(ours["avg_ts"])
         self.fractions.append(max(ours["flops_fraction"], ours["bandwidth_fraction"]))
 
@@ -185,6 +188,10 @@ def first_token_of_chaski(chaski, folder, threads):
     return timed([*command, "-t", threads, "--temp", 0, "--context", 512])
 
 
+F16_CACHE = ("--kv-type", "f16")
+BF16_ACTIVATIONS = ("--activations", "bf16")
+
+
 def tests(chaski, quick):
     """By the name of their model."""
     if quick:
@@ -193,46 +200,46 @@ def tests(chaski, quick):
             "tiny, bf16": [
                 Test(tiny, "pp8", ["-p", 8, "-n", 0, "-r", 1]),
                 Test(tiny, "tg2", ["-p", 0, "-n", 2, "-r", 1]),
-                Test(tiny, "tg2 at 16, f16 cache", ["-p", 0, "-n", 2, "-r", 1, "-d", 16], kv="f16"),
+                Test(tiny, "tg2 at 16, f16 cache", ["-p", 0, "-n", 2, "-r", 1, "-d", 16], F16_CACHE),
+                Test(tiny, "pp8, bf16 activations", ["-p", 8, "-n", 0, "-r", 1], BF16_ACTIVATIONS),
             ]
         }
     small, large = smollm2(), synthetic(chaski, "synthetic:llama3.2-1b")
-    deep = lambda depth: ["-p", 0, "-n", 16, "-r", 2, "-d", depth]
+    deep = lambda depth: ["-p", 0, "-n", 16, "-r", 1, "-d", depth]
     return {
         "SmolLM2-135M, f16": [
             Test(small, "pp512", ["-p", 512, "-n", 0, "-r", 3]),
             Test(small, "tg64", ["-p", 0, "-n", 64, "-r", 3]),
             Test(small, "tg16 at 2048", deep(2048)),
-            Test(small, "tg16 at 2048, f16 cache", deep(2048), kv="f16"),
-            Test(small, "tg16 at 6000", deep(6000), every=3),
-            Test(small, "tg16 at 6000, f16 cache", deep(6000), every=3, kv="f16"),
+            Test(small, "tg16 at 2048, f16 cache", deep(2048), F16_CACHE),
+            Test(small, "tg16 at 6000", deep(6000)),
+            Test(small, "tg16 at 6000, f16 cache", deep(6000), F16_CACHE),
             Test(small, "start to first token", None),
         ],
         "1B, bf16": [
             Test(large, "pp512", ["-p", 512, "-n", 0, "-r", 1]),
+            Test(large, "pp512, bf16 activations", ["-p", 512, "-n", 0, "-r", 1], BF16_ACTIVATIONS),
             Test(large, "tg32", ["-p", 0, "-n", 32, "-r", 1]),
-            Test(large, "tg16 at 4096", deep(4096), every=4),
+            Test(large, "tg32, bf16 activations", ["-p", 0, "-n", 32, "-r", 1], BF16_ACTIVATIONS),
+            Test(large, "tg16 at 4096", deep(4096)),
+            Test(large, "tg16 at 4096, f16 cache", deep(4096), F16_CACHE),
         ],
     }
 
 
 def table(rows, threads):
-    processor = platform.processor() or platform.machine()
-    for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            processor = line.split(":", 1)[1].strip()
-            break
     load = os.getloadavg()[0]
     date = time.strftime("%Y-%m-%d")
     head = (
-        f"{processor}, {threads} threads, {date}; llama.cpp of llama-cpp-python 0.3.36 (its cache is f16), in "
-        f"turns; medians, and the ratio's range over the rounds. The load average at the end was {load:.1f}.\n\n"
+        f"{VERSIONS['device']}, {threads} threads, {date}. {VERSIONS['chaski']}; llama.cpp of llama-cpp-python "
+        f"0.3.36, {VERSIONS['llama']}, whose cache is f16. Medians of rounds in turns, and the range of their "
+        f"ratios. The load average at the end was {load:.1f}.\n\n"
         "| model | test | llama.cpp | Chaski | Chaski / llama.cpp | Chaski of its ceiling | rounds |\n"
         "| --- | --- | ---: | ---: | ---: | ---: | ---: |\n"
     )
     body = "\n".join(test.row(name) for name, tests in rows.items() for test in tests)
     note = "\n\n*Start to first token* is a time: less than 1 is faster. A ceiling is what the machine multiplies "
-    note += "in f32 or reads, measured just before.\n"
+    note += "in f32 - in bf16 for bf16 activations - or reads, measured just before.\n"
     timed = any(test.options is None for tests in rows.values() for test in tests)
     return head + body + (note if timed else "\n")
 
@@ -267,7 +274,7 @@ def main():
         while time.monotonic() - begun < arguments.seconds and not (arguments.quick and rounds):
             for test in [test for tests in rows.values() for test in tests]:
                 late = rounds and time.monotonic() - begun > arguments.seconds
-                if rounds % test.every == 0 and not late:
+                if not late:
                     test.measure(arguments.chaski.resolve(), arguments.threads)
             rounds += 1
         inside = table(rows, arguments.threads)
