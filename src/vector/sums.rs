@@ -1,5 +1,6 @@
 //! Dot products: sixteen partial sums, and the fixed tree that adds them up.
 
+#[cfg(any(test, target_arch = "aarch64"))]
 use std::array::from_fn;
 
 use pulp::{Simd, WithSimd};
@@ -32,12 +33,19 @@ pub fn padded<E: Element>(stored: &[E]) -> [E; LANES] {
 }
 
 /// The lanes of the dot products of `R` rows with `T` inputs, all of one length; a tail is padded with
-/// zeros.
+/// zeros, unless the length is `WHOLE` steps: then the loop has the registers for itself.
 ///
 /// Plain loops, no iterator closures over arrays: the compiler must see through all of it to keep the
 /// sums in registers.
 #[inline(always)]
-pub fn lanes_of_dots<S: Simd, W: Element, const P: usize, const R: usize, const T: usize>(
+pub fn lanes_of_dots<
+    S: Simd,
+    W: Element,
+    const P: usize,
+    const R: usize,
+    const T: usize,
+    const WHOLE: bool,
+>(
     simd: S,
     rows: [&[W]; R],
     inputs: [&[f32]; T],
@@ -65,7 +73,7 @@ pub fn lanes_of_dots<S: Simd, W: Element, const P: usize, const R: usize, const 
             }
         }
     }
-    if steps * LANES < len {
+    if !WHOLE && steps * LANES < len {
         for t in 0..T {
             let x: Sum<S, P> = bytemuck::cast(padded(&inputs[t][steps * LANES..]));
             for r in 0..R {
@@ -104,7 +112,7 @@ impl WithSimd for Dot<'_> {
 impl Dot<'_> {
     #[inline(always)]
     fn in_registers<S: Simd, const P: usize>(self, simd: S) -> f32 {
-        let [[sum]] = lanes_of_dots::<S, f32, P, 1, 1>(simd, [self.0], [self.1]);
+        let [[sum]] = lanes_of_dots::<S, f32, P, 1, 1, false>(simd, [self.0], [self.1]);
         add_lanes(bytemuck::cast(sum))
     }
 }
@@ -126,77 +134,82 @@ pub fn add_lanes(lanes: Lanes) -> f32 {
 /// Each level of shuffles brings the halves of two registers together, so that one addition does both.
 #[inline(always)]
 pub fn add_lanes_of_16<S: Simd, const P: usize>(simd: S, sums: [[Sum<S, P>; 4]; 4]) -> Lanes {
+    let mut lanes = [[[0.0; LANES]; 4]; 4];
+    for b in 0..4 {
+        for j in 0..4 {
+            lanes[b][j] = bytemuck::cast(sums[b][j]);
+        }
+    }
     #[cfg(target_arch = "x86_64")]
     if let Some(v4) = super::token::<S, pulp::x86::V4>(simd) {
-        return avx512(v4, from_fn(|i| bytemuck::cast::<_, Lanes>(sums[i % 4][i / 4])));
+        return avx512(v4, lanes);
     }
     #[cfg(target_arch = "x86_64")]
     if let Some(v3) = super::token::<S, pulp::x86::V3>(simd) {
-        let lanes: [Lanes; 16] = from_fn(|i| bytemuck::cast(sums[i / 4][i % 4]));
-        let (low, high) = lanes.split_at(8);
-        return bytemuck::cast([avx2(v3, low), avx2(v3, high)]);
+        let [a, b, c, d] = lanes;
+        return bytemuck::cast([avx2(v3, [a, b]), avx2(v3, [c, d])]);
     }
     #[cfg(target_arch = "aarch64")]
     if let Some(neon) = super::token::<S, pulp::aarch64::Neon>(simd) {
-        let four = |b: usize| neon_tree(neon, sums[b].map(bytemuck::cast::<_, Lanes>));
-        return bytemuck::cast([four(0), four(1), four(2), four(3)]);
+        let [a, b, c, d] = lanes;
+        return bytemuck::cast([a, b, c, d].map(|four| neon_tree(neon, four)));
     }
-    from_fn(|i| add_lanes(bytemuck::cast(sums[i / 4][i % 4])))
+    let mut sums = [[0.0; 4]; 4];
+    for b in 0..4 {
+        for j in 0..4 {
+            sums[b][j] = add_lanes(lanes[b][j]);
+        }
+    }
+    bytemuck::cast(sums)
 }
 
-/// Of input `4 j + b` at `4 b + j`.
+/// A level of the tree: of each two neighbours of `$n`, by two shuffles and an addition, one.
+#[cfg(target_arch = "x86_64")]
+macro_rules! level {
+    ($simd:ident, $n:literal, $from:ident, $add:ident, $shuffle:ident, $low:literal, $high:literal) => {{
+        let mut sums = [$from[0]; $n / 2];
+        for i in 0..$n / 2 {
+            let (a, b) = ($from[2 * i], $from[2 * i + 1]);
+            let low = $simd.$shuffle::<$low>(a, b);
+            sums[i] = $simd.$add(low, $simd.$shuffle::<$high>(a, b));
+        }
+        sums
+    }};
+}
+
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-fn avx512(simd: pulp::x86::V4, sums: [Lanes; 16]) -> Lanes {
-    use std::arch::x86_64::__m512;
+fn avx512(simd: pulp::x86::V4, lanes: [[Lanes; 4]; 4]) -> Lanes {
     let simd = simd.avx512f;
-    let eights: [__m512; 8] = from_fn(|i| {
-        let [a, b]: [__m512; 2] = [bytemuck::cast(sums[2 * i]), bytemuck::cast(sums[2 * i + 1])];
-        let low = simd._mm512_shuffle_f32x4::<0x44>(a, b);
-        simd._mm512_add_ps(low, simd._mm512_shuffle_f32x4::<0xee>(a, b))
-    });
-    let fours: [__m512; 4] = from_fn(|i| {
-        let [a, b] = [eights[2 * i], eights[2 * i + 1]];
-        let low = simd._mm512_shuffle_f32x4::<0x88>(a, b);
-        simd._mm512_add_ps(low, simd._mm512_shuffle_f32x4::<0xdd>(a, b))
-    });
-    let twos: [__m512; 2] = from_fn(|i| {
-        let [a, b] = [fours[2 * i], fours[2 * i + 1]];
-        let low = simd._mm512_shuffle_ps::<0x44>(a, b);
-        simd._mm512_add_ps(low, simd._mm512_shuffle_ps::<0xee>(a, b))
-    });
-    let even = simd._mm512_shuffle_ps::<0x88>(twos[0], twos[1]);
-    let odd = simd._mm512_shuffle_ps::<0xdd>(twos[0], twos[1]);
-    bytemuck::cast(simd._mm512_add_ps(even, odd))
+    // Column by column: shuffles of quarters keep the column, and find the row's place.
+    let mut sums = [simd._mm512_setzero_ps(); 16];
+    for i in 0..16 {
+        sums[i] = bytemuck::cast(lanes[i % 4][i / 4]);
+    }
+    let sums = level!(simd, 16, sums, _mm512_add_ps, _mm512_shuffle_f32x4, 0x44, 0xee);
+    let sums = level!(simd, 8, sums, _mm512_add_ps, _mm512_shuffle_f32x4, 0x88, 0xdd);
+    let sums = level!(simd, 4, sums, _mm512_add_ps, _mm512_shuffle_ps, 0x44, 0xee);
+    bytemuck::cast(level!(simd, 2, sums, _mm512_add_ps, _mm512_shuffle_ps, 0x88, 0xdd))
 }
 
-/// Of input i at i.
+/// Of half of the sums.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-fn avx2(simd: pulp::x86::V3, sums: &[Lanes]) -> [f32; 8] {
+fn avx2(simd: pulp::x86::V3, lanes: [[Lanes; 4]; 2]) -> [f32; 8] {
     use std::arch::x86_64::__m256;
     let simd = simd.avx;
-    let eights: [__m256; 8] = from_fn(|i| {
-        let [low, high]: [__m256; 2] = bytemuck::cast(sums[i]);
-        simd._mm256_add_ps(low, high)
-    });
-    // The upper half of a register holds the sums from the fifth on.
-    let fours: [__m256; 4] = from_fn(|i| {
-        let [a, b] = [eights[i], eights[i + 4]];
-        let low = simd._mm256_permute2f128_ps::<0x20>(a, b);
-        simd._mm256_add_ps(low, simd._mm256_permute2f128_ps::<0x31>(a, b))
-    });
-    let twos: [__m256; 2] = from_fn(|i| {
-        let [a, b] = [fours[2 * i], fours[2 * i + 1]];
-        let low = simd._mm256_shuffle_ps::<0x44>(a, b);
-        simd._mm256_add_ps(low, simd._mm256_shuffle_ps::<0xee>(a, b))
-    });
-    let even = simd._mm256_shuffle_ps::<0x88>(twos[0], twos[1]);
-    let odd = simd._mm256_shuffle_ps::<0xdd>(twos[0], twos[1]);
-    bytemuck::cast(simd._mm256_add_ps(even, odd))
+    // The upper half of a register holds the second row's.
+    let mut sums = [simd._mm256_setzero_ps(); 8];
+    for i in 0..8 {
+        let [low, high]: [__m256; 2] = bytemuck::cast(lanes[i % 2][i / 2]);
+        sums[i] = simd._mm256_add_ps(low, high);
+    }
+    let sums = level!(simd, 8, sums, _mm256_add_ps, _mm256_permute2f128_ps, 0x20, 0x31);
+    let sums = level!(simd, 4, sums, _mm256_add_ps, _mm256_shuffle_ps, 0x44, 0xee);
+    bytemuck::cast(level!(simd, 2, sums, _mm256_add_ps, _mm256_shuffle_ps, 0x88, 0xdd))
 }
 
-/// Of input i at i.
+/// Of a quarter of the sums.
 #[cfg(target_arch = "aarch64")]
 #[inline(always)]
 fn neon_tree(simd: pulp::aarch64::Neon, sums: [Lanes; 4]) -> [f32; 4] {

@@ -141,7 +141,11 @@ impl<'a, E: Element> Tile<'a, E> {
         let mut weights = [[[0.0; QUERIES]; 4]; BLOCK / 4];
         let longest = self.seen.into_iter().fold(0, usize::max);
         let weights = &mut weights[..longest.div_ceil(4)];
-        self.score::<S, P, R>(simd, weights);
+        if self.q[0].len().is_multiple_of(LANES) {
+            self.score::<S, P, R, true>(simd, weights);
+        } else {
+            self.score::<S, P, R, false>(simd, weights);
+        }
         let found = self.weigh(weights);
         let mut factors = [Factors { mine: 1.0, other: 0.0 }; QUERIES];
         for i in 0..QUERIES {
@@ -172,9 +176,13 @@ impl<'a, E: Element> Tile<'a, E> {
     }
 
     /// `q . key / sqrt(D)` for all queries and positions; minus infinity where a query does not see.
-    /// In tiles of `R` positions by `R` queries.
+    /// In tiles of `R` positions by `R` queries; `WHOLE`: as of [`lanes_of_dots`].
     #[inline(always)]
-    fn score<S: Simd, const P: usize, const R: usize>(&self, simd: S, weights: &mut [Weights]) {
+    fn score<S: Simd, const P: usize, const R: usize, const WHOLE: bool>(
+        &self,
+        simd: S,
+        weights: &mut [Weights],
+    ) {
         let d = self.q[0].len();
         let scale = 1.0 / (d as f32).sqrt();
         let longest = self.seen.into_iter().fold(0, usize::max);
@@ -191,7 +199,7 @@ impl<'a, E: Element> Tile<'a, E> {
                     some_keys.copy_from_slice(&keys[k..k + R]);
                     let mut some_queries: [&[f32]; R] = [&[]; R];
                     some_queries.copy_from_slice(&self.q[q..q + R]);
-                    let some = lanes_of_dots::<S, E, P, R, R>(simd, some_keys, some_queries);
+                    let some = lanes_of_dots::<S, E, P, R, R, WHOLE>(simd, some_keys, some_queries);
                     for i in 0..R {
                         for j in 0..R {
                             lanes[k + i][q + j] = some[j][i];
