@@ -16,9 +16,9 @@ use crate::vector::{Element, LANES, Lanes};
 
 /// Tokens whose part of a slice stays in a core's L2 cache while the task's rows meet them; whole panels
 /// in every instruction set.
-pub const BLOCK: usize = 66;
+pub const BLOCK: usize = 132;
 /// Steps of a slice of K: a tile's rows, widened, stay in the L1 cache.
-pub const SLICE: usize = 128;
+pub const SLICE: usize = 64;
 /// Rows of a tile at most.
 const TILE_ROWS: usize = 4;
 
