@@ -69,8 +69,9 @@ pub struct Inputs<'a> {
     width: usize,
     /// T
     tokens: usize,
-    /// `[block][slice][panel][step][token of the panel]`: what is used together lies together, so that it does
-    /// not compete for the same lines of a cache. The last of each may be smaller. Zeros fill up the last step.
+    /// `[block][slice][panel][step][token of the panel]`; the last of each may be smaller. What is used
+    /// together lies together, so that it does not compete for the same lines of a cache. Zeros fill up
+    /// the last step.
     panels: &'a [Lanes],
 }
 
