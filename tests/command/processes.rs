@@ -184,18 +184,42 @@ fn trouble(more: &[(&'static str, &str)], args: &[&str], world: usize) -> [End; 
 #[test]
 fn processes_that_do_not_fit_together_are_told_on_both() {
     for (variables, args, world, told) in [
-        (&[("TORCHELASTIC_RUN_ID", "another")][..], &[][..], 2, "has run another"),
+        (&[("TORCHELASTIC_RUN_ID", "another")][..], &[][..], 2, "or is of another run"),
         // Told why where the first one listens already, else missed.
         (&[("WORLD_SIZE", "3")], &[], 2, "process 1"),
         (&[], &["--rendezvous", "127.0.0.1:1"], 2, "process 1 of 2 did not connect"),
     ] {
         let [first, second] = trouble(variables, args, world);
         assert!(first.2[0].contains(told), "{told}: {first:?}");
-        assert!(second.2 == first.2 || told.starts_with("process 1"), "{first:?} {second:?}");
+        let is_told = second.2[0].contains(told) || told.starts_with("process 1");
+        assert!(is_told, "{first:?} {second:?}");
     }
     let [first, second] = trouble(&[("RANK", "0")], &[], 2);
     let told = [&first, &second].map(|end| end.2[0].as_str());
     assert!(told.iter().any(|told| told.contains("cannot wait for the others")), "{told:?}");
+}
+
+/// By a file that both have, the name of the run is one of the things that must be the same.
+#[test]
+fn a_secret_of_a_file_stands_for_the_name_of_the_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let [file, empty] = ["secret", "empty"].map(|name| folder.path().join(name));
+    fs::write(&file, "known to both\n").unwrap();
+    fs::write(&empty, "\n").unwrap();
+    let ask = [&SAMPLED[..], &SIZES, &PATIENT, &["--join"]].concat();
+    let with = |file: &Path, runs: [&str; 2]| {
+        let ask = [&ask[..], &["--secret-file", file.to_str().unwrap()]].concat();
+        let at = port();
+        two(&ask, |process| {
+            let run = ("TORCHELASTIC_RUN_ID", runs[process].to_owned());
+            [torchrun(process, 2, at), vec![run]].concat()
+        })
+    };
+    assert!(answer(with(&file, ["a", "a"])).contains(','));
+    let [first, second] = with(&file, ["a", "b"]);
+    assert!(first.2[0].contains("has run b") && second.2 == first.2, "{first:?} {second:?}");
+    let [first, _] = with(&empty, ["a", "a"]);
+    assert!(first.0 == Some(2) && first.2[0].contains("no --secret-file in it"), "{first:?}");
 }
 
 #[test]
