@@ -55,7 +55,15 @@ impl Rank {
         hardware: &Hardware,
         loaded: Progress<'_>,
     ) -> Result<Self> {
-        Self::of_several(config, dims, checkpoint, plan, hardware, Arc::new(Alone), loaded)
+        Self::of_several(
+            config,
+            dims,
+            checkpoint,
+            plan,
+            hardware,
+            Arc::new(Alone::default()),
+            loaded,
+        )
     }
 
     /// Lays out the state that `plan` describes, allocates it on `hardware` and brings the weights there;

@@ -13,7 +13,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::thread::{self, JoinHandle};
 
 use crate::checkpoint::{Checkpoint, Progress};
-use crate::comm::{Communicator, Joined, Link, Room};
+use crate::comm::{Alone, Communicator, Joined, Link, Room};
 use crate::config::{Config, Dims};
 use crate::device::Hardware;
 use crate::error::{Error, Result};
@@ -96,7 +96,9 @@ impl Team {
         let first = link.as_ref().map_or(0, |link| link.first_rank());
         let dims = Dims::in_stages(config, world, stages)?;
         if let ([hardware], None) = (hardware, &link) {
-            return Rank::new(config, dims, checkpoint, plan, hardware, loaded).map(Self::from);
+            let alone = Arc::new(Alone { timeout });
+            let rank = Rank::of_several(config, dims, checkpoint, plan, hardware, alone, loaded);
+            return rank.map(Self::from);
         }
         if let Some(Hardware::Cpu(threads)) = hardware.first() {
             threads.run(|| checkpoint.make(loaded))?; // once for all

@@ -31,6 +31,7 @@ struct Communicator {
     int rank, device;
     uint64_t rounds = 0;  // collectives, in pieces, that it has taken part in
     unsigned operations = 0;
+    bool connected[Recv + 1] = {};  // by kind
     std::atomic<unsigned> captured{0};  // calls in graphs
     std::atomic<bool> aborted{false};
     bool blocking = true;

@@ -257,6 +257,10 @@ ENTRY cuGraphDestroy(GraphHandle* graph) {
     return enter("cuGraphDestroy", Needs::Context, [&](Lock&) { delete graph; });
 }
 
+int chaski_emulator_wait_for_all(const char* function) {
+    return enter(function, Needs::Context, [&](Lock&) { wait_for_all_devices(function); });
+}
+
 bool chaski_emulator_captures(void* stream) {
     bool captures = false;
     enter("chaski_emulator_captures", Needs::Context, [&](Lock&) {

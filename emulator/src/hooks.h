@@ -10,6 +10,10 @@ extern "C" {
 int chaski_emulator_submit(void* stream, void* what, void* (*begin)(void*), bool (*step)(void*),
                            void (*drop)(void*));
 
+// A call that may wait for all devices, as `function` does. Returns a CUresult: with HOLD=on, an error where
+// that could be for ever.
+int chaski_emulator_wait_for_all(const char* function);
+
 // Whether what is queued there is captured.
 bool chaski_emulator_captures(void* stream);
 

@@ -186,6 +186,9 @@ int enqueue(Communicator* communicator, void* stream, Kind kind, const void* fro
          (writes && !chaski_emulator_usable(to, kind == AllGather ? whole : bytes, device))))
         return refuse(kInvalidArgument, std::string(name) + ": not memory of device " +
                                             std::to_string(device) + ", or not all of it");
+    // As in the original, the first of a kind connects the ranks and allocates what that takes.
+    if (!std::exchange(communicator->connected[kind], true) && chaski_emulator_wait_for_all(name))
+        return refuse(kUnhandledCudaError, std::string(name) + ": the ranks cannot be connected now");
     Member member = {
         communicator, kind, static_cast<const char*>(from), static_cast<char*>(to), count, type,
         reduction,    peer};

@@ -128,9 +128,22 @@ pub fn gather_floats(comm: &(impl Communicator + ?Sized), own: &[f32]) -> Vec<Ve
 
 /// The one rank of a model that is not split.
 #[derive(Debug, Clone, Copy)]
-pub struct Alone;
+pub struct Alone {
+    /// How long its device may take for an op.
+    pub timeout: Duration,
+}
+
+impl Default for Alone {
+    fn default() -> Self {
+        Self { timeout: DEFAULT_TIMEOUT }
+    }
+}
 
 impl Communicator for Alone {
+    fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
     fn rank(&self) -> usize {
         0
     }

@@ -61,7 +61,7 @@ impl Cpu {
     /// # Errors
     /// When the system refuses the memory.
     pub fn new(weights: Checkpoint, layout: &Layout, threads: &Threads) -> Result<Self> {
-        Self::of_rank(weights, layout, threads, Arc::new(Alone))
+        Self::of_rank(weights, layout, threads, Arc::new(Alone::default()))
     }
 
     /// As [`Self::new`], for a rank that has its share of the threads: as many of its own, since they wait

@@ -36,7 +36,7 @@ pub use emulator::{
 };
 pub use nccl::communicator_bytes;
 pub use nvml::{Nvml, Reading, THROTTLE_REASONS};
-pub use options::Options;
+pub use options::{Options, Peers};
 pub use settings::{Carveout, Settings};
 pub use weights::region_bytes;
 
@@ -63,6 +63,8 @@ pub struct Cuda {
     cublas: Option<cublas::CublasLt>,
     /// The way to other ranks.
     link: Link,
+    /// Whether the memory of their GPUs works, if that has been tried.
+    tried_peers: Option<bool>,
     /// What the host does for several ranks, it does in this image of the state.
     mirror: Option<StateRegion>,
     /// Compute capability.
@@ -147,6 +149,7 @@ impl Cuda {
             comm,
             cublas: None,
             link,
+            tried_peers: None,
             capability: card.capability,
             gpu,
             options,
@@ -203,7 +206,7 @@ impl Cuda {
                 // The first launch of every function is waited for: what is wrong with it shows then,
                 // and has a name.
                 if cuda.proven.insert(launch.name) || cuda.options.synchronous {
-                    cuda.stream.synchronize(&format!("kernel {} failed", launch.name))?;
+                    cuda.wait(&format!("kernel {} failed", launch.name))?;
                 }
             }
             cuda.comm.leave()
@@ -258,7 +261,7 @@ impl Cuda {
     /// # Errors
     /// When a kernel has failed.
     pub fn finish(&mut self) -> Result<()> {
-        self.guard(|cuda| cuda.stream.synchronize(&cuda.failure()))
+        self.guard(|cuda| cuda.wait(&cuda.failure()))
     }
 
     /// Replaces the first elements of `slot`, after all that is queued.
@@ -267,7 +270,7 @@ impl Cuda {
         let bytes = bytemuck::cast_slice(values);
         self.guard(|cuda| match slot.offset().checked_sub(cuda.own_bytes) {
             Some(at) => {
-                cuda.stream.synchronize(&cuda.failure())?;
+                cuda.wait(&cuda.failure())?;
                 cuda.shared.write(at, bytes);
                 Ok(())
             }
@@ -291,7 +294,7 @@ impl Cuda {
     pub fn read<T: Pod>(&mut self, slot: Slot<T>) -> Result<&[T]> {
         let range = slot.offset()..slot.offset() + slot.bytes();
         self.guard(|cuda| {
-            cuda.stream.synchronize(&cuda.failure())?;
+            cuda.wait(&cuda.failure())?;
             // Not before: see `Self::waits_for_peers`.
             if cuda.landing.len() < range.len() {
                 cuda.landing = Pinned::allocate(&cuda.context, range.len())?;

@@ -90,7 +90,7 @@ impl Device {
         layout: &Layout,
         loaded: Progress<'_>,
     ) -> Result<Self> {
-        Self::of_rank(hardware, checkpoint, weights, layout, Arc::new(Alone), loaded)
+        Self::of_rank(hardware, checkpoint, weights, layout, Arc::new(Alone::default()), loaded)
     }
 
     /// As [`Self::new`], for a rank that `comm` leads to others.
@@ -270,6 +270,14 @@ impl Device {
         match self {
             Self::Cpu(_) => Ok(()),
             Self::Cuda(cuda) => cuda.try_peers(program, sum, right),
+        }
+    }
+
+    /// As [`Cuda::tried_peers`].
+    pub fn tried_peers(&self) -> Option<bool> {
+        match self {
+            Self::Cpu(_) => None,
+            Self::Cuda(cuda) => cuda.tried_peers(),
         }
     }
 

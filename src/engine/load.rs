@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use super::{Event, Model, Observer, devices, join, memory, qualify};
+use super::{Event, Model, Observer, devices, join, memory, peers, qualify};
 use crate::comm::{Alone, Link};
 use crate::device::cuda::{Card, Cuda};
 use crate::device::{Device, Hardware};
@@ -135,6 +135,9 @@ impl Model {
         let team = Team::new(config, checkpoint, plan, hardware, options, &loaded);
         tell(Event::WeightsEnd)?;
         let mut team = team?;
+        if !self.options.trust_kernels {
+            peers::keep(&mut team, hardware, self.dims.share.parts, observer)?;
+        }
         if team.leads()
             && let Some(Some(link)) = team.each(|rank| Ok(rank.device_mut().link()))?.first()
         {
@@ -156,7 +159,7 @@ impl Model {
         let told = Box::new(move |bytes| (coming.observer)(Event::Weights(bytes)));
         let (config, checkpoint) = (&self.config, self.checkpoint.clone());
         let rank = Rank::on(config, self.dims, checkpoint, plan, |checkpoint, weights, layout| {
-            let alone = Arc::new(Alone);
+            let alone = Arc::new(Alone { timeout: self.options.timeout });
             let cuda = Cuda::while_loading(card, &checkpoint, weights, layout, alone, told)?;
             Ok(Device::Cuda(Box::new(cuda)))
         });

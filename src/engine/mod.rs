@@ -11,6 +11,7 @@ mod limits;
 mod load;
 mod memory;
 mod options;
+mod peers;
 mod qualify;
 
 use std::sync::{Mutex, OnceLock};

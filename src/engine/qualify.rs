@@ -6,7 +6,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Event, Observer, Options};
+use super::{Event, Observer, Options, peers};
 use crate::checkpoint::Checkpoint;
 use crate::config::{Config, Dims};
 use crate::device::Hardware;
@@ -147,6 +147,9 @@ pub(super) fn qualify(
                 qualified.get_or_insert("no".to_owned());
             }
         }
+    }
+    if !options.trust_kernels {
+        hardware.chunks_mut(dims.share.parts).try_for_each(peers::recall)?;
     }
     Ok(qualified)
 }

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 pub use check::{Phase, perform};
 pub use dialogue::{Dialogue, Reply};
 pub use needs::{all, of_model};
-pub use record::{Identity, Record};
+pub use record::{Identity, PeerVerdict, Record};
 pub use standing::{Standing, code, go_through};
 pub use tune::{Clock, Lengths, Tuned, depths, flows, host_clock, tiles, tune};
 

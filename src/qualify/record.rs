@@ -47,9 +47,21 @@ pub struct Record {
     /// When the last one was added.
     pub date: String,
     pub verdicts: Vec<Verdict>,
+    #[serde(default)]
+    pub peers: Vec<PeerVerdict>,
     /// Where it is kept.
     #[serde(skip)]
     places: Places,
+}
+
+/// Whether GPUs that are to reach each other's memory do, as ranks on them have found when they tried it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PeerVerdict {
+    /// The GPUs' UUIDs, in the order of ranks.
+    pub gpus: Vec<String>,
+    /// Of the machine code that it was tried by.
+    pub code: String,
+    pub works: bool,
 }
 
 impl Record {
@@ -60,7 +72,10 @@ impl Record {
         let places = places.clone();
         match kept.filter(|kept| kept.identity == identity) {
             Some(kept) => Self { places, ..kept },
-            None => Self { identity, date: String::new(), verdicts: Vec::new(), places },
+            None => {
+                let (date, verdicts, peers) = (String::new(), Vec::new(), Vec::new());
+                Self { identity, date, verdicts, peers, places }
+            }
         }
     }
 
@@ -74,6 +89,18 @@ impl Record {
         self.verdicts.retain(|known| known.check != verdict.check);
         self.verdicts.push(verdict);
         self.date = jiff::Timestamp::now().to_string();
+    }
+
+    /// Whether these GPUs reach each other's memory, if that is known.
+    pub fn peers(&self, gpus: &[String], code: &str) -> Option<bool> {
+        let known = self.peers.iter().find(|known| known.gpus == gpus && known.code == code);
+        known.map(|known| known.works)
+    }
+
+    /// Takes such a verdict in place of the one before.
+    pub fn put_peers(&mut self, verdict: PeerVerdict) {
+        self.peers.retain(|known| known.gpus != verdict.gpus);
+        self.peers.push(verdict);
     }
 
     /// The file.

@@ -254,6 +254,46 @@ fn the_command_prints_a_table_and_json() {
     assert!(Path::new(found["file"].as_str().unwrap()).is_file());
 }
 
+/// What ranks have found out of each other's memory is kept, and not tried again.
+#[test]
+fn peer_memory_is_tried_once() {
+    let split = ["--emulate", "2", "--tensor-parallel", "2", "--context", "64"];
+    let ask = [&ASK[..9], &split].concat();
+    let broken = [("CHASKI_EMULATE_PEERS", "broken")];
+    let fresh = Fresh::new();
+    let ask = |variables: &[(&str, &str)]| {
+        let (status, ids, said) = fresh.chaski(&ask, variables);
+        assert_eq!(status, Some(0), "{said}");
+        assert_eq!(said.matches("sums over all ranks").count(), 1, "{said}");
+        (ids, said)
+    };
+    let (ids, said) = ask(&broken);
+    assert!(said.contains("through NCCL: what others store into the memory of rank"), "{said}");
+    let known = "through NCCL: peer memory has been tried and does not work (chaski qualify";
+    let (again, said) = ask(&broken);
+    assert!(again == ids && said.contains(known), "{said}");
+    let devices = fresh.chaski(&["devices", "--emulate", "2"], &broken).1;
+    let told = "; peer memory between 2 GPUs, of which it is one, does not work";
+    assert_eq!(devices.matches(told).count(), 1, "kept with the first one: {devices}");
+    // Where it works, that is what is kept, until the file says something else.
+    let before = fresh.kept();
+    let (works, said) = ask(&[]);
+    assert!(works == ids && said.contains("over peer memory"), "{said}");
+    let read = |file: PathBuf| {
+        let record: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+        (file, record)
+    };
+    let new = fresh.kept().into_iter().filter(|file| !before.contains(file)).map(read);
+    let mut new = new.filter(|(_, record)| record["peers"][0]["works"] == true);
+    let (file, mut record) = new.next().unwrap();
+    record["peers"][0]["works"] = json!(false);
+    fs::write(file, record.to_string()).unwrap();
+    assert!(ask(&[]).1.contains(known));
+    let (status, _, said) = fresh.chaski(&["qualify", "--emulate", "2", "-m", MODEL], &[]);
+    assert_eq!(status, Some(0), "{said}");
+    assert!(ask(&[]).1.contains("over peer memory"));
+}
+
 /// Stores that do not arrive, as where routing between GPUs is broken.
 #[test]
 fn peer_memory_that_does_not_work_gives_way_to_nccl() {

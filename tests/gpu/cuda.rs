@@ -13,7 +13,7 @@ use chaski::case::Case;
 use chaski::checkpoint::{Checkpoint, Dtype};
 use chaski::config::{Config, Dims};
 use chaski::conformance::{self, Effort};
-use chaski::device::cuda::{self, Card, Options};
+use chaski::device::cuda::{self, Card, Options, Peers};
 use chaski::device::{Cuda, Device};
 use chaski::engine;
 use chaski::error::Result;
@@ -39,6 +39,7 @@ const DEFAULT: Options = Options {
     synchronous: false,
     kernels: KernelSet::PORTABLE,
     tuning: Tuning::DEFAULT,
+    peers: Peers::Untried,
 };
 
 fn rank(case: &Path, chunk: usize, options: Options) -> Result<Rank> {

@@ -6,6 +6,7 @@ use crate::golden::{Expected, argmax, cases, expected, relative_error, source, w
 use crate::gpus;
 use crate::process::chaski;
 use crate::steps::prefill;
+use chaski::device::cuda::Peers;
 use chaski::device::{Device, cuda};
 use chaski::engine;
 use chaski::kernel::KernelSet;
@@ -114,6 +115,7 @@ fn give_work(team: &mut Team, graphs: bool) {
             synchronous: false,
             kernels: KernelSet::PORTABLE,
             tuning: Tuning::DEFAULT,
+            peers: Peers::Untried,
         });
         Ok(())
     };
@@ -148,6 +150,11 @@ fn the_command_line_splits_over_gpus() {
             "CHASKI_EMULATE_PEERS",
             "0-2,1-2",
             "through NCCL: cuda:0 has no access to the memory of cuda:1",
+        ),
+        (
+            "CHASKI_EMULATE_PEERS",
+            "broken",
+            "through NCCL: what others store into the memory of rank",
         ),
         ("CHASKI_EMULATE_FAULT", "cuCtxEnablePeerAccess:2:217", "through NCCL: cuda:"),
     ] {

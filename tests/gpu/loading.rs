@@ -161,7 +161,7 @@ fn no_op_begins_before_its_weights_are_there() {
         let mut plain = emulated::rank(&source(&case), request(7)).unwrap();
         let plain = plain.prefill(&ids, Logits::All).unwrap().to_vec();
         // The card's kernels are loaded then: nothing but its weights holds up an op.
-        let (card, alone) = (card(), Arc::new(Alone));
+        let (card, alone) = (card(), Arc::new(Alone::default()));
         let mut warm = begin(&card, &case, 7, alone, Box::new(|_| Ok(()))).unwrap();
         assert!(warm.prefill(&ids, Logits::All).unwrap() == plain, "{name}: other bits");
         let needed = needed(layers, tied);
@@ -210,7 +210,7 @@ fn a_file_that_becomes_shorter_is_told() {
     let mut rank = emulated::rank_on(&source, request(3), |_, checkpoint, weights, layout| {
         let file = File::options().write(true).open(folder.path().join("model.safetensors"));
         file.unwrap().set_len(4096).unwrap();
-        let (alone, told) = (Arc::new(Alone), Box::new(|_| Ok(())));
+        let (alone, told) = (Arc::new(Alone::default()), Box::new(|_| Ok(())));
         let cuda = Cuda::while_loading(&card, &checkpoint, weights, layout, alone, told)?;
         Ok(Device::Cuda(Box::new(cuda)))
     })
@@ -225,7 +225,7 @@ fn a_file_that_becomes_shorter_is_told() {
 #[test]
 fn loading_ends_when_it_is_told_to_and_with_its_rank() {
     let stop = Box::new(|_| Err(Error::Interrupted));
-    let mut rank = begin(&card(), &tied(), 3, Arc::new(Alone), stop).unwrap();
+    let mut rank = begin(&card(), &tied(), 3, Arc::new(Alone::default()), stop).unwrap();
     assert_eq!(rank.prefill(&[1, 2, 3], Logits::Last).unwrap_err(), Error::Interrupted);
     // What was told of weights is dropped with the rank, if not before.
     let owned = Arc::new(());
@@ -234,7 +234,7 @@ fn loading_ends_when_it_is_told_to_and_with_its_rank() {
         let _ = &owned;
         Ok(())
     });
-    drop(begin(&card(), &tied(), 3, Arc::new(Alone), told).unwrap());
+    drop(begin(&card(), &tied(), 3, Arc::new(Alone::default()), told).unwrap());
     assert!(kept.upgrade().is_none());
 }
 

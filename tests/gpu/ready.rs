@@ -11,6 +11,9 @@ use chaski::rank::Rank;
 use chaski::sampler::SamplingOptions;
 use chaski::source::Source;
 
+/// Tokens whose sums are too large for peer memory.
+const LONG: usize = 272;
+
 /// The emulator reads it when it starts.
 const HOLD: &str = "CHASKI_EMULATE_HOLD";
 
@@ -30,10 +33,10 @@ fn a_rank_that_is_late_has_everything_ready() {
         let again = again.args(["--exact", test, "--nocapture"]).env(HOLD, "on");
         return assert!(again.status().unwrap().success());
     }
-    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/gqa8-hd64-f16");
-    let request =
-        engine::Options { context: Some(64), prefill_chunk: Some(8), ..engine::Options::default() };
-    let mut team = gpus::team(&Source::find(model).unwrap(), request, 1, &[0, 1]).unwrap();
+    let (context, prefill_chunk) = (Some(512), Some(LONG));
+    let request = engine::Options { context, prefill_chunk, ..engine::Options::default() };
+    let source = Source::find("synthetic:tiny").unwrap();
+    let mut team = gpus::team(&source, request, 1, &[0, 1]).unwrap();
     let ids = [1, 2, 3];
     team.begin(&SamplingOptions::default(), &ids).unwrap();
     let take = move |rank: &mut Rank| {
@@ -55,4 +58,13 @@ fn a_rank_that_is_late_has_everything_ready() {
         let chosen = team.each(advance).unwrap();
         assert_eq!(chosen[0], chosen[1]);
     }
+    // NCCL's first sum of a prompt that is long, behind a short one's over peer memory.
+    team.rewind(0).unwrap();
+    let take = move |rank: &mut Rank| {
+        late(rank);
+        rank.take(&ids, Logits::None)?;
+        rank.take(&[1; LONG], Logits::Last)?;
+        rank.finish()
+    };
+    team.each(take).unwrap();
 }

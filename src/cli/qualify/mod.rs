@@ -16,7 +16,7 @@ use crate::config::{Config, Dims};
 use crate::device::cuda::{self, Card, Options};
 use crate::engine::{How, find_out, kept, usable};
 use crate::error::Result;
-use crate::qualify::{self, Check, Found, Identity, Record, Standing, Verdict};
+use crate::qualify::{self, Check, Found, Identity, PeerVerdict, Record, Standing, Verdict};
 
 /// Finds out anew what a GPU computes, and prints it.
 ///
@@ -33,6 +33,7 @@ pub fn run(args: &QualifyArgs) -> Result<()> {
         Some(model) => of_model(&card, options, model)?,
     };
     let mut record = Record::load(Identity::of(&card)?, &card.settings.places);
+    record.peers.clear(); // ranks try it again
     let (limit, checker) = (limit(args.time_limit), checker()?);
     let how = How { anew: true, thorough: args.thorough, limit, checker: Some(&checker) };
     let standing = find_out(&card, options, &checks, &mut record, how, &observer())?;
@@ -46,6 +47,7 @@ pub fn run(args: &QualifyArgs) -> Result<()> {
                 "graphs": options.graphs,
                 "programmatic": options.programmatic,
                 "tuning": tuned,
+                "peers": record.peers,
                 "not_used": lines,
                 "wrong": faults.iter().map(|(kernel, _)| kernel.name).collect::<Vec<_>>(),
                 "file": record.path().ok(),
@@ -99,6 +101,12 @@ pub fn state(card: &Card) -> Result<String> {
         found.tuned.as_ref().map(|tuned| format!("; {check}: {tuned}"))
     };
     let tuned: String = record.verdicts.iter().filter_map(tuned).collect();
+    let own = card.uuid()?;
+    let broken = |verdict: &&PeerVerdict| !verdict.works && verdict.gpus.contains(&own);
+    let broken = record.peers.iter().filter(broken).map(|PeerVerdict { gpus, .. }| {
+        format!("; peer memory between {} GPUs, of which it is one, does not work", gpus.len())
+    });
+    let broken: String = broken.collect();
     let checks = match (record.verdicts.len(), &wrong[..]) {
         (0, _) => {
             "not qualified yet: its kernels are checked when a model first runs on it".to_owned()
@@ -109,5 +117,5 @@ pub fn state(card: &Card) -> Result<String> {
             format!("qualified except for {} of {all} checks: {}", wrong.len(), wrong.join(", "))
         }
     };
-    Ok(checks + &tuned)
+    Ok(checks + &tuned + &broken)
 }

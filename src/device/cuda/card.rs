@@ -92,6 +92,14 @@ impl Card {
         })
     }
 
+    /// What tells it apart from all others anywhere.
+    ///
+    /// # Errors
+    /// When the driver does not say.
+    pub fn uuid(&self) -> Result<String> {
+        self.context.uuid()
+    }
+
     /// Free and total bytes of its memory.
     ///
     /// # Errors

@@ -153,7 +153,7 @@ impl Cuda {
             let queue = |each: &Multiply| unsafe { library.multiply(&cuda.stream, each) };
             // The library loads its kernels when they are first used, which a graph cannot hold.
             all.iter().try_for_each(queue)?;
-            cuda.stream.synchronize("cuBLASLt failed")?;
+            cuda.wait("cuBLASLt failed")?;
             let graph = cuda.stream.capture(|| all.iter().try_for_each(queue))?;
             Ok(Recorded { graph, doing: "of cuBLASLt".to_owned(), options: cuda.options })
         })

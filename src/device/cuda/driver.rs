@@ -4,7 +4,7 @@
 use std::ffi::CStr;
 use std::ops::Range;
 use std::ptr;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use cudarc::driver::sys;
@@ -103,11 +103,13 @@ pub fn device_count() -> Result<u32> {
 pub struct Context {
     device: sys::CUdevice,
     handle: sys::CUcontext,
+    /// Whether a kernel on it does not end: calls might wait for it.
+    is_abandoned: AtomicBool,
 }
 
 // SAFETY: the handle names an object of the driver, whose functions may be called from any thread.
 unsafe impl Send for Context {}
-// SAFETY: as above; nothing in here changes.
+// SAFETY: as above; all that changes in here is an atomic.
 unsafe impl Sync for Context {}
 
 impl Context {
@@ -132,7 +134,7 @@ impl Context {
             check(&doing, libcuda::cuDeviceGet(&mut device, ordinal as i32))?;
             check(&doing, libcuda::cuDevicePrimaryCtxRetain(&mut handle, device))?;
         }
-        let context = Arc::new(Self { device, handle });
+        let context = Arc::new(Self { device, handle, is_abandoned: AtomicBool::new(false) });
         context.bind()?;
         Ok(context)
     }
@@ -142,8 +144,16 @@ impl Context {
         self.enter().or_else(|result| check("cannot enter the GPU's context", result))
     }
 
+    /// Has no more calls made in it, and nothing in it destroyed: each might wait for ever.
+    pub fn abandon(&self) {
+        self.is_abandoned.store(true, Ordering::Relaxed);
+    }
+
     /// As [`Self::bind`], with the driver's own answer.
     pub fn enter(&self) -> std::result::Result<(), Status> {
+        if self.is_abandoned.load(Ordering::Relaxed) {
+            return Err(libcuda::LAUNCH_TIMEOUT);
+        }
         // SAFETY: the context is retained until `self` is dropped.
         match unsafe { libcuda::cuCtxSetCurrent(self.handle) } {
             libcuda::SUCCESS => Ok(()),
@@ -159,6 +169,15 @@ impl Context {
         let bytes = name.map(|byte| byte as u8);
         let text = CStr::from_bytes_until_nul(&bytes).unwrap_or_default();
         Ok(text.to_string_lossy().into_owned())
+    }
+
+    /// What tells it apart from all others anywhere.
+    pub fn uuid(&self) -> Result<String> {
+        let mut uuid = [0; 16];
+        // SAFETY: the driver writes 16 bytes.
+        let result = unsafe { libcuda::cuDeviceGetUuid_v2(&mut uuid, self.device) };
+        check("cannot ask the GPU for its UUID", result)?;
+        Ok(format!("GPU-{:032x}", u128::from_be_bytes(uuid)))
     }
 
     fn attribute(&self, which: sys::CUdevice_attribute) -> Result<u32> {
@@ -245,6 +264,9 @@ pub(super) fn destroy(context: &Context, destroy: impl FnOnce() -> Status) {
 
 impl Drop for Context {
     fn drop(&mut self) {
+        if self.is_abandoned.load(Ordering::Relaxed) {
+            return;
+        }
         // SAFETY: retained in `new`; whoever uses the context holds an Arc of it.
         let _ = unsafe { libcuda::cuDevicePrimaryCtxRelease_v2(self.device) };
     }

@@ -22,7 +22,7 @@ pub(super) struct Resolved {
     /// How many of the weights, in the order of their use, must be here.
     pub(super) weights: usize,
     /// What ranks exchange before.
-    exchange: Option<Exchange>,
+    pub(super) exchange: Option<Exchange>,
     /// Whether the kernel may begin before what comes before it in the program has ended.
     is_programmatic: bool,
 }
@@ -53,14 +53,20 @@ impl Resolved {
         }
     }
 
-    /// Queues it. `programmatic`: see [`super::stream::Stream::launch`].
-    pub(super) fn queue(&self, cuda: &Cuda, programmatic: bool) -> Result<()> {
+    /// Queues what NCCL does for it.
+    pub(super) fn exchange(&self, cuda: &Cuda) -> Result<()> {
         if let (Some(exchange), Some(nccl)) = (self.exchange, cuda.link.nccl()) {
             let (Exchange::Sum(slot) | Exchange::Pass(slot, _)) = exchange;
             let address = cuda.state.address(slot.offset()..slot.offset() + slot.bytes());
             // SAFETY: the address is of a slot of the exchange's size in the state region, as below.
             unsafe { nccl.exchange(&cuda.stream, exchange, address) }?;
         }
+        Ok(())
+    }
+
+    /// Queues it. `programmatic`: see [`super::stream::Stream::launch`].
+    pub(super) fn queue(&self, cuda: &Cuda, programmatic: bool) -> Result<()> {
+        self.exchange(cuda)?;
         let Some(function) = &self.function else { return Ok(()) };
         let programmatic = programmatic && self.is_programmatic && function.is_programmatic;
         let arguments = bytemuck::cast_slice(&self.words);

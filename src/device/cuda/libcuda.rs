@@ -19,6 +19,7 @@ pub const SUCCESS: Status = 0;
 pub const PEER_ACCESS_UNSUPPORTED: Status = 217;
 pub const NOT_FOUND: Status = 500;
 pub const NOT_READY: Status = 600;
+pub const LAUNCH_TIMEOUT: Status = 702;
 pub const PEER_ACCESS_ALREADY_ENABLED: Status = 704;
 pub const TOO_MANY_PEERS: Status = 711;
 
@@ -54,6 +55,7 @@ functions! {
     cuDeviceGetAttribute(value: *mut c_int, which: CUdevice_attribute, device: CUdevice);
     cuDeviceGetCount(count: *mut c_int);
     cuDeviceGetName(name: *mut c_char, length: c_int, device: CUdevice);
+    cuDeviceGetUuid_v2(uuid: *mut [u8; 16], device: CUdevice);
     cuDevicePrimaryCtxRelease_v2(device: CUdevice);
     cuDevicePrimaryCtxRetain(context: *mut CUcontext, device: CUdevice);
     cuDriverGetVersion(version: *mut c_int);

@@ -10,7 +10,7 @@ use bytemuck::Pod;
 use super::driver::{Alarm, Context};
 use super::nccl::Nccl;
 use super::stream::Stream;
-use super::{Card, Cuda, emulator};
+use super::{Card, Cuda, Peers, emulator};
 use crate::comm::{Communicator, Way};
 use crate::error::{Error, Result};
 use crate::memory::Slot;
@@ -89,13 +89,16 @@ fn place(card: &Card) -> [u64; 2] {
     [*PROCESS.get_or_init(|| RandomState::new().hash_one(0)), card.ordinal.into()]
 }
 
-/// In the place of a GPU: peer memory is not to be used.
+/// In the place of a GPU: peer memory is not to be used, or has been found not to work.
 const REFUSED: u64 = u64::MAX;
+const BROKEN: u64 = u64::MAX - 1;
 
 /// A GPU among these places that this one does not reach, from 1 on; 0 if it reaches all of them.
 fn out_of_reach(card: &Card, places: &[&[u64]]) -> Result<u64> {
-    if !card.settings.peers {
-        return Ok(REFUSED);
+    match card.options.peers {
+        _ if !card.settings.peers => return Ok(REFUSED),
+        Peers::Broken => return Ok(BROKEN),
+        Peers::Untried | Peers::Work => (),
     }
     for place in places.iter().filter(|place| place[1] != u64::from(card.ordinal)) {
         let peer = Context::new(place[1] as u32)?;
@@ -138,6 +141,10 @@ impl Link {
         if let Some(rank) = missing.iter().position(|missing| *missing != 0) {
             let why = match missing[rank] {
                 REFUSED => "CHASKI_PEERS=off".to_owned(),
+                BROKEN => {
+                    "peer memory has been tried and does not work (chaski qualify has it tried again)"
+                        .to_owned()
+                }
                 missing => format!(
                     "cuda:{} has no access to the memory of cuda:{}",
                     places[rank][1],
@@ -202,12 +209,27 @@ impl Cuda {
         self.link.nccl().is_some()
     }
 
-    /// Makes all such calls that running `program` needs.
+    /// Makes all such calls that running `program` needs; all ranks must do so. What NCCL does in it is done
+    /// once, of any numbers: it connects the ranks, and allocates, when they first meet for such a thing.
     ///
     /// # Errors
-    /// What cannot be loaded.
+    /// What cannot be loaded; what NCCL or the driver refuse.
     pub fn prepare(&mut self, program: &Program) -> Result<()> {
-        self.guard(|cuda| cuda.resolve(program).map(drop))
+        self.guard(|cuda| {
+            let mut known = Vec::new();
+            for launch in cuda.resolve(program)? {
+                let met_for = match launch.exchange {
+                    None => continue,
+                    Some(Exchange::Sum(slot)) => (slot.len(), None),
+                    Some(Exchange::Pass(slot, way)) => (slot.len(), Some(way)),
+                };
+                if !known.contains(&met_for) {
+                    launch.exchange(cuda)?;
+                    known.push(met_for);
+                }
+            }
+            Ok(())
+        })
     }
 
     /// Fills the slots through which ranks on GPUs tell each other something, and tells the ranks where each
@@ -238,13 +260,15 @@ impl Cuda {
         self.write(addresses, &of_all)
     }
 
-    /// Tries peer memory, which a machine may promise and not have: NCCL does the sums from now on if
-    /// `program`, one that the kernels of all ranks make over it, does not leave `right` in `sum`, in time.
+    /// Tries peer memory, if that has not been tried: a machine may promise it and not have it. NCCL does the
+    /// sums from now on if `program`, one that the kernels of all ranks make over it, does not leave `right` in `sum`, in time.
     ///
     /// # Errors
     /// When the GPU or another rank fails.
     pub fn try_peers(&mut self, program: &Program, sum: Slot<f32>, right: &[f32]) -> Result<()> {
-        let Link::Peers(_, alarm) = &self.link else { return Ok(()) };
+        let (Link::Peers(_, alarm), Peers::Untried) = (&self.link, self.options.peers) else {
+            return Ok(());
+        };
         let alarm = alarm.clone();
         let launches = self.guard(|cuda| cuda.resolve(program))?;
         // All have loaded the kernel when one of them waits in it.
@@ -267,13 +291,20 @@ impl Cuda {
         let is_right = came && self.read(sum)? == right;
         let all = self.comm.all_gather(&[is_right.into()]);
         self.comm.leave()?;
-        let Some(rank) = all.iter().position(|is_right| *is_right == 0) else { return Ok(()) };
+        let broken = all.iter().position(|is_right| *is_right == 0);
+        self.tried_peers = Some(broken.is_none());
+        let Some(rank) = broken else { return Ok(()) };
         if let Link::Peers(nccl, _) = std::mem::replace(&mut self.link, Link::Alone) {
             let why = format!("what others store into the memory of rank {rank} does not arrive");
             self.link = Link::Nccl(nccl, why);
         }
         self.gpu.reaches_peers = false;
         Ok(())
+    }
+
+    /// Whether the memory of the other ranks' GPUs works, if [`Self::try_peers`] has tried it.
+    pub fn tried_peers(&self) -> Option<bool> {
+        self.tried_peers
     }
 
     /// Does what no kernel does, on a copy.

@@ -15,12 +15,25 @@ pub struct Options {
     /// Which kernels it runs, where several mean the same.
     pub kernels: KernelSet,
     pub tuning: Tuning,
+    pub peers: Peers,
+}
+
+/// What is known of the memory of the GPUs that ranks of a stage are on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Peers {
+    /// Nothing: it is tried before ranks rely on it.
+    Untried,
+    /// It was tried, and works.
+    Work,
+    /// It was tried, and what is stored does not arrive.
+    Broken,
 }
 
 impl Default for Options {
     fn default() -> Self {
         let (kernels, tuning) = (KernelSet::ALL, Tuning::DEFAULT);
-        Self { graphs: true, programmatic: true, synchronous: false, kernels, tuning }
+        let peers = Peers::Untried;
+        Self { graphs: true, programmatic: true, synchronous: false, kernels, tuning, peers }
     }
 }
 

@@ -30,7 +30,7 @@ impl Cuda {
                 event.record(&cuda.stream)?;
             }
             cuda.comm.leave()?;
-            cuda.stream.synchronize(&cuda.failure())?;
+            cuda.wait(&cuda.failure())?;
             events.windows(2).map(|pair| pair[1].since(&pair[0])).collect()
         })
     }

@@ -15,8 +15,9 @@ use super::driver::{Context, Pinned, Region};
 use super::stream::Stream;
 use crate::error::{Error, Result};
 
-/// How often it is asked whether the word has come.
+/// How often it is asked whether the word has come, and how many times.
 const GLANCE: Duration = Duration::from_millis(1);
+const GLANCES: usize = 2000;
 
 /// Behind the word: the records' capacity, their number, and the records of RECORD words.
 const HEAD: usize = 24;
@@ -71,12 +72,14 @@ impl Trace {
     }
 
     /// The op that the GPU is in; none if it has nothing to do. If NCCL may be waiting for other ranks, what
-    /// it does is told, too. Where the GPU does not even answer, this does not return.
+    /// it does is told, too.
     pub fn look(&self, nccl_waits: bool) -> Option<String> {
         if self.work.has_ended("").unwrap_or(true) {
             return None;
         }
-        let word = self.word().ok()?;
+        let Some(word) = self.word().ok()? else {
+            return Some("an op of which it does not tell".to_owned());
+        };
         let programs = self.programs.lock().unwrap_or_else(PoisonError::into_inner);
         let ops = programs.get((word >> 32).checked_sub(1)? as usize)?;
         let at = word as u32 as usize;
@@ -112,14 +115,18 @@ impl Trace {
             .map_err(|error| Error::failed(format!("cannot write stamps: {error}")))
     }
 
-    fn word(&self) -> Result<u64> {
+    /// None: the GPU does not answer.
+    fn word(&self) -> Result<Option<u64>> {
         let mut landing = self.landing.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: nobody else uses the memory, and it goes with `self`, after the stream.
         unsafe { self.beside.begin_copy_out(&self.word, 0..8, &mut landing) }?;
-        while !self.beside.has_ended("")? {
+        for _ in 0..GLANCES {
+            if self.beside.has_ended("")? {
+                return Ok(Some(landing.load(0)));
+            }
             thread::sleep(GLANCE);
         }
-        Ok(landing.load(0))
+        Ok(None)
     }
 }
 

@@ -164,7 +164,7 @@ impl Cuda {
         layout: &Layout,
         loaded: Progress<'_>,
     ) -> Result<Self> {
-        Self::of_rank(card, checkpoint, weights, layout, Arc::new(Alone), loaded)
+        Self::of_rank(card, checkpoint, weights, layout, Arc::new(Alone::default()), loaded)
     }
 
     /// As [`Self::new`], for a rank that `comm` leads to others, all of them on GPUs.
