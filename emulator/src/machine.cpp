@@ -3,7 +3,9 @@
 #include "modes.h"
 #include "stores.h"
 
+#include <unistd.h>
 #include <algorithm>
+#include <atomic>
 #include <cstdio>
 #include <cstring>
 
@@ -213,7 +215,25 @@ static bool waits_for_others() {
     return false;
 }
 
+// Threads in calls that wait for a device.
+static std::atomic<int> waiting{0};
+
+struct Waiting {
+    Waiting() { waiting++; }
+    ~Waiting() { waiting--; }
+};
+
+// A real driver's handlers may wait for such threads when the process ends by exit().
+static const struct AtExit {
+    ~AtExit() {
+        if (waiting == 0) return;
+        std::fprintf(stderr, "emulator: exit() while a thread waits in a call may not return\n");
+        _exit(97);
+    }
+} at_exit;
+
 void force(Dependency until, std::unique_lock<std::mutex>& lock) {
+    const Waiting call;
     while (!run_until(until)) {
         uint64_t seen = machine().submissions;
         if (waits_for_others()) {

@@ -23,7 +23,7 @@ mod watch;
 mod weights;
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use bytemuck::Pod;
@@ -248,8 +248,7 @@ impl Cuda {
             // SAFETY: what was captured uses the regions, which are as large as the program's slots and
             // weights, and live as long as `cuda`, which waits for its stream before it goes.
             unsafe { cuda.stream.replay(&recorded.graph, "cannot start a CUDA graph") }?;
-            // Windows' driver may keep what is queued until somebody asks for it.
-            if is_below_windows() {
+            if cuda.options.asks {
                 cuda.stream.has_ended(&cuda.failure())?;
             }
             Ok(())
@@ -336,12 +335,6 @@ impl Drop for Cuda {
         // The memory goes next. What failed was told of; what fails now concerns nobody any more.
         let _ = self.stream.synchronize("");
     }
-}
-
-/// Whether the driver is Windows' own, seen from Linux (WSL2).
-fn is_below_windows() -> bool {
-    static BELOW: OnceLock<bool> = OnceLock::new();
-    *BELOW.get_or_init(|| std::path::Path::new("/dev/dxg").exists())
 }
 
 /// A panic elsewhere leaves modules that can still be used.

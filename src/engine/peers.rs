@@ -24,7 +24,11 @@ impl Stage {
         let [first, _, ..] = cards[..] else { return Ok(None) };
         let gpus = cards.iter().map(|card| card.uuid()).collect::<Result<_>>()?;
         let code = first.code(kernel::AllReduce::KERNEL)?;
-        Ok(Some(Self { gpus, code, record: Record::load(Identity::of(first)?, &first.settings.places) }))
+        Ok(Some(Self {
+            gpus,
+            code,
+            record: Record::load(Identity::of(first)?, &first.settings.places),
+        }))
     }
 }
 
@@ -42,8 +46,8 @@ pub(super) fn recall(stage: &mut [Hardware]) -> Result<()> {
     Ok(())
 }
 
-/// Keeps what the ranks of `team` have found out about each other's memory, if they have tried it. `parts`: of
-/// a stage
+/// Keeps what the ranks of `team` have found out about each other's memory, if they have tried it.
+/// `parts`: of a stage
 pub(super) fn keep(
     team: &mut Team,
     hardware: &[Hardware],

@@ -222,3 +222,46 @@ fn longest_that(fits: impl Fn(usize) -> bool, most: usize) -> usize {
     }
     good
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::Source;
+
+    /// An 8B in f16 on a GPU with so many bytes beside its weights.
+    fn chunk_and_context(longest_chunk: Option<usize>, bytes: usize) -> (usize, usize) {
+        let source = Source::find("synthetic:llama3-8b").unwrap();
+        let config = Config::load(&source).unwrap();
+        let dims = Dims::new(&config, 1).unwrap();
+        let request = Request {
+            longest_chunk,
+            cache: Dtype::F16,
+            activations: Dtype::Bf16,
+            attention_blocks: 132,
+            ..Request::default()
+        };
+        let weights = 16 << 30;
+        let plan = Plan::new(&config, &dims, weights, request, Room::Gpu(weights + bytes)).unwrap();
+        (plan.sizes.chunk, plan.sizes.context)
+    }
+
+    #[test]
+    fn a_prompts_steps_are_as_long_as_leaves_the_context_next_to_as_long() {
+        assert_eq!(chunk_and_context(None, 20 << 30), (DEFAULT_CHUNK, 8192));
+        assert_eq!(chunk_and_context(Some(2048), 20 << 30), (2048, 8192));
+        assert_eq!(chunk_and_context(Some(256), 20 << 30).0, DEFAULT_CHUNK);
+        // The less there is, the shorter, and the context is never much so.
+        let mut chunks = Vec::new();
+        for bytes in [1280, 1024, 896, 768, 640].map(|mib| mib << 20) {
+            let (chunk, context) = chunk_and_context(Some(2048), bytes);
+            let (_, longest) = chunk_and_context(None, bytes);
+            assert!(
+                context <= longest && context >= longest - longest / 32,
+                "{context} of {longest}"
+            );
+            chunks.push(chunk);
+        }
+        assert!(chunks.is_sorted_by(|more, less| more >= less), "{chunks:?}");
+        assert!(chunks.last() == Some(&DEFAULT_CHUNK), "{chunks:?}");
+    }
+}

@@ -239,7 +239,9 @@ fn rank(small: Small, card: &Card, (context, chunk): (usize, usize)) -> Result<R
     let plan = Plan::new(&config, &dims, cuda::region_bytes(&weights), request, room)?;
     Rank::on(&config, dims, checkpoint, &plan, |checkpoint, weights, layout| {
         let hardware = crate::device::Hardware::Gpu(card.clone());
-        Device::of_rank(&hardware, checkpoint, weights, layout, Arc::new(Alone::default()), &|_| Ok(()))
+        Device::of_rank(&hardware, checkpoint, weights, layout, Arc::new(Alone::default()), &|_| {
+            Ok(())
+        })
     })
 }
 

@@ -115,6 +115,23 @@ fn what_fails_while_a_token_is_waited_for_is_told() {
     }
 }
 
+/// In a prompt, in the first step, and in a graph.
+#[test]
+fn a_kernel_that_does_not_end_is_named_and_ends_the_run() {
+    for (launch, op) in
+        [(3, "matmul (op 3 of 27)"), (40, "norm_qkv (op 12 of 17)"), (70, "project (op 7 of 18)")]
+    {
+        let value = format!("kernel:{launch}:stalls");
+        let environment = [("CHASKI_EMULATE", "1"), ("CHASKI_EMULATE_FAULT", &*value)];
+        let ask = [&ASK[..], &["--device", "cuda", "--timeout", "3"]].concat();
+        let (status, _, errors) = chaski(&ask, &environment);
+        let told = format!(
+            "chaski: the GPU failed in {op}: made no progress for 3 s; --timeout allows more"
+        );
+        assert!(status == Some(1) && errors.lines().any(|line| line == told), "{value}: {errors}");
+    }
+}
+
 #[test]
 fn gpus_that_are_not_there_or_too_old_are_told() {
     let emulated = [("CHASKI_EMULATE", "1")];

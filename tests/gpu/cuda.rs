@@ -14,18 +14,16 @@ use chaski::checkpoint::{Checkpoint, Dtype};
 use chaski::config::{Config, Dims};
 use chaski::conformance::{self, Effort};
 use chaski::device::cuda::{self, Card, Options, Peers};
-use chaski::device::{Cuda, Device};
+use chaski::device::{Cuda, Device, Recording};
 use chaski::engine;
 use chaski::error::Result;
 use chaski::kernel::KernelSet;
 use chaski::memory::{Layout, Slot};
-use chaski::model::Logits;
-use chaski::op::{Prefetch, Product, Program, Tile, Trigger, Tuning};
+use chaski::model::{Logits, decode};
+use chaski::op::{Gpu, Prefetch, Product, Program, Tile, Trigger, Tuning};
 use chaski::ops::{Matmul, MmaPeak};
-use chaski::qualify::{Lengths, tune};
 use chaski::rank::Rank;
 use chaski::sampler::SamplingOptions;
-use chaski::source::Source;
 
 /// Prefill takes activations in the weights' type, decoding keeps them in f32; the cache is f16 in
 /// both. That rounding is all there is to see: the CPU reference with the same types is as far off.
@@ -40,6 +38,7 @@ const DEFAULT: Options = Options {
     kernels: KernelSet::PORTABLE,
     tuning: Tuning::DEFAULT,
     peers: Peers::Untried,
+    asks: false,
 };
 
 fn rank(case: &Path, chunk: usize, options: Options) -> Result<Rank> {
@@ -218,6 +217,24 @@ fn a_token_costs_the_host_one_launch() {
     assert_eq!(calls - 2 * queries, 2 * 8, "{calls} calls, {queries} queries");
 }
 
+/// Windows' driver may keep a graph until somebody asks about it.
+#[test]
+fn a_graph_is_asked_about_where_the_driver_may_keep_it() {
+    let mut rank = rank(&case("gqa4-hd64-bf16-tied"), 8, DEFAULT).unwrap();
+    rank.take(&[1, 2, 3], Logits::Last).unwrap();
+    for (asks, queries) in [(false, 0), (true, 1)] {
+        let mut step = Recording::new(decode(rank.model()));
+        let device = rank.device_mut();
+        let Device::Cuda(cuda) = device else { panic!("on a GPU") };
+        cuda.set_options(Options { asks, ..DEFAULT });
+        device.step(&mut step).unwrap(); // the graph is made
+        device.finish().unwrap();
+        let before = cuda::calls().unwrap();
+        device.step(&mut step).unwrap();
+        assert_eq!(cuda::calls().unwrap().1 - before.1, queries);
+    }
+}
+
 /// Graphs, programmatic launch, streams that run as late as they may, and the order of blocks and warps.
 #[test]
 fn bits_do_not_depend_on_how_work_is_given_or_run() {
@@ -316,60 +333,6 @@ fn tuning_changes_no_bit() {
     of(&products, &shapes);
 }
 
-/// Each tuning that is a candidate leaves a small model's bits as they are, and so does what a clock that
-/// prefers some of them has chosen.
-#[test]
-fn a_small_model_says_the_same_under_each_tuning() {
-    let small = || {
-        let source = Source::find("synthetic:tiny").unwrap();
-        let request = engine::Options {
-            context: Some(64),
-            prefill_chunk: Some(48),
-            ..engine::Options::default()
-        };
-        emulated::rank(&source, request).unwrap()
-    };
-    let options = Options { kernels: KernelSet::ALL, ..DEFAULT };
-    let lengths = Lengths { prompts: &[3, 20], steps: &[48, 12, 20] };
-    let wanted = |tuning: &Tuning| {
-        let flow = (tuning.trigger, tuning.prefetch) == (Trigger::First, Prefetch::Paced);
-        f64::from(flow) + f64::from(tuning.ahead == 2) + f64::from(tuning.chunk == 20)
-    };
-    let mut clock =
-        |tuning: &Tuning, _: &mut dyn FnMut() -> Result<()>| Ok(1.0 - 0.2 * wanted(tuning));
-    let mut begun = 0;
-    let tuned = tune(small(), options, lengths, &mut clock, &mut || begun += 1).unwrap();
-    let (trigger, prefetch) = (Trigger::First, Prefetch::Paced);
-    let chosen = Tuning { trigger, prefetch, ahead: 2, chunk: 20, tile: None };
-    assert_eq!((tuned.tuning, begun), (chosen, 4));
-    let gains = [tuned.token - 0.8 * 0.75, tuned.prompt - 0.4 / 0.6];
-    assert!(gains.iter().all(|gain| gain.abs() < 1e-9), "{tuned}");
-    // What is slower for all its trouble stays out.
-    let mut clock = |tuning: &Tuning, _: &mut dyn FnMut() -> Result<()>| Ok(2.0 + wanted(tuning));
-    let tuned = tune(small(), options, lengths, &mut clock, &mut || ()).unwrap();
-    let usual = Tuning { chunk: 48, ..Tuning::DEFAULT };
-    assert_eq!((tuned.tuning, tuned.token, tuned.prompt), (usual, 1.0, 1.0));
-}
-
-/// Prompts whose last step would be one token, which would have the bits of decoding, too.
-#[test]
-fn an_answer_does_not_depend_on_the_length_of_steps() {
-    let answer = |tokens: usize, steps: &str| {
-        let ids: Vec<_> = (1..=tokens).map(|id| id.to_string()).collect();
-        let ask = ["generate", "--emulate", "1", "-m", "synthetic:tiny", "--ids", &ids.join(",")];
-        let more =
-            ["-n", "2", "--temp", "0", "--json", "--logprobs", "3", "--prefill-chunk", steps];
-        let (status, text, errors) = chaski(&[&ask[..], &more].concat(), &[]);
-        assert_eq!(status, Some(0), "{errors}");
-        text.lines().take(2).map(str::to_owned).collect::<Vec<_>>()
-    };
-    for (tokens, steps) in [(9, ["16", "8", "4", "3"]), (10, ["16", "9", "5", "3"])] {
-        let [whole, others @ ..] = steps.map(|steps| answer(tokens, steps));
-        assert!(whole.len() == 2 && whole[1].contains("top_logprobs"), "{whole:?}");
-        others.iter().for_each(|other| assert_eq!(*other, whole, "{tokens} tokens"));
-    }
-}
-
 /// Slots of another layout reach nothing that is not of this rank, by their start or by their length.
 #[test]
 fn what_is_not_in_a_ranks_memory_is_not_touched() {
@@ -408,6 +371,20 @@ fn what_is_not_in_a_ranks_memory_is_not_touched() {
     assert!(!read(own) && read(longer) && read(past), "read");
     assert!(launch(longer) && launch(past), "launch");
     assert!(!is_refused(&|cuda| cuda.run(&Program::default())), "launch of nothing");
+}
+
+/// Blocks that wait for each other, and would have to wait for those that find no room: as where others have
+/// a part of the GPU.
+#[test]
+fn blocks_that_wait_for_each_other_and_do_not_all_fit_are_refused() {
+    emulated::start();
+    let case = conformance::cases("sample", Effort::Few).remove(0);
+    let mut launch = case.op().launch(&Gpu::portable(4));
+    let card = Card::open(0).unwrap();
+    card.load(&launch).unwrap();
+    launch.grid = [1000, 1, 1];
+    let error = card.load(&launch).unwrap_err().to_string();
+    assert!(error.contains("its 1000 blocks wait for each other, and 16 run at once"), "{error}");
 }
 
 #[test]

@@ -116,6 +116,7 @@ fn give_work(team: &mut Team, graphs: bool) {
             kernels: KernelSet::PORTABLE,
             tuning: Tuning::DEFAULT,
             peers: Peers::Untried,
+            asks: false,
         });
         Ok(())
     };
@@ -167,6 +168,24 @@ fn the_command_line_splits_over_gpus() {
     let (status, _, errors) = ask(&["--emulate", "1", "--tensor-parallel", "2"], &[]);
     assert_eq!(status, Some(1));
     assert!(errors.contains("there is no GPU cuda:1 for a rank: there are 1"), "{errors}");
+}
+
+/// The GPU that has least, less what NCCL takes of it: it would have no room for a communicator.
+#[test]
+fn the_smallest_gpu_decides_what_fits() {
+    let context = |memory: &str| {
+        let ask = ["generate", "-m", "synthetic:tiny", "--ids", "1,2,3", "--print-ids", "-n", "2"];
+        let split = ["--emulate", "2", "--tensor-parallel", "2", "--timeout", "600"];
+        let memory = [("CHASKI_EMULATE_MEMORY", memory)];
+        let (status, _, errors) = chaski(&[&ask[..], &split].concat(), &memory);
+        assert_eq!(status, Some(0), "{memory:?}: {errors}");
+        let (_, context) = errors.split_once("; context ").unwrap();
+        let (tokens, limit) = context.split_once(" (").unwrap();
+        (tokens.parse::<usize>().unwrap(), limit.starts_with("what fits the memory"))
+    };
+    let least = context("6M,6M");
+    assert!(least.1, "{least:?}");
+    assert_eq!([context("6M,8G"), context("8G,6M")], [least; 2]);
 }
 
 /// What tests/sweep/cuda_faults.rs, whose faults come before a graph is there, does not meet.

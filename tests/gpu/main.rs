@@ -27,4 +27,5 @@ mod loading;
 mod ready;
 mod sample_ranks;
 mod stages;
+mod tuning;
 mod two_engines;

@@ -1,6 +1,8 @@
 //! A model split over several ranks, on the CPU.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -219,6 +221,23 @@ fn quiet_about_faults() {
 }
 
 /// A rank that is slow, but gets on, is waited for.
+/// Whoever comes too late to be told of a failure is told at once: a rank may fail while another is loaded.
+#[test]
+fn what_is_to_be_done_on_failure_is_done_after_it_too() {
+    let room = Ranks::new(vec!["cpu".to_owned()], Duration::from_secs(1), None);
+    let done = Arc::new(AtomicUsize::new(0));
+    let act = || {
+        let done = done.clone();
+        Box::new(move || _ = done.fetch_add(1, Ordering::Relaxed))
+    };
+    room.on_failure(act());
+    assert_eq!(done.load(Ordering::Relaxed), 0);
+    room.fail(0, "a fault that was asked for");
+    room.on_failure(act());
+    room.fail(0, "another one");
+    assert_eq!(done.load(Ordering::Relaxed), 2, "each once");
+}
+
 #[test]
 fn a_slow_rank_changes_nothing() {
     let case = &splittable(2)[0];

@@ -38,7 +38,7 @@ pub struct SplitArgs {
     #[arg(long, value_name = "FILE", requires = "join")]
     pub secret_file: Option<PathBuf>,
 
-    /// Seconds that ranks wait for one that makes no progress, before the run ends
+    /// Seconds that a rank, or a kernel on a GPU, may make no progress before the run ends
     #[arg(long, value_name = "SECONDS", default_value_t = DEFAULT_TIMEOUT.as_secs_f64())]
     #[arg(value_parser = seconds)]
     pub timeout: f64,

@@ -261,7 +261,8 @@ impl Cuda {
     }
 
     /// Tries peer memory, if that has not been tried: a machine may promise it and not have it. NCCL does the
-    /// sums from now on if `program`, one that the kernels of all ranks make over it, does not leave `right` in `sum`, in time.
+    /// sums from now on if `program`, one that the kernels of all ranks make over it, does not leave
+    /// `right` in `sum`, in time.
     ///
     /// # Errors
     /// When the GPU or another rank fails.

@@ -1,5 +1,8 @@
 //! What can be chosen about the CUDA executor.
 
+use std::path::Path;
+use std::sync::OnceLock;
+
 use crate::kernel::KernelSet;
 use crate::op::Tuning;
 
@@ -16,6 +19,9 @@ pub struct Options {
     pub kernels: KernelSet,
     pub tuning: Tuning,
     pub peers: Peers,
+    /// The driver is asked about a graph that was just launched: Windows' own (WSL2) may keep what is
+    /// queued until somebody asks.
+    pub asks: bool,
 }
 
 /// What is known of the memory of the GPUs that ranks of a stage are on.
@@ -32,8 +38,8 @@ pub enum Peers {
 impl Default for Options {
     fn default() -> Self {
         let (kernels, tuning) = (KernelSet::ALL, Tuning::DEFAULT);
-        let peers = Peers::Untried;
-        Self { graphs: true, programmatic: true, synchronous: false, kernels, tuning, peers }
+        let (peers, asks) = (Peers::Untried, is_below_windows());
+        Self { graphs: true, programmatic: true, synchronous: false, kernels, tuning, peers, asks }
     }
 }
 
@@ -46,4 +52,10 @@ impl Options {
             ..self
         }
     }
+}
+
+/// Whether the driver is Windows' own, seen from Linux (WSL2).
+fn is_below_windows() -> bool {
+    static BELOW: OnceLock<bool> = OnceLock::new();
+    *BELOW.get_or_init(|| Path::new("/dev/dxg").exists())
 }

@@ -113,7 +113,7 @@ impl Settings {
         let kernels = if special_kernels { KernelSet::ALL } else { KernelSet::PORTABLE };
         let Self { graphs, programmatic, synchronous, .. } = *self;
         let tuning = self.over(Tuning::DEFAULT);
-        Options { graphs, programmatic, synchronous, kernels, tuning }
+        Options { graphs, programmatic, synchronous, kernels, tuning, ..Options::default() }
     }
 
     /// What was found to be fastest, but where something else is asked for.

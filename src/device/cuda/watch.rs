@@ -73,7 +73,7 @@ impl Cuda {
                 let (op, seconds) = (progress.op, timeout.as_secs_f64());
                 let op = op.unwrap_or_else(|| format!("one of {}", self.doing));
                 return Err(Error::failed(format!(
-                    "the GPU gets no further in {op}: no end of it in {seconds} s; --timeout allows more"
+                    "the GPU failed in {op}: made no progress for {seconds} s; `timeout` allows more"
                 )));
             }
             match since.elapsed() < SHORT {
