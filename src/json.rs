@@ -1,6 +1,7 @@
-//! JSON that strangers wrote: a key that is given twice is an error at every level, nesting is
-//! bounded, and every message fits on one line whatever the file says.
+//! JSON that strangers wrote: a key that is given twice is an error at every level, nesting and the
+//! number of values are bounded, and every message fits on one line whatever the file says.
 
+use std::cell::Cell;
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
@@ -10,12 +11,16 @@ use crate::error;
 
 /// The longest piece of a file that a message repeats, in characters.
 const QUOTE_CHARS: usize = 160;
+/// The most values in a file, at every level together: in memory each takes some hundred bytes.
+const MAX_VALUES: usize = 2_000_000;
 
-/// Parses `text` as one JSON value. Nesting deeper than 128 levels is an error, as is a repeated key.
-/// The error is what is wrong and where, without the name of the file.
+/// Parses `text` as one JSON value. Nesting deeper than 128 levels is an error, as is a repeated
+/// key, and more than [`MAX_VALUES`] values. The error is what is wrong and where, without the name
+/// of the file.
 pub fn parse(text: &[u8]) -> Result<Value, String> {
     let mut json = serde_json::Deserializer::from_slice(text);
-    let value = Strict.deserialize(&mut json).and_then(|value| json.end().map(|()| value));
+    let left = Cell::new(MAX_VALUES);
+    let value = Strict(&left).deserialize(&mut json).and_then(|value| json.end().map(|()| value));
     value.map_err(describe)
 }
 
@@ -61,19 +66,27 @@ fn kind(value: &Value) -> &'static str {
     }
 }
 
-/// Builds a [`Value`], refusing repeated keys, of which `serde_json` itself would silently keep the
-/// last.
-pub struct Strict;
+/// A part of a file that is a [`Value`], as [`parse`] reads it: for a field's `deserialize_with`.
+pub fn value<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
+    let value = Strict(&Cell::new(MAX_VALUES)).deserialize(deserializer)?;
+    Ok((!value.is_null()).then_some(value))
+}
 
-impl<'de> DeserializeSeed<'de> for Strict {
+/// Builds a [`Value`], refusing repeated keys, of which `serde_json` itself would silently keep the
+/// last, and more values than are left.
+struct Strict<'a>(&'a Cell<usize>);
+
+impl<'de> DeserializeSeed<'de> for Strict<'_> {
     type Value = Value;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        let left = self.0.get().checked_sub(1);
+        self.0.set(left.ok_or_else(|| D::Error::custom(format!("over {MAX_VALUES} values")))?);
         deserializer.deserialize_any(self)
     }
 }
 
-impl<'de> Visitor<'de> for Strict {
+impl<'de> Visitor<'de> for Strict<'_> {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
@@ -107,7 +120,7 @@ impl<'de> Visitor<'de> for Strict {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
         let mut list = Vec::new();
-        while let Some(item) = items.next_element_seed(Strict)? {
+        while let Some(item) = items.next_element_seed(Strict(self.0))? {
             list.push(item);
         }
         Ok(Value::Array(list))
@@ -119,7 +132,7 @@ impl<'de> Visitor<'de> for Strict {
             if object.contains_key(&key) {
                 return Err(A::Error::custom(format!("key {} is given twice", quote(&key))));
             }
-            object.insert(key, entries.next_value_seed(Strict)?);
+            object.insert(key, entries.next_value_seed(Strict(self.0))?);
         }
         Ok(Value::Object(object))
     }
@@ -140,7 +153,8 @@ mod tests {
     #[test]
     fn refuses_on_one_line() {
         let deep = [b"{\"a\":".as_slice(), &[b'['; 100_000]].concat();
-        let cases: [(&[u8], &str); 9] = [
+        let many = [b"{\"a\": [0".as_slice(), &b",0".repeat(MAX_VALUES), b"]}"].concat();
+        let cases: [(&[u8], &str); 10] = [
             (b"", "EOF"),
             (b"[1]", "a list in place"),
             (b"{\"a\": 1", "EOF"),
@@ -150,6 +164,7 @@ mod tests {
             (b"{\"a\": 1e999}", "out of range"),
             (b"{\"\xff\": 1}", "code point"),
             (&deep, "recursion limit"),
+            (&many, "over 2000000 values"),
         ];
         for (text, trouble) in cases {
             let error = parse_object(text).expect_err(trouble);

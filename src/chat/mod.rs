@@ -1,7 +1,9 @@
 //! A conversation as token ids: in the Llama 3 format itself, or through the model's own template.
 
-mod apart;
+mod charged;
+mod files;
 mod guard;
+mod jinja;
 mod llama3;
 mod python;
 mod request;
@@ -154,7 +156,7 @@ fn no_template(source: &Source) -> Error {
     Error::failed(format!(
         "{}: has no chat_template, and there is no chat_template.jinja beside it: this may be a base \
          model, which only continues text",
-        source.path(template::CONFIG)
+        source.path(files::CONFIG)
     ))
 }
 

@@ -1,16 +1,15 @@
-//! Values as Python writes them and methods as Python has them, for templates, at a price: a template
-//! can build a value that is small in memory and endless when it is written out, so each part is
-//! charged to its fuel.
+//! Values as Python writes them and methods as Python has them, for templates. Texts are paid for
+//! before they are made.
 
 use minijinja::value::{Kwargs, Rest, ValueKind, from_args};
 use minijinja::{Error, ErrorKind, Output, State, Value};
 use minijinja_contrib::pycompat;
 use serde_json::Map;
 
-/// The deepest value that is written: as the deepest JSON that is read.
-const MAX_DEPTH: usize = 128;
-/// Bytes that one unit of fuel pays for.
-const BYTES_PER_FUEL: u64 = 8;
+use super::charged::{BYTES_PER_FUEL, charge_bytes, walk};
+
+/// The longest range, as the engine's own.
+const MAX_RANGE: usize = 100_000;
 
 /// A value of JSON.
 pub(super) fn value(json: &serde_json::Value) -> Value {
@@ -34,43 +33,16 @@ pub(super) fn map(fields: &Map<String, serde_json::Value>) -> Value {
     Value::from_pairs(fields.iter().map(|(key, field)| (key.as_str(), value(field))))
 }
 
-/// Prints a value: text as it is, and what is made of parts only if writing it out has an end.
+/// Prints a value: text as it is, numbers as Python's.
 pub(super) fn write(out: &mut Output, state: &mut State, value: &Value) -> Result<(), Error> {
     match value.kind() {
-        ValueKind::Seq | ValueKind::Map | ValueKind::Iterable => charge(state, value, 0)?,
+        ValueKind::Seq | ValueKind::Map | ValueKind::Iterable => drop(walk(state, value)?),
         ValueKind::Number if !value.is_integer() => {
             return out.write_str(&number(value)?).map_err(Error::from);
         }
         _ => {}
     }
     minijinja::escape_formatter(out, state, value)
-}
-
-/// Charges for every part of a value, and the parts of the parts.
-fn charge(state: &State, value: &Value, depth: usize) -> Result<(), Error> {
-    enter(state, depth)?;
-    match value.kind() {
-        ValueKind::Seq | ValueKind::Iterable => {
-            value.try_iter()?.try_for_each(|item| charge(state, &item, depth + 1))
-        }
-        ValueKind::Map => value.try_iter()?.try_for_each(|key| {
-            charge(state, &key, depth + 1)?;
-            charge(state, &value.get_item(&key)?, depth + 1)
-        }),
-        _ => Ok(()),
-    }
-}
-
-/// Charges for one part of a value.
-pub(super) fn enter(state: &State, depth: usize) -> Result<(), Error> {
-    if depth > MAX_DEPTH {
-        return Err(refused("a value is nested too deeply to be written"));
-    }
-    state.consume_fuel(1)
-}
-
-pub(super) fn charge_bytes(state: &State, bytes: usize) -> Result<(), Error> {
-    state.consume_fuel(bytes as u64 / BYTES_PER_FUEL)
 }
 
 pub(super) fn refused(what: &str) -> Error {
@@ -96,8 +68,59 @@ pub(super) fn number(value: &Value) -> Result<String, Error> {
     })
 }
 
-/// Python's methods of texts, lists and dictionaries that the engine does not know itself. Their
-/// input is charged for, and so is what they make before it is made.
+/// Python's `%`: of a text, what it formats; of numbers, the remainder, which has the divisor's
+/// sign.
+pub(super) fn remainder(state: &mut State, left: Value, right: Value) -> Result<Value, Error> {
+    if left.as_str().is_some() {
+        walk(state, &right)?;
+        let mut arguments = vec![left];
+        match right.kind() {
+            ValueKind::Seq if right.is_tuple() => arguments.extend(right.try_iter()?),
+            ValueKind::Map => {
+                let named =
+                    right.try_iter()?.map(|key| Ok((key.to_string(), right.get_item(&key)?)));
+                arguments.push(Value::from(named.collect::<Result<Kwargs, Error>>()?));
+            }
+            _ => arguments.push(right),
+        }
+        return state.apply_filter("format", &arguments);
+    }
+    let is_whole = |value: &Value| value.is_integer() || value.kind() == ValueKind::Bool;
+    let remainder = if is_whole(&left) && is_whole(&right) {
+        let (left, right) = (i128::try_from(left)?, i128::try_from(right)?);
+        let remainder = left.checked_rem(right);
+        remainder.map(|rest| {
+            Value::from(if rest != 0 && (rest < 0) != (right < 0) { rest + right } else { rest })
+        })
+    } else {
+        let (left, right) = (f64::try_from(left)?, f64::try_from(right)?);
+        let rest = left % right;
+        let rest = if rest != 0.0 && (rest < 0.0) != (right < 0.0) { rest + right } else { rest };
+        (right != 0.0).then(|| Value::from(rest))
+    };
+    remainder.ok_or_else(|| refused("a remainder of a division by zero"))
+}
+
+/// Python's `range`.
+pub(super) fn range(first: i64, second: Option<i64>, step: Option<i64>) -> Result<Value, Error> {
+    let (start, end) = second.map_or((0, first), |end| (first, end));
+    let (start, end, step) = (i128::from(start), i128::from(end), i128::from(step.unwrap_or(1)));
+    if step == 0 {
+        return Err(refused("range: the step is 0"));
+    }
+    let count = (end - start + step - step.signum()) / step;
+    match usize::try_from(count.max(0)) {
+        Ok(count) if count <= MAX_RANGE => {
+            let numbers =
+                (0..count as i128).map(|index| Value::from((start + index * step) as i64));
+            Ok(Value::from(numbers.collect::<Vec<_>>()))
+        }
+        _ => Err(refused("range: too many numbers")),
+    }
+}
+
+/// Python's methods of texts, lists and dictionaries that the engine does not know itself. What
+/// they make is charged for before it is made.
 pub(super) fn method(
     state: &mut State,
     value: &Value,
@@ -107,14 +130,21 @@ pub(super) fn method(
     let Some(text) = value.as_str() else {
         return pycompat::unknown_method_callback(state, value, name, arguments);
     };
-    charge_bytes(state, text.len())?;
     let argument = |index: usize| arguments.get(index).and_then(Value::as_str);
     match (name, argument(0), argument(1)) {
         ("replace", Some(old), Some(new)) => {
             let times = if old.is_empty() { text.len() + 1 } else { text.matches(old).count() };
             charge_bytes(state, times.saturating_mul(new.len()))?;
         }
+        ("split" | "rsplit" | "splitlines", separator, _) => {
+            let parts = match separator.filter(|separator| !separator.is_empty()) {
+                Some(separator) => text.matches(separator).count(),
+                None => text.chars().filter(|c| c.is_whitespace()).count(),
+            };
+            charge_bytes(state, 2 * BYTES_PER_FUEL * parts)?;
+        }
         ("join", _, _) => arguments.iter().try_for_each(|parts| charge_join(state, text, parts))?,
+        ("format", _, _) => charge_format(state, text, arguments)?,
         _ => {}
     }
     let width = || {
@@ -234,6 +264,19 @@ fn charge_join(state: &State, text: &str, parts: &Value) -> Result<(), Error> {
         charge_bytes(state, 8 + text.len() + part.as_str().map_or(0, str::len))?;
     }
     Ok(())
+}
+
+/// Charges for what `text.format(arguments)` makes: each field may be any of the arguments, as wide
+/// as the largest number in the text.
+fn charge_format(state: &State, text: &str, arguments: &[Value]) -> Result<(), Error> {
+    let numbers = text.split(|c: char| !c.is_ascii_digit()).filter(|digits| !digits.is_empty());
+    let widest = numbers.map(|digits| digits.parse().unwrap_or(usize::MAX)).max().unwrap_or(0);
+    let mut bytes = widest;
+    for argument in arguments {
+        bytes = bytes.saturating_add(walk(state, argument)?);
+    }
+    let fields = text.matches('{').count();
+    charge_bytes(state, bytes.saturating_mul(fields))
 }
 
 fn separator(arguments: &[Value]) -> Result<&str, Error> {

@@ -1,48 +1,30 @@
 //! A model's own chat template: Jinja, as `transformers` runs it, from a stranger.
 //!
-//! It runs on a budget that every step and every byte it makes is charged to, so it cannot run for
-//! ever or fill the memory; what a message says cannot become a control token (see [`guard`]).
+//! What a message says cannot become a control token (see [`guard`]); what the template may do, is
+//! for [`jinja`] to bound.
 
 use std::collections::BTreeMap;
-use std::error::Error as _;
 
-use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Rest, merge_maps};
-use minijinja::{Environment, ErrorKind, State, Value, context};
-use serde_json::{Map, json};
+use minijinja::value::merge_maps;
+use minijinja::{Value, context};
+use serde_json::json;
 
-use super::apart::{ENDLESS, apart};
-use super::{Message, Request, failed, guard, python, tojson};
+use super::files::{self, DEFAULT, TOOL_USE};
+use super::jinja::{self, ENDLESS, Surroundings};
+use super::{Message, Request, failed, guard, python};
 use crate::error::{Error, Result};
-use crate::json;
 use crate::source::Source;
 use crate::tokenizer::Tokenizer;
 
-pub(super) const CONFIG: &str = "tokenizer_config.json";
-const FILE: &str = "chat_template.jinja";
-/// The template of `transformers`' processors.
-const LEGACY_FILE: &str = "chat_template.json";
-/// Where `transformers` 5 keeps the templates beside the default one.
-const NAMED: &str = "additional_chat_templates";
-
-/// The names of templates: the one that all have, and the one for conversations with tools.
-const DEFAULT: &str = "default";
-const TOOL_USE: &str = "tool_use";
-
-/// The longest published templates have some 20 kB.
-const MAX_SOURCE_BYTES: usize = 1 << 18;
-/// Steps that a template may take, and more for each byte of a conversation. Published ones take
-/// fewer than a hundred for a message.
-const FUEL: u64 = 1_000_000;
-const FUEL_PER_BYTE: u64 = 4;
-
 pub(super) struct ChatTemplate {
-    environment: Environment<'static>,
+    /// By name; there is always a default one.
+    sources: BTreeMap<String, String>,
     /// `bos_token` and the like, by name.
     special_tokens: BTreeMap<String, String>,
     /// What `content` must be for the template to write it.
     content: Content,
-    has_tool_use: bool,
+    /// What time it is for the template; now, if it is not fixed.
+    time: Option<jiff::Zoned>,
     /// The file that holds the template, for messages.
     path: String,
 }
@@ -55,23 +37,11 @@ enum Content {
     Either,
 }
 
-/// Marks the error that a template raised itself.
-#[derive(Debug)]
-struct Raised;
-
-impl std::fmt::Display for Raised {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("raised by the template")
-    }
-}
-
-impl std::error::Error for Raised {}
-
 impl ChatTemplate {
-    /// Reads `chat_template.jinja`, or else what `tokenizer_config.json` or `chat_template.json` hold;
-    /// `None` where there is no template.
+    /// Reads `chat_template.jinja`, or else what `tokenizer_config.json` or `chat_template.json`
+    /// hold; `None` where there is no template.
     pub fn load(source: &Source, tokenizer: &Tokenizer) -> Result<Option<Self>> {
-        let Some((path, sources)) = sources(source)? else {
+        let Some((path, sources)) = files::templates(source)? else {
             return Ok(None);
         };
         let special_tokens = tokenizer.special_tokens().clone();
@@ -84,27 +54,22 @@ impl ChatTemplate {
         sources: BTreeMap<String, String>,
         special_tokens: BTreeMap<String, String>,
     ) -> Result<Self> {
-        if !sources.contains_key(DEFAULT) {
-            let names = sources.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
-            let what = format!("has chat templates, but none named default: {names}");
-            return Err(failed(&path, &what));
-        }
-        let has_tool_use = sources.contains_key(TOOL_USE);
-        let environment = apart(|| environment(sources)).map_err(|what| failed(&path, &what))?;
+        sources
+            .values()
+            .try_for_each(|source| jinja::check(source))
+            .map_err(|what| failed(&path, &what))?;
         // Until it is known, content is given as it is.
         let content = Content::Either;
-        let mut template = Self { environment, special_tokens, content, has_tool_use, path };
+        let mut template = Self { sources, special_tokens, content, time: None, path };
         template.content = template.probe()?;
         Ok(template)
     }
 
     /// Makes `strftime_now` tell of the first second of `date`.
     pub fn set_date(&mut self, date: jiff::civil::Date) -> Result<()> {
-        let start = date
-            .to_zoned(jiff::tz::TimeZone::UTC)
-            .map_err(|error| Error::failed(format!("the date {date}: {error}")))?;
-        let now = move |format: String| strftime(&format, &start);
-        self.environment.add_function("strftime_now", now);
+        let start = date.to_zoned(jiff::tz::TimeZone::UTC);
+        self.time =
+            Some(start.map_err(|error| Error::failed(format!("the date {date}: {error}")))?);
         Ok(())
     }
 
@@ -128,14 +93,6 @@ impl ChatTemplate {
         add_assistant_header: bool,
         guard: Option<char>,
     ) -> Result<String> {
-        let bytes = request.to_json().to_string().len();
-        let mut environment = self.environment.clone();
-        environment.set_fuel(Some(FUEL + FUEL_PER_BYTE.saturating_mul(bytes as u64)));
-        let tojson =
-            move |state: &State, value: &Value, positional: Rest<Value>, options: Kwargs| {
-                tojson::tojson(state, value, &positional, options, guard)
-            };
-        environment.add_filter("tojson", tojson);
         let special = self.special_tokens.iter().map(|(name, text)| (name.as_str(), text.as_str()));
         let names = context! {
             messages => request.messages.iter().map(|m| self.message(m)).collect::<Vec<_>>(),
@@ -144,12 +101,14 @@ impl ChatTemplate {
             documents => request.documents.as_ref().map(python::value),
             ..merge_maps([python::map(&request.variables), Value::from_pairs(special)])
         };
-        let name = if request.tools.is_some() && self.has_tool_use { TOOL_USE } else { DEFAULT };
-        let rendered = apart(move || {
-            let template = environment.get_template(name);
-            template.and_then(|t| t.render(names)).map_err(|error| describe(&error))
-        });
-        rendered.map_err(|what| failed(&self.path, &what))
+        let for_tools = self.sources.get(TOOL_USE).filter(|_| request.tools.is_some());
+        let source = for_tools.unwrap_or(&self.sources[DEFAULT]);
+        let surroundings = Surroundings {
+            now: self.time.clone().unwrap_or_else(jiff::Zoned::now),
+            guard,
+            bytes: request.to_json().to_string().len(),
+        };
+        jinja::render(source, names, surroundings).map_err(|what| failed(&self.path, &what))
     }
 
     /// A message as the template sees it. What was thought has the names that templates know.
@@ -197,171 +156,6 @@ impl ChatTemplate {
             (false, true) => Content::Parts,
             (_, false) => Content::Text,
         })
-    }
-}
-
-/// The templates of a model by name, and the file that holds the default one.
-fn sources(source: &Source) -> Result<Option<(String, BTreeMap<String, String>)>> {
-    let text = |file: &str| match source.read(file)? {
-        None => Ok(None),
-        Some(text) => String::from_utf8(text)
-            .map(Some)
-            .map_err(|error| failed(&source.path(file), &error.to_string())),
-    };
-    let object = |file: &str| match source.read(file)? {
-        None => Ok(Map::new()),
-        Some(text) => json::parse_object(&text).map_err(|what| failed(&source.path(file), &what)),
-    };
-    let mut found = BTreeMap::new();
-    let mut path = source.path(FILE);
-    if let Some(template) = text(FILE)? {
-        found.insert(DEFAULT.to_owned(), template);
-    }
-    for name in [DEFAULT, TOOL_USE] {
-        if let Some(template) = text(&format!("{NAMED}/{name}.jinja"))? {
-            found.insert(name.to_owned(), template);
-        }
-    }
-    for file in [CONFIG, LEGACY_FILE] {
-        if found.is_empty() {
-            path = source.path(file);
-            let named =
-                object(file)?.remove("chat_template").map(|template| templates_in(&template));
-            found = named.unwrap_or(Ok(found)).map_err(|what| failed(&path, &what))?;
-        }
-    }
-    Ok((!found.is_empty()).then_some((path, found)))
-}
-
-/// A `chat_template`: one template, or several by name.
-fn templates_in(
-    value: &serde_json::Value,
-) -> std::result::Result<BTreeMap<String, String>, String> {
-    let trouble = || format!("chat_template is {}, not a template", json::show(value));
-    let text = |value: &serde_json::Value| value.as_str().map(str::to_owned).ok_or_else(trouble);
-    match value {
-        serde_json::Value::Null => Ok(BTreeMap::new()),
-        serde_json::Value::String(template) => {
-            Ok(BTreeMap::from([(DEFAULT.to_owned(), template.clone())]))
-        }
-        serde_json::Value::Array(templates) => templates
-            .iter()
-            .map(|template| Ok((text(&template["name"])?, text(&template["template"])?)))
-            .collect(),
-        serde_json::Value::Object(templates) => {
-            templates.iter().map(|(name, template)| Ok((name.clone(), text(template)?))).collect()
-        }
-        _ => Err(trouble()),
-    }
-}
-
-/// Everything that `transformers` gives a template.
-fn environment(
-    sources: BTreeMap<String, String>,
-) -> std::result::Result<Environment<'static>, String> {
-    if sources.values().any(|source| source.len() > MAX_SOURCE_BYTES) {
-        return Err(format!("the chat template has over {MAX_SOURCE_BYTES} bytes"));
-    }
-    let mut environment = Environment::new();
-    let mut syntax = SyntaxConfig::builder();
-    syntax.trim_blocks(true).lstrip_blocks(true);
-    environment.set_syntax(syntax.build().map_err(|error| describe(&error))?);
-    environment.set_unknown_method_callback(python::method);
-    environment.set_formatter(python::write);
-    environment.add_filter("center", python::center);
-    environment.add_filter("urlencode", python::urlencode);
-    environment.add_filter("truncate", python::truncate);
-    environment.add_filter("wordcount", python::wordcount);
-    environment.add_function("raise_exception", raise_exception);
-    environment
-        .add_function("cycler", |items: Rest<Value>| minijinja_contrib::globals::cycler(items.0));
-    environment.add_function("joiner", minijinja_contrib::globals::joiner);
-    environment
-        .add_function("strftime_now", |format: String| strftime(&format, &jiff::Zoned::now()));
-    for (name, source) in sources {
-        environment
-            .add_template_owned(name, without_generation_tags(&source))
-            .map_err(|error| describe(&error))?;
-    }
-    Ok(environment)
-}
-
-/// `{% generation %}` marks what the assistant says, for training. A block of no variables takes
-/// its place: what is set inside is not seen outside either.
-fn without_generation_tags(template: &str) -> String {
-    let mut replaced = String::with_capacity(template.len());
-    let mut rest = template;
-    while let Some(start) = rest.find("{%") {
-        let (before, tag) = rest.split_at(start + "{%".len());
-        replaced.push_str(before);
-        rest = tag;
-        let name = tag.trim_start_matches(['-', '+']).trim_start();
-        for (old, new) in [("endgeneration", "endwith"), ("generation", "with")] {
-            let after = name.strip_prefix(old);
-            let is_whole =
-                |after: &&str| after.trim_start().trim_start_matches(['-', '+']).starts_with("%}");
-            if let Some(after) = after.filter(is_whole) {
-                replaced.push_str(&tag[..tag.len() - name.len()]);
-                replaced.push_str(new);
-                rest = after;
-                break;
-            }
-        }
-    }
-    replaced.push_str(rest);
-    replaced
-}
-
-fn raise_exception(message: String) -> std::result::Result<Value, minijinja::Error> {
-    let error = minijinja::Error::new(ErrorKind::InvalidOperation, message);
-    Err(error.with_source(Raised))
-}
-
-/// As Python's, of a time without a zone, in the C locale: what is no directive is written as it is.
-fn strftime(format: &str, now: &jiff::Zoned) -> std::result::Result<String, minijinja::Error> {
-    let mut known = String::new();
-    let mut rest = format;
-    while let Some((before, directive)) = rest.split_once('%') {
-        known.push_str(before);
-        let flags = directive.len() - directive.trim_start_matches(['-', '_', '0', '^', '#']).len();
-        let letter = directive[flags..].chars().next();
-        let after = flags + letter.map_or(0, char::len_utf8);
-        match letter {
-            Some('c') => known.push_str("%a %b %e %H:%M:%S %Y"),
-            Some('x') => known.push_str("%m/%d/%y"),
-            Some('X') => known.push_str("%H:%M:%S"),
-            Some('f') => known.push_str("%6f"),
-            Some('Z' | 'z') => {}
-            Some(
-                'a' | 'A' | 'b' | 'B' | 'C' | 'd' | 'D' | 'e' | 'F' | 'g' | 'G' | 'h' | 'H' | 'I'
-                | 'j' | 'k' | 'l' | 'm' | 'M' | 'n' | 'p' | 'P' | 'r' | 'R' | 's' | 'S' | 't' | 'T'
-                | 'u' | 'U' | 'V' | 'w' | 'W' | 'y' | 'Y' | '%',
-            ) => {
-                known.push('%');
-                known.push_str(&directive[..after]);
-            }
-            _ => {
-                known.push_str("%%");
-                known.push_str(&directive[..after]);
-            }
-        }
-        rest = &directive[after..];
-    }
-    known.push_str(rest);
-    jiff::fmt::strtime::format(&known, now).map_err(|error| {
-        minijinja::Error::new(ErrorKind::InvalidOperation, format!("strftime_now: {error}"))
-    })
-}
-
-/// An error of the template, on one line.
-fn describe(error: &minijinja::Error) -> String {
-    if error.kind() == ErrorKind::OutOfFuel {
-        return ENDLESS.to_owned();
-    }
-    let is_raised = error.source().is_some_and(|source| source.is::<Raised>());
-    match error.detail() {
-        Some(message) if is_raised => format!("the chat template says: {message}"),
-        _ => format!("the chat template: {error}"),
     }
 }
 
@@ -424,50 +218,6 @@ mod tests {
     }
 
     #[test]
-    fn the_template_of_a_folder_is_that_of_transformers() {
-        let folder = |files: &[(&str, serde_json::Value)]| {
-            let directory = tempfile::TempDir::new().unwrap();
-            for (name, content) in files {
-                let path = directory.path().join(name);
-                std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-                let text = content.as_str().map(str::to_owned);
-                std::fs::write(path, text.unwrap_or_else(|| content.to_string())).unwrap();
-            }
-            let found = sources(&Source::Directory(directory.path().to_owned()));
-            found.map(|found| found.map(|(_, sources)| sources.into_iter().collect::<Vec<_>>()))
-        };
-        let is = |name: &str, text: &str| (name.to_owned(), text.to_owned());
-        let in_config = |template: serde_json::Value| (CONFIG, json!({"chat_template": template}));
-        let named = |name: &str| json!({"name": name, "template": name});
-        let several = json!([named("tool_use"), named("default")]);
-        let both = vec![is("default", "default"), is("tool_use", "tool_use")];
-        for (files, expected) in [
-            (vec![], None),
-            (vec![in_config(json!(null))], None),
-            (vec![in_config(json!("a"))], Some(vec![is("default", "a")])),
-            (vec![in_config(json!("a")), (FILE, json!("b"))], Some(vec![is("default", "b")])),
-            (vec![in_config(several)], Some(both.clone())),
-            (vec![in_config(json!({"default": "default", "tool_use": "tool_use"}))], Some(both)),
-            (
-                vec![(FILE, json!("b")), ("additional_chat_templates/tool_use.jinja", json!("t"))],
-                Some(vec![is("default", "b"), is("tool_use", "t")]),
-            ),
-            (vec![(LEGACY_FILE, json!({"chat_template": "c"}))], Some(vec![is("default", "c")])),
-            (
-                vec![in_config(json!("a")), (LEGACY_FILE, json!({"chat_template": "c"}))],
-                Some(vec![is("default", "a")]),
-            ),
-        ] {
-            assert_eq!(folder(&files), Ok(expected));
-        }
-        let error = folder(&[in_config(json!(5))]).unwrap_err().to_string();
-        assert!(error.ends_with("chat_template is 5, not a template"), "{error}");
-        let tool = BTreeMap::from([is("tool_use", "x")]);
-        let error = ChatTemplate::new("file".to_owned(), tool, BTreeMap::new()).err().unwrap();
-        assert!(error.to_string().ends_with("none named default: tool_use"), "{error}");
-    }
-
-    #[test]
     fn tools_have_their_own_template_where_there_is_one() {
         let sources = [(DEFAULT, "plain"), (TOOL_USE, "with {{ tools | length }}")];
         let sources = sources.map(|(name, text)| (name.to_owned(), text.to_owned()));
@@ -500,24 +250,5 @@ mod tests {
             let request = Request::from(&[message][..]);
             assert_eq!(template.render(&request, true, None).unwrap(), rendered, "{source}");
         }
-    }
-
-    #[test]
-    fn the_longest_chains_fit_the_stack() {
-        for link in ["+1", "|e", ".a", "~1", "()", "<1"] {
-            let links = (MAX_SOURCE_BYTES - "{{ 1 }}".len()) / link.len();
-            let source = format!("{{{{ 1{} }}}}", link.repeat(links));
-            let rendered = template(&source, &json!({}))
-                .and_then(|t| t.render(&Request::default(), true, None));
-            assert_eq!(rendered.is_ok(), ["+1", "|e", "<1"].contains(&link), "{link}");
-        }
-    }
-
-    #[test]
-    fn generation_tags_are_blocks() {
-        let source =
-            "{%- generation -%} a {%+ endgeneration %}{% generation_x %}{% set generation = 1 %}";
-        let expected = "{%- with -%} a {%+ endwith %}{% generation_x %}{% set generation = 1 %}";
-        assert_eq!(without_generation_tags(source), expected);
     }
 }

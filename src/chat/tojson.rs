@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Error, State, Value};
 
-use super::python::{charge_bytes, enter, number, refused};
+use super::charged::charge_bytes;
+use super::python::{number, refused};
 
 /// `json.dumps(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False)`. The guard
 /// is written as it is, for it to be found again.
@@ -76,7 +77,6 @@ struct JsonWriter<'s, 't, 'e> {
 
 impl JsonWriter<'_, '_, '_> {
     fn write(&mut self, value: &Value, depth: usize) -> Result<(), Error> {
-        enter(self.state, depth)?;
         match value.kind() {
             ValueKind::String => self.write_text(value.as_str().unwrap_or_default())?,
             ValueKind::Seq | ValueKind::Iterable => {

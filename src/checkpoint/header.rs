@@ -12,7 +12,7 @@ use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::Value;
 
 use super::{Dtype, Tensor};
-use crate::json::{self, Strict, quote};
+use crate::json::{self, quote};
 
 /// Bytes of the header's length, a little-endian u64.
 const LENGTH_BYTES: usize = 8;
@@ -162,10 +162,10 @@ impl<'de> Visitor<'de> for TableVisitor {
             }
             if name == METADATA {
                 has_metadata = true;
-                let metadata = entries.next_value_seed(Strict)?;
+                let Metadata(metadata) = entries.next_value()?;
                 let is_text =
                     |object: &serde_json::Map<String, Value>| object.values().all(Value::is_string);
-                if !metadata.as_object().is_some_and(is_text) {
+                if !metadata.as_ref().and_then(Value::as_object).is_some_and(is_text) {
                     return Err(A::Error::custom("__metadata__ is not an object of strings"));
                 }
                 continue;
@@ -181,3 +181,6 @@ impl<'de> Visitor<'de> for TableVisitor {
 
 /// The header's one key that is no tensor.
 const METADATA: &str = "__metadata__";
+
+#[derive(Deserialize)]
+struct Metadata(#[serde(deserialize_with = "json::value")] Option<Value>);

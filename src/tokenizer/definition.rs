@@ -3,26 +3,43 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::marker::PhantomData;
 
 use serde::Deserialize;
-use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
+use serde::de::{Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 use tokenizers::models::bpe::{BPE, Vocab};
 
 use crate::json;
 
+/// The longest file. Published ones have up to 35 MB.
+const MAX_FILE_BYTES: usize = 64 << 20;
+/// The most tokens of the vocabulary, added tokens, and merges each: published files have half a
+/// million merges.
+const MAX_ENTRIES: usize = 1 << 20;
+/// The longest added token: published ones have some forty bytes.
+const MAX_ADDED_TOKEN_BYTES: usize = 512;
+/// All that is found in a text as it stands, together: published files have some hundred kB of it.
+const MAX_ADDED_BYTES: usize = 2 << 20;
+/// No model has rows for more.
+const MAX_ID: u32 = 1 << 28;
+
 /// A byte-pair encoding, the steps around it, and the tokens added to it.
 ///
-/// The fields are those of a `tokenizer.json`. Its truncation and padding are left out on purpose: a
-/// prompt is never cut or filled up.
+/// The fields are those of a `tokenizer.json`. Its truncation and padding are left out on purpose:
+/// a prompt is never cut or filled up.
 #[derive(Deserialize)]
 pub(super) struct Definition {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "list")]
     pub added_tokens: Vec<AddedToken>,
+    #[serde(default, deserialize_with = "json::value")]
     pub normalizer: Option<Value>,
+    #[serde(default, deserialize_with = "json::value")]
     pub pre_tokenizer: Option<Value>,
     /// What stands around a text, as BOS does.
+    #[serde(default, deserialize_with = "json::value")]
     pub post_processor: Option<Value>,
+    #[serde(default, deserialize_with = "json::value")]
     pub decoder: Option<Value>,
     pub model: Model,
 }
@@ -63,7 +80,9 @@ pub(super) struct Model {
     /// Absent in old files; then it is a BPE if it has merges.
     #[serde(rename = "type", default)]
     pub kind: Option<String>,
+    #[serde(deserialize_with = "vocab")]
     pub vocab: Vocab,
+    #[serde(deserialize_with = "list")]
     pub merges: Vec<Merge>,
     #[serde(default)]
     pub unk_token: Option<String>,
@@ -81,6 +100,70 @@ pub(super) struct Model {
     /// differ without).
     #[serde(default)]
     pub ignore_merges: bool,
+}
+
+/// A list of no more than [`MAX_ENTRIES`].
+fn list<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> Result<Vec<T>, D::Error> {
+    struct List<T>(PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for List<T> {
+        type Value = Vec<T>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a list")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Vec<T>, A::Error> {
+            let mut list = Vec::new();
+            while let Some(item) = items.next_element()? {
+                list.push(item);
+                check_entries(list.len())?;
+            }
+            Ok(list)
+        }
+    }
+
+    deserializer.deserialize_seq(List(PhantomData))
+}
+
+/// Ids by token: no more than [`MAX_ENTRIES`], and no token twice.
+fn vocab<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vocab, D::Error> {
+    struct Ids;
+
+    impl<'de> Visitor<'de> for Ids {
+        type Value = Vocab;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a vocabulary: ids by token")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Vocab, A::Error> {
+            let mut vocab = Vocab::new();
+            while let Some((token, id)) = entries.next_entry::<String, u32>()? {
+                if vocab.contains_key(&token) {
+                    return Err(A::Error::custom(format!(
+                        "{} is in the vocabulary twice",
+                        json::quote(&token)
+                    )));
+                }
+                vocab.insert(token, id);
+                check_entries(vocab.len())?;
+            }
+            Ok(vocab)
+        }
+    }
+
+    deserializer.deserialize_map(Ids)
+}
+
+fn check_entries<E: serde::de::Error>(count: usize) -> Result<(), E> {
+    if count <= MAX_ENTRIES {
+        Ok(())
+    } else {
+        Err(E::custom(format!("a list of over {MAX_ENTRIES} entries")))
+    }
 }
 
 /// Two tokens that become one. Files write `"a b"` or `["a", "b"]`.
@@ -122,6 +205,9 @@ impl<'de> Visitor<'de> for MergeVisitor {
 impl Definition {
     /// Reads a `tokenizer.json`. The error is what is wrong, without the name of the file.
     pub fn parse(text: &[u8]) -> Result<Self, String> {
+        if text.len() > MAX_FILE_BYTES {
+            return Err(format!("has over {} MiB", MAX_FILE_BYTES >> 20));
+        }
         serde_json::from_slice(text).map_err(json::describe)
     }
 
@@ -148,6 +234,9 @@ impl Definition {
                 return Err(format!("model.{key} is set, which is not supported"));
             }
         }
+        if model.vocab.is_empty() {
+            return Err("model.vocab is empty".to_owned());
+        }
         if let Some(unknown) =
             model.unk_token.as_ref().filter(|token| !model.vocab.contains_key(*token))
         {
@@ -156,26 +245,33 @@ impl Definition {
                 json::quote(unknown)
             ));
         }
-        self.check_ids()
+        self.check_ids()?;
+        self.check_unknown()
     }
 
     /// Every id has one text, and every text one id.
     fn check_ids(&self) -> Result<(), String> {
-        let mut ids = HashSet::with_capacity(self.model.vocab.len());
+        let mut tokens: HashMap<u32, &str> = HashMap::with_capacity(self.model.vocab.len());
         for (token, id) in &self.model.vocab {
-            if !ids.insert(*id) {
-                return Err(format!(
-                    "{} has an id, {id}, that another token has",
-                    json::quote(token)
-                ));
+            let quoted = json::quote(token);
+            if let Some(other) = tokens.insert(*id, token) {
+                return Err(format!("{quoted} has an id, {id}, that {} has", json::quote(other)));
             }
+            check_id(token, *id)?;
         }
         let (mut contents, mut added_ids) = (HashSet::new(), HashSet::new());
+        let mut bytes = 0;
         for token in &self.added_tokens {
             let quoted = json::quote(&token.content);
             if token.content.is_empty() {
                 return Err(format!("the added token {} is empty", token.id));
             }
+            if token.content.len() > MAX_ADDED_TOKEN_BYTES {
+                return Err(format!(
+                    "the added token {quoted} has over {MAX_ADDED_TOKEN_BYTES} bytes"
+                ));
+            }
+            check_id(&token.content, token.id)?;
             if !contents.insert(token.content.as_str()) || !added_ids.insert(token.id) {
                 return Err(format!(
                     "the added token {quoted} with id {} is there twice",
@@ -187,12 +283,51 @@ impl Definition {
                     "{quoted} has one id in the vocabulary and another as an added token"
                 ));
             }
+            if let Some(other) = tokens.get(&token.id).filter(|other| **other != token.content) {
+                let (id, other) = (token.id, json::quote(other));
+                return Err(format!(
+                    "the added token {quoted} has an id, {id}, that {other} of the vocabulary has"
+                ));
+            }
+            bytes += token.content.len();
+        }
+        if bytes > MAX_ADDED_BYTES {
+            return Err(format!("the added tokens have over {} MiB", MAX_ADDED_BYTES >> 20));
+        }
+        Ok(())
+    }
+
+    /// A control token comes of no text, so it cannot be what the encoding makes of unknown
+    /// characters. Llama 2's files name one that is never needed: each byte is a token.
+    fn check_unknown(&self) -> Result<(), String> {
+        let Some(unknown) = &self.model.unk_token else { return Ok(()) };
+        let is_control = |token: &AddedToken| token.content == *unknown && token.is_control();
+        if self.added_tokens.iter().any(is_control) && !self.model.has_all_bytes() {
+            let quoted = json::quote(unknown);
+            return Err(format!(
+                "model.unk_token {quoted} is a control token, which no text may become, and there are \
+                 bytes without a token"
+            ));
         }
         Ok(())
     }
 }
 
+fn check_id(token: &str, id: u32) -> Result<(), String> {
+    if id < MAX_ID {
+        Ok(())
+    } else {
+        Err(format!("{} has the id {id}, which is too high", json::quote(token)))
+    }
+}
+
 impl Model {
+    /// Whether a character that has no token is spelled in bytes.
+    fn has_all_bytes(&self) -> bool {
+        self.byte_fallback
+            && (0..=u8::MAX).all(|byte| self.vocab.contains_key(&format!("<0x{byte:02X}>")))
+    }
+
     /// Builds the encoding. Tokens in `control` cannot come out of it: they leave the vocabulary,
     /// and so do the merges that would make them; `plain` tokens enter it, for their ids.
     pub fn build(
@@ -200,10 +335,8 @@ impl Model {
         control: &HashMap<&str, u32>,
         plain: impl Iterator<Item = (String, u32)>,
     ) -> Result<BPE, String> {
-        let unknown = self.unk_token.as_deref();
-        self.vocab.retain(|token, _| {
-            !control.contains_key(token.as_str()) || Some(token.as_str()) == unknown
-        });
+        self.vocab.retain(|token, _| !control.contains_key(token.as_str()));
+        let unknown = self.unk_token.take().filter(|token| !control.contains_key(token.as_str()));
         self.vocab.extend(plain);
         let mut merges = Vec::with_capacity(self.merges.len());
         let mut merged = String::new();
@@ -230,7 +363,7 @@ impl Model {
             .fuse_unk(self.fuse_unk)
             .byte_fallback(self.byte_fallback)
             .ignore_merges(self.ignore_merges);
-        if let Some(unknown) = self.unk_token {
+        if let Some(unknown) = unknown {
             builder = builder.unk_token(unknown);
         }
         builder.build().map_err(|error| json::one_line(&error.to_string()))

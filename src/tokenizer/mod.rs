@@ -4,9 +4,13 @@
 //! encoding's vocabulary does not hold them, so plain text cannot become one, however it is
 //! written.
 
+mod around;
 mod definition;
+mod pattern;
 mod pieces;
 mod settings;
+mod step;
+mod steps;
 mod stop;
 mod stream;
 mod tiktoken;
@@ -15,31 +19,28 @@ use std::collections::{BTreeMap, HashMap};
 
 use aho_corasick::{AhoCorasick, MatchKind};
 use rayon::prelude::*;
-use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokenizers::models::bpe::BPE;
-use tokenizers::{
-    AddedVocabulary, Decoder as _, DecoderWrapper, Encoding, Model as _, NormalizerWrapper,
-    OffsetReferential, OffsetType, PostProcessor as _, PostProcessorWrapper, PreTokenizer as _,
-    PreTokenizerWrapper, Token,
-};
+use tokenizers::{AddedVocabulary, Model as _, OffsetReferential, OffsetType};
 
 use crate::error::{Error, Result};
 use crate::json;
 use crate::source::Source;
 use definition::{AddedToken, Definition};
+use pattern::Time;
 use settings::Settings;
+use steps::{Decoders, Normalizers, PreTokenizers};
 pub use stop::StopStrings;
 pub use stream::TextStream;
 
 /// A byte-pair encoding with its control tokens.
 pub struct Tokenizer {
     encoding: BPE,
-    normalizer: Option<NormalizerWrapper>,
-    pre_tokenizer: Option<PreTokenizerWrapper>,
-    /// As `pre_tokenizer`, for text that does not stand at the beginning, where the two differ.
-    pre_tokenizer_inside: Option<PreTokenizerWrapper>,
-    decoder: DecoderWrapper,
+    normalizers: Normalizers,
+    pre_tokenizers: PreTokenizers,
+    /// As `pre_tokenizers`, for text that does not stand at the beginning, where the two differ.
+    pre_tokenizers_inside: Option<PreTokenizers>,
+    decoders: Decoders,
     /// The added tokens that are not control tokens.
     added: AddedVocabulary,
     control: ControlTokens,
@@ -109,22 +110,30 @@ impl Tokenizer {
         let control_ids = control.iter().map(|token| (token.content.as_str(), token.id)).collect();
         let encoding = model
             .build(&control_ids, plain.iter().map(|token| (token.content.clone(), token.id)))?;
-        let normalizer: Option<NormalizerWrapper> = step("normalizer", normalizer)?;
+        let of = |key: &'static str| move |what| format!("{key}: {what}");
+        let normalizers = Normalizers::read(normalizer.as_ref()).map_err(of("normalizer"))?;
         let mut added = AddedVocabulary::new();
+        let time = Time::for_text(plain.iter().map(|token| token.content.len()).sum());
         added
-            .add_tokens(plain.into_iter().map(Into::into), &encoding, normalizer.as_ref())
+            .add_tokens(
+                plain.into_iter().map(Into::into),
+                &encoding,
+                Some(&normalizers.within(&time)),
+            )
             .map_err(|error| format!("added_tokens: {}", json::one_line(&error.to_string())))?;
+        let split = |steps| PreTokenizers::read(steps).map_err(of("pre_tokenizer"));
         let inside = pre_tokenizer.clone().and_then(without_first_space);
+        let decoder = decoder.as_ref().ok_or("has no decoder")?;
         Ok(Self {
-            can_cut: normalizer.is_none() && pre_tokenizer.as_ref().is_some_and(is_llama3),
+            can_cut: normalizers.is_empty() && pre_tokenizer.as_ref().is_some_and(is_llama3),
             encoding,
-            normalizer,
-            pre_tokenizer: step("pre_tokenizer", pre_tokenizer)?,
-            pre_tokenizer_inside: step("pre_tokenizer", inside)?,
-            decoder: step("decoder", decoder)?.ok_or("has no decoder")?,
+            normalizers,
+            pre_tokenizers: split(pre_tokenizer.as_ref())?,
+            pre_tokenizers_inside: inside.as_ref().map(|steps| split(Some(steps))).transpose()?,
+            decoders: Decoders::read(decoder).map_err(of("decoder"))?,
             added,
             control: ControlTokens::new(control)?,
-            around: around(post_processor)?,
+            around: around::around(post_processor.as_ref()).map_err(of("post_processor"))?,
             special: BTreeMap::new(),
             remark: None,
             vocab: highest.map_or(0, |id| id as usize + 1),
@@ -142,8 +151,8 @@ impl Tokenizer {
         self.encode_gaps(text, |gap, at_start| self.encode_gap(gap, at_start))
     }
 
-    /// The ids of a text to be continued, from those that it encodes to: with what stands before and
-    /// after a text, as `AutoTokenizer` gives them.
+    /// The ids of a text to be continued, from those that it encodes to: with what stands before
+    /// and after a text, as `AutoTokenizer` gives them.
     pub fn surround(&self, ids: Vec<u32>) -> Vec<u32> {
         let (before, after) = &self.around;
         [before, &ids, after].map(Vec::as_slice).concat()
@@ -201,11 +210,13 @@ impl Tokenizer {
     }
 
     fn encode_piece(&self, text: &str, at_start: bool) -> Result<Vec<u32>> {
-        let inside = self.pre_tokenizer_inside.as_ref().filter(|_| !at_start);
-        let mut pieces = self.added.extract_and_normalize(self.normalizer.as_ref(), text);
-        inside
-            .or(self.pre_tokenizer.as_ref())
-            .map_or(Ok(()), |pre_tokenizer| pre_tokenizer.pre_tokenize(&mut pieces))
+        let inside = self.pre_tokenizers_inside.as_ref().filter(|_| !at_start);
+        let time = Time::for_text(text.len());
+        let normalizing = self.normalizers.within(&time);
+        let mut pieces = self.added.extract_and_normalize(Some(&normalizing), text);
+        normalizing
+            .failure()
+            .and_then(|()| inside.unwrap_or(&self.pre_tokenizers).pre_tokenize(&mut pieces, &time))
             .and_then(|()| pieces.tokenize(|piece| self.encoding.tokenize(piece.get())))
             .map_err(|error| {
                 let error = json::one_line(&error.to_string());
@@ -240,7 +251,7 @@ impl Tokenizer {
         let first = (!at_start).then(|| FIRST.to_owned());
         let shown = ids.iter().filter(|id| show_control || !self.is_control(**id));
         let tokens = first.into_iter().chain(shown.filter_map(|id| self.spelling(*id))).collect();
-        let text = self.decoder.decode(tokens).map_err(|error| {
+        let text = self.decoders.decode(tokens).map_err(|error| {
             let error = json::one_line(&error.to_string());
             Error::failed(format!("{}: cannot decode ids: {error}", self.path))
         })?;
@@ -341,34 +352,6 @@ impl From<AddedToken> for tokenizers::AddedToken {
             .rstrip(token.rstrip)
             .normalized(token.normalized)
     }
-}
-
-/// The ids that a post-processor puts before and after a text.
-fn around(post_processor: Option<Value>) -> std::result::Result<(Vec<u32>, Vec<u32>), String> {
-    let Some(processor) = step::<PostProcessorWrapper>("post_processor", post_processor)? else {
-        return Ok(Default::default());
-    };
-    /// The id of a text's only token.
-    const TEXT: u32 = u32::MAX;
-    let text = Encoding::from_tokens(vec![Token::new(TEXT, "x".to_owned(), (0, 1))], 0);
-    let processed = processor
-        .process(text, None, true)
-        .map_err(|error| format!("post_processor: {}", json::one_line(&error.to_string())))?;
-    match processed.get_ids().split(|id| *id == TEXT).collect::<Vec<_>>()[..] {
-        [before, after] => Ok((before.to_vec(), after.to_vec())),
-        _ => Err("post_processor does not keep a text once".to_owned()),
-    }
-}
-
-/// Builds one of the steps around the encoding from its JSON.
-fn step<T: DeserializeOwned>(
-    key: &str,
-    value: Option<Value>,
-) -> std::result::Result<Option<T>, String> {
-    value
-        .map(|value| serde_json::from_value(value))
-        .transpose()
-        .map_err(|error| format!("{key}: {}", json::one_line(&error.to_string())))
 }
 
 /// A pre-tokenizer that puts a space before the first word, made not to; `None` if it does no such

@@ -9,7 +9,7 @@
 //! `add_bos_token` and `add_eos_token` count for nothing beside a tokenizer.json: there the
 //! post-processor alone says what stands around a text.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde_json::{Map, Value, json};
 
@@ -71,11 +71,12 @@ impl Settings {
         }
         settings.read(&config).map_err(|what| wrong(source, CONFIG, &what))?;
         if !settings.lists_all {
+            let names: HashSet<String> = settings.names().into_iter().map(str::to_owned).collect();
             for (content, id) in object(ADDED_TOKENS)?.unwrap_or_default() {
                 let id = id.as_u64().and_then(|id| u32::try_from(id).ok()).ok_or_else(|| {
                     wrong(source, ADDED_TOKENS, &format!("{} has no id", json::quote(&content)))
                 })?;
-                let special = settings.names(&content);
+                let special = names.contains(&content);
                 let token =
                     AddedToken { id, special, normalized: !special, ..special_token(&content) };
                 settings.added.insert(id, token);
@@ -121,9 +122,9 @@ impl Settings {
         Ok(())
     }
 
-    /// Whether a token of this text is special by name.
-    fn names(&self, content: &str) -> bool {
-        self.special.values().chain(&self.extra).any(|token| token.content == content)
+    /// The texts of the tokens that are special by name.
+    fn names(&self) -> HashSet<&str> {
+        self.special.values().chain(&self.extra).map(|token| token.content.as_str()).collect()
     }
 
     /// The special tokens to add where they are missing, in order.
@@ -139,12 +140,13 @@ impl Settings {
         }
         let vocab = &definition.model.vocab;
         let added = &mut definition.added_tokens;
-        let mut next =
-            added.iter().map(|token| token.id + 1).max().unwrap_or(0).max(vocab.len() as u32);
+        let after = added.iter().map(|token| token.id.saturating_add(1)).max().unwrap_or(0);
+        let mut next = after.max(vocab.len() as u32);
+        let mut places: HashMap<String, usize> =
+            added.iter().enumerate().rev().map(|(at, token)| (token.content.clone(), at)).collect();
         let listed = self.added.values().map(|token| (token, true));
         for (token, replaces) in listed.chain(self.named().map(|token| (token, false))) {
-            let there = added.iter().position(|there| there.content == token.content);
-            match there {
+            match places.get(&token.content).copied() {
                 Some(at) if replaces => {
                     added[at] = AddedToken { id: added[at].id, ..token.clone() }
                 }
@@ -152,9 +154,11 @@ impl Settings {
                 None if token.content.is_empty() => {}
                 None => {
                     let id = vocab.get(&token.content).copied().unwrap_or_else(|| {
-                        next += 1;
-                        next - 1
+                        let id = next;
+                        next = next.saturating_add(1);
+                        id
                     });
+                    places.insert(token.content.clone(), added.len());
                     added.push(AddedToken { id, ..token.clone() });
                 }
             }
@@ -165,13 +169,13 @@ impl Settings {
     /// As [`Self::apply`], for Meta's ranks, after which come control tokens without names: those
     /// that the settings list get theirs.
     pub fn apply_to_ranks(&mut self, definition: &mut Definition) {
-        for (id, token) in &self.added {
-            let token = AddedToken { id: *id, ..token.clone() };
-            match definition.added_tokens.iter_mut().find(|there| there.id == *id) {
-                Some(there) => *there = token,
-                None => definition.added_tokens.push(token),
-            }
-        }
+        let there = |token: &AddedToken| (token.id, token.clone());
+        let mut by_id: BTreeMap<u32, AddedToken> =
+            definition.added_tokens.iter().map(there).collect();
+        by_id.extend(
+            self.added.iter().map(|(id, token)| (*id, AddedToken { id: *id, ..token.clone() })),
+        );
+        definition.added_tokens = by_id.into_values().collect();
         self.mark(&mut definition.added_tokens);
         let bos = special_token(super::tiktoken::BOS);
         let bos = self.special.entry("bos_token".to_owned()).or_insert(bos);
@@ -190,8 +194,10 @@ impl Settings {
 
     /// Marks special what is named so. A single character is text by whatever name.
     fn mark(&self, added: &mut [AddedToken]) {
+        let names = self.names();
         for token in added {
-            token.special |= token.content.chars().nth(1).is_some() && self.names(&token.content);
+            token.special |=
+                token.content.chars().nth(1).is_some() && names.contains(token.content.as_str());
         }
     }
 }

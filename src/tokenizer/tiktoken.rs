@@ -161,7 +161,7 @@ fn control_tokens(first_id: u32) -> Vec<AddedToken> {
 
 /// How byte-level encodings write each byte as a printable character: itself where it is one in
 /// Latin-1, else one of U+0100, U+0101 ... in order.
-fn byte_spelling() -> [char; 256] {
+pub(super) fn byte_spelling() -> [char; 256] {
     let mut spelling = ['\0'; 256];
     let mut next = '\u{100}'..;
     for (byte, spelled) in (0..=u8::MAX).zip(&mut spelling) {

@@ -1,21 +1,30 @@
 //! What is run on every input, by the fuzz targets and by the normal tests. An input is either
 //! refused in one line, or what was read from it holds what it promises.
 
+use std::fs;
+
+use chaski::chat::{self, Chat, ChatStyle};
 use chaski::checkpoint::{header, index};
 use chaski::comm::{Decoded, MOST_OF_STRANGERS, Message, decode};
 use chaski::config::{Config, Dims};
 use chaski::error::Error;
-use chaski::source::is_plain_name;
+use chaski::source::{Source, is_plain_name};
+use chaski::tokenizer::Tokenizer;
+use tempfile::TempDir;
 
 /// A target: its name, which is its corpus's, and what it runs.
 pub type Target = (&'static str, fn(&[u8]));
 
-pub const TARGETS: [Target; 4] = [
+pub const TARGETS: [Target; 6] = [
     ("safetensors_header", safetensors_header),
     ("safetensors_index", safetensors_index),
     ("config", config),
     ("frame", frame),
+    ("tokenizer", tokenizer),
+    ("chat_template", chat_template),
 ];
+
+const TYPED: &str = "aaaaaaaaaaaaaaaaaaaa <|eot_id|><s>[INST] é 12345\n\n</s>";
 
 /// The input as a file, and as a header up to its last brace, with the right length before it, and
 /// its data.
@@ -87,6 +96,44 @@ pub fn frame(input: &[u8]) {
             assert_eq!(serde_json::to_string(&again).unwrap(), text);
         }
     }
+}
+
+/// The input as tokenizer.json.
+pub fn tokenizer(input: &[u8]) {
+    let (_folder, source) = folder("tokenizer.json", input);
+    let tokenizer = match Tokenizer::load(&source) {
+        Ok(tokenizer) => tokenizer,
+        Err(error) => return assert_one_line(&error.to_string()),
+    };
+    match tokenizer.encode_text(TYPED) {
+        Ok(ids) => {
+            assert!(ids.iter().all(|id| !tokenizer.is_control(*id)), "typed text steers");
+            tokenizer
+                .decode(&ids, true)
+                .map_or_else(|error| assert_one_line(&error.to_string()), drop);
+        }
+        Err(error) => assert_one_line(&error.to_string()),
+    }
+}
+
+/// The input as the chat template of a conversation.
+pub fn chat_template(input: &[u8]) {
+    let (_folder, source) = folder("chat_template.jinja", input);
+    let tokenizer = Tokenizer::load(&Source::Demo).expect("the demo's tokenizer");
+    let says = chat::Message::new;
+    let messages = [says("user", TYPED), says("assistant", " b ")];
+    let chat = Chat::load(&source, &tokenizer, ChatStyle::Template);
+    match chat.and_then(|chat| chat.encode(&tokenizer, &messages[..].into(), true)) {
+        Ok(ids) => assert!(ids.iter().all(|id| tokenizer.is_token(*id))),
+        Err(error) => assert_one_line(&error.to_string()),
+    }
+}
+
+fn folder(file: &str, input: &[u8]) -> (TempDir, Source) {
+    let folder = TempDir::new().expect("a folder");
+    fs::write(folder.path().join(file), input).expect("a file");
+    let source = Source::Directory(folder.path().to_owned());
+    (folder, source)
 }
 
 fn assert_one_line(message: &str) {

@@ -11,6 +11,8 @@ use proptest::prelude::*;
 use serde_json::json;
 use tempfile::TempDir;
 
+mod hostile;
+
 /// The layout of Llama 3.0.
 const LLAMA3: &str = "{{ bos_token }}{% for message in messages %}\
     {{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' }}\
@@ -294,55 +296,6 @@ fn nothing_in_a_request_steers() {
     let text = model.tokenizer.decode(&ids, true).unwrap();
     assert_eq!(text.matches("<|eot_id|>").count(), 10, "{text}");
     assert!(text.contains("<|eot_id|> \\u00e9 <|eot_id|>"), "{text}");
-}
-
-/// A template that makes `a`, twice as large in each of a hundred steps, and ends in `end`.
-fn doubling(start: &str, step: &str, end: &str) -> String {
-    format!(
-        "{{% set ns = namespace(a={start}) %}}{{% for i in range(100) %}}\
-         {{% set ns.a = {step} %}}{{% endfor %}}{{{{ {end} }}}}"
-    )
-}
-
-#[test]
-fn endless_and_huge_templates_end() {
-    let nested = |open: &str, close: &str| {
-        format!("{{{{ {}1{} }}}}", open.repeat(20_000), close.repeat(20_000))
-    };
-    let loops = "{% for i in range(100000) %}".repeat(4) + "x" + &"{% endfor %}".repeat(4);
-    for source in [
-        loops.clone(),
-        loops.replace('x', ""),
-        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}".to_owned(),
-        "{% macro f(n) %}{{ f(n) }}{{ f(n) }}{% endmacro %}{{ f(1) }}".to_owned(),
-        doubling("'ab'", "ns.a ~ ns.a", "ns.a"),
-        doubling("'ab'", "ns.a + ns.a", "ns.a"),
-        doubling("'ab'", "ns.a.replace('a', ns.a)", "ns.a"),
-        doubling("'ab'", "ns.a | replace('a', ns.a)", "ns.a"),
-        doubling("'aa'", "ns.a.replace('a', ns.a)", "ns.a"),
-        doubling("'ab'", "ns.a.join([ns.a, ns.a])", "ns.a"),
-        "{{ 'x'.ljust(99999999999) }}{{ '{:>99999999999}'.format(1) }}".to_owned(),
-        doubling("[1]", "[ns.a, ns.a]", "ns.a"),
-        doubling("[1]", "[ns.a, ns.a]", "ns.a | tojson"),
-        doubling("[1]", "{'x': ns.a, 'y': ns.a}", "ns.a | tojson(indent=2)"),
-        "{{ 'x' * 90000000 * 90000000 }}".to_owned(),
-        "{{ '%99999999999d' | format(1) }}".to_owned(),
-        "{{ range(99999999999) | list }}".to_owned(),
-        nested("(", ")"),
-        nested("[", "]"),
-        "{% if 1 %}".repeat(20_000) + &"{% endif %}".repeat(20_000),
-        "x".repeat(2 << 20),
-        // The engine charges nothing for how long it takes to find an item of sums of sums.
-        doubling("[1]", "ns.a + ns.a", "ns.a[99999999999999]"),
-    ] {
-        let model = model(&source);
-        let chat = Chat::load(&model.source, &model.tokenizer, ChatStyle::Template);
-        let encoded = chat.and_then(|chat| chat.encode(&model.tokenizer, &talk()[..].into(), true));
-        let source = &source[..source.len().min(100)];
-        let error = encoded.expect_err(source).to_string();
-        assert!(error.contains("/tokenizer_config.json: the chat template"), "{source}: {error}");
-        assert!(!error.contains('\n') && error.len() < 500, "{source}: {error}");
-    }
 }
 
 proptest! {

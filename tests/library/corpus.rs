@@ -36,8 +36,8 @@ enum Mutation {
     Truncate(Index),
 }
 
-/// What JSON, configs and headers are made of, and what breaks them.
-const PIECES: [&str; 28] = [
+/// What JSON, configs, headers and templates are made of, and what breaks them.
+const PIECES: [&str; 36] = [
     "{",
     "}",
     "[",
@@ -66,6 +66,14 @@ const PIECES: [&str; 28] = [
     "llama3",
     "\u{2028}",
     "\n",
+    "{{ ns.a }}",
+    "{% for x in ns.a %}",
+    "{% endfor %}",
+    "{% set ns.a = [ns.a, ns.a] %}",
+    "|join(ns.a)",
+    "<|eot_id|>",
+    "(a+)+$",
+    "{1000}",
 ];
 
 fn mutation() -> impl Strategy<Value = Mutation> {
@@ -112,15 +120,24 @@ fn every_seed_runs() {
     }
 }
 
+/// Every how many cases a target is run: the last two write files, and run what these say.
+fn rarity(target: &str) -> usize {
+    if matches!(target, "tokenizer" | "chat_template") { 20 } else { 1 }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(5_000))]
 
     #[test]
     fn mutated_seeds_are_read_or_refused(
         seed in any::<Index>(),
+        turn in any::<Index>(),
         mutations in prop::collection::vec(mutation(), 1..6),
     ) {
-        for ((_, run), seeds) in TARGETS.iter().zip(&*CORPORA) {
+        for ((name, run), seeds) in TARGETS.iter().zip(&*CORPORA) {
+            if turn.index(rarity(name)) != 0 {
+                continue;
+            }
             let mut input = seed.get(seeds).clone();
             for mutation in &mutations {
                 mutation.apply(&mut input);
@@ -130,9 +147,14 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_read_or_refused(input in prop::collection::vec(any::<u8>(), 0..200)) {
-        for (_, run) in TARGETS {
-            run(&input);
+    fn any_bytes_are_read_or_refused(
+        turn in any::<Index>(),
+        input in prop::collection::vec(any::<u8>(), 0..200),
+    ) {
+        for (name, run) in TARGETS {
+            if turn.index(rarity(name)) == 0 {
+                run(&input);
+            }
         }
     }
 }

@@ -11,6 +11,8 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+mod hostile;
+
 const BROKEN: char = char::REPLACEMENT_CHARACTER;
 
 fn golden(file: &str) -> Vec<u8> {
@@ -294,95 +296,6 @@ fn a_stream_of_noise_stays_quick() {
     let ids = vec![first_byte; 20_000];
     let text = stream(tokenizer, &ids, false).concat();
     assert!(text == BROKEN.to_string().repeat(ids.len()), "{} bytes", text.len());
-}
-
-#[test]
-fn broken_files_are_refused_in_one_line() {
-    let json_cases = [
-        ("{\"model\": ".to_owned(), "EOF"),
-        ("[".repeat(100_000), "expected u32"),
-        (format!("{{\"model\": {}", "{\"vocab\":".repeat(100_000)), "invalid type"),
-        (format!("{{\"decoder\": {}", "[".repeat(100_000)), "recursion limit"),
-        ("[]".to_owned(), "invalid length"),
-        (edited("/model/type", json!("Unigram")), "only BPE is"),
-        (edited("/model/vocab", json!({"a": 5_000_000_000u64})), "u32"),
-        (edited("/model/vocab", json!({"a": -1})), "u32"),
-        (edited("/model/vocab/world", json!(3)), "has an id, 3, that another token has"),
-        (edited("/model/merges/0", json!("a b c")), "is not a merge of two tokens"),
-        (edited("/model/merges/0", json!(["a"])), "a merge is not of two tokens"),
-        (edited("/model/merges/0", json!(["x".repeat(500), "y"])), "is not in the vocabulary"),
-        (edited("/model/merges/0", json!("world world")), "is not in the vocabulary"),
-        (edited("/model/unk_token", json!("what")), "unk_token \"what\" is not in the vocabulary"),
-        (edited("/model/continuing_subword_prefix", json!("####")), "continuing_subword_prefix"),
-        (edited("/model/dropout", json!(0.5)), "dropout"),
-        (edited("/pre_tokenizer", json!({"type": "Unheard"})), "pre_tokenizer: "),
-        (edited("/post_processor", json!({"type": "Unheard"})), "post_processor: "),
-        (edited("/post_processor", template(&["A", "A"])), "post_processor does not keep a text"),
-        (edited("/pre_tokenizer", split("(")), "pre_tokenizer: "),
-        (edited("/normalizer", json!([1])), "normalizer: "),
-        (edited("/decoder", Value::Null), "has no decoder"),
-        (edited("/added_tokens/0/content", json!("")), "is empty"),
-        (edited("/added_tokens/0", json!({"id": 1, "content": "<s>"})), "is there twice"),
-        (edited("/added_tokens/0/id", json!(9)), "one id in the vocabulary and another"),
-    ];
-    for (text, what) in json_cases {
-        let error = error_of(&[("tokenizer.json", text.as_bytes())]);
-        assert!(error.contains("/tokenizer.json: ") && error.contains(what), "{error}");
-        assert!(!error.contains('\n') && error.len() < 500, "{error}");
-    }
-    let good = golden("tiny.tiktoken");
-    let lines: Vec<_> = good.split_inclusive(|byte| *byte == b'\n').collect();
-    let rank_cases: [(Vec<u8>, &str); 8] = [
-        (Vec::new(), "the byte 0x00 has no rank"),
-        (b"\x0a\x0e\x0a\x05<unk>\x15\x00\x00\x00\x00".to_vec(), "put the tokenizer.json"),
-        (b"not base64 at all\n".to_vec(), "line 1 is not a token"),
-        (b"IQ== 99999999999999999999999\n".to_vec(), "line 1 is not a token"),
-        ([&good, lines[3]].concat(), "gives the rank 3 again"),
-        (lines[1..].concat(), "no token has the rank 0"),
-        ([&good, &b"IQ== 100000\n"[..]].concat(), "no token has the rank 591"),
-        ([&good, &b"IQ== 591\n"[..]].concat(), "a token has two ranks"),
-    ];
-    for (text, what) in rank_cases {
-        let error = error_of(&[("tokenizer.model", &text)]);
-        assert!(error.contains("/tokenizer.model: ") && error.contains(what), "{error}");
-    }
-    assert!(error_of(&[]).contains("tokenizer.json: no such file"));
-    let configs = [
-        (r#"{"bos_token": 5}"#, "bos_token is 5: a text is needed"),
-        (r#"{"added_tokens_decoder": {"x": {"content": "y"}}}"#, "does not map ids to tokens"),
-        ("[]", "a list in place of a JSON object"),
-    ];
-    for (config, what) in configs {
-        let files = [("tokenizer.model", &good[..]), ("tokenizer_config.json", config.as_bytes())];
-        let error = error_of(&files);
-        assert!(error.contains("/tokenizer_config.json: ") && error.contains(what), "{error}");
-    }
-}
-
-fn edited(pointer: &str, value: Value) -> String {
-    let mut definition = llama2(true);
-    match definition.pointer_mut(pointer) {
-        Some(place) => *place = value,
-        None => {
-            let (parent, key) = pointer.rsplit_once('/').unwrap();
-            definition.pointer_mut(parent).unwrap()[key] = value;
-        }
-    }
-    definition.to_string()
-}
-
-fn split(pattern: &str) -> Value {
-    json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false})
-}
-
-/// A post-processor of nothing but sequences.
-fn template(single: &[&str]) -> Value {
-    let sequence = |name: &&str| json!({"Sequence": {"id": name, "type_id": 0}});
-    let single: Vec<_> = single.iter().map(sequence).collect();
-    let pair: Vec<_> = ["A", "B"].iter().map(sequence).collect();
-    json!({
-        "type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": {},
-    })
 }
 
 proptest! {
