@@ -20,7 +20,9 @@ use support::nothing_is_measured;
 fn ops(criterion: &mut Criterion) {
     let emulated = std::env::var_os("CHASKI_BENCH_EMULATE").is_some();
     let card = match emulated {
-        true => cuda::emulate(&Emulation::new(1), &|_| ()).and_then(|()| Card::open(0)),
+        true => Emulation::from_variables(1, std::env::vars_os())
+            .and_then(|emulation| cuda::emulate(&emulation, &|_| ()))
+            .and_then(|()| Card::open(0)),
         false => Card::open(0),
     };
     let effort = match nothing_is_measured() {

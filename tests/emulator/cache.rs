@@ -14,6 +14,11 @@ use tempfile::{TempDir, tempdir};
 /// Somebody else, who has no files here.
 const STRANGER: u32 = 65533;
 
+/// As the environment has it, with the usual cache.
+fn emulation() -> Emulation {
+    Emulation::from_variables(1, std::env::vars_os()).unwrap()
+}
+
 /// A cache of its own, and a compiler that takes what has been built before for what it should build, in a
 /// second.
 struct Fresh {
@@ -23,7 +28,7 @@ struct Fresh {
 impl Fresh {
     fn new() -> Self {
         let fresh = Self { folder: tempdir().unwrap() };
-        let built = emulator::build(&Emulation::new(1), &|_| ()).unwrap();
+        let built = emulator::build(&emulation(), &|_| ()).unwrap();
         let compiler = format!(
             "#!/bin/sh\n\
              case \"$1\" in --version) exec g++ \"$@\";; esac\n\
@@ -213,7 +218,7 @@ fn an_emulated_kernel_that_others_can_write_is_compiled_again() {
         let output = command.env("XDG_CACHE_HOME", cache.path()).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     };
-    let emulator = emulator::build(&Emulation::new(1), &|_| ()).unwrap();
+    let emulator = emulator::build(&emulation(), &|_| ()).unwrap();
     let own = cache.path().join("chaski/emulator");
     fs::create_dir_all(&own).unwrap();
     let copied = Command::new("cp").arg("-pr").args([&emulator, &own]).status().unwrap();
