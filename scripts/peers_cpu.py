@@ -45,7 +45,7 @@ SMOLLM2 = (
 PACKAGES = ["cmake==4.1.2", "ninja==1.13.0", "gguf==0.19.0", "numpy==2.4.6"]
 PYTHON = HOME / "venv" / "bin" / "python"
 BINARIES = HOME / "build" / "bin"
-# What was measured, as both programs say.
+# Of Chaski and of the machine, as its rows say.
 VERSIONS = {}
 MARKS = ("<!-- peers: cpu -->\n", "<!-- peers: end of cpu -->")
 
@@ -151,8 +151,7 @@ class Test:
         ours = [chaski, "bench", "-m", folder, "--device", "cpu", "--no-loop", *self.own]
         fill = ["--depth-fill", "random"] if "-d" in self.options else []
         theirs, ours = json.loads(theirs)[0], json.loads(run([*ours, *fill, *common]))[0]
-        VERSIONS.update(llama=f"build {theirs['build_number']}", chaski=f"Chaski {ours['commit']}")
-        VERSIONS.update(device=ours["device"].split(", activations")[0])
+        VERSIONS.update(chaski=ours["commit"], device=ours["device"].split(", activations")[0])
         self.theirs.append(theirs["avg_ts"])
         self.ours.append(ours["avg_ts"])
         self.fractions.append(max(ours["flops_fraction"], ours["bandwidth_fraction"]))
@@ -231,9 +230,9 @@ def table(rows, threads):
     load = os.getloadavg()[0]
     date = time.strftime("%Y-%m-%d")
     head = (
-        f"{VERSIONS['device']}, {threads} threads, {date}. {VERSIONS['chaski']}; llama.cpp of llama-cpp-python "
-        f"0.3.36, {VERSIONS['llama']}, whose cache is f16. Medians of rounds in turns, and the range of their "
-        f"ratios. The load average at the end was {load:.1f}.\n\n"
+        f"{VERSIONS['device']}, {threads} threads, {date}. Chaski {VERSIONS['chaski']}; llama.cpp of "
+        "llama-cpp-python 0.3.36, whose cache is f16. Medians of rounds in turns, and the range of their ratios. "
+        f"The load average at the end was {load:.1f}.\n\n"
         "| model | test | llama.cpp | Chaski | Chaski / llama.cpp | Chaski of its ceiling | rounds |\n"
         "| --- | --- | ---: | ---: | ---: | ---: | ---: |\n"
     )
