@@ -266,3 +266,24 @@ fn only_the_command_line_prints_exits_and_reads_the_environment() {
         }
     }
 }
+
+/// ARCHITECTURE.md says of each file of tests what that says of itself.
+#[test]
+fn the_table_of_tests_is_that_of_the_files() {
+    let architecture = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    let mut rows = BTreeSet::new();
+    for (file, text) in files("tests", &["rs"]) {
+        let [_, binary, name] = file.split('/').collect::<Vec<_>>()[..] else { continue };
+        if !root().join(format!("tests/{binary}/main.rs")).is_file() {
+            continue; // what binaries share
+        }
+        let line = text.lines().next().unwrap().strip_prefix("//! ").expect("a first line");
+        let (line, name) = (line.trim_end_matches([',', ';', ':']), name.trim_end_matches(".rs"));
+        let name = if name == "main" { format!("**{binary}**") } else { format!("`{name}`") };
+        rows.insert(format!("| {name} | {line} |"));
+    }
+    let table = architecture.split("<!-- tests: a row each -->\n").nth(1).expect("a table");
+    let table = table.split("<!-- tests: end -->").next().unwrap();
+    let table: BTreeSet<String> = table.lines().skip(2).map(str::to_owned).collect();
+    assert_eq!(table, rows);
+}
