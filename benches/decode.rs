@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use chaski::bench::{Bench, Ceilings, Conditions, Fill, Kind, Row, Test, row};
 use chaski::checkpoint::{Checkpoint, Dtype};
-use chaski::device::Hardware;
+use chaski::executor::Hardware;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use support::{circumstances, nothing_is_measured, open, source};
 

@@ -8,8 +8,8 @@ use std::time::Duration;
 use chaski::case::Case;
 use chaski::checkpoint::Checkpoint;
 use chaski::conformance::{Effort, cases};
-use chaski::device::cuda::{self, Card, Emulation};
-use chaski::device::{Device, Hardware};
+use chaski::executor::cuda::{self, Emulation, Gpu};
+use chaski::executor::{Executor, Hardware};
 use chaski::ops::CASES;
 use criterion::measurement::WallTime;
 use criterion::{
@@ -22,8 +22,8 @@ fn ops(criterion: &mut Criterion) {
     let card = match emulated {
         true => Emulation::from_variables(1, std::env::vars_os())
             .and_then(|emulation| cuda::emulate(&emulation, &|_| ()))
-            .and_then(|()| Card::open(0)),
-        false => Card::open(0),
+            .and_then(|()| Gpu::open(0)),
+        false => Gpu::open(0),
     };
     let effort = match nothing_is_measured() {
         false => Effort::Thorough,
@@ -65,7 +65,7 @@ fn measure(
     group.bench_function(BenchmarkId::new(place, &case.name), |bencher| {
         let weights = Checkpoint::in_memory(case.dtype(), case.weight_region());
         let mut device =
-            Device::new(hardware, weights, &case.weights, &case.layout, &|_| Ok(())).unwrap();
+            Executor::new(hardware, weights, &case.weights, &case.layout, &|_| Ok(())).unwrap();
         let before = case.state();
         let before: &[u8] = &bytemuck::cast_slice(&before)[..case.layout.bytes()];
         bencher.iter_custom(|runs| {

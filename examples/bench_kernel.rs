@@ -4,7 +4,7 @@
 
 use chaski::engine::{Model, Options};
 use chaski::error::{Error, Result};
-use chaski::lab::{Bed, Contestant, Phase, measure};
+use chaski::lab::{Candidate, OpBench, Phase, measure};
 
 /// More than any cache between memory and what computes holds.
 const CACHE_BYTES: usize = 64 << 20;
@@ -19,11 +19,12 @@ fn main() -> Result<()> {
     let plan = model.plan()?;
     let (checkpoint, hardware) = (model.checkpoint.clone(), model.hardware[0].clone());
     let missed = (0, CACHE_BYTES);
-    let mut bed = Bed::new(&model.config, checkpoint, hardware, plan.sizes, missed, &|_| Ok(()))?;
+    let mut bed =
+        OpBench::new(&model.config, checkpoint, hardware, plan.sizes, missed, &|_| Ok(()))?;
     let groups = bed.groups(Phase::Decode { depth: 0 });
     let group = groups.iter().find(|group| group.kernel == op);
     let group = group.ok_or_else(|| Error::failed(format!("no op {op} in a decode step")))?;
-    let runs = measure(&mut bed, group, &[Contestant::BuiltIn], REPETITIONS, &|| Ok(()))?;
+    let runs = measure(&mut bed, group, &[Candidate::BuiltIn], REPETITIONS, &|| Ok(()))?;
     let fastest = runs[0].iter().copied().fold(f64::INFINITY, f64::min);
     let gb_per_s = group.bytes() as f64 / fastest / 1e9;
     println!("{:.2} us, {gb_per_s:.1} GB/s: {op} {}", 1e6 * fastest, group.shape);

@@ -3,7 +3,7 @@
 //!
 //! [`engine`] is the front door: from a model's name and options to a model that is opened and planned, and
 //! to one in memory, whose answers a [`session`] makes. `ARCHITECTURE.md` has the map of the rest: a model
-//! is a program of ops ([`model`], [`ops`]), and a [`device`] runs it. [`conformance`] holds kernels to the
+//! is a program of ops ([`model`], [`ops`]), and a [`executor`] runs it. [`conformance`] holds kernels to the
 //! ops' definitions, [`lab`] and [`bench`] measure.
 //!
 //! ```
@@ -41,9 +41,9 @@ pub mod cli;
 pub mod comm;
 pub mod config;
 pub mod conformance;
-pub mod device;
 pub mod engine;
 pub mod error;
+pub mod executor;
 pub mod hub;
 pub mod json;
 pub mod kernel;

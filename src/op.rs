@@ -35,13 +35,13 @@ pub trait Op: Sealed + Send + Sync {
     fn reference(&self, memory: &mut Memory<'_>);
 
     /// What ranks exchange for the op, if it is of several ranks' and no kernel does that.
-    fn exchange(&self, _gpu: &Gpu) -> Option<Exchange> {
+    fn exchange(&self, _gpu: &Target) -> Option<Exchange> {
         None
     }
 
     /// All that the op reads and writes, if several ranks do it together and no kernel can on such GPUs:
     /// their hosts do it for them.
-    fn together(&self, _gpu: &Gpu) -> Option<Vec<Slot<u8>>> {
+    fn together(&self, _gpu: &Target) -> Option<Vec<Slot<u8>>> {
         None
     }
 
@@ -51,7 +51,7 @@ pub trait Op: Sealed + Send + Sync {
     }
 
     /// The launch that computes the op on a GPU.
-    fn launch(&self, gpu: &Gpu) -> Launch;
+    fn launch(&self, target: &Target) -> Launch;
 }
 
 /// What no kernel does.
@@ -60,12 +60,12 @@ pub enum Exchange {
     /// Replaced by its sum over the ranks of the stage before the op's kernel begins.
     Sum(Slot<f32>),
     /// Goes to the next stage or comes from the one before: there is no kernel.
-    Pass(Slot<f32>, Way),
+    SendRecv(Slot<f32>, Way),
 }
 
 /// What the launch of a kernel depends on, beside the op.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Gpu {
+pub struct Target {
     pub multiprocessors: u32,
     /// Whether kernels may use the memory of all other ranks.
     pub reaches_peers: bool,
@@ -74,7 +74,7 @@ pub struct Gpu {
     pub tuning: Tuning,
 }
 
-impl Gpu {
+impl Target {
     /// One that is alone, and runs kernels for all architectures only.
     pub const fn portable(multiprocessors: u32) -> Self {
         let (kernels, tuning) = (KernelSet::PORTABLE, Tuning::DEFAULT);

@@ -6,7 +6,7 @@
 //                                   memory of each device, the last for all that follow (default
 //                                   8 GiB); suffixes K, M, G
 //   CHASKI_EMULATE_CAPABILITY=9.0   compute capability, and the shared memory that goes with it
-//   CHASKI_EMULATE_ARCHS=sm_80,...  what the program is to be taken to be built for (src/device/cuda)
+//   CHASKI_EMULATE_ARCHS=sm_80,...  what the program is to be taken to be built for (src/executor/cuda)
 //   CHASKI_EMULATE_DRIVER=13000     version of CUDA that the driver is of
 //   CHASKI_EMULATE_ORDER=ascending | descending | shuffled:SEED
 //                                   which warp of a block (and which block) goes next. A warp

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use crate::checkpoint::synthetic::Recipe;
 use crate::checkpoint::{Checkpoint, Dtype};
-use crate::device::{Device, Hardware, Recording, Threads};
 use crate::error::Result;
+use crate::executor::{Captured, Executor, Hardware, Threads};
 use crate::memory::Layout;
 use crate::op::Program;
 use crate::ops::{MmaPeak, ReadAll, Synthesize};
@@ -98,7 +98,7 @@ fn read_rate(hardware: &Hardware, bytes: usize) -> Result<Rate> {
         Hardware::Gpu(card) => ReadAll::blocks(card.multiprocessors),
     };
     let sums = layout.slot::<u32>(&[blocks as usize]);
-    let mut device = Device::new(hardware, Checkpoint::empty(), &[], &layout, &|_| Ok(()))?;
+    let mut device = Executor::new(hardware, Checkpoint::empty(), &[], &layout, &|_| Ok(()))?;
     // Memory that was never written may be one page of zeros again and again.
     let mut fill = Program::default();
     fill.push(Synthesize::whole(Recipe::standard(0, 0), Dtype::Bf16, memory));
@@ -113,7 +113,7 @@ fn read_rate(hardware: &Hardware, bytes: usize) -> Result<Rate> {
 fn tensor_core_rate(hardware: &Hardware, multiprocessors: u32) -> Result<Rate> {
     let mut layout = Layout::default();
     let y = layout.slot::<f32>(&[2 * multiprocessors as usize, 256]);
-    let mut device = Device::new(hardware, Checkpoint::empty(), &[], &layout, &|_| Ok(()))?;
+    let mut device = Executor::new(hardware, Checkpoint::empty(), &[], &layout, &|_| Ok(()))?;
     let products = |rounds| {
         let mut program = Program::default();
         program.push(MmaPeak { rounds, y });
@@ -142,9 +142,13 @@ fn rate(work: f64, mut times: impl FnMut(u32, usize) -> Result<Vec<Duration>>) -
 }
 
 /// The rate of `program(rounds)`.
-fn program_rate(device: &mut Device, work: f64, program: impl Fn(u32) -> Program) -> Result<Rate> {
+fn program_rate(
+    device: &mut Executor,
+    work: f64,
+    program: impl Fn(u32) -> Program,
+) -> Result<Rate> {
     rate(work, |rounds, runs| {
-        let mut recording = Recording::new(program(rounds));
+        let mut recording = Captured::new(program(rounds));
         let mut run = || {
             let start = Instant::now();
             device.step(&mut recording)?;

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use crate::device::cuda::{Nvml, Reading, THROTTLE_REASONS};
+use crate::executor::cuda::{Nvml, Reading, THROTTLE_REASONS};
 
 /// Time between two looks at the GPU: NVML itself averages over as much, and asking disturbs.
 const PERIOD: Duration = Duration::from_millis(100);

@@ -4,7 +4,7 @@
 use crate::checkpoint::Checkpoint;
 use crate::config::{Config, Dims};
 use crate::error::Result;
-use crate::model::{Llama, Plan, Request, Room, Weights, cache_bytes_per_token, decode};
+use crate::model::{Llama, MemoryBudget, Plan, Request, Weights, cache_bytes_per_token, decode};
 use crate::op::{Cost, Program};
 
 /// What the prediction assumes of each GPU and the links between them.
@@ -13,7 +13,7 @@ pub struct Machine {
     pub name: &'static str,
     /// Bytes a second.
     pub memory_bandwidth: f64,
-    /// Share of it that weights and cache are read at.
+    /// Shard of it that weights and cache are read at.
     pub attained: f64,
     /// Seconds from one kernel of a graph to the next.
     pub gap: f64,
@@ -89,7 +89,8 @@ impl Forecast {
         let largest = Dims::in_stages(config, world, stages)?.of_rank(world - 1);
         let weights = Weights::locate(checkpoint, &largest)?;
         let weight_bytes = weights.iter().map(|weight| weight.bytes()).sum();
-        let plan = Plan::new(config, &largest, weight_bytes, request, Room::Gpu(memory_bytes));
+        let plan =
+            Plan::new(config, &largest, weight_bytes, request, MemoryBudget::Gpu(memory_bytes));
         let sizes = request.sizes(1);
         let parts = largest.share.parts;
         let program = |stage: usize| {

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use super::test::{Kind, Test, wanted};
-use crate::device::cuda::nvtx;
 use crate::error::{Error, Result};
+use crate::executor::cuda::nvtx;
 use crate::model::Logits;
 use crate::op::Cost;
 use crate::random::random_ids;
@@ -110,7 +110,7 @@ impl<'a> Bench<'a> {
                     let ids = random_ids(DEPTH_SEED, depth, self.team.vocab());
                     for chunk in ids[self.filled..].chunks(self.team.chunk()) {
                         self.check()?;
-                        self.team.take_and_finish(chunk, Logits::None)?;
+                        self.team.forward_and_finish(chunk, Logits::None)?;
                     }
                 }
             }
@@ -127,8 +127,8 @@ impl<'a> Bench<'a> {
             self.check()?;
             left -= chunk.len();
             match left {
-                0 => self.team.take_and_finish(chunk, Logits::Last)?,
-                _ => self.team.take(chunk, Logits::None)?,
+                0 => self.team.forward_and_finish(chunk, Logits::Last)?,
+                _ => self.team.forward(chunk, Logits::None)?,
             }
         }
         Ok(())
@@ -140,7 +140,7 @@ impl<'a> Bench<'a> {
         let take = |id: u32| {
             self.check()?;
             let start = Instant::now();
-            self.team.take_and_finish(&[id], Logits::Last)?;
+            self.team.forward_and_finish(&[id], Logits::Last)?;
             Ok(start.elapsed().as_secs_f64())
         };
         ids.into_iter().map(take).collect()
@@ -157,15 +157,15 @@ impl<'a> Bench<'a> {
         for chunk in ids.chunks(self.team.chunk()) {
             self.check()?;
             left -= chunk.len();
-            self.team.take(chunk, wanted(left == 0))?;
+            self.team.forward(chunk, wanted(left == 0))?;
         }
-        self.team.choose()?;
+        self.team.sample()?;
         let mut last = Instant::now();
         let first_token = (last - start).as_secs_f64();
         let mut tokens = Vec::with_capacity(test.generate - 1);
         for _ in 1..test.generate {
             self.check()?;
-            self.team.advance()?;
+            self.team.decode_step()?;
             let now = Instant::now();
             tokens.push((now - last).as_secs_f64());
             last = now;

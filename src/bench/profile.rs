@@ -181,7 +181,7 @@ fn take_apart(bench: &mut Bench<'_>, tokens: usize) -> Result<Vec<OpTime>> {
     for chunk in ids.chunks(bench.team.chunk()) {
         left -= chunk.len();
         let logits: Logits = wanted(left == 0);
-        let ranks = bench.team.take_timed(chunk, logits)?;
+        let ranks = bench.team.forward_timed(chunk, logits)?;
         let parts = ranks.len() / bench.team.stages();
         // To receive is to wait for the stage before, whose ops are there, too.
         let of_stages = ranks.chunks(parts).flat_map(together);

@@ -77,7 +77,7 @@ pub struct Tensor {
 /// The weights of a model: mapped files and the tensors in them. A clone shares the files.
 #[derive(Debug, Clone)]
 pub struct Checkpoint {
-    shards: Vec<Shard>,
+    shards: Vec<WeightFile>,
     /// In the order of the weight region.
     tensors: Vec<(String, Tensor)>,
     /// Name to place in `tensors`.
@@ -97,7 +97,7 @@ pub struct Files {
 
 /// One file of the checkpoint.
 #[derive(Debug, Clone)]
-struct Shard {
+struct WeightFile {
     /// For messages.
     path: String,
     /// Where the file begins in the weight region.
@@ -195,7 +195,7 @@ impl Checkpoint {
 
     /// A weight region made in memory, of tensors without names.
     pub fn in_memory(dtype: Dtype, region: Arc<[u64]>) -> Checkpoint {
-        let shard = Shard { path: "memory".to_owned(), base: 0, bytes: Bytes::Made(region) };
+        let shard = WeightFile { path: "memory".to_owned(), base: 0, bytes: Bytes::Made(region) };
         Checkpoint {
             shards: vec![shard],
             tensors: Vec::new(),
@@ -214,7 +214,7 @@ impl Checkpoint {
             recipes.insert(tensor.offset, recipe);
             tensors.push((name, tensor));
         }
-        let shard = Shard { path: model.to_string(), base: 0, bytes: Bytes::Embedded(&[]) };
+        let shard = WeightFile { path: model.to_string(), base: 0, bytes: Bytes::Embedded(&[]) };
         Checkpoint { shards: vec![shard], tensors, places, dtype, recipes }
     }
 
@@ -287,7 +287,7 @@ impl Checkpoint {
     /// # Errors
     /// A file that cannot be read, or has become shorter.
     pub fn read(&self, offset: usize, into: &mut [u8]) -> Result<()> {
-        let Shard { path, base, bytes } = self.shard_at(offset);
+        let WeightFile { path, base, bytes } = self.shard_at(offset);
         bytes.read(offset - base, into).map_err(|error| match error.kind() {
             ErrorKind::UnexpectedEof => Error::failed(format!(
                 "{path} has become shorter since it was opened: a model's files must stay as they are"
@@ -316,7 +316,7 @@ impl Checkpoint {
 
     /// Maps `files` end to end and lists their tensors.
     fn map<'a>(source: &Source, files: impl IntoIterator<Item = &'a str>) -> Result<Checkpoint> {
-        let mut shards: Vec<Shard> = Vec::new();
+        let mut shards: Vec<WeightFile> = Vec::new();
         let mut tensors: Vec<(String, Tensor)> = Vec::new();
         let mut places = HashMap::new();
         for file in files {
@@ -334,7 +334,7 @@ impl Checkpoint {
                 }
                 tensors.push((name, tensor));
             }
-            shards.push(Shard { path, base, bytes });
+            shards.push(WeightFile { path, base, bytes });
         }
         if tensors.is_empty() {
             let paths: Vec<&str> = shards.iter().map(|shard| shard.path.as_str()).collect();
@@ -374,7 +374,7 @@ impl Checkpoint {
         }
     }
 
-    fn shard_at(&self, offset: usize) -> &Shard {
+    fn shard_at(&self, offset: usize) -> &WeightFile {
         let following = self.shards.partition_point(|shard| shard.base <= offset);
         &self.shards[following - 1]
     }

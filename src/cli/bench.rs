@@ -23,10 +23,10 @@ use crate::bench::{
 };
 use crate::checkpoint::{Checkpoint, Dtype};
 use crate::config::Config;
-use crate::device::cuda::Nvml;
-use crate::device::{Hardware, Startup};
 use crate::engine::{Engine, Model, Options, system, weights};
 use crate::error::{Error, Result};
+use crate::executor::cuda::Nvml;
+use crate::executor::{Hardware, Startup};
 use crate::model::{Logits, Plan};
 use crate::team::Team;
 use crate::tokenizer::Tokenizer;
@@ -392,7 +392,7 @@ fn startup(args: &ModelArgs, table: &mut Table) -> Result<()> {
     lap();
     // The first loads the kernels, after it the graph is captured.
     for id in [0, 0] {
-        team.take_and_finish(&[id], Logits::Last)?;
+        team.forward_and_finish(&[id], Logits::Last)?;
     }
     let taken = lap();
     let after = slowest(&mut team)?;
@@ -402,7 +402,7 @@ fn startup(args: &ModelArgs, table: &mut Table) -> Result<()> {
     lap();
     let mut team = Model::of(source, options)?.load(&observer())?.team;
     for id in [0, 0] {
-        team.take_and_finish(&[id], Logits::Last)?;
+        team.forward_and_finish(&[id], Logits::Last)?;
     }
     let in_use = lap();
     let phases = [

@@ -5,9 +5,9 @@ use sysinfo::{CpuRefreshKind, RefreshKind};
 use super::open::defaults;
 use super::output::{note, print};
 use super::qualify::state;
-use crate::device::cuda::{self, Card};
 use crate::engine::{available_memory_bytes, system};
 use crate::error::{Result, binary};
+use crate::executor::cuda::{self, Gpu};
 
 use crate::vector;
 
@@ -22,7 +22,7 @@ pub fn run() -> Result<()> {
     };
     let settings = defaults()?.cuda;
     for ordinal in 0..count {
-        let card = Card::open_as(ordinal, &settings)?;
+        let card = Gpu::open_as(ordinal, &settings)?;
         let ((free, total), (major, minor)) = (card.memory()?, card.capability);
         list += &format!(
             "cuda:{ordinal}  {}, compute capability {major}.{minor}, {} multiprocessors, {} of {} of \

@@ -8,9 +8,9 @@ use super::output::{note, print};
 use super::text::prompt_ids;
 use crate::checkpoint::Checkpoint;
 use crate::config::{Config, Dims};
-use crate::device::Hardware;
 use crate::engine::{Device, Options, one, plan, weights};
 use crate::error::{Error, Result};
+use crate::executor::Hardware;
 use crate::lab::{Difference, Pair};
 use crate::tokenizer::Tokenizer;
 

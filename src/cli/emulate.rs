@@ -4,8 +4,8 @@ use std::env;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use crate::device::cuda::{self, Emulation};
 use crate::error::{Error, Result};
+use crate::executor::cuda::{self, Emulation};
 
 /// How many GPUs to emulate: as the argument says, else the environment.
 ///

@@ -20,7 +20,7 @@ use crate::source::Source;
 const PIECE_BYTES: usize = 64 << 20;
 
 /// One file's tensors.
-type Shard<'a> = Vec<(&'a str, &'a Tensor)>;
+type WeightFile<'a> = Vec<(&'a str, &'a Tensor)>;
 
 pub fn run(args: &SynthesizeArgs) -> Result<()> {
     let Source::Synthetic(model) = synthetic(pull::find(&args.model, true)?, &args.synthetic)?
@@ -45,7 +45,7 @@ pub fn run(args: &SynthesizeArgs) -> Result<()> {
 }
 
 /// The tensors in order, as many to a file as `most_bytes` hold, and at least one.
-fn shards(checkpoint: &Checkpoint, most_bytes: usize) -> Vec<Shard<'_>> {
+fn shards(checkpoint: &Checkpoint, most_bytes: usize) -> Vec<WeightFile<'_>> {
     let (mut shards, mut bytes) = (vec![Vec::new()], 0);
     for (name, tensor) in checkpoint.tensors() {
         if bytes + tensor.bytes > most_bytes && bytes > 0 {
@@ -58,7 +58,7 @@ fn shards(checkpoint: &Checkpoint, most_bytes: usize) -> Vec<Shard<'_>> {
     shards
 }
 
-fn write_weights(checkpoint: &Checkpoint, shards: &[Shard<'_>], folder: &Path) -> Result<()> {
+fn write_weights(checkpoint: &Checkpoint, shards: &[WeightFile<'_>], folder: &Path) -> Result<()> {
     let all_bytes: usize = shards.iter().flatten().map(|(_, tensor)| tensor.bytes).sum();
     let bar = progress(all_bytes as u64, "weights");
     let mut weight_map = Map::new();
@@ -83,7 +83,7 @@ fn write_weights(checkpoint: &Checkpoint, shards: &[Shard<'_>], folder: &Path) -
 
 fn write_shard(
     checkpoint: &Checkpoint,
-    shard: &Shard<'_>,
+    shard: &WeightFile<'_>,
     path: &Path,
     bar: &ProgressBar,
 ) -> Result<()> {
@@ -108,7 +108,7 @@ fn write_shard(
 
 /// The beginning of a safetensors file: the size of the JSON that follows, which is padded so that the
 /// data is aligned.
-fn header(shard: &Shard<'_>) -> Vec<u8> {
+fn header(shard: &WeightFile<'_>) -> Vec<u8> {
     let mut json = Map::from_iter([("__metadata__".to_owned(), json!({ "format": "pt" }))]);
     let mut end = 0;
     for (name, tensor) in shard {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::Room;
+use super::LocalGroup;
 use super::frame::{Frames, MOST, Message, is_timeout, send};
 use super::rendezvous::Hello;
 use crate::error::{Error, Result};
@@ -125,7 +125,7 @@ impl Link {
     }
 
     /// From now on a failure in `room` ends the run of all processes, and one of theirs that of the room.
-    pub fn watch(self: &Arc<Self>, room: &Arc<Room>) {
+    pub fn watch(self: &Arc<Self>, room: &Arc<LocalGroup>) {
         let (link, its_room) = (Arc::downgrade(self), Arc::downgrade(room));
         room.on_failure(Box::new(move || {
             if let (Some(link), Some(room)) = (link.upgrade(), its_room.upgrade())
@@ -341,7 +341,7 @@ fn listen(
     inbox: &Sender<Message>,
     number: usize,
     link: &Weak<Link>,
-    room: &Room,
+    room: &LocalGroup,
 ) {
     loop {
         let next = frames.next(MOST, None);

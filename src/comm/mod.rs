@@ -13,7 +13,7 @@ mod rendezvous;
 mod seal;
 
 pub use frame::{Decoded, MOST_OF_STRANGERS, Message, decode};
-pub use in_process::{Fault, InProcess, Kind, Room};
+pub use in_process::{Fault, InProcess, Kind, LocalGroup};
 pub use joined::Joined;
 pub use launcher::{Launcher, Place};
 pub use link::Link;
@@ -128,18 +128,18 @@ pub fn gather_floats(comm: &(impl Communicator + ?Sized), own: &[f32]) -> Vec<Ve
 
 /// The one rank of a model that is not split.
 #[derive(Debug, Clone, Copy)]
-pub struct Alone {
+pub struct SingleRank {
     /// How long its device may take for an op.
     pub timeout: Duration,
 }
 
-impl Default for Alone {
+impl Default for SingleRank {
     fn default() -> Self {
         Self { timeout: DEFAULT_TIMEOUT }
     }
 }
 
-impl Communicator for Alone {
+impl Communicator for SingleRank {
     fn timeout(&self) -> Duration {
         self.timeout
     }

@@ -7,13 +7,13 @@ use crate::error::{Error, Result};
 
 /// One of several parts of something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Share {
+pub struct Shard {
     /// From 0 on.
     pub part: usize,
     pub parts: usize,
 }
 
-impl Share {
+impl Shard {
     /// This part of `whole` things. The parts are in order, and where they cannot be equal, they differ
     /// by one at most.
     pub fn of(self, whole: usize) -> Range<usize> {
@@ -48,11 +48,11 @@ pub struct Dims {
     /// L.
     pub whole_layers: usize,
     /// Which of the stages this is, and of how many.
-    pub stage: Share,
+    pub stage: Shard,
     /// Which of its stage's ranks this is, and of how many.
-    pub share: Share,
+    pub share: Shard,
     /// Which part of the KV heads it has: the same as its neighbours, where there are more ranks.
-    pub kv_share: Share,
+    pub kv_share: Shard,
 }
 
 impl Dims {
@@ -90,9 +90,9 @@ impl Dims {
             whole_vocab: config.vocab,
             layers: config.layers,
             whole_layers: config.layers,
-            stage: Share { part: 0, parts: 1 },
-            share: Share { part: 0, parts: world },
-            kv_share: Share { part: 0, parts: kv_heads.min(world) },
+            stage: Shard { part: 0, parts: 1 },
+            share: Shard { part: 0, parts: world },
+            kv_share: Shard { part: 0, parts: kv_heads.min(world) },
         };
         Ok(whole.of_rank(0))
     }
@@ -115,7 +115,7 @@ impl Dims {
             )));
         }
         let whole = Self::new(config, world / stages)?;
-        Ok(Self { stage: Share { part: 0, parts: stages }, ..whole }.of_rank(0))
+        Ok(Self { stage: Shard { part: 0, parts: stages }, ..whole }.of_rank(0))
     }
 
     /// The same model's share of the rank of this number: stage by stage. The last one's is the largest.
@@ -123,8 +123,8 @@ impl Dims {
         assert!(rank < self.world(), "rank {rank} of {}", self.world());
         let (parts, kv_parts) = (self.share.parts, self.kv_share.parts);
         let (stage, part) = (rank / parts, rank % parts);
-        let (stage, share) = (Share { part: stage, ..self.stage }, Share { part, parts });
-        let kv_share = Share { part: part * kv_parts / parts, parts: kv_parts };
+        let (stage, share) = (Shard { part: stage, ..self.stage }, Shard { part, parts });
+        let kv_share = Shard { part: part * kv_parts / parts, parts: kv_parts };
         let vocab = if stage.is_last() { share.of(self.whole_vocab).len() } else { 0 };
         let layers = stage.of(self.whole_layers).len();
         Self { stage, share, kv_share, vocab, layers, ..self }

@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::json::{self, show};
 use crate::source::Source;
 
-pub use dims::{Dims, Share};
+pub use dims::{Dims, Shard};
 use fields::Fields;
 pub use generation::SamplingDefaults;
 pub use rope::{Llama3, Rope, RopeScaling, Yarn};

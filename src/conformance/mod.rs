@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use crate::case::{Case, Place};
 use crate::checkpoint::Checkpoint;
-use crate::device::cuda::{self, Card, Order};
-use crate::device::{Cpu, Cuda, Threads};
 use crate::error::Result;
+use crate::executor::cuda::{self, Gpu, Order};
+use crate::executor::{Cpu, Cuda, Threads};
 use crate::ops;
 
 /// The orders in which an emulated GPU runs a kernel's warps, one after the other; a real GPU runs the
@@ -68,7 +68,7 @@ fn work(case: &Case) -> u64 {
 ///
 /// # Errors
 /// When the GPU fails, which it then does for good: with the kernel, and where it can be told the line.
-pub fn run(case: &Case, card: &Card, orders: &[Order]) -> Result<Outcome> {
+pub fn run(case: &Case, card: &Gpu, orders: &[Order]) -> Result<Outcome> {
     let start = Instant::now();
     let region = case.weight_region();
     let checkpoint = || Checkpoint::in_memory(case.dtype(), region.clone());

@@ -3,18 +3,18 @@
 use std::sync::Arc;
 
 use super::Model;
-use crate::device::cuda::Card;
 use crate::error::{Error, Result};
+use crate::executor::cuda::Gpu;
 use crate::model::Plan;
 
 /// One thing that has happened.
 pub enum Event<'a> {
     /// It is checked for the first time whether this GPU computes what kernels mean.
-    Qualifying(&'a Card),
+    Qualifying(&'a Gpu),
     /// Something is not used on this GPU, since it is wrong there.
-    NotUsed { gpu: &'a Card, what: &'a str },
+    NotUsed { gpu: &'a Gpu, what: &'a str },
     /// Whether this GPU computes what kernels mean cannot be found out.
-    NotQualified { gpu: &'a Card, why: &'a Error },
+    NotQualified { gpu: &'a Gpu, why: &'a Error },
     /// What was found out cannot be kept, so it will be found out again.
     NotKept(&'a Error),
     /// All is planned and checked. `devices`: what all ranks run on, in words.

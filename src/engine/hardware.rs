@@ -4,9 +4,9 @@ use super::{Device, Options, Split};
 use crate::checkpoint::Checkpoint;
 use crate::comm::Place;
 use crate::config::{Config, Dims};
-use crate::device::cuda::{self, Card, device_count};
-use crate::device::{Hardware, Threads};
 use crate::error::{Error, Result};
+use crate::executor::cuda::{self, Gpu, device_count};
+use crate::executor::{Hardware, Threads};
 use crate::vector;
 
 impl Split {
@@ -124,7 +124,7 @@ pub fn one(
             None => Threads::new(options.threads).map(Hardware::Cpu),
         };
     };
-    let card = Card::open_as(ordinal, &options.cuda)?;
+    let card = Gpu::open_as(ordinal, &options.cuda)?;
     match card.suits(dims, weights) {
         Err(error) if device == Device::Auto && options.kernels.is_empty() => {
             remarks.push(format!("running on the CPU, not the GPU: {error}"));
@@ -137,7 +137,7 @@ pub fn one(
 }
 
 /// Has the options' sources run in place of built-in kernels.
-fn replace_kernels(options: &Options, card: &Card) {
+fn replace_kernels(options: &Options, card: &Gpu) {
     options.kernels.iter().cloned().for_each(|source| card.replace_kernel(source));
 }
 
@@ -181,7 +181,7 @@ fn cards(
         )));
     }
     let open = |ordinal: &u32| {
-        let card = Card::open_as(*ordinal, &options.cuda)?;
+        let card = Gpu::open_as(*ordinal, &options.cuda)?;
         card.suits(dims, weights)?;
         replace_kernels(options, &card);
         Ok(Hardware::Gpu(card))

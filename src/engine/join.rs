@@ -6,8 +6,8 @@ use sysinfo::System;
 
 use super::Model;
 use crate::comm::{Hello, Link, Place, excuse, join};
-use crate::device::Hardware;
 use crate::error::{Error, Result};
+use crate::executor::Hardware;
 use crate::kernel::compile::hash;
 use crate::model::{Plan, Sizes};
 

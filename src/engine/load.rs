@@ -4,10 +4,10 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::{Event, Model, Observer, devices, join, memory, peers, qualify};
-use crate::comm::{Alone, Link};
-use crate::device::cuda::{Card, Cuda};
-use crate::device::{Device, Hardware};
+use crate::comm::{Link, SingleRank};
 use crate::error::Result;
+use crate::executor::cuda::{Cuda, Gpu};
+use crate::executor::{Executor, Hardware};
 use crate::model::Plan;
 use crate::rank::Rank;
 use crate::session::Session;
@@ -149,7 +149,7 @@ impl Model {
     /// A model on one GPU, to which weights may still be on their way.
     fn begin(
         &self,
-        card: &Card,
+        card: &Gpu,
         plan: &Plan,
         observer: &Observer,
         (since, last_weight): (Instant, &Arc<OnceLock<Duration>>),
@@ -159,9 +159,9 @@ impl Model {
         let told = Box::new(move |bytes| (coming.observer)(Event::Weights(bytes)));
         let (config, checkpoint) = (&self.config, self.checkpoint.clone());
         let rank = Rank::on(config, self.dims, checkpoint, plan, |checkpoint, weights, layout| {
-            let alone = Arc::new(Alone { timeout: self.options.timeout });
+            let alone = Arc::new(SingleRank { timeout: self.options.timeout });
             let cuda = Cuda::while_loading(card, &checkpoint, weights, layout, alone, told)?;
-            Ok(Device::Cuda(Box::new(cuda)))
+            Ok(Executor::Cuda(Box::new(cuda)))
         });
         Ok(rank?.into())
     }

@@ -6,10 +6,10 @@ use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 
 use super::limits::left_by_groups;
 use crate::config::Dims;
-use crate::device::Hardware;
-use crate::device::cuda::{self, Card};
 use crate::error::{Error, Result, binary};
-use crate::model::{Plan, Room};
+use crate::executor::Hardware;
+use crate::executor::cuda::{self, Gpu};
+use crate::model::{MemoryBudget, Plan};
 
 /// Bytes that this process may still take: the system's figure, or what its control groups leave if that is
 /// less.
@@ -31,7 +31,7 @@ pub fn system(what: RefreshKind) -> Result<System> {
         .map_err(|error| Error::failed(format!("cannot read the system's memory: {error}")))
 }
 
-pub(super) fn cards(hardware: &[Hardware]) -> impl Iterator<Item = &Card> {
+pub(super) fn cards(hardware: &[Hardware]) -> impl Iterator<Item = &Gpu> {
     hardware.iter().filter_map(|hardware| match hardware {
         Hardware::Cpu(_) => None,
         Hardware::Gpu(card) => Some(card),
@@ -39,8 +39,8 @@ pub(super) fn cards(hardware: &[Hardware]) -> impl Iterator<Item = &Card> {
 }
 
 /// What a rank can have on the GPU that has least.
-pub(super) fn gpu_room(hardware: &[Hardware], dims: &Dims) -> Result<Room> {
-    let room_of = |card: &Card| {
+pub(super) fn gpu_room(hardware: &[Hardware], dims: &Dims) -> Result<MemoryBudget> {
+    let room_of = |card: &Gpu| {
         let (free, total) = card.memory()?;
         let ranks = cards(hardware).filter(|other| other.ordinal == card.ordinal).count();
         let joins = ranks == 1 && dims.world() > 1;
@@ -48,7 +48,7 @@ pub(super) fn gpu_room(hardware: &[Hardware], dims: &Dims) -> Result<Room> {
         Ok((free / ranks).saturating_sub(communicators * cuda::communicator_bytes(total)))
     };
     let rooms = cards(hardware).map(room_of).collect::<Result<Vec<_>>>()?;
-    Ok(Room::Gpu(rooms.into_iter().min().unwrap_or(0)))
+    Ok(MemoryBudget::Gpu(rooms.into_iter().min().unwrap_or(0)))
 }
 
 /// That weights which are in no file fit the memory beside the state: they cannot give way.

@@ -28,11 +28,11 @@ pub use qualify::{Checker, How, find_out, kept, usable};
 use crate::chat::{Chat, ChatStyle};
 use crate::checkpoint::{Checkpoint, Dtype};
 use crate::config::{Config, Dims};
-use crate::device::Hardware;
-use crate::device::cuda;
 use crate::error::{Error, Result};
+use crate::executor::Hardware;
+use crate::executor::cuda;
 use crate::hub::Hub;
-use crate::model::{DEFAULT_CHUNK, Plan, Request, Room, Weights, check_tie};
+use crate::model::{DEFAULT_CHUNK, MemoryBudget, Plan, Request, Weights, check_tie};
 use crate::op::Tuning;
 use crate::source::{Repository, Source};
 use crate::tokenizer::Tokenizer;
@@ -207,7 +207,7 @@ pub fn plan(
             request.cache = options.kv_type.unwrap_or(request.cache);
             request.threads = threads.count();
             let world = dims.world();
-            let room = Room::Host(available_memory_bytes()? / world);
+            let room = MemoryBudget::Host(available_memory_bytes()? / world);
             Plan::new(config, dims, checkpoint.total_bytes() / world, request, room)
         }
         Hardware::Gpu(card) => {

@@ -2,9 +2,9 @@
 
 use super::memory::cards;
 use super::{Event, Observer};
-use crate::device::Hardware;
-use crate::device::cuda::Peers;
 use crate::error::Result;
+use crate::executor::Hardware;
+use crate::executor::cuda::Peers;
 use crate::kernel;
 use crate::qualify::{Identity, PeerVerdict, Record};
 use crate::team::Team;

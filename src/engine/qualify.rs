@@ -9,9 +9,9 @@ use std::time::Duration;
 use super::{Event, Observer, Options, peers};
 use crate::checkpoint::Checkpoint;
 use crate::config::{Config, Dims};
-use crate::device::Hardware;
-use crate::device::cuda::{Card, Options as CudaOptions};
 use crate::error::{Error, Result};
+use crate::executor::Hardware;
+use crate::executor::cuda::{Gpu, Options as CudaOptions};
 use crate::qualify::{
     self, Check, Dialogue, Found, Identity, Order, Record, Standing, kernel_of, perform,
 };
@@ -44,7 +44,7 @@ pub struct How<'a> {
 /// # Errors
 /// When no check can be performed; what `observer` returns.
 pub fn find_out(
-    card: &Card,
+    card: &Gpu,
     options: CudaOptions,
     checks: &[Check],
     record: &mut Record,
@@ -73,7 +73,7 @@ pub fn find_out(
 }
 
 /// Performs a check in this process.
-fn here(order: &Order, card: &Card) -> Found {
+fn here(order: &Order, card: &Gpu) -> Found {
     perform(order, card, &mut |_| ())
 }
 
@@ -81,7 +81,7 @@ fn here(order: &Order, card: &Card) -> Found {
 ///
 /// # Errors
 /// A kernel that is wrong and that nothing stands in for.
-pub fn usable(card: &Card, standing: &Standing, record: &Record) -> Result<()> {
+pub fn usable(card: &Gpu, standing: &Standing, record: &Record) -> Result<()> {
     let Some((kernel, wrong)) = standing.faults.first() else { return Ok(()) };
     Err(Error::failed(format!(
         "kernel {} is wrong on cuda:{} ({}), and has no fallback: {}: {}; attach the verdicts, {}, \

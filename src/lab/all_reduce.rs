@@ -9,11 +9,11 @@ use serde_json::{Value, json};
 use super::bench::{FEWEST, MOST_TIME, RUN_TIME, Times};
 use crate::bench::{Column, Conditions, Row, number, percentile, text};
 use crate::checkpoint::Checkpoint;
-use crate::comm::{Communicator, Room};
-use crate::config::Share;
-use crate::device::cuda::Card;
-use crate::device::{Device, Hardware, Recording};
+use crate::comm::{Communicator, LocalGroup};
+use crate::config::Shard;
 use crate::error::{Error, Result};
+use crate::executor::cuda::Gpu;
+use crate::executor::{Captured, Executor, Hardware};
 use crate::memory::{Layout, Slot};
 use crate::op::{Op, Program};
 use crate::ops::{AllReduce, EMPTY, Mailbox};
@@ -110,7 +110,7 @@ impl Sums {
 
 /// One rank, and where its numbers are.
 struct Member {
-    device: Device,
+    device: Executor,
     comm: Arc<dyn Communicator>,
     mailbox: Mailbox,
     shares_gpu: bool,
@@ -122,20 +122,15 @@ struct Member {
 
 impl Member {
     /// `most`: N
-    fn new(
-        card: &Card,
-        comm: Arc<dyn Communicator>,
-        most: usize,
-        shares_gpu: bool,
-    ) -> Result<Self> {
-        let share = Share { part: comm.rank(), parts: comm.world() };
+    fn new(card: &Gpu, comm: Arc<dyn Communicator>, most: usize, shares_gpu: bool) -> Result<Self> {
+        let share = Shard { part: comm.rank(), parts: comm.world() };
         let mut layout = Layout::default();
         let (partial, x) = (layout.slot(&[most]), layout.slot(&[most]));
         let mailbox = Mailbox::with_room(share, most, &mut layout);
         layout.begin_shared();
         let (hardware, nothing) = (Hardware::Gpu(card.clone()), Checkpoint::empty());
         let mut device =
-            Device::of_rank(&hardware, nothing, &[], &layout, comm.clone(), &|_| Ok(()))?;
+            Executor::of_rank(&hardware, nothing, &[], &layout, comm.clone(), &|_| Ok(()))?;
         device.write(mailbox.rounds, &[0; 3])?;
         let mut member = Self { device, comm, mailbox, shares_gpu, partial, x };
         let programs: Vec<_> =
@@ -160,7 +155,7 @@ impl Member {
 
     /// The ways to sum `count` numbers.
     fn ways(&self, count: usize) -> Vec<Way> {
-        let Device::Cuda(cuda) = &self.device else { panic!("a rank on the CPU") };
+        let Executor::Cuda(cuda) = &self.device else { panic!("a rank on the CPU") };
         let by_kernel = self.sum(Way::Peers, count).exchange(&cuda.gpu()).is_none();
         let is_there = |way: &Way| match way {
             Way::Peers => by_kernel,
@@ -173,7 +168,7 @@ impl Member {
     /// That what all ranks have comes together, of numbers that are others for another `seed`. Zeros are left
     /// to be added up.
     fn check(&mut self, way: Way, count: usize, seed: usize) -> Result<()> {
-        let Share { part, parts } = self.mailbox.share;
+        let Shard { part, parts } = self.mailbox.share;
         // Whole numbers: their sums are exact.
         let numbers = |factor: usize| -> Vec<f32> {
             (0..count).map(|i| (factor * ((i + seed) % 251)) as f32).collect()
@@ -190,8 +185,8 @@ impl Member {
     }
 
     /// The program as a recording that may be run: every rank has made its own.
-    fn recorded(&mut self, program: Program) -> Result<Recording> {
-        let mut recording = Recording::new(program);
+    fn recorded(&mut self, program: Program) -> Result<Captured> {
+        let mut recording = Captured::new(program);
         self.device.prepare(&[], &mut [&mut recording])?;
         self.comm.all_gather(&[0]);
         self.comm.leave()?;
@@ -200,7 +195,7 @@ impl Member {
 
     /// Seconds that the recording takes once, from when all ranks are ready to when the last is done: the
     /// same on all of them.
-    fn time(&mut self, recording: &mut Recording) -> Result<f64> {
+    fn time(&mut self, recording: &mut Captured) -> Result<f64> {
         self.comm.all_gather(&[0]);
         self.comm.leave()?;
         let start = Instant::now();
@@ -212,7 +207,7 @@ impl Member {
     }
 
     /// Captured sums of `count` numbers, warmed up, and how many a run has.
-    fn recording(&mut self, way: Way, count: usize) -> Result<(Recording, usize)> {
+    fn recording(&mut self, way: Way, count: usize) -> Result<(Captured, usize)> {
         let mut run = self.recorded(self.program(way, count, 1))?;
         self.time(&mut run)?; // not as a graph
         let warm = self.time(&mut run)?;
@@ -263,14 +258,14 @@ impl Member {
 /// before every run. Returns what was timed before an error, and the error. A rank that makes no progress
 /// for longer than `patience` is one.
 pub fn time_sums(
-    cards: &[Card],
+    cards: &[Gpu],
     sizes: &[usize],
     repetitions: usize,
     patience: Duration,
     begins: &(dyn Fn() -> Result<()> + Sync),
 ) -> (Sums, Result<()>) {
     let names: Vec<String> = cards.iter().map(|card| format!("cuda:{}", card.ordinal)).collect();
-    let room = Room::new(names.clone(), patience, None);
+    let room = LocalGroup::new(names.clone(), patience, None);
     let most = sizes.iter().max().map_or(0, |bytes| bytes / size_of::<f32>());
     let shares_gpu = shares_gpu(cards);
     let work = |rank: usize, sums: &mut Sums| {
@@ -301,7 +296,7 @@ pub fn time_sums(
 }
 
 /// Whether some of these GPUs are one.
-pub fn shares_gpu(cards: &[Card]) -> bool {
+pub fn shares_gpu(cards: &[Gpu]) -> bool {
     let is_known = |at: usize| cards[..at].iter().any(|card| card.ordinal == cards[at].ordinal);
     (1..cards.len()).any(is_known)
 }
@@ -311,7 +306,7 @@ pub fn shares_gpu(cards: &[Card]) -> bool {
 /// whatever n is. `token_bytes`: the size of one token's sum.
 pub fn sum_rows(
     sums: &Sums,
-    cards: &[Card],
+    cards: &[Gpu],
     token_bytes: usize,
     conditions: &Conditions,
     subject: &Row,

@@ -4,12 +4,12 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use super::bed::{Bed, Group, Left};
 use super::cut::Cut;
+use super::op_bench::{Group, Left, OpBench};
 use crate::bench::{Ceilings, Column, Conditions, Row, number, percent, percentile, text};
-use crate::device::cuda::Options;
-use crate::device::{Hardware, Recording};
 use crate::error::{Error, Result};
+use crate::executor::cuda::Options;
+use crate::executor::{Captured, Hardware};
 use crate::kernel::{Kernel, Source};
 use crate::op::Op;
 
@@ -23,7 +23,7 @@ pub(super) const FEWEST: usize = 3;
 
 /// What computes a group of ops.
 #[derive(Debug, Clone)]
-pub enum Contestant {
+pub enum Candidate {
     /// The kernel that is part of this program; on the CPU, the op's reference.
     BuiltIn,
     /// A kernel in its place.
@@ -34,7 +34,7 @@ pub enum Contestant {
     Parts(u32),
 }
 
-impl Contestant {
+impl Candidate {
     /// As rows have it.
     pub fn name(&self) -> String {
         match self {
@@ -55,7 +55,7 @@ impl Contestant {
     }
 
     /// What it does `rounds` times for all of `group` that take turns.
-    fn recording(&self, bed: &mut Bed, group: &Group, rounds: usize) -> Result<Recording> {
+    fn recording(&self, bed: &mut OpBench, group: &Group, rounds: usize) -> Result<Captured> {
         if let Self::CublasLt = self {
             let products = bed.products(group, rounds);
             return bed.device_mut().record_products(&products);
@@ -65,7 +65,7 @@ impl Contestant {
             let cut = |op| Box::new(Cut { op, parts: *parts }) as Box<dyn Op>;
             program.ops = program.ops.into_iter().map(cut).collect();
         }
-        Ok(Recording::new(program))
+        Ok(Captured::new(program))
     }
 
     /// Has what is recorded from now on on this hardware made of it.
@@ -81,36 +81,36 @@ impl Contestant {
     }
 }
 
-/// Seconds a launch takes, each the mean over a run; of contestants the run of the same number came
+/// Seconds a launch takes, each the mean over a run; of candidates the run of the same number came
 /// right before or after.
 pub type Times = Vec<f64>;
 
-/// Times the contestants, in turns. `begins` is told before every run.
+/// Times the candidates, in turns. `begins` is told before every run.
 ///
 /// # Errors
 /// A kernel that cannot be loaded or fails; what `begins` returns.
 pub fn measure(
-    bed: &mut Bed,
+    bed: &mut OpBench,
     group: &Group,
-    contestants: &[Contestant],
+    candidates: &[Candidate],
     repetitions: usize,
     begins: &dyn Fn() -> Result<()>,
 ) -> Result<Vec<Times>> {
     let mut rounds = None;
     let (mut runs, mut all_once) = (Vec::new(), Vec::new());
-    for contestant in contestants {
-        contestant.take_place(group.kernel, bed.hardware());
-        let time = |bed: &mut Bed, run: &mut Recording| {
+    for candidate in candidates {
+        candidate.take_place(group.kernel, bed.hardware());
+        let time = |bed: &mut OpBench, run: &mut Captured| {
             begins()?;
             bed.time(group.phase, run)
         };
-        let mut once = contestant.recording(bed, group, 1)?;
+        let mut once = candidate.recording(bed, group, 1)?;
         // The first loads the kernel and captures the graph.
         time(bed, &mut once)?;
         let warm = time(bed, &mut once)?;
         let enough = (RUN_TIME / warm.max(1e-9)).ceil() as usize;
         let enough = *rounds.get_or_insert(enough.clamp(1, MOST_LAUNCHES / group.instances));
-        let mut run = contestant.recording(bed, group, enough)?;
+        let mut run = candidate.recording(bed, group, enough)?;
         time(bed, &mut run)?;
         runs.push(run);
         all_once.push(once);
@@ -127,19 +127,19 @@ pub fn measure(
             times.push(bed.time(group.phase, run)? / launches);
         }
     }
-    judge(bed, group, contestants.iter().zip(&mut all_once), begins)?;
+    judge(bed, group, candidates.iter().zip(&mut all_once), begins)?;
     Ok(times)
 }
 
 /// That sources compute what the built-in kernel does, now that they have been timed, on numbers that they
 /// have not met: by the same loaded code, which may have counted its launches.
 fn judge<'a>(
-    bed: &mut Bed,
+    bed: &mut OpBench,
     group: &Group,
-    contestants: impl Iterator<Item = (&'a Contestant, &'a mut Recording)>,
+    candidates: impl Iterator<Item = (&'a Candidate, &'a mut Captured)>,
     begins: &dyn Fn() -> Result<()>,
 ) -> Result<()> {
-    let sources = contestants.filter_map(|(contestant, once)| Some((contestant.source()?, once)));
+    let sources = candidates.filter_map(|(candidate, once)| Some((candidate.source()?, once)));
     let mut found = Vec::new();
     for (source, once) in sources {
         begins()?;
@@ -148,9 +148,9 @@ fn judge<'a>(
     if found.is_empty() {
         return Ok(());
     }
-    Contestant::BuiltIn.take_place(group.kernel, bed.hardware());
+    Candidate::BuiltIn.take_place(group.kernel, bed.hardware());
     begins()?;
-    let right = Left::by(&mut Contestant::BuiltIn.recording(bed, group, 1)?, bed, group)?;
+    let right = Left::by(&mut Candidate::BuiltIn.recording(bed, group, 1)?, bed, group)?;
     found.into_iter().try_for_each(|(source, left)| left.check(&right, source))
 }
 
@@ -167,11 +167,11 @@ pub fn check_turns(options: &Options) -> Result<()> {
     }
 }
 
-/// The row of a group; `times` are the contestants'.
+/// The row of a group; `times` are the candidates'.
 pub fn kernel_row(
-    bed: &Bed,
+    bed: &OpBench,
     group: &Group,
-    (contestants, times): (&[Contestant], &[Times]),
+    (candidates, times): (&[Candidate], &[Times]),
     ceilings: &Ceilings,
     conditions: &Conditions,
     subject: &Row,
@@ -191,7 +191,7 @@ pub fn kernel_row(
         "kernel": group.kernel,
         "phase": group.phase.name(),
         "shape": group.shape,
-        "source": contestants[0].name(),
+        "source": candidates[0].name(),
         "count": group.count,
         "instances": group.instances,
         "samples": first.len(),
@@ -209,7 +209,7 @@ pub fn kernel_row(
         "rotation_bytes": group.rotation_bytes(),
         "cache_bytes": bed.cache_bytes,
         "cold": group.rotation_bytes() > bed.cache_bytes as u64,
-        "against": contestants.get(1).map_or(String::new(), Contestant::name),
+        "against": candidates.get(1).map_or(String::new(), Candidate::name),
         "against_us": us(others.first().and_then(|times| at(times, 0.5))),
         "ratio": ratio(0.5),
         "ratio_p10": ratio(0.1),

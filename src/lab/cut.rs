@@ -2,7 +2,7 @@
 
 use crate::kernel::Launch;
 use crate::memory::Memory;
-use crate::op::{Cost, Gpu, Op, Sealed};
+use crate::op::{Cost, Op, Sealed, Target};
 
 /// An op whose rows are cut into `parts` (`ops::gemv`).
 pub(super) struct Cut {
@@ -29,8 +29,8 @@ impl Op for Cut {
         self.op.reference(memory);
     }
 
-    fn launch(&self, gpu: &Gpu) -> Launch {
-        let mut launch = self.op.launch(gpu);
+    fn launch(&self, target: &Target) -> Launch {
+        let mut launch = self.op.launch(target);
         launch.set_number("parts", self.parts);
         launch
     }

@@ -5,8 +5,8 @@ use serde::Serialize;
 
 use crate::checkpoint::{Checkpoint, Dtype};
 use crate::config::{Config, Dims};
-use crate::device::{Device, Hardware};
 use crate::error::Result;
+use crate::executor::{Executor, Hardware};
 use crate::memory::Slot;
 use crate::model::{self, Llama, Logits, Plan, State, Weights};
 use crate::op::Program;
@@ -48,7 +48,7 @@ pub struct Pair {
     chunk: usize,
     /// All state that is not shared with the host.
     whole: Slot<u64>,
-    devices: [Device; 2],
+    devices: [Executor; 2],
 }
 
 impl Pair {
@@ -61,8 +61,8 @@ impl Pair {
         let weights = Weights::locate(&sides[0].1, &dims)?;
         let all: Vec<_> = weights.iter().collect();
         let (model, layout) = Llama::lay_out(config, dims, weights, plan.sizes);
-        let load = |(hardware, checkpoint): (Hardware, Checkpoint)| -> Result<Device> {
-            let mut device = Device::new(&hardware, checkpoint, &all, &layout, &|_| Ok(()))?;
+        let load = |(hardware, checkpoint): (Hardware, Checkpoint)| -> Result<Executor> {
+            let mut device = Executor::new(&hardware, checkpoint, &all, &layout, &|_| Ok(()))?;
             device.write(layout.whole(), &vec![0; layout.whole().len()])?;
             for (slot, bytes) in model.initial_state(config) {
                 device.write(slot, &bytes)?;
@@ -144,7 +144,7 @@ impl Pair {
 
 /// What is in memory once `program` has run on `state`.
 fn run(
-    device: &mut Device,
+    device: &mut Executor,
     whole: Slot<u64>,
     program: &Program,
     state: &[u64],

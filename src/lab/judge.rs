@@ -1,8 +1,8 @@
 //! Whether what was timed still computes what it should: on numbers that it has not met before.
 
-use super::bed::{Bed, Group, Left};
-use crate::device::Recording;
+use super::op_bench::{Group, Left, OpBench};
 use crate::error::{Error, Result};
+use crate::executor::Captured;
 use crate::kernel::Source;
 
 /// The relative L2 that two ways of rounding explain, in any of the types at hand.
@@ -13,7 +13,7 @@ impl Left {
     ///
     /// # Errors
     /// A device that fails.
-    pub fn by(recording: &mut Recording, bed: &mut Bed, group: &Group) -> Result<Self> {
+    pub fn by(recording: &mut Captured, bed: &mut OpBench, group: &Group) -> Result<Self> {
         bed.refill()?;
         bed.time(group.phase, recording)?;
         bed.left(group.phase)

@@ -2,8 +2,8 @@
 
 use std::fmt::Write;
 
-use super::bed::{Bed, Group};
-use super::bench::{Contestant, Times};
+use super::bench::{Candidate, Times};
+use super::op_bench::{Group, OpBench};
 use crate::bench::percentile;
 use crate::ops::{PARTS, TUNED, Tuned};
 
@@ -22,7 +22,7 @@ pub struct Tuning {
 
 impl Tuning {
     /// None, where nothing can be chosen.
-    pub fn of(bed: &Bed, group: &Group) -> Option<Self> {
+    pub fn of(bed: &OpBench, group: &Group) -> Option<Self> {
         let gpu = bed.gpu()?;
         let program = bed.program(group, 1);
         let launch = program.ops.first()?.launch(&gpu);
@@ -34,17 +34,17 @@ impl Tuning {
     }
 
     /// All choices, the one that is made now first.
-    pub fn contestants(&self) -> Vec<Contestant> {
+    pub fn candidates(&self) -> Vec<Candidate> {
         let others = PARTS.into_iter().filter(|parts| *parts != self.parts);
-        [self.parts].into_iter().chain(others).map(Contestant::Parts).collect()
+        [self.parts].into_iter().chain(others).map(Candidate::Parts).collect()
     }
 
-    /// The best choice for `group`, by the times of the contestants.
-    pub fn best(&self, group: &Group, contestants: &[Contestant], times: &[Times]) -> Tuned {
+    /// The best choice for `group`, by the times of the candidates.
+    pub fn best(&self, group: &Group, candidates: &[Candidate], times: &[Times]) -> Tuned {
         let median = |times: &Times| percentile(times, 0.5).unwrap_or(f64::INFINITY);
         let now = times.first().map_or(f64::INFINITY, median);
-        let candidates = contestants.iter().zip(times).filter_map(|(contestant, times)| {
-            let Contestant::Parts(parts) = contestant else { return None };
+        let candidates = candidates.iter().zip(times).filter_map(|(candidate, times)| {
+            let Candidate::Parts(parts) = candidate else { return None };
             Some((*parts, median(times)))
         });
         let fastest = candidates.min_by(|a, b| a.1.total_cmp(&b.1));

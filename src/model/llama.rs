@@ -9,7 +9,7 @@ use crate::memory::{Layout, Slot};
 use crate::op::Program;
 use crate::ops::{
     AllReduce, AttendDecode, AttendPrefill, Embed, GateUpSwiglu, Matmul, NormGateUp, NormHead,
-    NormQkv, Pass, Project, RmsNorm, RopeAppend, Sample,
+    NormQkv, Project, RmsNorm, RopeAppend, Sample, SendRecv,
 };
 
 /// A Llama as one rank sees it.
@@ -75,7 +75,7 @@ fn begin(p: &mut Program, model: &Llama, tokens: usize) {
     let Llama { dims, weights, state, .. } = model;
     let [partial, x] = [state.partial, state.x].map(|slot| rows(slot, tokens, dims.width));
     match weights.embedding {
-        None => p.push(Pass { x, way: Way::Receive }),
+        None => p.push(SendRecv { x, way: Way::Receive }),
         Some(table) => {
             let (ids, first_id) = (rows(state.ids, tokens, 1), dims.first_id() as u32);
             p.push(Embed { ids, table, first_id, x: partial });
@@ -135,7 +135,7 @@ pub fn prefill(model: &Llama, tokens: usize, logits: Logits) -> Program {
         all_reduce(p, model, tokens, true);
     }
     let Some(Head { norm: weight, matrix }) = weights.head else {
-        p.push(Pass { x, way: Way::Send });
+        p.push(SendRecv { x, way: Way::Send });
         return program;
     };
     let scored = logits.of(tokens);
@@ -180,7 +180,7 @@ pub fn decode(model: &Llama) -> Program {
     }
     match weights.head {
         Some(Head { norm, matrix: head }) => p.push(NormHead { x, norm, eps, head, logits }),
-        None => p.push(Pass { x, way: Way::Send }),
+        None => p.push(SendRecv { x, way: Way::Send }),
     }
     p
 }

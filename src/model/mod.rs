@@ -6,6 +6,6 @@ mod state;
 mod weights;
 
 pub use llama::{Llama, Logits, choose, decode, prefill, step};
-pub use plan::{DEFAULT_CHUNK, Limit, Plan, Request, Room, cache_bytes_per_token};
+pub use plan::{DEFAULT_CHUNK, Limit, MemoryBudget, Plan, Request, cache_bytes_per_token};
 pub use state::{DecodeState, PrefillState, Sizes, State};
 pub use weights::{Head, Layer, Weights, check_tie};

@@ -99,12 +99,12 @@ pub enum Limit {
 
 /// Memory that can be had, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Room {
+pub enum MemoryBudget {
     Host(usize),
     Gpu(usize),
 }
 
-impl Room {
+impl MemoryBudget {
     /// What is left to the state.
     ///
     /// On the CPU the weights are the page cache's, which gives way when it must: at least a quarter of
@@ -136,7 +136,7 @@ impl Plan {
         dims: &Dims,
         weight_bytes: usize,
         request: Request,
-        room: Room,
+        room: MemoryBudget,
     ) -> Result<Self> {
         let plan = |chunk| {
             Self::with_chunk(config, dims, weight_bytes, Request { chunk, ..request }, room)
@@ -154,7 +154,7 @@ impl Plan {
         dims: &Dims,
         weight_bytes: usize,
         request: Request,
-        room: Room,
+        room: MemoryBudget,
     ) -> Result<Self> {
         let budget = room.for_state(weight_bytes)?;
         let longest = request.context.unwrap_or(config.max_context);
@@ -200,12 +200,12 @@ pub fn cache_bytes_per_token(dims: &Dims, cache: Dtype) -> usize {
     2 * dims.layers * dims.kv_heads * dims.head_dim * cache.bytes()
 }
 
-fn state_bytes(dims: &Dims, sizes: Sizes, room: Room) -> usize {
+fn state_bytes(dims: &Dims, sizes: Sizes, room: MemoryBudget) -> usize {
     let mut layout = Layout::default();
     State::plan(dims, sizes, &mut layout);
     match room {
-        Room::Host(_) => layout.bytes().saturating_add(layout.scratch_bytes()),
-        Room::Gpu(_) => layout.bytes(),
+        MemoryBudget::Host(_) => layout.bytes().saturating_add(layout.scratch_bytes()),
+        MemoryBudget::Gpu(_) => layout.bytes(),
     }
 }
 
@@ -241,7 +241,8 @@ mod tests {
             ..Request::default()
         };
         let weights = 16 << 30;
-        let plan = Plan::new(&config, &dims, weights, request, Room::Gpu(weights + bytes)).unwrap();
+        let plan = Plan::new(&config, &dims, weights, request, MemoryBudget::Gpu(weights + bytes))
+            .unwrap();
         (plan.sizes.chunk, plan.sizes.context)
     }
 

@@ -1,7 +1,7 @@
 use std::collections::HashSet;
 
 use crate::checkpoint::{Checkpoint, Dtype};
-use crate::config::{Dims, Share};
+use crate::config::{Dims, Shard};
 use crate::error::{Error, Result};
 use crate::memory::Weight;
 
@@ -60,7 +60,7 @@ impl Weights {
         let mut table = Table { checkpoint, seen: HashSet::new() };
         let (rows, kv_rows) = (Split::Rows(dims.share), Split::Rows(dims.kv_share));
         let columns = Split::Columns(dims.share);
-        let whole = |part: usize, share: Share| part * share.parts;
+        let whole = |part: usize, share: Shard| part * share.parts;
         let (c, f, v) = (dims.width, whole(dims.ffn, dims.share), dims.whole_vocab);
         let q = whole(dims.heads, dims.share) * dims.head_dim;
         let kv = whole(dims.kv_heads, dims.kv_share) * dims.head_dim;
@@ -166,8 +166,8 @@ pub fn check_tie(tied: Option<bool>, checkpoint: &Checkpoint) -> Result<Option<S
 /// Which part of a matrix a rank has.
 #[derive(Debug, Clone, Copy)]
 enum Split {
-    Rows(Share),
-    Columns(Share),
+    Rows(Shard),
+    Columns(Shard),
 }
 
 /// The checkpoint's tensors, and which of them have found their place.

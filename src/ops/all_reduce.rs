@@ -1,10 +1,10 @@
 use super::{blocks, launch, size};
 use crate::case::{Case, Content, Judge, Numbers, Setup};
 use crate::checkpoint::Dtype;
-use crate::config::Share;
+use crate::config::Shard;
 use crate::kernel::{self, Launch};
 use crate::memory::{Layout, Memory, Slot};
-use crate::op::{Cost, Exchange, Gpu, Op};
+use crate::op::{Cost, Exchange, Op, Target};
 
 /// The residual stream takes up what all ranks of a stage have found, each a part of a sum: `x = sum of
 /// partial`, or `x += sum of partial`, added up in the order of ranks. `x` is the same on all, to the bit.
@@ -31,7 +31,7 @@ pub struct Mailbox {
     pub addresses: Slot<u64>,
     /// The round modulo 3, how much the last one has exchanged, and blocks that are done with it. `[3]`
     pub rounds: Slot<u32>,
-    pub share: Share,
+    pub share: Shard,
 }
 
 /// Instead of a number: nothing has come yet.
@@ -47,13 +47,13 @@ impl Mailbox {
     pub const MOST_BYTES: usize = 256 << 10;
 
     /// For sums of up to `most` numbers; `None` where a rank is alone.
-    pub fn plan(share: Share, most: usize, layout: &mut Layout) -> Option<Self> {
+    pub fn plan(share: Shard, most: usize, layout: &mut Layout) -> Option<Self> {
         let room = most.next_multiple_of(4).min(Self::MOST_BYTES / 4);
         (share.parts > 1).then(|| Self::with_room(share, room, layout))
     }
 
     /// For sums of up to `room` numbers, a multiple of 4, however many.
-    pub fn with_room(share: Share, room: usize, layout: &mut Layout) -> Self {
+    pub fn with_room(share: Shard, room: usize, layout: &mut Layout) -> Self {
         Self {
             slots: layout.slot(&[3, share.parts, room]),
             addresses: layout.slot(&[share.parts + 1]),
@@ -93,16 +93,18 @@ impl Op for AllReduce {
         partial.fill(0.0);
     }
 
-    fn exchange(&self, gpu: &Gpu) -> Option<Exchange> {
-        self.by_kernel(gpu).is_none().then_some(Exchange::Sum(self.partial))
+    fn exchange(&self, target: &Target) -> Option<Exchange> {
+        self.by_kernel(target).is_none().then_some(Exchange::Sum(self.partial))
     }
 
-    fn launch(&self, gpu: &Gpu) -> Launch {
+    fn launch(&self, target: &Target) -> Launch {
         let count = self.x.len();
         // Blocks that wait for other GPUs': there are no more than run at once.
-        let (mailbox, grid) = match self.by_kernel(gpu) {
-            Some(mailbox) => (Some(mailbox), blocks(count.div_ceil(4 * 256), gpu.multiprocessors)),
-            None => (None, blocks(count.div_ceil(256), 8 * gpu.multiprocessors)),
+        let (mailbox, grid) = match self.by_kernel(target) {
+            Some(mailbox) => {
+                (Some(mailbox), blocks(count.div_ceil(4 * 256), target.multiprocessors))
+            }
+            None => (None, blocks(count.div_ceil(256), 8 * target.multiprocessors)),
         };
         let nowhere = self.partial.part(0, 0);
         let arguments = kernel::AllReduce {
@@ -126,10 +128,10 @@ impl Op for AllReduce {
 
 impl AllReduce {
     /// What the kernel makes the sum through, if it does that.
-    fn by_kernel(&self, gpu: &Gpu) -> Option<Mailbox> {
+    fn by_kernel(&self, target: &Target) -> Option<Mailbox> {
         let suits = |mailbox: &Mailbox| {
             let count = self.partial.len();
-            gpu.reaches_peers
+            target.reaches_peers
                 && self.world <= MOST_RANKS
                 && count <= mailbox.room()
                 && count.is_multiple_of(4)

@@ -6,7 +6,7 @@ use crate::checkpoint::Dtype;
 use crate::for_dtype;
 use crate::kernel::{self, Launch};
 use crate::memory::{Memory, Slot};
-use crate::op::{Cost, Gpu, Op};
+use crate::op::{Cost, Op, Target};
 use crate::vector::Attention;
 
 /// One token's attention over the cache, which holds its own key and value already: as
@@ -92,7 +92,7 @@ impl Op for AttendDecode {
         });
     }
 
-    fn launch(&self, gpu: &Gpu) -> Launch {
+    fn launch(&self, target: &Target) -> Launch {
         assert_eq!(self.cache.dtype, Dtype::F16);
         let (heads, AttendScratch { partial, statistics, tickets }) = (self.heads(), self.scratch);
         let splits = partial.len() / self.q.len();
@@ -108,7 +108,7 @@ impl Op for AttendDecode {
             tickets,
             heads: size(heads),
             kv_heads: size(self.kv_heads),
-            flow: gpu.tuning.flow(),
+            flow: target.tuning.flow(),
         }
         .arguments();
         launch(

@@ -4,7 +4,7 @@ use crate::checkpoint::Dtype;
 use crate::for_dtype;
 use crate::kernel::{self, Launch};
 use crate::memory::{Activation, Memory, Slot};
-use crate::op::{Cost, Gpu, Op};
+use crate::op::{Cost, Op, Target};
 use crate::vector::{Attention, attention_scratch, fill, wide_scratch, widened_in};
 
 /// Causal attention of the step's tokens over the cache, which holds their own keys and values
@@ -71,11 +71,11 @@ impl Op for AttendPrefill {
         });
     }
 
-    fn launch(&self, gpu: &Gpu) -> Launch {
+    fn launch(&self, target: &Target) -> Launch {
         /// Packed rows, tokens by the query heads of a KV head, that a block takes at once.
         const ROWS: usize = 128;
-        if gpu.kernels.contains(kernel::AttendPrefillHopper::KERNEL) {
-            return AttendPrefillHopper(*self).launch(gpu);
+        if target.kernels.contains(kernel::AttendPrefillHopper::KERNEL) {
+            return AttendPrefillHopper(*self).launch(target);
         }
         assert!(self.queries.dtype == Dtype::F16 && self.cache.dtype == Dtype::F16);
         let rows = self.tokens() * self.heads / self.kv_heads;
@@ -93,7 +93,7 @@ impl Op for AttendPrefill {
         launch(
             kernel::AttendPrefill::KERNEL,
             (self.y.dtype, self.head_dim),
-            [blocks(rows.div_ceil(ROWS) * self.kv_heads, 2 * gpu.multiprocessors), 1],
+            [blocks(rows.div_ceil(ROWS) * self.kv_heads, 2 * target.multiprocessors), 1],
             size(2 * ROWS * self.head_dim + (33 << 10)),
             arguments,
         )

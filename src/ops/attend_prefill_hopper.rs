@@ -3,7 +3,7 @@ use crate::case::Case;
 use crate::checkpoint::Dtype;
 use crate::kernel::{self, Launch, TensorMap};
 use crate::memory::Memory;
-use crate::op::{Cost, Gpu, Op};
+use crate::op::{Cost, Op, Target};
 
 /// [`AttendPrefill`] as Hopper does it best
 #[derive(Clone, Copy)]
@@ -31,7 +31,7 @@ impl Op for AttendPrefillHopper {
         self.0.reference(memory);
     }
 
-    fn launch(&self, gpu: &Gpu) -> Launch {
+    fn launch(&self, target: &Target) -> Launch {
         let AttendPrefill { queries, cache, cursor, heads, kv_heads, head_dim, y } = self.0;
         assert!(queries.dtype == Dtype::F16 && cache.dtype == Dtype::F16);
         let tokens = self.0.tokens();
@@ -50,7 +50,7 @@ impl Op for AttendPrefillHopper {
         launch(
             kernel::AttendPrefillHopper::KERNEL,
             (y.dtype, head_dim),
-            [blocks(tokens.div_ceil(ROWS) * heads, gpu.multiprocessors), 1],
+            [blocks(tokens.div_ceil(ROWS) * heads, target.multiprocessors), 1],
             size(TILES * ROWS * head_dim * 2 + 1024),
             arguments,
         )

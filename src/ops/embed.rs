@@ -3,7 +3,7 @@ use crate::case::{Case, Content, HALF, Judge, Numbers, Setup};
 use crate::for_dtype;
 use crate::kernel::{self, Launch};
 use crate::memory::{Memory, Slot, Weight};
-use crate::op::{Cost, Gpu, Op};
+use crate::op::{Cost, Op, Target};
 use crate::vector::Element;
 
 /// `x[t] = table[ids[t] - first_id]`; zeros for tokens that are not in the table
@@ -46,7 +46,7 @@ impl Op for Embed {
         });
     }
 
-    fn launch(&self, gpu: &Gpu) -> Launch {
+    fn launch(&self, target: &Target) -> Launch {
         let width = self.table.cols;
         assert!(width.is_multiple_of(8), "rows of {width} are not of whole 16-byte pieces");
         let pieces = self.ids.len() * width / 8;
@@ -63,7 +63,7 @@ impl Op for Embed {
         launch(
             kernel::Embed::KERNEL,
             (self.table.dtype, 0),
-            [blocks(pieces.div_ceil(256), 8 * gpu.multiprocessors), 1],
+            [blocks(pieces.div_ceil(256), 8 * target.multiprocessors), 1],
             0,
             arguments,
         )

@@ -4,7 +4,7 @@ use crate::case::{Case, Content, HALF, HALF_NMSE, Judge, NUMBERS, Numbers, Setup
 use crate::checkpoint::Dtype;
 use crate::kernel::{self, Launch};
 use crate::memory::{Activation, Memory, Weight};
-use crate::op::{Cost, Gpu, Op};
+use crate::op::{Cost, Op, Target};
 use crate::vector::{
     Inputs, Rows, Simd, WithSimd, exp, fill, matmul, matmul_scratch, simd, wide_scratch,
 };
@@ -54,15 +54,15 @@ impl Op for GateUpSwiglu {
         });
     }
 
-    fn launch(&self, gpu: &Gpu) -> Launch {
-        if gpu.kernels.contains(kernel::GateUpSwigluHopper::KERNEL) {
-            return GateUpSwigluHopper(*self).launch(gpu);
+    fn launch(&self, target: &Target) -> Launch {
+        if target.kernels.contains(kernel::GateUpSwigluHopper::KERNEL) {
+            return GateUpSwigluHopper(*self).launch(target);
         }
         let Weight { dtype, rows: ffn, cols: width, .. } = self.w_gate;
         assert!(width.is_multiple_of(8) && ffn.is_multiple_of(8), "sizes {ffn}, {width}");
         assert!(self.x.dtype == dtype && self.hidden.dtype == dtype);
         assert!(self.x.terms == 1 && self.hidden.terms == 1);
-        let (tile, grid) = tiles::choose(&SHAPES, self.tokens(), &[2 * ffn], gpu, 2);
+        let (tile, grid) = tiles::choose(&SHAPES, self.tokens(), &[2 * ffn], target, 2);
         let arguments = kernel::GateUpSwiglu {
             x: self.x.bytes,
             w_gate: self.w_gate,

@@ -3,7 +3,7 @@ use super::{GateUpSwiglu, launch, size, tiles};
 use crate::case::Case;
 use crate::kernel::{self, Launch, TensorMap};
 use crate::memory::{Memory, Weight};
-use crate::op::{Cost, Gpu, Op};
+use crate::op::{Cost, Op, Target};
 
 /// [`GateUpSwiglu`] as Hopper does it best
 #[derive(Clone, Copy)]
@@ -29,13 +29,13 @@ impl Op for GateUpSwigluHopper {
         self.0.reference(memory);
     }
 
-    fn launch(&self, gpu: &Gpu) -> Launch {
+    fn launch(&self, target: &Target) -> Launch {
         let GateUpSwiglu { x, w_gate, w_up, hidden } = self.0;
         let (tokens, Weight { dtype, rows: ffn, cols: width, .. }) = (self.0.tokens(), w_gate);
         assert!(width.is_multiple_of(8) && ffn.is_multiple_of(8), "sizes {ffn}, {width}");
         assert!(x.dtype == dtype && hidden.dtype == dtype);
         assert!(x.terms == 1 && hidden.terms == 1);
-        let (tile, grid) = tiles::choose(&SHAPES, tokens, &[2 * ffn], gpu, 1);
+        let (tile, grid) = tiles::choose(&SHAPES, tokens, &[2 * ffn], target, 1);
         let arguments = kernel::GateUpSwigluHopper {
             x: TensorMap::activation(x, width, TILE_TOKENS as u32),
             w_gate: TensorMap::weight(w_gate, TILE_UNITS as u32),

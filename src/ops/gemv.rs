@@ -2,7 +2,7 @@
 
 use super::size;
 use super::tuned::TUNED;
-use crate::op::Gpu;
+use crate::op::Target;
 
 /// Warps of a block.
 const WARPS: usize = 8;
@@ -37,8 +37,8 @@ impl Gemv {
     }
 
     /// One block a multiprocessor: pairs are dealt to the blocks in turn.
-    pub fn grid(gpu: &Gpu) -> [u32; 2] {
-        [gpu.multiprocessors, 1]
+    pub fn grid(target: &Target) -> [u32; 2] {
+        [target.multiprocessors, 1]
     }
 
     /// What a block asks for when it is launched.
@@ -54,22 +54,22 @@ impl Gemv {
 
     /// Parts that a pair is cut into along its columns, each for a warp: what was measured to be best for
     /// `op` on such a GPU, else what should be.
-    pub fn parts(&self, op: &str, gpu: &Gpu) -> u32 {
-        tuned_parts(TUNED, op, self, gpu).unwrap_or_else(|| self.even_parts(gpu))
+    pub fn parts(&self, op: &str, target: &Target) -> u32 {
+        tuned_parts(TUNED, op, self, target).unwrap_or_else(|| self.even_parts(target))
     }
 
     /// The fewest parts that leave the busiest warp within a tenth of the least work that any number of
     /// parts gives it.
-    fn even_parts(&self, gpu: &Gpu) -> u32 {
+    fn even_parts(&self, target: &Target) -> u32 {
         let counts = PARTS.map(|parts| parts as usize);
-        let least = counts.map(|parts| self.turns(parts, gpu)).into_iter().min().unwrap_or(0);
-        let good = |parts: &usize| 10 * self.turns(*parts, gpu) <= 11 * least;
+        let least = counts.map(|parts| self.turns(parts, target)).into_iter().min().unwrap_or(0);
+        let good = |parts: &usize| 10 * self.turns(*parts, target) <= 11 * least;
         size(counts.into_iter().find(good).unwrap_or(1))
     }
 
     /// Steps of the busiest warp.
-    fn turns(&self, parts: usize, gpu: &Gpu) -> usize {
-        let pairs = self.pairs.div_ceil(gpu.multiprocessors as usize); // of the busiest block
+    fn turns(&self, parts: usize, target: &Target) -> usize {
+        let pairs = self.pairs.div_ceil(target.multiprocessors as usize); // of the busiest block
         pairs.div_ceil(WARPS / parts) * self.width.div_ceil(STEP).div_ceil(parts)
     }
 }
@@ -87,11 +87,11 @@ pub fn gemv_shared_bytes(width: usize) -> usize {
 }
 
 /// What `table` says of these rows.
-fn tuned_parts(table: &[Tuned], op: &str, gemv: &Gemv, gpu: &Gpu) -> Option<u32> {
+fn tuned_parts(table: &[Tuned], op: &str, gemv: &Gemv, target: &Target) -> Option<u32> {
     let Gemv { pairs, width } = *gemv;
     let is_meant = |row: &&Tuned| {
         (row.op, row.multiprocessors, row.pairs, row.width)
-            == (op, gpu.multiprocessors, pairs, width)
+            == (op, target.multiprocessors, pairs, width)
     };
     table.iter().find(is_meant).map(|row| row.parts)
 }
@@ -100,7 +100,7 @@ fn tuned_parts(table: &[Tuned], op: &str, gemv: &Gemv, gpu: &Gpu) -> Option<u32>
 mod tests {
     use super::*;
 
-    const H100: Gpu = Gpu::portable(132);
+    const H100: Target = Target::portable(132);
     /// A100, RTX 4090, H100, L40S, B200, RTX 5090.
     const GPUS: [u32; 6] = [108, 128, 132, 142, 148, 170];
     /// Name, rows and columns of what is multiplied: whole models, and an eighth of one.
@@ -149,7 +149,7 @@ mod tests {
         for (name, rows, width) in SHAPES {
             let gemv = Gemv::of_rows(rows, width);
             for multiprocessors in GPUS {
-                let parts = gemv.even_parts(&Gpu::portable(multiprocessors)) as usize;
+                let parts = gemv.even_parts(&Target::portable(multiprocessors)) as usize;
                 let warps = steps(gemv, parts, multiprocessors as usize);
                 let mut taken: Vec<_> = warps.into_iter().flatten().collect();
                 taken.sort_unstable();
@@ -194,11 +194,11 @@ mod tests {
     fn what_was_measured_goes_first() {
         let row = |op, parts| Tuned { op, multiprocessors: 132, pairs: 2048, width: 4096, parts };
         let table = [row("norm_qkv", 4), row("project", 2)];
-        let found = |op, rows, gpu| tuned_parts(&table, op, &Gemv::of_rows(rows, 4096), gpu);
+        let found = |op, rows, target| tuned_parts(&table, op, &Gemv::of_rows(rows, 4096), target);
         assert_eq!(found("project", 4096, &H100), Some(2));
         assert_eq!(found("norm_head", 4096, &H100), None);
         assert_eq!(found("project", 4098, &H100), None);
-        assert_eq!(found("project", 4096, &Gpu::portable(131)), None);
+        assert_eq!(found("project", 4096, &Target::portable(131)), None);
         let sizes = TUNED.iter().map(|row| row.parts).all(|parts| PARTS.contains(&parts));
         assert!(sizes && TUNED.is_sorted(), "{TUNED:?}");
     }

@@ -4,7 +4,7 @@ use crate::case::{Case, Content, F32_NMSE, HALF, Judge, NUMBERS, Numbers, Setup}
 use crate::checkpoint::Dtype;
 use crate::kernel::{self, Launch};
 use crate::memory::{Activation, Memory, Slot, Weight};
-use crate::op::{Cost, Gpu, Op, Product, Tile};
+use crate::op::{Cost, Op, Product, Target, Tile};
 use crate::vector::{Inputs, Rows, add, matmul, matmul_scratch, set, wide_scratch};
 
 /// `y[t] = weight x[t]`, or `y[t] += weight x[t]` onto the residual stream, for each of up to three weights
@@ -53,13 +53,13 @@ impl<const N: usize> Op for Matmul<N> {
         self.products.map(product).to_vec()
     }
 
-    fn launch(&self, gpu: &Gpu) -> Launch {
-        if gpu.kernels.contains(kernel::MatmulHopper::KERNEL) {
-            return MatmulHopper(*self).launch(gpu);
+    fn launch(&self, target: &Target) -> Launch {
+        if target.kernels.contains(kernel::MatmulHopper::KERNEL) {
+            return MatmulHopper(*self).launch(target);
         }
         let [(weight, y), (weight_1, y_1), (weight_2, y_2)] = self.padded();
         let [rows, rows_1, rows_2] = self.rows();
-        let (tile, grid) = tiles::choose(&SHAPES, self.tokens(), &self.rows(), gpu, 2);
+        let (tile, grid) = tiles::choose(&SHAPES, self.tokens(), &self.rows(), target, 2);
         let arguments = kernel::Matmul {
             x: self.x.bytes,
             weight,

@@ -3,7 +3,7 @@ use super::{Matmul, launch, size};
 use crate::case::{Case, HALF};
 use crate::kernel::{self, Launch, TensorMap};
 use crate::memory::Memory;
-use crate::op::{Cost, Gpu, Op, Tile};
+use crate::op::{Cost, Op, Target, Tile};
 
 /// [`Matmul`] as Hopper does it best
 #[derive(Clone, Copy)]
@@ -37,12 +37,12 @@ impl<const N: usize> Op for MatmulHopper<N> {
         self.0.reference(memory);
     }
 
-    fn launch(&self, gpu: &Gpu) -> Launch {
+    fn launch(&self, target: &Target) -> Launch {
         let (x, tokens, width) = (self.0.x, self.0.tokens(), self.0.width());
         let [(weight, y), (weight_1, y_1), (weight_2, y_2)] = self.0.padded();
         let [rows, rows_1, rows_2] = self.0.rows();
         let map = |weight| TensorMap::weight(weight, TILE_ROWS as u32 / 2);
-        let (tile, grid) = tiles::choose(&SHAPES, tokens, &self.0.rows(), gpu, 1);
+        let (tile, grid) = tiles::choose(&SHAPES, tokens, &self.0.rows(), target, 1);
         let arguments = kernel::MatmulHopper {
             x: TensorMap::activation(x, width, TILE_TOKENS as u32),
             weight: map(weight),

@@ -3,7 +3,7 @@ use crate::case::{Case, Judge, Numbers, Setup};
 use crate::checkpoint::Dtype;
 use crate::kernel::{self, Launch};
 use crate::memory::{Memory, Slot};
-use crate::op::{Cost, Gpu, Op};
+use crate::op::{Cost, Op, Target};
 
 /// Products of small matrices of small integers, the same again and again, from a GPU's registers: what
 /// its tensor cores reach. `y[b, thread]` is `rounds` times the sum of the elements of `A_i B_j`
@@ -52,7 +52,7 @@ impl Op for MmaPeak {
         }
     }
 
-    fn launch(&self, _gpu: &Gpu) -> Launch {
+    fn launch(&self, _gpu: &Target) -> Launch {
         let arguments = kernel::MmaPeak { y: self.y, rounds: self.rounds }.arguments();
         let grid = [size(self.y.len() / THREADS), 1];
         launch(kernel::MmaPeak::KERNEL, (Dtype::Bf16, 0), grid, 0, arguments)

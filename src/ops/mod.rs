@@ -10,9 +10,9 @@ mod gate_up_swiglu;
 mod gate_up_swiglu_hopper;
 mod matmul;
 mod matmul_hopper;
-mod pass;
 mod rms_norm;
 mod rope_append;
+mod send_recv;
 // For one token.
 mod attend_decode;
 mod gemv;
@@ -46,12 +46,12 @@ pub use mma_peak::MmaPeak;
 pub use norm_gate_up::NormGateUp;
 pub use norm_head::NormHead;
 pub use norm_qkv::NormQkv;
-pub use pass::Pass;
 pub use project::Project;
 pub use read_all::ReadAll;
 pub use rms_norm::RmsNorm;
 pub use rope_append::{Cache, RopeAppend};
 pub use sample::{MOST_TOKENS, RING, Sample, Sampling, outcome};
+pub use send_recv::SendRecv;
 pub use synthesize::Synthesize;
 pub use tuned::TUNED;
 
@@ -71,7 +71,7 @@ sealed!(
     NormGateUp,
     NormHead,
     NormQkv,
-    Pass,
+    SendRecv,
     Project,
     ReadAll,
     RmsNorm,

@@ -6,7 +6,7 @@ use super::{launch, size};
 use crate::case::{Case, Content, F32_NMSE, HALF, NUMBERS, Setup};
 use crate::kernel::{self, Launch};
 use crate::memory::{Memory, Slot, Weight};
-use crate::op::{Cost, Gpu, Op};
+use crate::op::{Cost, Op, Target};
 use crate::vector::{Rows, matmul};
 
 /// One token from the residual stream to the gated hidden units: the chain `rms_norm`, two `matmul`,
@@ -48,7 +48,7 @@ impl Op for NormGateUp {
         matmul([(gate_up, hidden)], inputs, &mut scratch, &swiglu);
     }
 
-    fn launch(&self, gpu: &Gpu) -> Launch {
+    fn launch(&self, target: &Target) -> Launch {
         let width = self.norm.cols;
         let gemv = Gemv { pairs: self.w_gate.rows, width };
         let arguments = kernel::NormGateUp {
@@ -59,15 +59,15 @@ impl Op for NormGateUp {
             hidden: self.hidden,
             width: size(width),
             ffn: size(self.w_gate.rows),
-            parts: gemv.parts(self.name(), gpu),
-            flow: gpu.tuning.flow(),
+            parts: gemv.parts(self.name(), target),
+            flow: target.tuning.flow(),
             eps: self.eps,
         }
         .arguments();
         launch(
             kernel::NormGateUp::KERNEL,
             (self.norm.dtype, 0),
-            Gemv::grid(gpu),
+            Gemv::grid(target),
             gemv.normed_shared_bytes(),
             arguments,
         )

@@ -5,7 +5,7 @@ use super::{launch, size};
 use crate::case::{Case, F32_NMSE, HALF, NUMBERS, Setup};
 use crate::kernel::{self, Launch};
 use crate::memory::{Memory, Slot, Weight};
-use crate::op::{Cost, Gpu, Op, Product};
+use crate::op::{Cost, Op, Product, Target};
 use crate::vector::{Rows, matmul, set};
 
 /// One token's logits: the chain `rms_norm`, `matmul`.
@@ -48,7 +48,7 @@ impl Op for NormHead {
         vec![Product { x: None, weight: self.head, residual: false, y: self.logits }]
     }
 
-    fn launch(&self, gpu: &Gpu) -> Launch {
+    fn launch(&self, target: &Target) -> Launch {
         let width = self.norm.cols;
         let gemv = Gemv::of_rows(self.head.rows, width);
         let arguments = kernel::NormHead {
@@ -58,15 +58,15 @@ impl Op for NormHead {
             logits: self.logits,
             width: size(width),
             vocab: size(self.head.rows),
-            parts: gemv.parts(self.name(), gpu),
-            flow: gpu.tuning.flow(),
+            parts: gemv.parts(self.name(), target),
+            flow: target.tuning.flow(),
             eps: self.eps,
         }
         .arguments();
         launch(
             kernel::NormHead::KERNEL,
             (self.norm.dtype, 0),
-            Gemv::grid(gpu),
+            Gemv::grid(target),
             gemv.normed_shared_bytes(),
             arguments,
         )

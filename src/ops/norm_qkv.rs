@@ -7,7 +7,7 @@ use crate::case::{Case, F32_NMSE, HALF, HALF_NMSE, NUMBERS, Setup};
 use crate::checkpoint::Dtype;
 use crate::kernel::{self, Launch};
 use crate::memory::{Memory, Scratch, Slot, Weight};
-use crate::op::{Cost, Gpu, Op};
+use crate::op::{Cost, Op, Target};
 use crate::vector::{Rows, matmul, set};
 
 /// One token from the residual stream to its rotated queries and its place in the cache: the chain
@@ -74,7 +74,7 @@ impl Op for NormQkv {
         append(self.cache.dtype, v, values, position * v.len());
     }
 
-    fn launch(&self, gpu: &Gpu) -> Launch {
+    fn launch(&self, target: &Target) -> Launch {
         let (width, head_dim) = (self.norm.cols, 2 * self.frequencies.len());
         let gemv = Gemv::of_rows(self.wq.rows + self.wk.rows + self.wv.rows, width);
         let arguments = kernel::NormQkv {
@@ -91,8 +91,8 @@ impl Op for NormQkv {
             width: size(width),
             heads: size(self.wq.rows / head_dim),
             kv_heads: size(self.wk.rows / head_dim),
-            parts: gemv.parts(self.name(), gpu),
-            flow: gpu.tuning.flow(),
+            parts: gemv.parts(self.name(), target),
+            flow: target.tuning.flow(),
             eps: self.eps,
             magnitude: self.magnitude,
         }
@@ -100,7 +100,7 @@ impl Op for NormQkv {
         launch(
             kernel::NormQkv::KERNEL,
             (self.norm.dtype, head_dim),
-            Gemv::grid(gpu),
+            Gemv::grid(target),
             gemv.normed_shared_bytes(),
             arguments,
         )

@@ -4,7 +4,7 @@ use super::{launch, size};
 use crate::case::{Case, Content, F32_NMSE, HALF, Judge, NUMBERS, Numbers, Setup};
 use crate::kernel::{self, Launch};
 use crate::memory::{Memory, Slot, Weight};
-use crate::op::{Cost, Gpu, Op, Product};
+use crate::op::{Cost, Op, Product, Target};
 use crate::vector::{Inputs, Rows, add, matmul, matmul_scratch};
 
 /// One token's activations onto the residual stream: `y += weight x`
@@ -42,7 +42,7 @@ impl Op for Project {
         vec![Product { x: None, weight: self.weight, residual: true, y: self.y }]
     }
 
-    fn launch(&self, gpu: &Gpu) -> Launch {
+    fn launch(&self, target: &Target) -> Launch {
         let Weight { dtype, rows, cols, .. } = self.weight;
         let gemv = Gemv::of_rows(rows, cols);
         let arguments = kernel::Project {
@@ -51,11 +51,17 @@ impl Op for Project {
             y: self.y,
             width: size(cols),
             rows: size(rows),
-            parts: gemv.parts(self.name(), gpu),
-            flow: gpu.tuning.flow(),
+            parts: gemv.parts(self.name(), target),
+            flow: target.tuning.flow(),
         }
         .arguments();
-        launch(kernel::Project::KERNEL, (dtype, 0), Gemv::grid(gpu), gemv.shared_bytes(), arguments)
+        launch(
+            kernel::Project::KERNEL,
+            (dtype, 0),
+            Gemv::grid(target),
+            gemv.shared_bytes(),
+            arguments,
+        )
     }
 }
 impl Project {

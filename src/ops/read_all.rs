@@ -5,7 +5,7 @@ use crate::case::{Case, Judge, Numbers, Setup};
 use crate::checkpoint::Dtype;
 use crate::kernel::{self, Launch};
 use crate::memory::{Memory, Slot};
-use crate::op::{Cost, Gpu, Op};
+use crate::op::{Cost, Op, Target};
 
 /// Reads every byte once, and does next to nothing else: the bandwidth that decoding could reach.
 /// The sum of `sums` is that of all words, modulo 2^32.
@@ -42,7 +42,7 @@ impl Op for ReadAll {
         sums[0] = words.par_chunks(TASK_WORDS).map(sum).reduce(|| 0, u32::wrapping_add);
     }
 
-    fn launch(&self, _gpu: &Gpu) -> Launch {
+    fn launch(&self, _gpu: &Target) -> Launch {
         let words = self.words.len();
         assert!(words.is_multiple_of(4), "{words} words are not of whole 16-byte pieces");
         let arguments =

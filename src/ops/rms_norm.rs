@@ -6,7 +6,7 @@ use crate::checkpoint::{Checkpoint, Dtype};
 use crate::for_dtype;
 use crate::kernel::{self, Launch};
 use crate::memory::{Activation, Memory, Scratch, Slot, Weight};
-use crate::op::{Cost, Gpu, Op};
+use crate::op::{Cost, Op, Target};
 use crate::vector::{Element, Inputs, dot, fill, matmul_scratch, wide_scratch};
 
 /// `y[t] = x[t] / sqrt(mean(x[t]^2) + eps) * weight` (Zhang and Sennrich, 2019, arXiv:1910.07467)
@@ -51,7 +51,7 @@ impl Op for RmsNorm {
         });
     }
 
-    fn launch(&self, gpu: &Gpu) -> Launch {
+    fn launch(&self, target: &Target) -> Launch {
         let width = self.weight.cols;
         let tokens = self.x.len() / width;
         assert!(width.is_multiple_of(8), "rows of {width} are not of whole 16-byte pieces");
@@ -68,7 +68,7 @@ impl Op for RmsNorm {
         launch(
             kernel::RmsNorm::KERNEL,
             (self.weight.dtype, 0),
-            [blocks(tokens, 8 * gpu.multiprocessors), 1],
+            [blocks(tokens, 8 * target.multiprocessors), 1],
             0,
             arguments,
         )

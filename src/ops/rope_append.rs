@@ -6,7 +6,7 @@ use crate::checkpoint::Dtype;
 use crate::for_dtype;
 use crate::kernel::{self, Launch};
 use crate::memory::{Activation, Memory, Scratch, Slot};
-use crate::op::{Cost, Gpu, Op};
+use crate::op::{Cost, Op, Target};
 use crate::vector::{Element, fill, wide_scratch};
 
 /// One layer's keys and values of all past tokens, stored as `dtype` in byte slots.
@@ -94,7 +94,7 @@ impl Op for RopeAppend {
         append(self.cache.dtype, v, values, first * row);
     }
 
-    fn launch(&self, gpu: &Gpu) -> Launch {
+    fn launch(&self, target: &Target) -> Launch {
         let head_dim = 2 * self.frequencies.len();
         let tokens = self.k.len() / (self.kv_heads * head_dim);
         assert!(self.queries.dtype == Dtype::F16 && self.cache.dtype == Dtype::F16);
@@ -116,7 +116,7 @@ impl Op for RopeAppend {
         launch(
             kernel::RopeAppend::KERNEL,
             (Dtype::F16, head_dim),
-            [blocks(tokens, 8 * gpu.multiprocessors), 1],
+            [blocks(tokens, 8 * target.multiprocessors), 1],
             0,
             arguments,
         )

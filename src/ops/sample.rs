@@ -2,10 +2,10 @@ use super::all_reduce::MOST_RANKS;
 use super::{blocks, launch, size};
 use crate::case::{Case, Content, Judge, Numbers, Setup};
 use crate::checkpoint::Dtype;
-use crate::config::Share;
+use crate::config::Shard;
 use crate::kernel::{self, Launch};
 use crate::memory::{Layout, Memory, Slot};
-use crate::op::{Cost, Gpu, Op};
+use crate::op::{Cost, Op, Target};
 use crate::sampler::{self, IN_PROMPT, Outcome, SamplingOptions};
 
 /// Chooses the next token and moves the cursor to it, as `sampler` specifies it to the bit.
@@ -27,8 +27,8 @@ pub struct Sampling {
     /// V, the whole model's.
     pub whole_vocab: usize,
     /// Which of the tokens are the rank's, if it is of the last stage; the others have none.
-    pub share: Share,
-    pub stage: Share,
+    pub share: Shard,
+    pub stage: Shard,
     /// Temperature, top-p, min-p; repeat, presence, frequency penalty. `[6]`
     pub options: Slot<f32>,
     /// `[1]`
@@ -76,7 +76,7 @@ const FAILED: u32 = 1 << 31;
 
 impl Sampling {
     /// For a rank's share of the tokens.
-    pub fn plan(whole_vocab: usize, share: Share, stage: Share, layout: &mut Layout) -> Self {
+    pub fn plan(whole_vocab: usize, share: Shard, stage: Shard, layout: &mut Layout) -> Self {
         let vocab = if stage.is_last() { share.of(whole_vocab).len() } else { 0 };
         Self {
             whole_vocab,
@@ -121,10 +121,10 @@ impl Sampling {
     }
 
     /// Whether GPUs can choose without their hosts.
-    fn suits(&self, gpu: &Gpu) -> bool {
+    fn suits(&self, target: &Target) -> bool {
         let world = self.share.parts;
         let is_small = world <= MOST_RANKS && self.whole_vocab <= MOST_TOKENS;
-        self.stage.parts == 1 && (world == 1 || (gpu.reaches_peers && is_small))
+        self.stage.parts == 1 && (world == 1 || (target.reaches_peers && is_small))
     }
 }
 
@@ -180,8 +180,8 @@ impl Op for Sample {
         ring[position as usize % RING] = entry(position, outcome);
     }
 
-    fn together(&self, gpu: &Gpu) -> Option<Vec<Slot<u8>>> {
-        if self.sampling.suits(gpu) {
+    fn together(&self, target: &Target) -> Option<Vec<Slot<u8>>> {
+        if self.sampling.suits(target) {
             return None;
         }
         let Sampling { options, top_k, seed, bias_ids, biases, bias_count, counts, .. } =
@@ -191,9 +191,9 @@ impl Op for Sample {
         Some([&floats[..], &whole, &[seed, self.ring].map(Slot::cast)].concat())
     }
 
-    fn launch(&self, gpu: &Gpu) -> Launch {
+    fn launch(&self, target: &Target) -> Launch {
         let all = &self.sampling;
-        assert!(all.suits(gpu), "ranks that choose a token without their hosts");
+        assert!(all.suits(target), "ranks that choose a token without their hosts");
         assert!(all.whole_vocab <= MOST_TOKENS, "a choice between {} tokens", all.whole_vocab);
         let Sampling { options, top_k, seed, bias_ids, biases, bias_count, counts, .. } = *all;
         let Sampling { slots, addresses, rounds, bins, candidates, tickets, .. } = *all;
@@ -226,7 +226,7 @@ impl Op for Sample {
         }
         .arguments();
         // Blocks wait for each other: there are no more than run at once.
-        let grid = [blocks(all.blocks(), gpu.multiprocessors), 1];
+        let grid = [blocks(all.blocks(), target.multiprocessors), 1];
         let launch = launch(kernel::Sample::KERNEL, (Dtype::F32, 0), grid, 0, arguments);
         Launch { together: true, ..launch }
     }
@@ -361,8 +361,8 @@ impl Sample {
             logits: setup.changed("logits", &[1, vocab], Content::each(logit), exact),
             sampling: Sampling {
                 whole_vocab: vocab,
-                share: Share { part: 0, parts: 1 },
-                stage: Share { part: 0, parts: 1 },
+                share: Shard { part: 0, parts: 1 },
+                stage: Shard { part: 0, parts: 1 },
                 options: setup.given("options", &numbers),
                 top_k: setup.given("top_k", &[options.top_k as u32]),
                 seed: setup.given("seed", &[seed]),

@@ -4,7 +4,7 @@ use crate::checkpoint::Dtype;
 use crate::checkpoint::synthetic::{PIECE, Recipe};
 use crate::kernel::{self, Launch};
 use crate::memory::{Memory, Slot};
-use crate::op::{Cost, Gpu, Op};
+use crate::op::{Cost, Op, Target};
 
 /// Random weights where they will be read: see [`Recipe`]. A rank makes its part of a tensor alone.
 pub struct Synthesize {
@@ -38,7 +38,7 @@ impl Op for Synthesize {
         }
     }
 
-    fn launch(&self, gpu: &Gpu) -> Launch {
+    fn launch(&self, target: &Target) -> Launch {
         let pieces = |elements: usize| {
             assert!(elements.is_multiple_of(PIECE), "{elements} are not of whole 16-byte pieces");
             size(elements / PIECE)
@@ -60,7 +60,7 @@ impl Op for Synthesize {
         launch(
             kernel::Synthesize::KERNEL,
             (self.dtype, 0),
-            [blocks((all as usize).div_ceil(256), 8 * gpu.multiprocessors), 1],
+            [blocks((all as usize).div_ceil(256), 8 * target.multiprocessors), 1],
             0,
             arguments,
         )

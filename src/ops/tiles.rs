@@ -1,7 +1,7 @@
 //! The shape of tiles in which a kernel computes a product of many tokens.
 
 use super::blocks;
-use crate::op::{Gpu, Tile};
+use crate::op::{Target, Tile};
 
 /// One that a kernel has, and what it takes for 64 columns of K.
 #[derive(Debug, Clone, Copy)]
@@ -40,13 +40,13 @@ pub(super) fn choose(
     shapes: &[Shape],
     tokens: usize,
     rows: &[usize],
-    gpu: &Gpu,
+    target: &Target,
     blocks_a_multiprocessor: u32,
 ) -> (u32, [u32; 2]) {
-    let time = |shape: &&Shape| shape.time(tokens, rows, gpu.multiprocessors as usize);
-    let chosen = shapes.iter().find(|shape| gpu.tuning.tile == Some(shape.tile));
+    let time = |shape: &&Shape| shape.time(tokens, rows, target.multiprocessors as usize);
+    let chosen = shapes.iter().find(|shape| target.tuning.tile == Some(shape.tile));
     let shape = chosen.or_else(|| shapes.iter().min_by_key(time)).expect("kernels have tiles");
-    let most = blocks_a_multiprocessor * gpu.multiprocessors;
+    let most = blocks_a_multiprocessor * target.multiprocessors;
     (shape.tile as u32, [blocks(shape.count(tokens, rows), most), 1])
 }
 
@@ -57,7 +57,7 @@ mod tests {
     use super::*;
     use crate::op::Tuning;
 
-    const H100: Gpu = Gpu::portable(132);
+    const H100: Target = Target::portable(132);
 
     #[test]
     fn short_prompts_have_tiles_for_all_multiprocessors() {
@@ -75,8 +75,8 @@ mod tests {
     fn what_is_chosen_is_taken() {
         for shape in SHAPES {
             let tuning = Tuning { tile: Some(shape.tile), ..Tuning::DEFAULT };
-            let gpu = Gpu { tuning, ..H100 };
-            let (tile, [blocks, _]) = choose(&SHAPES, 64, &[100, 30], &gpu, 2);
+            let target = Target { tuning, ..H100 };
+            let (tile, [blocks, _]) = choose(&SHAPES, 64, &[100, 30], &target, 2);
             assert_eq!((tile, blocks as usize), (shape.tile as u32, shape.count(64, &[100, 30])));
         }
     }

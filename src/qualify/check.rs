@@ -7,15 +7,15 @@ use super::tune::{Lengths, Tuned, host_clock, tune};
 use super::{Check, Found, Order, Small, Wrong, kernel_of};
 use crate::case::Case;
 use crate::checkpoint::Checkpoint;
-use crate::comm::Alone;
+use crate::comm::SingleRank;
 use crate::config::{Config, Dims};
 use crate::conformance::{self, Effort, ORDERS};
-use crate::device::Device;
-use crate::device::cuda::{self, Card, Options};
 use crate::error::{Error, Result};
+use crate::executor::Executor;
+use crate::executor::cuda::{self, Gpu, Options};
 use crate::kernel::{Kernel, KernelSet};
-use crate::model::{Logits, Plan, Request, Room, Weights};
-use crate::op::Gpu;
+use crate::model::{Logits, MemoryBudget, Plan, Request, Weights};
+use crate::op::Target;
 use crate::random::random_ids;
 use crate::rank::Rank;
 use crate::sampler::SamplingOptions;
@@ -37,7 +37,7 @@ const ANSWER: usize = 5;
 const ROTATION: u64 = 4;
 
 /// Performs the check on `card`; `told` hears of its phases.
-pub fn perform(order: &Order, card: &Card, told: &mut dyn FnMut(Phase<'_>)) -> Found {
+pub fn perform(order: &Order, card: &Gpu, told: &mut dyn FnMut(Phase<'_>)) -> Found {
     let start = Instant::now();
     let (mut tuned, right) = (None, Options { graphs: order.graphs, ..plain(order) });
     let (cases, wrong) = match &order.check {
@@ -73,7 +73,7 @@ pub fn perform(order: &Order, card: &Card, told: &mut dyn FnMut(Phase<'_>)) -> F
 fn tuning(
     small: Small,
     options: Options,
-    card: &Card,
+    card: &Gpu,
     told: &mut dyn FnMut(Phase<'_>),
 ) -> Result<Tuned> {
     if cuda::emulated().is_some() {
@@ -100,7 +100,7 @@ fn plain(order: &Order) -> Options {
     Options { graphs, programmatic, synchronous: false, kernels, ..Options::default() }
 }
 
-fn with(options: Options, card: &Card) -> Card {
+fn with(options: Options, card: &Gpu) -> Gpu {
     let mut card = card.clone();
     card.options = options;
     card
@@ -109,7 +109,7 @@ fn with(options: Options, card: &Card) -> Card {
 fn kernel(
     export: &str,
     thorough: bool,
-    card: &Card,
+    card: &Gpu,
     told: &mut dyn FnMut(Phase<'_>),
 ) -> (usize, Option<Wrong>) {
     let wrong = |case: &str, how: String| Some(Wrong { case: case.to_owned(), how });
@@ -122,7 +122,7 @@ fn kernel(
     for (number, case) in cases.iter().enumerate() {
         if number == 0 {
             told(Phase::Loading);
-            let launch = case.op().launch(&Gpu::portable(card.multiprocessors));
+            let launch = case.op().launch(&Target::portable(card.multiprocessors));
             if let Err(error) = card.load(&launch) {
                 return (0, wrong("any", error.to_string()));
             }
@@ -143,7 +143,7 @@ fn kernel(
 fn cases(kernel: &Kernel, export: &str, thorough: bool, multiprocessors: u32) -> Vec<Case> {
     /// Whole numbers and real ones.
     const KINDS: usize = 2;
-    let gpu = Gpu::portable(multiprocessors);
+    let gpu = Target::portable(multiprocessors);
     let of_export = |effort| {
         let cases = conformance::cases(kernel.name, effort).into_iter();
         cases.filter(|case| case.op().launch(&gpu).export.name == export).collect::<Vec<_>>()
@@ -167,7 +167,7 @@ fn launches(
     small: Small,
     plain: Options,
     other: Options,
-    card: &Card,
+    card: &Gpu,
     told: &mut dyn FnMut(Phase<'_>),
 ) -> (usize, Option<Wrong>) {
     let case = small.to_string();
@@ -198,7 +198,7 @@ fn difference(right: &[u32], found: &[u32]) -> Option<String> {
 fn said(
     small: Small,
     options: Options,
-    card: &Card,
+    card: &Gpu,
     case: &str,
     told: &mut dyn FnMut(Phase<'_>),
 ) -> Result<Vec<u32>> {
@@ -210,16 +210,16 @@ fn said(
     rank.begin(&sampling, &prompt)?;
     let bits = |logits: &[f32]| logits.iter().map(|logit| logit.to_bits()).collect::<Vec<_>>();
     let after_prompt = bits(rank.prefill(&prompt, Logits::Last)?);
-    let mut token = rank.choose()?;
+    let mut token = rank.sample()?;
     for _ in 0..ANSWER {
-        token = rank.advance()?;
+        token = rank.decode_step()?;
     }
     let after_answer = bits(rank.prefill(&[token], Logits::Last)?);
     Ok([after_prompt, after_answer].concat())
 }
 
 /// A model of random weights, small for the GPU that it is on.
-fn rank(small: Small, card: &Card, (context, chunk): (usize, usize)) -> Result<Rank> {
+fn rank(small: Small, card: &Gpu, (context, chunk): (usize, usize)) -> Result<Rank> {
     const LAYERS: usize = 2;
     let name = match (cuda::emulated().is_some(), small.head_dim) {
         (true, 64) => "synthetic:tiny",
@@ -235,13 +235,18 @@ fn rank(small: Small, card: &Card, (context, chunk): (usize, usize)) -> Result<R
     let request = Request { context: Some(context), chunk, ..Request::default() };
     let request = request.on_gpu(checkpoint.dtype(), card.attention_blocks());
     let weights: Vec<_> = Weights::locate(&checkpoint, &dims)?.iter().collect();
-    let room = Room::Gpu(card.memory()?.0);
+    let room = MemoryBudget::Gpu(card.memory()?.0);
     let plan = Plan::new(&config, &dims, cuda::region_bytes(&weights), request, room)?;
     Rank::on(&config, dims, checkpoint, &plan, |checkpoint, weights, layout| {
-        let hardware = crate::device::Hardware::Gpu(card.clone());
-        Device::of_rank(&hardware, checkpoint, weights, layout, Arc::new(Alone::default()), &|_| {
-            Ok(())
-        })
+        let hardware = crate::executor::Hardware::Gpu(card.clone());
+        Executor::of_rank(
+            &hardware,
+            checkpoint,
+            weights,
+            layout,
+            Arc::new(SingleRank::default()),
+            &|_| Ok(()),
+        )
     })
 }
 

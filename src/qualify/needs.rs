@@ -3,11 +3,11 @@
 use super::{Check, Small};
 use crate::checkpoint::{Checkpoint, Dtype};
 use crate::config::{Config, Dims};
-use crate::device::cuda::{Card, Options};
 use crate::error::Result;
+use crate::executor::cuda::{Gpu, Options};
 use crate::kernel::{KERNELS, Kernel, KernelSet, Synthesize};
 use crate::model::{self, Llama, Logits, Sizes, Weights};
-use crate::op::{Exchange, Gpu, Op, Program};
+use crate::op::{Exchange, Op, Program, Target};
 
 /// Tokens of the prefill whose kernels are asked for; they are the same for any number.
 const TOKENS: usize = 2;
@@ -18,7 +18,7 @@ const TOKENS: usize = 2;
 /// # Errors
 /// Tensors that do not suit the config.
 pub fn of_model(
-    card: &Card,
+    card: &Gpu,
     options: Options,
     config: &Config,
     dims: &Dims,
@@ -43,7 +43,7 @@ pub fn of_model(
     }
     let reaches_peers = dims.share.parts > 1;
     for kernels in [KernelSet::PORTABLE, options.kernels] {
-        let gpu = Gpu { reaches_peers, kernels, ..Gpu::portable(card.multiprocessors) };
+        let gpu = Target { reaches_peers, kernels, ..Target::portable(card.multiprocessors) };
         programs.iter().for_each(|program| launched(program, &gpu, &mut exports));
     }
     let mut checks: Vec<Check> = exports.into_iter().map(|e| Check::Kernel(e.to_owned())).collect();
@@ -52,8 +52,8 @@ pub fn of_model(
 }
 
 /// The functions that a program launches, those that are new at the end.
-fn launched(program: &Program, gpu: &Gpu, exports: &mut Vec<&'static str>) {
-    let is_passed = |op: &dyn Op| matches!(op.exchange(gpu), Some(Exchange::Pass(..)));
+fn launched(program: &Program, gpu: &Target, exports: &mut Vec<&'static str>) {
+    let is_passed = |op: &dyn Op| matches!(op.exchange(gpu), Some(Exchange::SendRecv(..)));
     let is_launched = |op: &&dyn Op| !is_passed(*op) && op.together(gpu).is_none();
     for op in program.ops.iter().map(|op| &**op).filter(is_launched) {
         let name = op.launch(gpu).export.name;
@@ -64,7 +64,7 @@ fn launched(program: &Program, gpu: &Gpu, exports: &mut Vec<&'static str>) {
 }
 
 /// The checks for any model, and of the kernels that measure.
-pub fn all(card: &Card, options: Options) -> Vec<Check> {
+pub fn all(card: &Gpu, options: Options) -> Vec<Check> {
     let suits =
         |kernel: &&Kernel| kernel.suits(card.capability) && options.kernels.contains(kernel);
     let exports = KERNELS.iter().filter(suits).flat_map(|kernel| kernel.exports);

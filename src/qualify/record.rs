@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::{Check, Verdict};
-use crate::device::cuda::{self, Card};
 use crate::error::{Error, Result};
+use crate::executor::cuda::{self, Gpu};
 use crate::kernel::compile::hash;
 use crate::kernel::{Places, private};
 
@@ -28,7 +28,7 @@ pub struct Identity {
 impl Identity {
     /// # Errors
     /// When the driver does not say.
-    pub fn of(card: &Card) -> Result<Self> {
+    pub fn of(card: &Gpu) -> Result<Self> {
         Ok(Self {
             gpu: card.name.clone(),
             capability: card.capability,

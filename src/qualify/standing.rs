@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use super::{Check, Found, Order, Record, Tuned, Verdict, Wrong, kernel_of};
-use crate::device::cuda::{Card, Options};
 use crate::error::Result;
+use crate::executor::cuda::{Gpu, Options};
 use crate::kernel::compile::hash;
 use crate::kernel::{KERNELS, Kernel};
 
@@ -25,7 +25,7 @@ pub struct Standing {
 ///
 /// # Errors
 /// What keeps the GPU from having any.
-pub fn code(check: &Check, card: &Card) -> Result<String> {
+pub fn code(check: &Check, card: &Gpu) -> Result<String> {
     match check {
         Check::Kernel(export) => kernel_of(export).map_or(Ok(String::new()), |k| card.code(k)),
         Check::Graphs(_) | Check::Programmatic(_) | Check::Tuning(_) => {
@@ -43,7 +43,7 @@ pub fn code(check: &Check, card: &Card) -> Result<String> {
 /// # Errors
 /// When no check can be performed.
 pub fn go_through(
-    card: &Card,
+    card: &Gpu,
     options: Options,
     checks: &[Check],
     record: &mut Record,

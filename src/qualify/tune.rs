@@ -6,9 +6,9 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use crate::device::cuda::Options;
-use crate::device::{Device, Recording};
 use crate::error::{Error, Result};
+use crate::executor::cuda::Options;
+use crate::executor::{Captured, Executor};
 use crate::model::{self, Logits};
 use crate::op::{Prefetch, Tile, Trigger, Tuning};
 use crate::random::random_ids;
@@ -125,7 +125,7 @@ pub fn tune(
     clock: Clock<'_>,
     begins: &mut dyn FnMut(),
 ) -> Result<Tuned> {
-    let mut bed = Bed { rank, options, recordings: Vec::new() };
+    let mut bed = TimedRank { rank, options, recordings: Vec::new() };
     let mut choose = |candidates: &[Tuning], works: &[Work]| {
         begins();
         fastest(&mut bed, candidates, works, clock)
@@ -160,14 +160,14 @@ impl Work {
 }
 
 /// A small model, whose weights in a step are many times what caches hold.
-struct Bed {
+struct TimedRank {
     rank: Rank,
     options: Options,
     /// A token's kernels, by the tuning that they were recorded under.
-    recordings: Vec<(Tuning, Recording)>,
+    recordings: Vec<(Tuning, Captured)>,
 }
 
-impl Bed {
+impl TimedRank {
     /// Has the device ready for `work`, and returns the bits of the logits that it leaves.
     fn ready(&mut self, tuning: Tuning, work: Work) -> Result<Vec<u32>> {
         if let Work::Tokens = work {
@@ -175,8 +175,8 @@ impl Bed {
             let prompt = random_ids(0, POSITION, self.rank.vocab());
             self.rank.rewind(0);
             self.rank.begin(&sampling, &prompt)?;
-            self.rank.take(&prompt, Logits::Last)?;
-            let recording = Recording::new(model::step(self.rank.model()));
+            self.rank.forward(&prompt, Logits::Last)?;
+            let recording = Captured::new(model::step(self.rank.model()));
             self.recordings.push((tuning, recording));
         }
         self.run(tuning, work)?;
@@ -188,7 +188,7 @@ impl Bed {
     /// Does `work`; nothing is under way when this returns.
     fn run(&mut self, tuning: Tuning, work: Work) -> Result<()> {
         let Self { rank, options, recordings } = self;
-        if let Device::Cuda(cuda) = rank.device_mut() {
+        if let Executor::Cuda(cuda) = rank.device_mut() {
             cuda.set_options(Options { tuning, ..*options });
         }
         match work {
@@ -207,7 +207,7 @@ impl Bed {
                 rank.rewind(0);
                 for ids in random_ids(0, tokens, rank.vocab()).chunks(tuning.chunk) {
                     let is_last = rank.position() + ids.len() == tokens;
-                    rank.take(ids, if is_last { Logits::Last } else { Logits::None })?;
+                    rank.forward(ids, if is_last { Logits::Last } else { Logits::None })?;
                 }
             }
         }
@@ -218,7 +218,7 @@ impl Bed {
 /// The fastest of `candidates` at `works`, of which a token of each counts the same; and its time as a share
 /// of the first's, which stays unless another one is [`CLEARLY`] faster.
 fn fastest(
-    bed: &mut Bed,
+    bed: &mut TimedRank,
     candidates: &[Tuning],
     works: &[Work],
     clock: Clock<'_>,
@@ -248,7 +248,7 @@ fn fastest(
     Ok((candidates[place], share))
 }
 
-/// Of contestants who have taken turns: which one is the fastest, and its time as a share of the first's.
+/// Of candidates who have taken turns: which one is the fastest, and its time as a share of the first's.
 fn best(turns: &[Vec<f64>]) -> (usize, f64) {
     let shares = |place: usize| {
         let mut shares: Vec<_> = turns.iter().map(|times| times[place] / times[0]).collect();

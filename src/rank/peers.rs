@@ -1,8 +1,8 @@
 //! What ranks add up through, over each other's memory.
 
-use crate::config::Share;
-use crate::device::Device;
+use crate::config::Shard;
 use crate::error::Result;
+use crate::executor::Executor;
 use crate::model::State;
 use crate::op::Program;
 use crate::ops::{self, AllReduce, Mailbox};
@@ -12,7 +12,7 @@ use crate::ops::{self, AllReduce, Mailbox};
 ///
 /// # Errors
 /// When the GPU or another rank fails.
-pub(super) fn connect(device: &mut Device, state: &State) -> Result<()> {
+pub(super) fn connect(device: &mut Executor, state: &State) -> Result<()> {
     let Some(mailbox) = state.mailbox else { return Ok(()) };
     device.write(state.partial, &vec![0.0; state.partial.len()])?;
     device.write(mailbox.rounds, &[0; 3])?;
@@ -21,9 +21,9 @@ pub(super) fn connect(device: &mut Device, state: &State) -> Result<()> {
 }
 
 /// Adds up something.
-fn try_peers(device: &mut Device, state: &State, mailbox: Mailbox) -> Result<()> {
+fn try_peers(device: &mut Executor, state: &State, mailbox: Mailbox) -> Result<()> {
     const COUNT: usize = 1024;
-    let Share { part, parts } = mailbox.share;
+    let Shard { part, parts } = mailbox.share;
     let count = state.x.len().min(COUNT) / 4 * 4;
     let [partial, x] = [state.partial, state.x].map(|slot| slot.part(0, count));
     let number = |part: usize, i: usize| (1 + part * count + i) as f32;

@@ -39,11 +39,11 @@ pub fn choose_among_ranks(
         _ => {}
     }
     let weights = Weights { logits, highest: logit(best), temperature: options.temperature };
-    let mut kept: Vec<Candidate> = (0..)
+    let mut kept: Vec<LocalChoice> = (0..)
         .zip(weights.logits)
         .map(|(id, logit)| {
             let key = key(id, *logit);
-            Candidate { key: key + u64::from(first), weight: weights.of(key) }
+            LocalChoice { key: key + u64::from(first), weight: weights.of(key) }
         })
         .collect();
     let k = options.top_k as u64;
@@ -63,13 +63,13 @@ pub fn choose_among_ranks(
 
 /// A token that may be chosen.
 #[derive(Debug, Clone, Copy)]
-struct Candidate {
+struct LocalChoice {
     /// With the token's own id.
     key: u64,
     weight: u64,
 }
 
-fn sum(candidates: &[Candidate]) -> u64 {
+fn sum(candidates: &[LocalChoice]) -> u64 {
     candidates.iter().map(|candidate| candidate.weight).sum()
 }
 
@@ -84,8 +84,8 @@ fn logit(key: u64) -> f32 {
 /// that agree so far.
 fn select(
     comm: &dyn Communicator,
-    candidates: &[Candidate],
-    weight: impl Fn(&Candidate) -> u64,
+    candidates: &[LocalChoice],
+    weight: impl Fn(&LocalChoice) -> u64,
     mut target: u64,
 ) -> u64 {
     let mut left = candidates.to_vec();
@@ -93,7 +93,7 @@ fn select(
     while unknown > 0 {
         let bits = BITS.min(unknown);
         unknown -= bits;
-        let bin = |candidate: &Candidate| (candidate.key >> unknown) as usize % (1 << bits);
+        let bin = |candidate: &LocalChoice| (candidate.key >> unknown) as usize % (1 << bits);
         let mut own = vec![0; 1 << bits];
         left.iter().for_each(|candidate| own[bin(candidate)] += weight(candidate));
         let of_ranks = comm.all_gather(&own);
@@ -114,7 +114,7 @@ fn select(
 
 /// Draws one of the kept tokens in proportion to their weights. Ranks have the tokens in the order of
 /// their ids, so each knows where in the running sum its own begin.
-fn draw(kept: &mut [Candidate], random: u64, comm: &dyn Communicator) -> Outcome {
+fn draw(kept: &mut [LocalChoice], random: u64, comm: &dyn Communicator) -> Outcome {
     let sums = comm.all_gather(&[sum(kept)]);
     let total: u64 = sums.iter().sum();
     let target = ((u128::from(random) * u128::from(total)) >> 64) as u64;
@@ -142,14 +142,14 @@ mod tests {
 
     use super::super::{IN_PROMPT, choose};
     use super::*;
-    use crate::comm::{DEFAULT_TIMEOUT, Room};
-    use crate::config::Share;
+    use crate::comm::{DEFAULT_TIMEOUT, LocalGroup};
+    use crate::config::Shard;
 
     /// What each of `world` ranks chooses from its part of the logits.
     fn chosen(options: &SamplingOptions, counts: &[u32], logits: &[f32], world: usize) -> Outcome {
-        let room = Room::new(vec!["cpu".to_owned(); world], DEFAULT_TIMEOUT, None);
+        let room = LocalGroup::new(vec!["cpu".to_owned(); world], DEFAULT_TIMEOUT, None);
         let choose = |rank: usize| {
-            let own = Share { part: rank, parts: world }.of(logits.len());
+            let own = Shard { part: rank, parts: world }.of(logits.len());
             let first = own.start as u32;
             let biases = options.logit_bias.iter().filter(|(id, _)| own.contains(&(*id as usize)));
             let logit_bias = biases.map(|(id, bias)| (id - first, *bias)).collect();

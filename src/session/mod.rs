@@ -85,7 +85,7 @@ impl Session {
         self.cached.push(last);
         let position = self.cached.len();
         match host {
-            None => self.team.advance(),
+            None => self.team.decode_step(),
             Some(host) => host.choose(self.team.decode(last)?, position),
         }
     }
@@ -134,15 +134,15 @@ impl Session {
             // A last token alone would have the bits of decoding: how long steps are shall not decide that.
             let length = self.team.chunk().min(prompt.len() - done - 2).max(1);
             let chunk = &prompt[done..done + length];
-            self.team.take(chunk, Logits::None)?;
+            self.team.forward(chunk, Logits::None)?;
             self.cached.extend(chunk);
             done += chunk.len();
         }
         self.cached.extend(&prompt[done..]);
         let id = match host {
             None => {
-                self.team.take(&prompt[done..], Logits::Last)?;
-                self.team.choose()?
+                self.team.forward(&prompt[done..], Logits::Last)?;
+                self.team.sample()?
             }
             Some(host) => {
                 host.choose(self.team.prefill(&prompt[done..], Logits::Last)?, prompt.len())?

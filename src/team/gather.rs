@@ -3,14 +3,14 @@
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Instant;
 
-use crate::comm::Room;
+use crate::comm::LocalGroup;
 use crate::error::{Error, Result};
 
 /// By rank; nothing, if it has failed.
 type Done<R> = Receiver<(usize, Option<R>)>;
 
 /// What the ranks come to, by rank, unless one fails or gets no further.
-pub(super) fn gather<R>(done: &Done<R>, world: usize, room: &Room) -> Result<Vec<R>> {
+pub(super) fn gather<R>(done: &Done<R>, world: usize, room: &LocalGroup) -> Result<Vec<R>> {
     let since = Instant::now();
     let mut results: Vec<Option<R>> = (0..world).map(|_| None).collect();
     let mut has_come = vec![false; world];

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::Stuck;
-use crate::comm::Room;
+use crate::comm::LocalGroup;
 
 /// How long ranks have to notice that the run has ended.
 const GRACE: Duration = Duration::from_secs(5);
@@ -21,7 +21,7 @@ pub(super) struct Loading(Arc<[AtomicBool]>);
 impl Loading {
     /// From now on a rank of the room that gets no further ends the run; `stuck` is called if a rank does
     /// not come out of what it is at then, for as long as they are loaded.
-    pub(super) fn begin(room: &Arc<Room>, ranks: usize, stuck: Stuck) -> Self {
+    pub(super) fn begin(room: &Arc<LocalGroup>, ranks: usize, stuck: Stuck) -> Self {
         let loaded: Arc<[_]> = (0..ranks).map(|_| AtomicBool::new(false)).collect();
         let (still, its_room) = (loaded.clone(), Arc::downgrade(room));
         room.on_failure(Box::new(move || {

@@ -13,11 +13,11 @@ use crate::sampler::SamplingOptions;
 pub(super) enum Command {
     Rewind(usize),
     Expect(usize),
-    Take(Vec<u32>, Logits),
+    Forward(Vec<u32>, Logits),
     Prefill(Vec<u32>, Logits),
     Begin(SamplingOptions, Vec<u32>),
-    Choose,
-    Advance,
+    Sample,
+    DecodeStep,
 }
 
 impl Team {
@@ -54,12 +54,12 @@ impl Team {
         match command {
             Command::Rewind(position) => self.rewind(*position),
             Command::Expect(tokens) => self.expect(*tokens).map(drop),
-            Command::Take(ids, logits) => self.take(ids, *logits),
+            Command::Forward(ids, logits) => self.forward(ids, *logits),
             Command::Prefill(ids, logits) => self.prefill(ids, *logits).map(drop),
             Command::Begin(options, prompt) => self.begin(options, prompt),
             // Logits that leave no choice are for the first process to tell of.
-            Command::Choose => self.choice().map(drop),
-            Command::Advance => self.next_choice().map(drop),
+            Command::Sample => self.choice().map(drop),
+            Command::DecodeStep => self.next_choice().map(drop),
         }
     }
 

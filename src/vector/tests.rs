@@ -16,7 +16,7 @@ fn with_scratch<R>(bytes: usize, work: impl FnOnce(&mut Scratch<'_>) -> R) -> R 
     let mut state = StateRegion::allocate(&layout).unwrap();
     let weights = crate::checkpoint::Checkpoint::empty();
     let mut memory =
-        Memory { weights: &weights, state: &mut state, comm: &crate::comm::Alone::default() };
+        Memory { weights: &weights, state: &mut state, comm: &crate::comm::SingleRank::default() };
     let (_, mut scratch) = memory.region_and_scratch();
     let count = scratch.bytes() / size_of::<f32>();
     scratch.take::<f32>(count).fill(f32::NAN);

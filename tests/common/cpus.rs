@@ -30,10 +30,10 @@ pub fn failure(mut team: Team) -> (String, Duration) {
     let start = Instant::now();
     let mut run = || -> Result<()> {
         team.begin(&SamplingOptions::default(), &[1, 2, 3])?;
-        team.take(&[1, 2, 3], Logits::Last)?;
-        team.choose()?;
+        team.forward(&[1, 2, 3], Logits::Last)?;
+        team.sample()?;
         loop {
-            team.advance()?;
+            team.decode_step()?;
         }
     };
     let error = run().unwrap_err().to_string();

@@ -3,10 +3,10 @@
 use std::sync::Once;
 
 use chaski::checkpoint::Checkpoint;
-use chaski::device::cuda::{self, Emulation};
-use chaski::device::{Device, Hardware};
 use chaski::engine::{self, Model, Options};
 use chaski::error::Result;
+use chaski::executor::cuda::{self, Emulation};
+use chaski::executor::{Executor, Hardware};
 use chaski::memory::{Layout, Weight};
 use chaski::rank::Rank;
 use chaski::source::Source;
@@ -24,7 +24,7 @@ pub fn start() {
 /// `source` on one emulated GPU.
 pub fn rank(source: &Source, options: Options) -> Result<Rank> {
     rank_on(source, options, |hardware, checkpoint, weights, layout| {
-        Device::new(hardware, checkpoint, weights, layout, &|_| Ok(()))
+        Executor::new(hardware, checkpoint, weights, layout, &|_| Ok(()))
     })
 }
 
@@ -32,7 +32,7 @@ pub fn rank(source: &Source, options: Options) -> Result<Rank> {
 pub fn rank_on(
     source: &Source,
     options: Options,
-    device: impl FnOnce(&Hardware, Checkpoint, &[Weight], &Layout) -> Result<Device>,
+    device: impl FnOnce(&Hardware, Checkpoint, &[Weight], &Layout) -> Result<Executor>,
 ) -> Result<Rank> {
     start();
     let on_gpu = Options { device: engine::Device::Cuda(0), ..options };

@@ -7,10 +7,10 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::Duration;
 
-use chaski::comm::Room;
-use chaski::config::Share;
-use chaski::device::cuda::{Card, Emulation};
+use chaski::comm::LocalGroup;
+use chaski::config::Shard;
 use chaski::error::Result;
+use chaski::executor::cuda::{Emulation, Gpu};
 use chaski::kernel::{Kernel, Source};
 use chaski::random::random;
 
@@ -22,10 +22,10 @@ const PATIENCE: Duration = Duration::from_secs(600);
 /// The environment's name for a file that takes a kernel's place.
 pub const KERNEL: &str = "CHASKI_TEST_KERNEL";
 
-pub fn cards(world: usize) -> Vec<Card> {
+pub fn cards(world: usize) -> Vec<Gpu> {
     emulated::start();
     let open = |ordinal| {
-        let card = Card::open(ordinal).unwrap();
+        let card = Gpu::open(ordinal).unwrap();
         if let Some(file) = std::env::var_os(KERNEL) {
             card.replace_kernel(Source::read(Path::new(&file)).unwrap());
         }
@@ -34,20 +34,20 @@ pub fn cards(world: usize) -> Vec<Card> {
     (0..world as u32).map(open).collect()
 }
 
-pub fn room(world: usize) -> Arc<Room> {
-    Room::new((0..world).map(|n| format!("cuda:{n}")).collect(), PATIENCE, None)
+pub fn room(world: usize) -> Arc<LocalGroup> {
+    LocalGroup::new((0..world).map(|n| format!("cuda:{n}")).collect(), PATIENCE, None)
 }
 
 /// What `work` returns on each of `world` ranks. What it keeps, the rank's memory above all, goes when
 /// the last one has ended.
 pub fn each<T: Send, Kept: Send>(
     world: usize,
-    work: impl Fn(Card, &Arc<Room>, Share) -> (T, Kept) + Sync,
+    work: impl Fn(Gpu, &Arc<LocalGroup>, Shard) -> (T, Kept) + Sync,
 ) -> Vec<T> {
     let room = room(world);
     // Nobody waits for one that has panicked.
-    let work = |part: usize, card: Card| {
-        let share = Share { part, parts: world };
+    let work = |part: usize, card: Gpu| {
+        let share = Shard { part, parts: world };
         let result = catch_unwind(AssertUnwindSafe(|| work(card, &room, share)));
         result.map_err(|_| room.fail(part, "it panicked"))
     };
@@ -134,12 +134,12 @@ pub fn passes_under_every_schedule_and_checker(test: &str) {
 /// What ends a rank's wait for another one that has gone: the two are made ready by `ready`, and one of
 /// them starts.
 pub fn left_alone<R: Send>(
-    ready: impl Fn(Card, &Arc<Room>, Share) -> R + Sync,
+    ready: impl Fn(Gpu, &Arc<LocalGroup>, Shard) -> R + Sync,
     start: impl Fn(&mut R) -> Result<()> + Sync,
 ) -> String {
     let (room, both_are_there) = (room(2), Barrier::new(2));
-    let work = |(part, card): (usize, Card)| {
-        let mut rank = ready(card, &room, Share { part, parts: 2 });
+    let work = |(part, card): (usize, Gpu)| {
+        let mut rank = ready(card, &room, Shard { part, parts: 2 });
         both_are_there.wait();
         match part {
             0 => (start(&mut rank).unwrap_err().to_string(), rank),

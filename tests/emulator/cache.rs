@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 use std::thread;
 use std::time::Duration;
 
-use chaski::device::cuda::emulator::{self, Emulation};
+use chaski::executor::cuda::emulator::{self, Emulation};
 use tempfile::{TempDir, tempdir};
 
 /// Somebody else, who has no files here.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-use chaski::device::cuda::emulator::{self, Emulation, Sanitizer};
+use chaski::executor::cuda::emulator::{self, Emulation, Sanitizer};
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/emulator");
 const KERNELS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/kernels");

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use chaski::device::cuda::Card;
+use chaski::executor::cuda::Gpu;
 use chaski::kernel::ARCHS;
 use chaski::kernel::nvrtc::{Nvrtc, Search, target_folder};
 use cudarc::driver::{DevicePtr, sys};
@@ -365,7 +365,7 @@ fn programmatic_launch() {
             hStream: stream.cu_stream(),
             attrs: &mut attribute,
             // Older GPUs know no such launch.
-            numAttrs: (Card::open(0).unwrap().capability.0 >= 9).into(),
+            numAttrs: (Gpu::open(0).unwrap().capability.0 >= 9).into(),
         };
         let (mut from, mut to) = (address(i), address(i + 1));
         let mut arguments = [(&raw mut from).cast(), (&raw mut to).cast()];

@@ -9,11 +9,11 @@ use crate::peers::{
     passes_under_every_schedule_and_checker, room, tarry,
 };
 use chaski::checkpoint::Checkpoint;
-use chaski::comm::{Communicator, Room};
-use chaski::config::Share;
-use chaski::device::cuda::Card;
-use chaski::device::{Device, Hardware};
+use chaski::comm::{Communicator, LocalGroup};
+use chaski::config::Shard;
 use chaski::error::Result;
+use chaski::executor::cuda::Gpu;
+use chaski::executor::{Executor, Hardware};
 use chaski::memory::{Layout, Slot};
 use chaski::op::Program;
 use chaski::ops::{AllReduce, EMPTY, Mailbox};
@@ -24,7 +24,7 @@ const MOST: usize = 1028;
 
 /// One rank, and where its numbers are.
 struct Rank {
-    device: Device,
+    device: Executor,
     comm: Arc<dyn Communicator>,
     mailbox: Mailbox,
     partial: Slot<f32>,
@@ -32,7 +32,7 @@ struct Rank {
 }
 
 impl Rank {
-    fn new(card: Card, room: &Arc<Room>, share: Share) -> Self {
+    fn new(card: Gpu, room: &Arc<LocalGroup>, share: Shard) -> Self {
         let comm: Arc<dyn Communicator> = Arc::new(room.place(share.part));
         let mut layout = Layout::default();
         let (partial, x) = (layout.slot(&[MOST]), layout.slot(&[MOST]));
@@ -40,7 +40,7 @@ impl Rank {
         layout.begin_shared();
         let (hardware, nothing) = (Hardware::Gpu(card), Checkpoint::empty());
         let device =
-            Device::of_rank(&hardware, nothing, &[], &layout, comm.clone(), &|_| Ok(())).unwrap();
+            Executor::of_rank(&hardware, nothing, &[], &layout, comm.clone(), &|_| Ok(())).unwrap();
         let mut rank = Self { device, comm, mailbox, partial, x };
         rank.device.write(mailbox.rounds, &[0; 3]).unwrap();
         rank.device.prepare(&[&rank.program(MOST, true)], &mut []).unwrap();
@@ -145,7 +145,7 @@ fn thousands_of_rounds() {
 #[test]
 fn a_rank_that_is_a_round_ahead_takes_nothing_away() {
     let room = room(2);
-    let ready = |(part, card)| Rank::new(card, &room, Share { part, parts: 2 });
+    let ready = |(part, card)| Rank::new(card, &room, Shard { part, parts: 2 });
     let mut ranks: Vec<Rank> = thread::scope(|scope| {
         let ready = &ready;
         let cards = cards(2).into_iter().enumerate();

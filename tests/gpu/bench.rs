@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use chaski::checkpoint::synthetic::Recipe;
 use chaski::checkpoint::{Checkpoint, Dtype};
-use chaski::device::cuda::Card;
-use chaski::device::{Device, Hardware};
+use chaski::executor::cuda::Gpu;
+use chaski::executor::{Executor, Hardware};
 use chaski::memory::Layout;
 use chaski::op::Program;
 use chaski::ops::{MmaPeak, ReadAll, Synthesize};
@@ -357,13 +357,13 @@ fn ceilings_and_weights_are_computed_as_on_the_cpu() {
         program.push(ReadAll { words: memory.cast(), sums });
         program.push(MmaPeak { rounds: 3, y });
         let mut device =
-            Device::new(&hardware, Checkpoint::empty(), &[], &layout, &|_| Ok(())).unwrap();
+            Executor::new(&hardware, Checkpoint::empty(), &[], &layout, &|_| Ok(())).unwrap();
         device.run(&program).unwrap();
         let made = device.read(memory).unwrap().to_vec();
         let sum = device.read(sums).unwrap().iter().fold(0u32, |sum, part| sum.wrapping_add(*part));
         (made, sum, device.read(y).unwrap().to_vec())
     };
-    let (cpu, gpu) = (run(Hardware::cpu().unwrap()), run(Hardware::Gpu(Card::open(0).unwrap())));
+    let (cpu, gpu) = (run(Hardware::cpu().unwrap()), run(Hardware::Gpu(Gpu::open(0).unwrap())));
     assert!(cpu.0 == gpu.0, "weights");
     assert_eq!(cpu.1, gpu.1);
     assert_eq!(cpu.2, gpu.2);

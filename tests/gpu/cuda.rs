@@ -13,14 +13,14 @@ use chaski::case::Case;
 use chaski::checkpoint::{Checkpoint, Dtype};
 use chaski::config::{Config, Dims};
 use chaski::conformance::{self, Effort};
-use chaski::device::cuda::{self, Card, Options, Peers};
-use chaski::device::{Cuda, Device, Recording};
 use chaski::engine;
 use chaski::error::Result;
+use chaski::executor::cuda::{self, Gpu, Options, Peers};
+use chaski::executor::{Captured, Cuda, Executor};
 use chaski::kernel::KernelSet;
 use chaski::memory::{Layout, Slot};
 use chaski::model::{Logits, decode};
-use chaski::op::{Gpu, Prefetch, Product, Program, Tile, Trigger, Tuning};
+use chaski::op::{Prefetch, Product, Program, Target, Tile, Trigger, Tuning};
 use chaski::ops::{Matmul, MmaPeak};
 use chaski::rank::Rank;
 use chaski::sampler::SamplingOptions;
@@ -50,7 +50,7 @@ fn rank(case: &Path, chunk: usize, options: Options) -> Result<Rank> {
         ..engine::Options::default()
     };
     let mut rank = emulated::rank(&source(case), request)?;
-    if let Device::Cuda(cuda) = rank.device_mut() {
+    if let Executor::Cuda(cuda) = rank.device_mut() {
         cuda.set_options(options);
     }
     Ok(rank)
@@ -61,7 +61,7 @@ fn judged(case: &Path) -> (Result<()>, Dtype) {
     emulated::start();
     let checkpoint = Checkpoint::open(&source(case)).unwrap();
     let dims = Dims::new(&Config::load(&source(case)).unwrap(), 1).unwrap();
-    (Card::open(0).unwrap().suits(&dims, &checkpoint), checkpoint.dtype())
+    (Gpu::open(0).unwrap().suits(&dims, &checkpoint), checkpoint.dtype())
 }
 
 /// The cases that there are kernels for, and the type of their weights.
@@ -185,10 +185,10 @@ fn greedy_choices_on_the_device_are_the_highest_logits() {
     let mut rank = rank(case, ids.len(), DEFAULT).unwrap();
     let greedy = SamplingOptions { temperature: 0.0, ..Default::default() };
     rank.begin(&greedy, &ids).unwrap();
-    rank.take(&ids, Logits::Last).unwrap();
-    let mut chosen = vec![rank.choose().unwrap()];
+    rank.forward(&ids, Logits::Last).unwrap();
+    let mut chosen = vec![rank.sample().unwrap()];
     for _ in 1..16 {
-        chosen.push(rank.advance().unwrap());
+        chosen.push(rank.decode_step().unwrap());
     }
     assert_eq!(chosen[0], theirs[0]);
     rank.rewind(0);
@@ -207,11 +207,11 @@ fn a_token_costs_the_host_one_launch() {
     let ids = expected(case).ids;
     let mut rank = rank(case, ids.len(), DEFAULT).unwrap();
     rank.begin(&SamplingOptions::default(), &ids).unwrap();
-    rank.take(&ids, Logits::Last).unwrap();
-    rank.choose().unwrap();
-    rank.advance().unwrap(); // the graph is made
+    rank.forward(&ids, Logits::Last).unwrap();
+    rank.sample().unwrap();
+    rank.decode_step().unwrap(); // the graph is made
     let before = cuda::calls().unwrap();
-    (0..8).for_each(|_| _ = rank.advance().unwrap());
+    (0..8).for_each(|_| _ = rank.decode_step().unwrap());
     let after = cuda::calls().unwrap();
     let (calls, queries) = (after.0 - before.0, after.1 - before.1);
     assert_eq!(calls - 2 * queries, 2 * 8, "{calls} calls, {queries} queries");
@@ -221,11 +221,11 @@ fn a_token_costs_the_host_one_launch() {
 #[test]
 fn a_graph_is_asked_about_where_the_driver_may_keep_it() {
     let mut rank = rank(&case("gqa4-hd64-bf16-tied"), 8, DEFAULT).unwrap();
-    rank.take(&[1, 2, 3], Logits::Last).unwrap();
+    rank.forward(&[1, 2, 3], Logits::Last).unwrap();
     for (asks, queries) in [(false, 0), (true, 1)] {
-        let mut step = Recording::new(decode(rank.model()));
+        let mut step = Captured::new(decode(rank.model()));
         let device = rank.device_mut();
-        let Device::Cuda(cuda) = device else { panic!("on a GPU") };
+        let Executor::Cuda(cuda) = device else { panic!("on a GPU") };
         cuda.set_options(Options { asks, ..DEFAULT });
         device.step(&mut step).unwrap(); // the graph is made
         device.finish().unwrap();
@@ -294,7 +294,7 @@ fn products_in_one_launch_are_those_of_several() {
 /// What `program` leaves of a case's state.
 fn left(case: &Case, program: &Program, options: Options) -> Vec<u8> {
     let weights = Checkpoint::in_memory(case.dtype(), case.weight_region());
-    let (card, layout) = (Card::open(0).unwrap(), &case.layout);
+    let (card, layout) = (Gpu::open(0).unwrap(), &case.layout);
     let mut gpu = Cuda::new(&card, &weights, &case.weights, layout, &|_| Ok(())).unwrap();
     gpu.set_options(options);
     let state = case.state();
@@ -337,7 +337,7 @@ fn tuning_changes_no_bit() {
 #[test]
 fn what_is_not_in_a_ranks_memory_is_not_touched() {
     emulated::start();
-    let card = Card::open(0).unwrap();
+    let card = Gpu::open(0).unwrap();
     let mut layout = Layout::default();
     let own = layout.slot::<u64>(&[32]);
     layout.begin_shared();
@@ -379,8 +379,8 @@ fn what_is_not_in_a_ranks_memory_is_not_touched() {
 fn blocks_that_wait_for_each_other_and_do_not_all_fit_are_refused() {
     emulated::start();
     let case = conformance::cases("sample", Effort::Few).remove(0);
-    let mut launch = case.op().launch(&Gpu::portable(4));
-    let card = Card::open(0).unwrap();
+    let mut launch = case.op().launch(&Target::portable(4));
+    let card = Gpu::open(0).unwrap();
     card.load(&launch).unwrap();
     launch.grid = [1000, 1, 1];
     let error = card.load(&launch).unwrap_err().to_string();

@@ -6,9 +6,9 @@ use crate::golden::{Expected, argmax, cases, expected, relative_error, source, w
 use crate::gpus;
 use crate::process::chaski;
 use crate::steps::prefill;
-use chaski::device::cuda::Peers;
-use chaski::device::{Device, cuda};
 use chaski::engine;
+use chaski::executor::cuda::Peers;
+use chaski::executor::{Executor, cuda};
 use chaski::kernel::KernelSet;
 use chaski::model::{Logits, choose};
 use chaski::op::{Program, Tuning};
@@ -80,10 +80,10 @@ fn tokens_are_chosen_without_the_hosts() {
         for options in [&greedy, &drawn, &filtered, &penalised] {
             team.rewind(0).unwrap();
             team.begin(options, &ids).unwrap();
-            team.take(&ids, Logits::Last).unwrap();
-            let mut chosen = vec![team.choose().unwrap()];
+            team.forward(&ids, Logits::Last).unwrap();
+            let mut chosen = vec![team.sample().unwrap()];
             while chosen.len() < 12 {
-                chosen.push(team.advance().unwrap());
+                chosen.push(team.decode_step().unwrap());
             }
             if options.temperature == 0.0 {
                 assert_eq!(chosen[0], theirs[0]);
@@ -107,7 +107,7 @@ fn give_work(team: &mut Team, graphs: bool) {
     let set = move |rank: &mut Rank| {
         let mut program = Program::default();
         program.push(choose(rank.model()));
-        let Device::Cuda(cuda) = rank.device_mut() else { panic!("on a GPU") };
+        let Executor::Cuda(cuda) = rank.device_mut() else { panic!("on a GPU") };
         assert!(!cuda.needs_hosts(&program));
         cuda.set_options(cuda::Options {
             graphs,

@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use crate::emulated;
 use crate::process::chaski;
-use chaski::comm::{Alone, Communicator};
-use chaski::device::Device;
-use chaski::device::cuda::{Card, Cuda, Told};
+use chaski::comm::{Communicator, SingleRank};
 use chaski::engine;
 use chaski::error::{Error, Result};
+use chaski::executor::Executor;
+use chaski::executor::cuda::{Cuda, Gpu, Told};
 use chaski::model::Logits;
 use chaski::rank::Rank;
 use chaski::source::Source;
@@ -122,14 +122,14 @@ fn request(tokens: usize) -> engine::Options {
     }
 }
 
-fn card() -> Card {
+fn card() -> Gpu {
     emulated::start();
-    Card::open(0).unwrap()
+    Gpu::open(0).unwrap()
 }
 
 /// The model on an emulated GPU, to which its weights may still be on their way.
 fn begin(
-    card: &Card,
+    card: &Gpu,
     case: &Path,
     tokens: usize,
     comm: Arc<dyn Communicator>,
@@ -137,7 +137,7 @@ fn begin(
 ) -> Result<Rank> {
     emulated::rank_on(&source(case), request(tokens), |_, checkpoint, weights, layout| {
         let cuda = Cuda::while_loading(card, &checkpoint, weights, layout, comm, told)?;
-        Ok(Device::Cuda(Box::new(cuda)))
+        Ok(Executor::Cuda(Box::new(cuda)))
     })
 }
 
@@ -161,7 +161,7 @@ fn no_op_begins_before_its_weights_are_there() {
         let mut plain = emulated::rank(&source(&case), request(7)).unwrap();
         let plain = plain.prefill(&ids, Logits::All).unwrap().to_vec();
         // The card's kernels are loaded then: nothing but its weights holds up an op.
-        let (card, alone) = (card(), Arc::new(Alone::default()));
+        let (card, alone) = (card(), Arc::new(SingleRank::default()));
         let mut warm = begin(&card, &case, 7, alone, Box::new(|_| Ok(()))).unwrap();
         assert!(warm.prefill(&ids, Logits::All).unwrap() == plain, "{name}: other bits");
         let needed = needed(layers, tied);
@@ -210,9 +210,9 @@ fn a_file_that_becomes_shorter_is_told() {
     let mut rank = emulated::rank_on(&source, request(3), |_, checkpoint, weights, layout| {
         let file = File::options().write(true).open(folder.path().join("model.safetensors"));
         file.unwrap().set_len(4096).unwrap();
-        let (alone, told) = (Arc::new(Alone::default()), Box::new(|_| Ok(())));
+        let (alone, told) = (Arc::new(SingleRank::default()), Box::new(|_| Ok(())));
         let cuda = Cuda::while_loading(&card, &checkpoint, weights, layout, alone, told)?;
-        Ok(Device::Cuda(Box::new(cuda)))
+        Ok(Executor::Cuda(Box::new(cuda)))
     })
     .unwrap();
     for _ in 0..2 {
@@ -225,7 +225,7 @@ fn a_file_that_becomes_shorter_is_told() {
 #[test]
 fn loading_ends_when_it_is_told_to_and_with_its_rank() {
     let stop = Box::new(|_| Err(Error::Interrupted));
-    let mut rank = begin(&card(), &tied(), 3, Arc::new(Alone::default()), stop).unwrap();
+    let mut rank = begin(&card(), &tied(), 3, Arc::new(SingleRank::default()), stop).unwrap();
     assert_eq!(rank.prefill(&[1, 2, 3], Logits::Last).unwrap_err(), Error::Interrupted);
     // What was told of weights is dropped with the rank, if not before.
     let owned = Arc::new(());
@@ -234,7 +234,7 @@ fn loading_ends_when_it_is_told_to_and_with_its_rank() {
         let _ = &owned;
         Ok(())
     });
-    drop(begin(&card(), &tied(), 3, Arc::new(Alone::default()), told).unwrap());
+    drop(begin(&card(), &tied(), 3, Arc::new(SingleRank::default()), told).unwrap());
     assert!(kept.upgrade().is_none());
 }
 

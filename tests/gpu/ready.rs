@@ -41,19 +41,19 @@ fn a_rank_that_is_late_has_everything_ready() {
     team.begin(&SamplingOptions::default(), &ids).unwrap();
     let take = move |rank: &mut Rank| {
         late(rank);
-        rank.take(&ids, Logits::Last)?;
+        rank.forward(&ids, Logits::Last)?;
         rank.finish()
     };
     team.each(take).unwrap();
     let choose = |rank: &mut Rank| {
         late(rank);
-        rank.choose()
+        rank.sample()
     };
     team.each(choose).unwrap();
     for _ in 0..3 {
         let advance = |rank: &mut Rank| {
             late(rank);
-            rank.advance()
+            rank.decode_step()
         };
         let chosen = team.each(advance).unwrap();
         assert_eq!(chosen[0], chosen[1]);
@@ -62,8 +62,8 @@ fn a_rank_that_is_late_has_everything_ready() {
     team.rewind(0).unwrap();
     let take = move |rank: &mut Rank| {
         late(rank);
-        rank.take(&ids, Logits::None)?;
-        rank.take(&[1; LONG], Logits::Last)?;
+        rank.forward(&ids, Logits::None)?;
+        rank.forward(&[1; LONG], Logits::Last)?;
         rank.finish()
     };
     team.each(take).unwrap();

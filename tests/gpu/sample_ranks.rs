@@ -9,11 +9,11 @@ use crate::peers::{
     passes_under_every_schedule_and_checker, tarry,
 };
 use chaski::checkpoint::Checkpoint;
-use chaski::comm::{Communicator, Room};
-use chaski::config::Share;
-use chaski::device::cuda::Card;
-use chaski::device::{Device, Hardware};
+use chaski::comm::{Communicator, LocalGroup};
+use chaski::config::Shard;
 use chaski::error::Result;
+use chaski::executor::cuda::Gpu;
+use chaski::executor::{Executor, Hardware};
 use chaski::memory::{Layout, Slot};
 use chaski::op::Program;
 use chaski::ops::{self, RING, Sample, Sampling};
@@ -25,7 +25,7 @@ const START: u32 = 40;
 
 /// One rank, and what it chooses with.
 struct Rank {
-    device: Device,
+    device: Executor,
     comm: Arc<dyn Communicator>,
     sampling: Sampling,
     logits: Slot<f32>,
@@ -35,10 +35,10 @@ struct Rank {
 }
 
 impl Rank {
-    fn new(card: Card, room: &Arc<Room>, share: Share, vocab: usize) -> Self {
+    fn new(card: Gpu, room: &Arc<LocalGroup>, share: Shard, vocab: usize) -> Self {
         let comm: Arc<dyn Communicator> = Arc::new(room.place(share.part));
         let mut layout = Layout::default();
-        let one_stage = Share { part: 0, parts: 1 };
+        let one_stage = Shard { part: 0, parts: 1 };
         let sampling = Sampling::plan(vocab, share, one_stage, &mut layout);
         let logits = layout.slot(&[share.of(vocab).len()]);
         let (token, cursor) = (layout.slot(&[1]), layout.slot(&[1]));
@@ -46,7 +46,7 @@ impl Rank {
         let ring = layout.slot(&[RING]);
         let (hardware, nothing) = (Hardware::Gpu(card), Checkpoint::empty());
         let mut device =
-            Device::of_rank(&hardware, nothing, &[], &layout, comm.clone(), &|_| Ok(())).unwrap();
+            Executor::of_rank(&hardware, nothing, &[], &layout, comm.clone(), &|_| Ok(())).unwrap();
         device.write(sampling.tickets, &[0; 4]).unwrap();
         device.write(sampling.bins, &[0; 64]).unwrap();
         device.write(sampling.rounds, &[0; 4]).unwrap();

@@ -43,10 +43,10 @@ fn on_gpus(case: &Path, stages: usize, ordinals: &[u32]) -> Team {
 fn drawn(team: &mut Team, options: &SamplingOptions, ids: &[u32], tokens: usize) -> Vec<u32> {
     team.rewind(0).unwrap();
     team.begin(options, ids).unwrap();
-    team.take(ids, Logits::Last).unwrap();
-    let mut chosen = vec![team.choose().unwrap()];
+    team.forward(ids, Logits::Last).unwrap();
+    let mut chosen = vec![team.sample().unwrap()];
     while chosen.len() < tokens {
-        chosen.push(team.advance().unwrap());
+        chosen.push(team.decode_step().unwrap());
     }
     chosen
 }

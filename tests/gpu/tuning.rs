@@ -2,9 +2,9 @@
 
 use crate::emulated;
 use crate::process::chaski;
-use chaski::device::cuda::Options;
 use chaski::engine;
 use chaski::error::Result;
+use chaski::executor::cuda::Options;
 use chaski::op::{Prefetch, Trigger, Tuning};
 use chaski::qualify::{Lengths, tune};
 use chaski::source::Source;

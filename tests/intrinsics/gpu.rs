@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
-use chaski::device::cuda::{self, Card, Emulation, emulator};
+use chaski::executor::cuda::{self, Emulation, emulator};
 use chaski::kernel::nvrtc::{Nvrtc, Output, Search};
 use chaski::kernel::{ARCHS, KERNELS};
 use cudarc::driver::{
@@ -41,7 +41,7 @@ fn gpu() -> &'static Gpu {
             let emulation = Emulation::from_variables(1, std::env::vars_os()).unwrap();
             cuda::emulate(&emulation, &|_| ()).unwrap();
         }
-        let (major, minor) = Card::open(0).unwrap().capability;
+        let (major, minor) = cuda::Gpu::open(0).unwrap().capability;
         let arch = ARCHS.iter().rev().find(|arch| arch.runs_on(major, minor)).unwrap();
         let nvrtc = match emulator::nvrtc() {
             Some(stand_in) => Nvrtc::load(stand_in).unwrap(),
@@ -76,7 +76,7 @@ pub fn run_on(name: &str, blocks: u32, threads: u32, input: &[u32], words: usize
 /// Whether Hopper's own instructions are there.
 pub fn is_hopper() -> bool {
     let _ = gpu();
-    Card::open(0).unwrap().capability == (9, 0)
+    cuda::Gpu::open(0).unwrap().capability == (9, 0)
 }
 
 /// What TMA loads of a matrix of 16-bit numbers, `[rows, columns]`: a box of 16 rows of 64

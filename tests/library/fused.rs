@@ -2,7 +2,7 @@
 
 use chaski::case::{Case, Content, HALF, Judge, Numbers, Setup};
 use chaski::checkpoint::{Checkpoint, Dtype};
-use chaski::device::{Cpu, Threads};
+use chaski::executor::{Cpu, Threads};
 use chaski::memory::{Activation, Slot, Weight};
 use chaski::op::Program;
 use chaski::ops::{

@@ -4,10 +4,10 @@ use chaski::checkpoint::{Checkpoint, Dtype};
 use chaski::config::{Config, Dims};
 use chaski::kernel::{Kernel, Launch};
 use chaski::model::{Llama, Logits, Sizes, Weights, prefill, step};
-use chaski::op::{Gpu, Op};
+use chaski::op::{Op, Target};
 use chaski::source::Source;
 
-const H100: Gpu = Gpu::portable(132);
+const H100: Target = Target::portable(132);
 /// What a multiprocessor of it has for blocks.
 const REGISTERS: u32 = 65536;
 const SHARED_BYTES: u32 = 227 << 10;

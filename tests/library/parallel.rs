@@ -11,11 +11,11 @@ use crate::golden::{Expected, argmax, cases, expected, relative_error, source, w
 use crate::process::chaski;
 use crate::steps::prefill;
 use chaski::checkpoint::Checkpoint;
-use chaski::comm::{Communicator, Fault, Kind, Room as Ranks};
+use chaski::comm::{Communicator, Fault, Kind, LocalGroup as Ranks};
 use chaski::config::{Config, Dims};
-use chaski::device::Hardware;
+use chaski::executor::Hardware;
 use chaski::memory::Weight;
-use chaski::model::{Logits, Plan, Request, Room, Weights};
+use chaski::model::{Logits, MemoryBudget, Plan, Request, Weights};
 use chaski::sampler::SamplingOptions;
 use chaski::team::{Options, Team};
 
@@ -76,10 +76,10 @@ fn greedy_continuation_is_the_same_64_tokens() {
         let mut team = team(&case, 2, Options::default()).unwrap();
         let greedy = SamplingOptions { temperature: 0.0, ..Default::default() };
         team.begin(&greedy, &ids).unwrap();
-        team.take(&ids, Logits::Last).unwrap();
-        let mut chosen = vec![team.choose().unwrap()];
+        team.forward(&ids, Logits::Last).unwrap();
+        let mut chosen = vec![team.sample().unwrap()];
         while chosen.len() < theirs.len() {
-            chosen.push(team.advance().unwrap());
+            chosen.push(team.decode_step().unwrap());
         }
         assert_eq!(chosen, theirs, "{}", case.display());
     }
@@ -254,7 +254,7 @@ fn a_rank_that_gets_no_memory_is_named() {
     let (config, checkpoint) = (Config::load(&source).unwrap(), Checkpoint::open(&source).unwrap());
     let dims = Dims::new(&config, 2).unwrap();
     let request = Request { chunk: 1 << 42, ..Request::default() };
-    let mut plan = Plan::new(&config, &dims, 0, request, Room::Host(1 << 30)).unwrap();
+    let mut plan = Plan::new(&config, &dims, 0, request, MemoryBudget::Host(1 << 30)).unwrap();
     plan.sizes.context = 1 << 50;
     let hardware = [Hardware::cpu().unwrap(), Hardware::cpu().unwrap()];
     let team = Team::new(&config, checkpoint, &plan, &hardware, Options::default(), &|_| Ok(()));

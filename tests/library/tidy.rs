@@ -25,7 +25,7 @@ const ORDER: &[&str] = &[
     "case",
     "ops",
     "model",
-    "device",
+    "executor",
     "conformance",
     "rank",
     "qualify",

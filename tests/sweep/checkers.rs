@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 use chaski::conformance::{self, Effort};
 use chaski::kernel::nvrtc::target_folder;
 use chaski::kernel::{KERNELS, Kernel, Launch};
-use chaski::op::Gpu;
+use chaski::op::Target;
 use chaski::ops;
 use serde_json::{Value, json};
 use tempfile::tempdir;
@@ -87,7 +87,7 @@ fn configuration(launch: &Launch) -> Value {
 
 /// The cheapest launch of every function that has PTX.
 fn launches() -> BTreeMap<&'static str, Launch> {
-    let gpu = Gpu::portable(2);
+    let gpu = Target::portable(2);
     let mut cheapest: BTreeMap<&str, (u64, Launch)> = BTreeMap::new();
     for (name, _) in ops::CASES {
         for case in conformance::cases(name, Effort::Quick) {

@@ -13,9 +13,9 @@ use crate::cli::args::KernelBenchArgs;
 use crate::cli::open::{options, source as model_source};
 use crate::cli::output::{note, print};
 use crate::config::Config;
-use crate::device::cuda::{Card, Nvml, Settings, device_count};
 use crate::engine::Device;
 use crate::error::{Error, Result};
+use crate::executor::cuda::{Gpu, Nvml, Settings, device_count};
 use crate::kernel::{Kernel, Source};
 use crate::lab::{
     SHARED_SUM_COLUMNS, SUM_BYTES, SUM_COLUMNS, Sums, shares_gpu, size_name, sum_rows, time_sums,
@@ -122,9 +122,9 @@ fn places(args: &KernelBenchArgs) -> Result<Vec<Vec<u32>>> {
     Ok(ranks.map(|ranks| (0..ranks).collect()).collect())
 }
 
-fn cards(ordinals: &[u32], source: Option<&Source>, settings: &Arc<Settings>) -> Result<Vec<Card>> {
+fn cards(ordinals: &[u32], source: Option<&Source>, settings: &Arc<Settings>) -> Result<Vec<Gpu>> {
     let open = |ordinal: &u32| {
-        let card = Card::open_as(*ordinal, settings)?;
+        let card = Gpu::open_as(*ordinal, settings)?;
         source.into_iter().for_each(|source| card.replace_kernel(source.clone()));
         Ok(card)
     };
@@ -132,7 +132,7 @@ fn cards(ordinals: &[u32], source: Option<&Source>, settings: &Arc<Settings>) ->
 }
 
 /// What all rows have in common.
-fn subject(model: &str, card: &Card, nvml: Option<&Nvml>, source: Option<&Source>) -> Row {
+fn subject(model: &str, card: &Gpu, nvml: Option<&Nvml>, source: Option<&Source>) -> Row {
     let Value::Object(row) = json!({
         "model": model,
         "device": card.name,

@@ -19,13 +19,13 @@ use crate::cli::observer::observer;
 use crate::cli::open::{check_alone, defaults, open, options};
 use crate::cli::output::{note, print, progress};
 use crate::config::Dims;
-use crate::device::Hardware;
-use crate::device::cuda::{Nvml, check_cublas};
 use crate::engine::{Model, Options};
 use crate::error::{Error, Result};
+use crate::executor::Hardware;
+use crate::executor::cuda::{Nvml, check_cublas};
 use crate::kernel::{Kernel, Source};
 use crate::lab::{
-    Bed, Contestant, Group, KERNEL_COLUMNS, Phase, ROTATION, Times, Tuning, check_turns,
+    Candidate, Group, KERNEL_COLUMNS, OpBench, Phase, ROTATION, Times, Tuning, check_turns,
     kernel_row, measure, table,
 };
 use crate::ops::Tuned;
@@ -43,16 +43,16 @@ pub fn bench(args: &KernelBenchArgs, emulated: Option<u32>) -> Result<()> {
     if !args.model.kernel.is_empty() {
         return Err(Error::usage("kernels bench times --source FILE.cu: leave --kernel out"));
     }
-    let contestants = contestants(args)?;
-    let wanted = wanted(args, &contestants)?;
+    let candidates = candidates(args)?;
+    let wanted = wanted(args, &candidates)?;
     if wanted.iter().any(|kernel| kernel.name == all_reduce::NAME) {
-        return all_reduce::bench(args, &wanted, contestants[0].source(), interrupt, emulated);
+        return all_reduce::bench(args, &wanted, candidates[0].source(), interrupt, emulated);
     }
     check_alone(&args.model, "kernels bench")?;
     let tuned = args.tune.as_deref().map(Output::create).transpose()?;
     let mut model = fitted(args)?;
     let hardware = &model.hardware[0];
-    for source in contestants.iter().filter_map(Contestant::source) {
+    for source in candidates.iter().filter_map(Candidate::source) {
         let Hardware::Gpu(card) = hardware else {
             return Err(Error::usage(format!(
                 "{}: kernels run on a GPU; --emulate 1 emulates one",
@@ -75,7 +75,7 @@ pub fn bench(args: &KernelBenchArgs, emulated: Option<u32>) -> Result<()> {
     ));
     let ready = while_waiting(|| prepared(args, &mut model, &wanted));
     let (bed, mut groups) = ready?;
-    if matches!(contestants[..], [_, Contestant::CublasLt]) {
+    if matches!(candidates[..], [_, Candidate::CublasLt]) {
         groups.retain(|group| bed.has_products(group));
         if groups.is_empty() {
             let what = "cuBLASLt has no such operation: leave the name out to time all that it has";
@@ -86,7 +86,7 @@ pub fn bench(args: &KernelBenchArgs, emulated: Option<u32>) -> Result<()> {
         watchdog: Watchdog::new(time_limit(args.time_limit, emulated)),
         table: Table::new(args.output.into(), "kernels", KERNEL_COLUMNS),
         bed,
-        contestants,
+        candidates,
         ceilings,
         nvml,
         subject,
@@ -107,8 +107,8 @@ pub fn bench(args: &KernelBenchArgs, emulated: Option<u32>) -> Result<()> {
 struct Session {
     watchdog: Watchdog,
     table: Table,
-    bed: Bed,
-    contestants: Vec<Contestant>,
+    bed: OpBench,
+    candidates: Vec<Candidate>,
     ceilings: Ceilings,
     nvml: Option<Nvml>,
     subject: Row,
@@ -118,11 +118,11 @@ impl Session {
     /// A row for each group.
     fn run(&mut self, groups: &[Group], repetitions: usize, interrupt: &AtomicBool) -> Result<()> {
         let bar = progress(groups.len() as u64, "kernels");
-        let contestants = self.contestants.clone();
+        let candidates = self.candidates.clone();
         for group in groups {
             bar.set_message(group.kernel);
-            let (times, conditions) = self.measure(group, &contestants, repetitions, interrupt)?;
-            let row = self.row(group, (&contestants, &times), &conditions);
+            let (times, conditions) = self.measure(group, &candidates, repetitions, interrupt)?;
+            let row = self.row(group, (&candidates, &times), &conditions);
             bar.suspend(|| print(&self.table.row(&row)))?;
             bar.inc(1);
         }
@@ -142,7 +142,7 @@ impl Session {
         for group in groups {
             bar.set_message(group.kernel);
             if let Some(tuning) = Tuning::of(&self.bed, group) {
-                let all = tuning.contestants();
+                let all = tuning.candidates();
                 let (times, conditions) = self.measure(group, &all, repetitions, interrupt)?;
                 for (own, time) in all.iter().zip(&times) {
                     let pair = ([own.clone(), all[0].clone()], [time.clone(), times[0].clone()]);
@@ -164,7 +164,7 @@ impl Session {
     fn measure(
         &mut self,
         group: &Group,
-        contestants: &[Contestant],
+        candidates: &[Candidate],
         repetitions: usize,
         interrupt: &AtomicBool,
     ) -> Result<(Vec<Times>, Conditions)> {
@@ -176,7 +176,7 @@ impl Session {
                 Ok(())
             }
         };
-        let measured = || measure(bed, group, contestants, repetitions, &begins);
+        let measured = || measure(bed, group, candidates, repetitions, &begins);
         let (times, conditions) = watched(nvml.as_ref(), measured);
         Ok((times?, conditions))
     }
@@ -184,7 +184,7 @@ impl Session {
     fn row(
         &self,
         group: &Group,
-        measured: (&[Contestant], &[Times]),
+        measured: (&[Candidate], &[Times]),
         conditions: &Conditions,
     ) -> Row {
         let Self { bed, ceilings, subject, .. } = self;
@@ -193,16 +193,16 @@ impl Session {
 }
 
 /// What is timed, and what it is compared with.
-fn contestants(args: &KernelBenchArgs) -> Result<Vec<Contestant>> {
-    let contestant = |path: &Path| match path.to_str() {
-        Some("built-in") => Ok(Contestant::BuiltIn),
-        Some("cublaslt") => check_cublas().map(|()| Contestant::CublasLt),
-        _ => Source::read(path).map(Contestant::Source),
+fn candidates(args: &KernelBenchArgs) -> Result<Vec<Candidate>> {
+    let candidate = |path: &Path| match path.to_str() {
+        Some("built-in") => Ok(Candidate::BuiltIn),
+        Some("cublaslt") => check_cublas().map(|()| Candidate::CublasLt),
+        _ => Source::read(path).map(Candidate::Source),
     };
-    let own = args.source.as_deref().map_or(Ok(Contestant::BuiltIn), contestant)?;
+    let own = args.source.as_deref().map_or(Ok(Candidate::BuiltIn), candidate)?;
     let Some(against) = args.against.as_deref() else { return Ok(vec![own]) };
     check_turns(&defaults()?.cuda.unchecked())?;
-    let against = contestant(against)?;
+    let against = candidate(against)?;
     match (own.source(), against.source()) {
         (Some(own), Some(against)) if own.kernel.name != against.kernel.name => {
             Err(Error::usage(format!(
@@ -215,9 +215,9 @@ fn contestants(args: &KernelBenchArgs) -> Result<Vec<Contestant>> {
 }
 
 /// The kernels to time; none: all.
-fn wanted(args: &KernelBenchArgs, contestants: &[Contestant]) -> Result<Vec<&'static Kernel>> {
+fn wanted(args: &KernelBenchArgs, candidates: &[Candidate]) -> Result<Vec<&'static Kernel>> {
     let named: Vec<_> = args.names.iter().map(|name| find(name)).collect::<Result<_>>()?;
-    let Some(source) = contestants.iter().find_map(Contestant::source) else { return Ok(named) };
+    let Some(source) = candidates.iter().find_map(Candidate::source) else { return Ok(named) };
     match named.iter().find(|kernel| kernel.name != source.kernel.name) {
         None => Ok(vec![source.kernel]),
         Some(other) => Err(Error::usage(format!(
@@ -250,7 +250,7 @@ fn prepared(
     args: &KernelBenchArgs,
     model: &mut Model,
     wanted: &[&Kernel],
-) -> Result<(Bed, Vec<Group>)> {
+) -> Result<(OpBench, Vec<Group>)> {
     let decode = Phase::Decode { depth: args.n_depth };
     let prefill = (args.n_prompt > 0).then_some(Phase::Prefill { tokens: args.n_prompt });
     let phases: Vec<Phase> = [decode].into_iter().chain(prefill).collect();
@@ -266,7 +266,7 @@ fn prepared(
         bar.inc(bytes);
         Ok(())
     };
-    let bed = Bed::new(&model.config, checkpoint, hardware, plan.sizes, missed, &loaded);
+    let bed = OpBench::new(&model.config, checkpoint, hardware, plan.sizes, missed, &loaded);
     bar.finish_and_clear();
     let bed = bed?;
     let all: Vec<Group> = phases.into_iter().flat_map(|phase| bed.groups(phase)).collect();

@@ -8,8 +8,8 @@ use super::worker;
 use crate::cli::args::{CasesArg, CheckArgs, SanitizeArg};
 use crate::cli::output::print;
 use crate::conformance::{Effort, ORDERS};
-use crate::device::cuda::Sanitizer;
 use crate::error::{Error, Result};
+use crate::executor::cuda::Sanitizer;
 use crate::kernel::{KERNELS, Kernel, Source};
 
 /// Checks kernels, in processes of their own.

@@ -10,8 +10,8 @@ use super::check::{Checked, effort};
 use super::worker::Event;
 use crate::cli::args::CheckArgs;
 use crate::conformance::{Effort, report};
-use crate::device::cuda::{Emulation, Sanitizer};
 use crate::error::{Error, Result};
+use crate::executor::cuda::{Emulation, Sanitizer};
 use crate::kernel::{Kernel, Source};
 
 /// Runs these kernels' cases in another process, those after one that has ended it in yet another, and

@@ -10,8 +10,8 @@ use crate::cli::emulate::emulate;
 use crate::cli::open::defaults;
 use crate::cli::output::print;
 use crate::conformance::{self, Effort};
-use crate::device::cuda::{Card, Order};
 use crate::error::{Error, Result};
+use crate::executor::cuda::{Gpu, Order};
 use crate::kernel::{Kernel, Source};
 
 /// Wrong cases after which a kernel needs no more.
@@ -52,7 +52,7 @@ pub fn work(
         emulate(devices, &|_| ())?;
     }
     thread::spawn(end_with_the_other);
-    let card = Card::open_as(device, &defaults()?.cuda)?;
+    let card = Gpu::open_as(device, &defaults()?.cuda)?;
     if let Some(source) = source {
         card.replace_kernel(source);
     }

@@ -13,9 +13,9 @@ use super::output::print;
 use super::pull::cached;
 use crate::checkpoint::Checkpoint;
 use crate::config::{Config, Dims};
-use crate::device::cuda::{self, Card, Options};
 use crate::engine::{How, find_out, kept, usable};
 use crate::error::Result;
+use crate::executor::cuda::{self, Gpu, Options};
 use crate::qualify::{self, Check, Found, Identity, PeerVerdict, Record, Standing, Verdict};
 
 /// Finds out anew what a GPU computes, and prints it.
@@ -26,7 +26,7 @@ pub fn run(args: &QualifyArgs) -> Result<()> {
     if args.worker {
         return worker::work(args.device);
     }
-    let card = Card::open_as(args.device, &defaults()?.cuda)?;
+    let card = Gpu::open_as(args.device, &defaults()?.cuda)?;
     let options = card.settings.wanted().on(card.capability);
     let checks = match &args.model {
         None => qualify::all(&card, options),
@@ -60,7 +60,7 @@ pub fn run(args: &QualifyArgs) -> Result<()> {
 }
 
 /// The checks for a model of this name that is not split.
-fn of_model(card: &Card, options: Options, name: &str) -> Result<Vec<Check>> {
+fn of_model(card: &Gpu, options: Options, name: &str) -> Result<Vec<Check>> {
     let source = cached(name)?;
     let config = Config::load(&source)?;
     let (dims, checkpoint) = (Dims::new(&config, 1)?, Checkpoint::open(&source)?);
@@ -93,7 +93,7 @@ fn limit(given: Option<f64>) -> Duration {
 ///
 /// # Errors
 /// When the driver does not answer.
-pub fn state(card: &Card) -> Result<String> {
+pub fn state(card: &Gpu) -> Result<String> {
     let record = Record::load(Identity::of(card)?, &card.settings.places);
     let is_wrong = |verdict: &&Verdict| verdict.found.wrong.is_some();
     let wrong: Vec<_> = record.verdicts.iter().filter(is_wrong).collect();

@@ -8,8 +8,8 @@ use std::thread;
 use crate::cli::leave;
 use crate::cli::open::defaults;
 use crate::cli::output::print;
-use crate::device::cuda::Card;
 use crate::error::{Error, Result};
+use crate::executor::cuda::Gpu;
 use crate::qualify::{Order, Phase, Reply, perform};
 
 fn tell(reply: &Reply) -> Result<()> {
@@ -24,7 +24,7 @@ fn tell(reply: &Reply) -> Result<()> {
 /// A GPU that cannot be used.
 pub fn work(device: u32) -> Result<()> {
     let (ordered, orders) = mpsc::channel();
-    let card = Card::open_as(device, &defaults()?.cuda)?;
+    let card = Gpu::open_as(device, &defaults()?.cuda)?;
     // Even when a kernel does not end, the process does when nobody has orders any more.
     thread::spawn(move || {
         let lines = io::stdin().lines().map_while(|line| line.ok());

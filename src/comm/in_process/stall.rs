@@ -10,7 +10,7 @@ use std::sync::{Arc, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{Doing, Progress, Room, lock};
+use super::{Doing, LocalGroup, Progress, lock};
 use crate::comm::Link;
 use crate::error::Error;
 
@@ -37,7 +37,7 @@ pub(super) struct Stall {
     is_settled: bool,
 }
 
-impl Room {
+impl LocalGroup {
     /// How long to wait at most before this is asked again, by one that waits since `since` for all ranks
     /// but those that have come. If one of them has got no further for too long, ends the run.
     pub fn patience(&self, since: Instant, has_come: &[bool]) -> Duration {

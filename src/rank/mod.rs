@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use crate::checkpoint::synthetic::Recipe;
 use crate::checkpoint::{Checkpoint, Progress};
-use crate::comm::{self, Alone, Communicator};
-use crate::config::{Config, Dims, Share};
-use crate::device::{Device, Hardware, Recording};
+use crate::comm::{self, Communicator, SingleRank};
+use crate::config::{Config, Dims, Shard};
 use crate::error::{Error, Result};
+use crate::executor::{Captured, Executor, Hardware};
 use crate::memory::{Layout, Slot, Weight};
 use crate::model::{self, Llama, Logits, Plan, Sizes, Weights};
 use crate::op::{Cost, Program};
@@ -27,9 +27,9 @@ pub struct Rank {
     model: Llama,
     sizes: Sizes,
     /// One token, to its logits.
-    decode: Recording,
+    decode: Captured,
     /// The choice of a token, and that token to its logits.
-    step: Recording,
+    step: Captured,
     choose: Program,
     /// Prefill programs by number of tokens and logits: full chunks recur.
     prefills: HashMap<(usize, Logits), Program>,
@@ -39,7 +39,7 @@ pub struct Rank {
     /// Whether the device takes the token chosen last already.
     is_ahead: bool,
     /// Goes last: NCCL waits for graphs that have calls of it to go.
-    device: Device,
+    device: Executor,
 }
 
 impl Rank {
@@ -61,7 +61,7 @@ impl Rank {
             checkpoint,
             plan,
             hardware,
-            Arc::new(Alone::default()),
+            Arc::new(SingleRank::default()),
             loaded,
         )
     }
@@ -83,7 +83,7 @@ impl Rank {
     ) -> Result<Self> {
         assert_eq!((dims.rank(), dims.world()), (comm.rank(), comm.world()));
         Self::on(config, dims, checkpoint, plan, |checkpoint, weights, layout| {
-            Device::of_rank(hardware, checkpoint, weights, layout, comm, loaded)
+            Executor::of_rank(hardware, checkpoint, weights, layout, comm, loaded)
         })
     }
 
@@ -97,7 +97,7 @@ impl Rank {
         dims: Dims,
         checkpoint: Checkpoint,
         plan: &Plan,
-        device: impl FnOnce(Checkpoint, &[Weight], &Layout) -> Result<Device>,
+        device: impl FnOnce(Checkpoint, &[Weight], &Layout) -> Result<Executor>,
     ) -> Result<Self> {
         let weights = Weights::locate(&checkpoint, &dims)?;
         let all: Vec<_> = weights.iter().collect();
@@ -113,8 +113,8 @@ impl Rank {
         choose.push(model::choose(&model));
         let mut rank = Self {
             sizes: plan.sizes,
-            decode: Recording::new(model::decode(&model)),
-            step: Recording::new(model::step(&model)),
+            decode: Captured::new(model::decode(&model)),
+            step: Captured::new(model::step(&model)),
             choose,
             prefills: HashMap::new(),
             position: 0,
@@ -168,7 +168,7 @@ impl Rank {
     }
 
     /// What runs the model.
-    pub fn device_mut(&mut self) -> &mut Device {
+    pub fn device_mut(&mut self) -> &mut Executor {
         &mut self.device
     }
 
@@ -177,7 +177,7 @@ impl Rank {
         self.decode.program().cost(position)
     }
 
-    /// What [`Self::take`] of `tokens` tokens from `position` on must move and compute.
+    /// What [`Self::forward`] of `tokens` tokens from `position` on must move and compute.
     pub fn cost(&self, tokens: usize, position: usize, logits: Logits) -> Cost {
         match tokens {
             1 => self.decode_cost(position),
@@ -212,7 +212,7 @@ impl Rank {
     ///
     /// # Errors
     /// Ids outside the vocabulary; tokens past the context; a device that fails.
-    pub fn take(&mut self, ids: &[u32], logits: Logits) -> Result<()> {
+    pub fn forward(&mut self, ids: &[u32], logits: Logits) -> Result<()> {
         self.start(ids)?;
         assert!(!ids.is_empty() && ids.len() <= self.sizes.chunk, "a step of {} tokens", ids.len());
         if ids.len() == 1 {
@@ -236,11 +236,11 @@ impl Rank {
         self.device.finish()
     }
 
-    /// As [`Self::take`], op by op. Returns what each op had to do and how long it took.
+    /// As [`Self::forward`], op by op. Returns what each op had to do and how long it took.
     ///
     /// # Errors
-    /// As [`Self::take`].
-    pub fn take_timed(&mut self, ids: &[u32], logits: Logits) -> Result<Vec<OpTime>> {
+    /// As [`Self::forward`].
+    pub fn forward_timed(&mut self, ids: &[u32], logits: Logits) -> Result<Vec<OpTime>> {
         self.start(ids)?;
         let built;
         let program = if ids.len() == 1 {
@@ -278,12 +278,12 @@ impl Rank {
         Ok(())
     }
 
-    /// As [`Self::take`]. Returns the logits asked for of this rank's tokens, `[_, V]`.
+    /// As [`Self::forward`]. Returns the logits asked for of this rank's tokens, `[_, V]`.
     ///
     /// # Errors
-    /// As [`Self::take`].
+    /// As [`Self::forward`].
     pub fn prefill(&mut self, ids: &[u32], logits: Logits) -> Result<&[f32]> {
-        self.take(ids, logits)?;
+        self.forward(ids, logits)?;
         let scored = logits.of(ids.len());
         let logits = self.model.state.logits.part(0, scored * self.model.dims.vocab);
         self.device.read(logits)
@@ -293,7 +293,7 @@ impl Rank {
     /// `[_, V]`, the others nothing.
     ///
     /// # Errors
-    /// As [`Self::take`], and a rank that fails.
+    /// As [`Self::forward`], and a rank that fails.
     pub fn prefill_whole(&mut self, ids: &[u32], logits: Logits) -> Result<Vec<f32>> {
         let Dims { share, whole_vocab, .. } = self.model.dims;
         let mut own = self.prefill(ids, logits)?.to_vec();
@@ -308,7 +308,7 @@ impl Rank {
         let parts = all.rchunks(share.parts).next().unwrap_or_default(); // the last stage's
         let row = |row: usize| {
             parts.iter().enumerate().flat_map(move |(part, logits)| {
-                let width = Share { part, ..share }.of(whole_vocab).len();
+                let width = Shard { part, ..share }.of(whole_vocab).len();
                 &logits[row * width..][..width]
             })
         };
@@ -318,7 +318,7 @@ impl Rank {
     /// Takes one token and returns the logits of the next, `[V]`.
     ///
     /// # Errors
-    /// As [`Self::take`].
+    /// As [`Self::forward`].
     pub fn decode(&mut self, id: u32) -> Result<&[f32]> {
         self.prefill(&[id], Logits::Last)
     }
@@ -363,19 +363,19 @@ impl Rank {
     ///
     /// # Errors
     /// Logits that are no numbers, or leave no choice; a device that fails.
-    pub fn choose(&mut self) -> Result<u32> {
+    pub fn sample(&mut self) -> Result<u32> {
         self.choice()?.token()
     }
 
     /// Takes the token that was chosen last, and chooses the next.
     ///
     /// # Errors
-    /// As [`Self::choose`].
-    pub fn advance(&mut self) -> Result<u32> {
+    /// As [`Self::sample`].
+    pub fn decode_step(&mut self) -> Result<u32> {
         self.next_choice()?.token()
     }
 
-    /// As [`Self::choose`], whether there is such a token or not.
+    /// As [`Self::sample`], whether there is such a token or not.
     ///
     /// # Errors
     /// A device or a rank that fails.
@@ -387,7 +387,7 @@ impl Rank {
         self.chosen()
     }
 
-    /// As [`Self::advance`], whether there is a next token or not.
+    /// As [`Self::decode_step`], whether there is a next token or not.
     ///
     /// # Errors
     /// A device or a rank that fails.

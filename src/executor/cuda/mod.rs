@@ -1,9 +1,9 @@
 //! The CUDA executor: every op's kernel, on one GPU.
 
-mod card;
 mod cublas;
 mod driver;
 pub mod emulator;
+mod gpu;
 mod images;
 mod kernels;
 mod launches;
@@ -28,12 +28,12 @@ use std::time::Instant;
 
 use bytemuck::Pod;
 
-pub use card::Card;
 pub use cublas::check_cublas;
 pub use driver::{device_count, has_driver};
 pub use emulator::{
     Emulation, Order, Sanitizer, calls, emulate, emulated, emulated_devices, set_order,
 };
+pub use gpu::Gpu;
 pub use nccl::communicator_bytes;
 pub use nvml::{Nvml, Reading, THROTTLE_REASONS};
 pub use options::{Options, Peers};
@@ -42,10 +42,10 @@ pub use weights::region_bytes;
 
 use crate::checkpoint::Checkpoint;
 use crate::comm::Communicator;
-use crate::device::Startup;
 use crate::error::{Error, Result};
+use crate::executor::Startup;
 use crate::memory::{Layout, Slot, StateRegion, Weight};
-use crate::op::{Gpu, Program};
+use crate::op::{Program, Target};
 use driver::{Context, Pinned, Region};
 use kernels::Kernels;
 use launches::{Resolved, names};
@@ -69,7 +69,7 @@ pub struct Cuda {
     mirror: Option<StateRegion>,
     /// Compute capability.
     capability: (u32, u32),
-    gpu: Gpu,
+    gpu: Target,
     options: Options,
     weights: WeightRegion,
     state: Region,
@@ -106,7 +106,7 @@ impl Cuda {
     /// # Errors
     /// As [`Self::of_rank`].
     pub fn while_loading(
-        card: &Card,
+        card: &Gpu,
         checkpoint: &Checkpoint,
         weights: &[Weight],
         layout: &Layout,
@@ -122,7 +122,7 @@ impl Cuda {
         let shared = Pinned::allocate(context, layout.bytes() - own_bytes)?;
         let mut startup = Startup { allocate: start.elapsed(), ..Startup::default() };
         let start = Instant::now();
-        let gpu = Gpu {
+        let gpu = Target {
             multiprocessors: card.multiprocessors,
             reaches_peers: link.reaches_peers(),
             kernels: options.kernels,
@@ -169,7 +169,7 @@ impl Cuda {
     }
 
     /// What its launches depend on.
-    pub fn gpu(&self) -> Gpu {
+    pub fn gpu(&self) -> Target {
         self.gpu
     }
 

@@ -284,7 +284,7 @@ fn embedded(file: &str) -> Option<&'static [u8]> {
     struct Aligned<T: ?Sized>(T);
     macro_rules! demo_file {
         ($file:literal) => {{
-            static FILE: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!("demo/", $file)));
+            static FILE: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!("../demo/", $file)));
             ($file, &FILE.0)
         }};
     }

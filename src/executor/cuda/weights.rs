@@ -9,12 +9,12 @@ use super::driver::{Context, Region};
 use super::kernels::Kernels;
 use super::load::{Loader, Told};
 use super::stream::{Stream, launched};
-use super::{Card, Cuda};
+use super::{Cuda, Gpu};
 use crate::checkpoint::{Checkpoint, Progress};
-use crate::comm::{Alone, Communicator};
+use crate::comm::{Communicator, SingleRank};
 use crate::error::{Error, Result};
 use crate::memory::{Layout, Slot, Weight};
-use crate::op::{Gpu, Op};
+use crate::op::{Op, Target};
 use crate::ops::Synthesize;
 
 /// The weight region of a GPU.
@@ -109,7 +109,7 @@ impl WeightRegion {
         &self,
         context: &Arc<Context>,
         kernels: &mut Kernels,
-        gpu: &Gpu,
+        gpu: &Target,
         checkpoint: &Checkpoint,
         weights: &[Weight],
     ) -> Result<()> {
@@ -158,13 +158,13 @@ impl Cuda {
     /// # Errors
     /// When the GPU has not that much memory, or fails.
     pub fn new(
-        card: &Card,
+        card: &Gpu,
         checkpoint: &Checkpoint,
         weights: &[Weight],
         layout: &Layout,
         loaded: Progress<'_>,
     ) -> Result<Self> {
-        Self::of_rank(card, checkpoint, weights, layout, Arc::new(Alone::default()), loaded)
+        Self::of_rank(card, checkpoint, weights, layout, Arc::new(SingleRank::default()), loaded)
     }
 
     /// As [`Self::new`], for a rank that `comm` leads to others, all of them on GPUs.
@@ -172,7 +172,7 @@ impl Cuda {
     /// # Errors
     /// When the GPU has not that much memory, or fails; when the ranks cannot be joined.
     pub fn of_rank(
-        card: &Card,
+        card: &Gpu,
         checkpoint: &Checkpoint,
         weights: &[Weight],
         layout: &Layout,

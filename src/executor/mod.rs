@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bytemuck::Pod;
 
 use crate::checkpoint::{Checkpoint, Progress};
-use crate::comm::{Alone, Communicator};
+use crate::comm::{Communicator, SingleRank};
 use crate::error::{Error, Result};
 use crate::memory::{Layout, Slot, Weight};
 use crate::op::{Product, Program};
@@ -20,7 +20,7 @@ pub use cuda::Cuda;
 #[derive(Debug, Clone)]
 pub enum Hardware {
     Cpu(Threads),
-    Gpu(cuda::Card),
+    Gpu(cuda::Gpu),
 }
 
 impl Hardware {
@@ -42,7 +42,7 @@ impl Hardware {
 }
 
 /// A rank's memory, and what runs programs in it.
-pub enum Device {
+pub enum Executor {
     Cpu(Box<Cpu>),
     Cuda(Box<Cuda>),
 }
@@ -61,13 +61,13 @@ pub struct Startup {
 }
 
 /// A program that runs again and again.
-pub struct Recording {
+pub struct Captured {
     program: Program,
     graph: Option<cuda::Recorded>,
     is_new: bool,
 }
 
-impl Recording {
+impl Captured {
     pub fn new(program: Program) -> Self {
         Self { program, graph: None, is_new: true }
     }
@@ -77,7 +77,7 @@ impl Recording {
     }
 }
 
-impl Device {
+impl Executor {
     /// Allocates what `layout` asks for and brings the weights to where they are read. `loaded` is told
     /// of bytes of them that have been copied.
     ///
@@ -90,7 +90,14 @@ impl Device {
         layout: &Layout,
         loaded: Progress<'_>,
     ) -> Result<Self> {
-        Self::of_rank(hardware, checkpoint, weights, layout, Arc::new(Alone::default()), loaded)
+        Self::of_rank(
+            hardware,
+            checkpoint,
+            weights,
+            layout,
+            Arc::new(SingleRank::default()),
+            loaded,
+        )
     }
 
     /// As [`Self::new`], for a rank that `comm` leads to others.
@@ -175,7 +182,7 @@ impl Device {
     ///
     /// # Errors
     /// When the GPU fails.
-    pub fn step(&mut self, recording: &mut Recording) -> Result<()> {
+    pub fn step(&mut self, recording: &mut Captured) -> Result<()> {
         let Self::Cuda(cuda) = self else {
             return self.run(&recording.program);
         };
@@ -198,7 +205,7 @@ impl Device {
     pub fn prepare(
         &mut self,
         programs: &[&Program],
-        recordings: &mut [&mut Recording],
+        recordings: &mut [&mut Captured],
     ) -> Result<()> {
         let Self::Cuda(cuda) = self else { return Ok(()) };
         if !cuda.waits_for_peers() {
@@ -216,12 +223,12 @@ impl Device {
     ///
     /// # Errors
     /// Where there is no GPU or no cuBLASLt; when that fails.
-    pub fn record_products(&mut self, products: &[Product]) -> Result<Recording> {
+    pub fn record_products(&mut self, products: &[Product]) -> Result<Captured> {
         let Self::Cuda(cuda) = self else {
             return Err(Error::usage("cuBLASLt multiplies on a GPU, not on the CPU"));
         };
         let graph = Some(cuda.record_products(products)?);
-        Ok(Recording { program: Program::default(), graph, is_new: false })
+        Ok(Captured { program: Program::default(), graph, is_new: false })
     }
 
     /// Waits for the end of all that was to run.

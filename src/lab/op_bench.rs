@@ -6,12 +6,12 @@ use std::time::Instant;
 use crate::checkpoint::synthetic::Recipe;
 use crate::checkpoint::{Checkpoint, Dtype, Progress};
 use crate::config::{Config, Dims};
-use crate::device::{Device, Hardware, Recording};
 use crate::error::Result;
+use crate::executor::{Captured, Executor, Hardware};
 use crate::kernel::Launch;
 use crate::memory::{Activation, Slot};
 use crate::model::{self, Llama, Logits, PrefillState, Sizes, Weights};
-use crate::op::{Cost, Gpu, Op, Product, Program};
+use crate::op::{Cost, Op, Product, Program, Target};
 use crate::ops::Synthesize;
 use crate::random::random_ids;
 use crate::vector::widened;
@@ -106,9 +106,9 @@ pub struct Left {
 }
 
 /// A model laid out for its ops to be run again and again.
-pub struct Bed {
+pub struct OpBench {
     /// Goes first: it waits for what uses the rest.
-    device: Device,
+    device: Executor,
     hardware: Hardware,
     /// With more layers than are loaded: caches of their own, and weights that recur.
     model: Llama,
@@ -117,7 +117,7 @@ pub struct Bed {
     pub cache_bytes: usize,
 }
 
-impl Bed {
+impl OpBench {
     /// Loads the model's weights, and fills its state with random numbers.
     ///
     /// # Errors
@@ -139,7 +139,7 @@ impl Bed {
         dims.layers = caches.max(loaded_layers);
         weights.layers = weights.layers.iter().copied().cycle().take(dims.layers).collect();
         let (model, layout) = Llama::lay_out(config, dims, weights, sizes);
-        let device = Device::new(&hardware, checkpoint, &all, &layout, loaded)?;
+        let device = Executor::new(&hardware, checkpoint, &all, &layout, loaded)?;
         let mut bed = Self { device, hardware, model, loaded_layers, cache_bytes };
         bed.fill(config, layout.whole())?;
         Ok(bed)
@@ -264,12 +264,12 @@ impl Bed {
         !self.products(&Group { instances: 1, ..group.clone() }, 1).is_empty()
     }
 
-    pub(super) fn device_mut(&mut self) -> &mut Device {
+    pub(super) fn device_mut(&mut self) -> &mut Executor {
         &mut self.device
     }
 
     /// Seconds that the recording takes once, for ops of `phase`.
-    pub(super) fn time(&mut self, phase: Phase, recording: &mut Recording) -> Result<f64> {
+    pub(super) fn time(&mut self, phase: Phase, recording: &mut Captured) -> Result<f64> {
         // Sampling moves it.
         self.device.write(self.model.state.cursor, &[phase.position() as u32])?;
         let start = Instant::now();
@@ -282,10 +282,10 @@ impl Bed {
         &self.hardware
     }
 
-    pub(super) fn gpu(&self) -> Option<Gpu> {
+    pub(super) fn gpu(&self) -> Option<Target> {
         match &self.device {
-            Device::Cpu(_) => None,
-            Device::Cuda(cuda) => Some(cuda.gpu()),
+            Executor::Cpu(_) => None,
+            Executor::Cuda(cuda) => Some(cuda.gpu()),
         }
     }
 }

@@ -10,8 +10,8 @@ use crate::error::{Error, Result};
 use stall::Stall;
 
 /// What the ranks share.
-pub struct Room {
-    own: Weak<Room>,
+pub struct LocalGroup {
+    own: Weak<LocalGroup>,
     /// To other processes.
     link: OnceLock<Weak<Link>>,
     /// What each rank runs on, for messages.
@@ -31,11 +31,11 @@ pub struct Room {
     /// Where the ranks' devices are.
     looks: Vec<OnceLock<Look>>,
     /// All ranks; those of each stage; each rank with the one that it passes to.
-    circles: Vec<Circle>,
+    circles: Vec<Subgroup>,
 }
 
 /// Ranks that exchange what they have.
-struct Circle {
+struct Subgroup {
     members: Vec<usize>,
     /// What they have given, in even and in odd rounds. A rank that is a round ahead of another does not
     /// touch what that one may still be reading: it gets two ahead only when that one has come on.
@@ -63,7 +63,7 @@ struct Round {
     has_come: Vec<bool>,
 }
 
-impl Circle {
+impl Subgroup {
     fn new(members: Vec<usize>) -> Self {
         let given = || members.iter().map(|_| Given::default()).collect();
         Self { given: [given(), given()], members }
@@ -114,7 +114,7 @@ pub enum Kind {
 
 /// A rank's place in the room.
 pub struct InProcess {
-    room: Arc<Room>,
+    room: Arc<LocalGroup>,
     rank: usize,
 }
 
@@ -123,7 +123,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Room {
+impl LocalGroup {
     /// For ranks on these devices.
     pub fn new(devices: Vec<String>, timeout: Duration, fault: Option<Fault>) -> Arc<Self> {
         Self::in_stages(1, 0, devices, timeout, fault)
@@ -140,9 +140,9 @@ impl Room {
     ) -> Arc<Self> {
         let world = devices.len();
         let parts = world / stages;
-        let of_stage = |stage: usize| Circle::new((stage * parts..(stage + 1) * parts).collect());
-        let passing = |rank: usize| Circle::new(vec![rank, rank + parts]);
-        let mut circles = vec![Circle::new((0..world).collect())];
+        let of_stage = |stage: usize| Subgroup::new((stage * parts..(stage + 1) * parts).collect());
+        let passing = |rank: usize| Subgroup::new(vec![rank, rank + parts]);
+        let mut circles = vec![Subgroup::new((0..world).collect())];
         circles.extend((0..stages).map(of_stage));
         circles.extend((0..world - parts).map(passing));
         let rounds = circles.iter().map(|circle| circle.round(0, world)).collect();
@@ -256,7 +256,7 @@ impl InProcess {
     /// Gives `own` to a circle that this rank is of, and returns what each member has given, in the order
     /// of ranks; `None` if the run has ended. It stays as it is until this rank gives again.
     fn give(&self, circle: usize, own: &[u32]) -> Option<&[Given]> {
-        let Circle { members, given } = &self.room.circles[circle];
+        let Subgroup { members, given } = &self.room.circles[circle];
         // It is this round until this rank has come.
         let number = lock(&self.room.progress).rounds[circle].number;
         let given = &given[number % 2];

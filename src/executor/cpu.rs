@@ -9,7 +9,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::Startup;
 use crate::checkpoint::Checkpoint;
-use crate::comm::{Alone, Communicator};
+use crate::comm::{Communicator, SingleRank};
 use crate::error::{Error, Result};
 use crate::memory::{Layout, Memory, Slot, StateRegion};
 use crate::op::{Op, Program};
@@ -61,7 +61,7 @@ impl Cpu {
     /// # Errors
     /// When the system refuses the memory.
     pub fn new(weights: Checkpoint, layout: &Layout, threads: &Threads) -> Result<Self> {
-        Self::of_rank(weights, layout, threads, Arc::new(Alone::default()))
+        Self::of_rank(weights, layout, threads, Arc::new(SingleRank::default()))
     }
 
     /// As [`Self::new`], for a rank that has its share of the threads: as many of its own, since they wait

@@ -13,10 +13,10 @@ use std::sync::mpsc::{Sender, channel};
 use std::thread::{self, JoinHandle};
 
 use crate::checkpoint::{Checkpoint, Progress};
-use crate::comm::{Alone, Communicator, Joined, Link, Room};
+use crate::comm::{Communicator, Joined, Link, LocalGroup, SingleRank};
 use crate::config::{Config, Dims};
-use crate::device::Hardware;
 use crate::error::{Error, Result};
+use crate::executor::Hardware;
 use crate::model::{Logits, Plan};
 use crate::rank::{self, OpTime, Rank};
 use crate::sampler::{Outcome, SamplingOptions};
@@ -50,7 +50,7 @@ enum Ranks {
     One(Box<Rank>),
     Several {
         members: Vec<Member>,
-        room: Arc<Room>,
+        room: Arc<LocalGroup>,
         /// To other processes.
         link: Option<Arc<Link>>,
     },
@@ -96,7 +96,7 @@ impl Team {
         let first = link.as_ref().map_or(0, |link| link.first_rank());
         let dims = Dims::in_stages(config, world, stages)?;
         if let ([hardware], None) = (hardware, &link) {
-            let alone = Arc::new(Alone { timeout });
+            let alone = Arc::new(SingleRank { timeout });
             let rank = Rank::of_several(config, dims, checkpoint, plan, hardware, alone, loaded);
             return rank.map(Self::from);
         }
@@ -108,7 +108,7 @@ impl Team {
             Some(link) => link.own_devices().to_vec(),
         };
         let stages_here = if link.is_some() { 1 } else { stages };
-        let room = Room::in_stages(stages_here, first, names, timeout, fault);
+        let room = LocalGroup::in_stages(stages_here, first, names, timeout, fault);
         link.iter().for_each(|link| link.watch(&room));
         let loading = Loading::begin(&room, hardware.len(), stuck);
         let load = |place: usize| {
@@ -236,38 +236,38 @@ impl Team {
     ///
     /// # Errors
     /// Ids outside the vocabulary; tokens past the context; a rank that fails.
-    pub fn take(&mut self, ids: &[u32], logits: Logits) -> Result<()> {
+    pub fn forward(&mut self, ids: &[u32], logits: Logits) -> Result<()> {
         self.check(ids)?;
-        self.tell(|| Command::Take(ids.into(), logits))?;
+        self.tell(|| Command::Forward(ids.into(), logits))?;
         let taken: Arc<[u32]> = ids.into();
-        self.each(move |rank| rank.take(&taken, logits))?;
+        self.each(move |rank| rank.forward(&taken, logits))?;
         self.position += ids.len();
         Ok(())
     }
 
-    /// As [`Self::take`], and waits until it is done.
+    /// As [`Self::forward`], and waits until it is done.
     ///
     /// # Errors
-    /// As [`Self::take`].
-    pub fn take_and_finish(&mut self, ids: &[u32], logits: Logits) -> Result<()> {
+    /// As [`Self::forward`].
+    pub fn forward_and_finish(&mut self, ids: &[u32], logits: Logits) -> Result<()> {
         self.check(ids)?;
         let taken: Arc<[u32]> = ids.into();
         self.each(move |rank| {
-            rank.take(&taken, logits)?;
+            rank.forward(&taken, logits)?;
             rank.finish()
         })?;
         self.position += ids.len();
         Ok(())
     }
 
-    /// As [`Self::take`], op by op. Returns what each op had to do and how long it took, by rank.
+    /// As [`Self::forward`], op by op. Returns what each op had to do and how long it took, by rank.
     ///
     /// # Errors
-    /// As [`Self::take`].
-    pub fn take_timed(&mut self, ids: &[u32], logits: Logits) -> Result<Vec<Vec<OpTime>>> {
+    /// As [`Self::forward`].
+    pub fn forward_timed(&mut self, ids: &[u32], logits: Logits) -> Result<Vec<Vec<OpTime>>> {
         self.check(ids)?;
         let taken: Arc<[u32]> = ids.into();
-        let times = self.each(move |rank| rank.take_timed(&taken, logits))?;
+        let times = self.each(move |rank| rank.forward_timed(&taken, logits))?;
         self.position += ids.len();
         Ok(times)
     }
@@ -285,10 +285,10 @@ impl Team {
         Ok(())
     }
 
-    /// As [`Self::take`]. Returns the logits asked for, those of the ranks side by side, `[_, V]`.
+    /// As [`Self::forward`]. Returns the logits asked for, those of the ranks side by side, `[_, V]`.
     ///
     /// # Errors
-    /// As [`Self::take`].
+    /// As [`Self::forward`].
     pub fn prefill(&mut self, ids: &[u32], logits: Logits) -> Result<&[f32]> {
         self.check(ids)?;
         self.tell(|| Command::Prefill(ids.into(), logits))?;
@@ -308,7 +308,7 @@ impl Team {
     /// Takes one token and returns the logits of the next, `[V]`.
     ///
     /// # Errors
-    /// As [`Self::take`].
+    /// As [`Self::forward`].
     pub fn decode(&mut self, id: u32) -> Result<&[f32]> {
         self.prefill(&[id], Logits::Last)
     }
@@ -329,25 +329,25 @@ impl Team {
     ///
     /// # Errors
     /// Logits that are no numbers, or leave no choice; a rank that fails.
-    pub fn choose(&mut self) -> Result<u32> {
+    pub fn sample(&mut self) -> Result<u32> {
         self.choice()?.token()
     }
 
     fn choice(&mut self) -> Result<Outcome> {
-        self.tell(|| Command::Choose)?;
+        self.tell(|| Command::Sample)?;
         Ok(self.each(Rank::choice)?[0])
     }
 
     /// Takes the token that was chosen last, and chooses the next.
     ///
     /// # Errors
-    /// As [`Self::choose`].
-    pub fn advance(&mut self) -> Result<u32> {
+    /// As [`Self::sample`].
+    pub fn decode_step(&mut self) -> Result<u32> {
         self.next_choice()?.token()
     }
 
     fn next_choice(&mut self) -> Result<Outcome> {
-        self.tell(|| Command::Advance)?;
+        self.tell(|| Command::DecodeStep)?;
         self.position += 1;
         Ok(self.each(Rank::next_choice)?[0])
     }

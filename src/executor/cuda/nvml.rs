@@ -32,15 +32,15 @@ pub const THROTTLE_REASONS: [&str; 9] = [
     "display clocks",
 ];
 
-type Device = *mut c_void;
-type Number<T> = unsafe extern "C" fn(Device, *mut T) -> c_int;
-type NumberOf<T> = unsafe extern "C" fn(Device, c_uint, *mut T) -> c_int;
+type NvmlDevice = *mut c_void;
+type Number<T> = unsafe extern "C" fn(NvmlDevice, *mut T) -> c_int;
+type NumberOf<T> = unsafe extern "C" fn(NvmlDevice, c_uint, *mut T) -> c_int;
 
 /// One GPU as NVML knows it.
 #[derive(Debug)]
 pub struct Nvml {
     library: Library,
-    device: Device,
+    device: NvmlDevice,
 }
 
 // SAFETY: NVML may be called from any thread; the handle names an object of its own.
@@ -58,7 +58,7 @@ impl Nvml {
         unsafe {
             let library = Library::new("libnvidia-ml.so.1").ok()?;
             type Init = unsafe extern "C" fn() -> c_int;
-            type Find = unsafe extern "C" fn(*const c_char, *mut Device) -> c_int;
+            type Find = unsafe extern "C" fn(*const c_char, *mut NvmlDevice) -> c_int;
             let init = *library.get::<Init>(b"nvmlInit_v2\0").ok()?;
             let find = *library.get::<Find>(b"nvmlDeviceGetHandleByPciBusId_v2\0").ok()?;
             let is_there = init() == 0 && find(place.as_ptr(), &mut handle) == 0;

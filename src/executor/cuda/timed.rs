@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::stream::Event;
 use super::{Cuda, locked, nvtx};
-use crate::device::Startup;
 use crate::error::Result;
+use crate::executor::Startup;
 use crate::op::Program;
 
 impl Cuda {

@@ -56,7 +56,7 @@ impl Resolved {
     /// Queues what NCCL does for it.
     pub(super) fn exchange(&self, cuda: &Cuda) -> Result<()> {
         if let (Some(exchange), Some(nccl)) = (self.exchange, cuda.link.nccl()) {
-            let (Exchange::Sum(slot) | Exchange::Pass(slot, _)) = exchange;
+            let (Exchange::Sum(slot) | Exchange::SendRecv(slot, _)) = exchange;
             let address = cuda.state.address(slot.offset()..slot.offset() + slot.bytes());
             // SAFETY: the address is of a slot of the exchange's size in the state region, as below.
             unsafe { nccl.exchange(&cuda.stream, exchange, address) }?;
@@ -105,7 +105,7 @@ impl Cuda {
             let exchange = op.exchange(&self.gpu);
             // NCCL's kernels do not let others begin early.
             let is_programmatic = !by_nccl(op) && !follows_pass;
-            follows_pass = matches!(exchange, Some(Exchange::Pass(..)));
+            follows_pass = matches!(exchange, Some(Exchange::SendRecv(..)));
             if follows_pass {
                 return Ok(Resolved::only(op.name(), exchange));
             }

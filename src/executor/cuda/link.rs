@@ -10,7 +10,7 @@ use bytemuck::Pod;
 use super::driver::{Alarm, Context};
 use super::nccl::Nccl;
 use super::stream::Stream;
-use super::{Card, Cuda, Peers, emulator};
+use super::{Cuda, Gpu, Peers, emulator};
 use crate::comm::{Communicator, Way};
 use crate::error::{Error, Result};
 use crate::memory::Slot;
@@ -67,7 +67,7 @@ impl Joined {
         unsafe {
             match exchange {
                 Exchange::Sum(slot) => self.stage.all_reduce(stream, address, slot.len()),
-                Exchange::Pass(slot, way) => {
+                Exchange::SendRecv(slot, way) => {
                     let peer = match way {
                         Way::Send => self.rank + self.parts,
                         Way::Receive => self.rank - self.parts,
@@ -84,7 +84,7 @@ const TRIAL: Duration = Duration::from_secs(1);
 
 /// Where a rank runs: the process, by a random number, since two containers of a machine may both be its
 /// process 1; and the GPU.
-fn place(card: &Card) -> [u64; 2] {
+fn place(card: &Gpu) -> [u64; 2] {
     static PROCESS: OnceLock<u64> = OnceLock::new();
     [*PROCESS.get_or_init(|| RandomState::new().hash_one(0)), card.ordinal.into()]
 }
@@ -94,7 +94,7 @@ const REFUSED: u64 = u64::MAX;
 const BROKEN: u64 = u64::MAX - 1;
 
 /// A GPU among these places that this one does not reach, from 1 on; 0 if it reaches all of them.
-fn out_of_reach(card: &Card, places: &[&[u64]]) -> Result<u64> {
+fn out_of_reach(card: &Gpu, places: &[&[u64]]) -> Result<u64> {
     match card.options.peers {
         _ if !card.settings.peers => return Ok(REFUSED),
         Peers::Broken => return Ok(BROKEN),
@@ -114,7 +114,7 @@ impl Link {
     ///
     /// # Errors
     /// A rank that has failed; what NCCL or the driver refuse.
-    pub fn find(card: &Card, comm: &dyn Communicator) -> Result<Self> {
+    pub fn find(card: &Gpu, comm: &dyn Communicator) -> Result<Self> {
         if comm.world() == 1 {
             return Ok(Self::Alone);
         }
@@ -221,7 +221,7 @@ impl Cuda {
                 let met_for = match launch.exchange {
                     None => continue,
                     Some(Exchange::Sum(slot)) => (slot.len(), None),
-                    Some(Exchange::Pass(slot, way)) => (slot.len(), Some(way)),
+                    Some(Exchange::SendRecv(slot, way)) => (slot.len(), Some(way)),
                 };
                 if !known.contains(&met_for) {
                     launch.exchange(cuda)?;
@@ -310,11 +310,11 @@ impl Cuda {
 
     /// Does what no kernel does, on a copy.
     pub(super) fn exchange_on_host(&mut self, exchange: Exchange) -> Result<()> {
-        let (Exchange::Sum(slot) | Exchange::Pass(slot, _)) = exchange;
+        let (Exchange::Sum(slot) | Exchange::SendRecv(slot, _)) = exchange;
         let mut numbers = self.read(slot)?.to_vec();
         match exchange {
             Exchange::Sum(_) => self.comm.all_reduce(&mut numbers),
-            Exchange::Pass(_, way) => self.comm.pass(&mut numbers, way),
+            Exchange::SendRecv(_, way) => self.comm.pass(&mut numbers, way),
         }
         self.comm.leave()?;
         self.write(slot, &numbers)

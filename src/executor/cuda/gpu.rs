@@ -17,7 +17,7 @@ use crate::ops::{MOST_TOKENS, gemv_shared_bytes};
 
 /// A GPU that nothing has been put on yet.
 #[derive(Debug, Clone)]
-pub struct Card {
+pub struct Gpu {
     pub(super) context: Arc<Context>,
     /// What all that runs on it has loaded.
     pub(super) kernels: Arc<Mutex<Kernels>>,
@@ -32,7 +32,7 @@ pub struct Card {
     pub settings: Arc<Settings>,
 }
 
-impl Card {
+impl Gpu {
     /// The GPU of this number, of which nothing special is asked.
     ///
     /// # Errors

@@ -1,17 +1,17 @@
 use crate::comm::Way;
 use crate::kernel::Launch;
 use crate::memory::{Memory, Slot};
-use crate::op::{Cost, Exchange, Gpu, Op};
+use crate::op::{Cost, Exchange, Op, Target};
 
 /// The residual stream goes from a stage of layers to the next, from each rank to the one in its place
 /// there. On GPUs that is NCCL's to do, or the hosts'.
-pub struct Pass {
+pub struct SendRecv {
     /// In, or out. `[T, C]`
     pub x: Slot<f32>,
     pub way: Way,
 }
 
-impl Op for Pass {
+impl Op for SendRecv {
     fn name(&self) -> &'static str {
         match self.way {
             Way::Send => "send",
@@ -32,11 +32,11 @@ impl Op for Pass {
         comm.pass(x, self.way);
     }
 
-    fn exchange(&self, _gpu: &Gpu) -> Option<Exchange> {
-        Some(Exchange::Pass(self.x, self.way))
+    fn exchange(&self, _gpu: &Target) -> Option<Exchange> {
+        Some(Exchange::SendRecv(self.x, self.way))
     }
 
-    fn launch(&self, _gpu: &Gpu) -> Launch {
+    fn launch(&self, _gpu: &Target) -> Launch {
         unreachable!("{} is an exchange between ranks and nothing else", self.name())
     }
 }
