@@ -234,7 +234,7 @@ fn what_is_wrong_is_told_in_one_line() {
         (&["-o", "xml"], 2, "possible values"),
         (&["--trace", "x.json"], 2, "--profile"),
         (&["--startup", "--profile"], 2, "cannot be used with"),
-        (&["-d", "20000000", "-p", "1"], 1, "memory"),
+        (&["-d", "20000000", "-p", "1"], 2, "2097152 is the most"),
         (&["--device", "cuda:9"], 1, "chaski: "),
         (
             &["--profile", "-p", "0", "-r", "1", "--trace", "none/x.json"],
