@@ -287,7 +287,7 @@ fn a_pack_has_all_that_it_needs_and_is_refused_where_it_is_too_large() {
 #[ignore = "takes minutes: release builds"]
 fn a_pack_of_release_binaries_is_below_64_mib() {
     let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["test", "--release", "--no-run", "--bin", "chaski", "--test", "intrinsics"]);
+    cargo.args(["test", "--release", "--no-run", "--bin", "chaski", "--test", "emulator"]);
     let output = cargo.arg("--message-format=json").current_dir(root()).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let lines = String::from_utf8(output.stdout).unwrap();
@@ -300,6 +300,6 @@ fn a_pack_of_release_binaries_is_below_64_mib() {
         PathBuf::from(of.unwrap()["executable"].as_str().unwrap())
     };
     // A test has the binary built beside it.
-    let chaski = binary("intrinsics").ancestors().nth(2).unwrap().join("chaski");
-    println!("{}", packed(&chaski, Some(&binary("intrinsics"))));
+    let chaski = binary("emulator").ancestors().nth(2).unwrap().join("chaski");
+    println!("{}", packed(&chaski, Some(&binary("emulator"))));
 }
