@@ -60,7 +60,8 @@ impl Model {
             qualify::qualify(&self.options, model, &mut hardware, observer)
                 .inspect_err(|why| join::cannot_meet(place, why))?;
         }
-        let (plan, link) = self.meet(observer).inspect_err(|why| join::cannot_meet(place, why))?;
+        let met = self.meet(&hardware, observer);
+        let (plan, link) = met.inspect_err(|why| join::cannot_meet(place, why))?;
         self.read_ahead(&plan)?;
         let last_weight = Arc::new(OnceLock::new());
         let since = start - self.opening;
@@ -95,16 +96,20 @@ impl Model {
 
     /// The plan, when this process has joined the others of the run, if it is one of several: they have
     /// room for as much.
-    fn meet(&self, observer: &Observer) -> Result<(Plan, Option<Arc<Link>>)> {
-        let mut plan = self.plan()?;
+    fn meet(
+        &self,
+        hardware: &[Hardware],
+        observer: &Observer,
+    ) -> Result<(Plan, Option<Arc<Link>>)> {
+        let mut plan = self.plan_on(hardware, self.options.context)?;
         let Some(place) = &self.options.split.process else {
-            let devices = devices(&self.hardware);
+            let devices = devices(hardware);
             observer(Event::Planned { model: self, plan: &plan, devices: &devices })?;
             return Ok((plan, None));
         };
         let link = join::meet(self, place, &plan)?;
         if link.context() < plan.sizes.context {
-            plan = self.plan_for(Some(link.context()))?;
+            plan = self.plan_on(hardware, Some(link.context()))?;
         }
         if link.is_first() {
             observer(Event::Planned { model: self, plan: &plan, devices: &link.devices() })?;

@@ -138,12 +138,12 @@ impl Model {
     /// # Errors
     /// What does not fit.
     pub fn plan(&self) -> Result<Plan> {
-        self.plan_for(self.options.context)
+        self.plan_on(&self.hardware, self.options.context)
     }
 
-    /// As [`Self::plan`], for a context of so many tokens.
-    fn plan_for(&self, context: Option<usize>) -> Result<Plan> {
-        let Self { options, hardware, config, dims, checkpoint, .. } = self;
+    /// As [`Self::plan`], for a context of this length, on what may have qualified since.
+    fn plan_on(&self, hardware: &[Hardware], context: Option<usize>) -> Result<Plan> {
+        let Self { options, config, dims, checkpoint, .. } = self;
         plan(&Options { context, ..options.clone() }, hardware, config, dims, checkpoint)
     }
 }

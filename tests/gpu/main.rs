@@ -27,5 +27,6 @@ mod loading;
 mod ready;
 mod sample_ranks;
 mod stages;
+mod tuned;
 mod tuning;
 mod two_engines;
