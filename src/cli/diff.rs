@@ -3,7 +3,7 @@
 use std::cell::OnceCell;
 
 use super::args::DiffArgs;
-use super::open::{check_alone, options, source};
+use super::open::{check_alone, check_gpu, options, source};
 use super::output::{note, print};
 use super::text::prompt_ids;
 use crate::checkpoint::Checkpoint;
@@ -22,6 +22,9 @@ pub fn run(args: &DiffArgs) -> Result<()> {
     check_alone(&args.model, "diff")?;
     if args.model.device != Device::Auto || !args.model.split.devices.is_empty() {
         return Err(Error::usage("diff compares what --a and --b name: leave --device out"));
+    }
+    if [args.a, args.b].iter().any(|side| matches!(side, Device::Cuda(_))) {
+        check_gpu()?;
     }
     let source = source(&args.model)?;
     let config = Config::load(&source)?;

@@ -14,7 +14,7 @@ use crate::checkpoint::Dtype;
 use crate::comm::Place;
 use crate::engine::{Checker, Engine, Model, Options, Split};
 use crate::error::{Error, Result};
-use crate::executor::cuda::emulated_devices;
+use crate::executor::cuda::{device_count, emulated_devices, has_driver};
 use crate::hub;
 use crate::kernel::Source as KernelSource;
 use crate::source::Source;
@@ -184,6 +184,20 @@ pub fn load(args: &ModelArgs, options: Options) -> Result<(Model, Engine)> {
 /// If it has.
 pub fn not_interrupted() -> Result<()> {
     if interrupt()?.load(Ordering::Relaxed) { Err(Error::Interrupted) } else { Ok(()) }
+}
+
+/// That there is a GPU, for what runs on nothing else.
+///
+/// # Errors
+/// If there is none: why, and what stands in for one.
+pub fn check_gpu() -> Result<()> {
+    let why = match device_count() {
+        Ok(1..) => return Ok(()),
+        Ok(0) => "the driver shows none".to_owned(),
+        Err(_) if !has_driver() => "this machine has no CUDA driver (libcuda.so)".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    Err(Error::failed(format!("kernels run on a GPU, and {why}: --emulate 1 emulates one")))
 }
 
 /// That a command which runs on one device, or on those that it names itself, is asked for no others.

@@ -171,3 +171,23 @@ fn a_missing_driver_is_told() {
         assert!(told && !errors.contains("panicked"), "{errors}");
     }
 }
+
+/// What is about kernels ends where there is no GPU: no kernel is called wrong, nothing is timed on the CPU.
+#[test]
+fn without_a_gpu_kernels_are_neither_wrong_nor_timed() {
+    for ask in [
+        &["kernels", "check"][..],
+        &["kernels", "check", "rms_norm", "--json"],
+        &["kernels", "bench"],
+        &["kernels", "bench", "-m", "synthetic:tiny", "rms_norm", "-o", "json"],
+        &["kernels", "bench", "all_reduce"],
+        &["kernels", "bench", "--tune", "/dev/null"],
+        &["qualify"],
+        &["diff", "--ids", "1,2"],
+    ] {
+        let (status, printed, errors) = chaski(ask, &[("CUDA_VISIBLE_DEVICES", "")]);
+        assert_eq!((status, &*printed, errors.lines().count()), (Some(1), "", 1), "{errors}");
+        assert!(errors.starts_with("chaski: kernels run on a GPU, and "), "{errors}");
+        assert!(errors.ends_with(": --emulate 1 emulates one\n"), "{errors}");
+    }
+}

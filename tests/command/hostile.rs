@@ -29,7 +29,7 @@ const COMMANDS: [&[&str]; 14] = [
     &["diff", "--ids", "1,2", "--a", "cpu", "--b", "cpu"],
     &["pull", "a/b", "--offline"],
     &["kernels", "check"],
-    &["kernels", "bench", "-m", "synthetic:tiny", "-r", "1"],
+    &["kernels", "bench", "--device", "cpu", "-m", "synthetic:tiny", "-r", "1"],
     &["qualify"],
 ];
 

@@ -41,6 +41,10 @@ pub enum KernelsCommand {
 #[derive(Debug, Args)]
 #[command(mut_arg("model", |model| model.default_value("synthetic:llama3-8b")))]
 #[command(mut_arg("kernel", |kernel| kernel.hide(true)))]
+#[command(mut_arg("device", |device| {
+    let help = "What runs them: cuda or cuda:N; or cpu, which times their ops' definitions";
+    device.default_value("cuda").help(help)
+}))]
 pub struct KernelBenchArgs {
     /// Kernels to time [default: all that a decode step and a prefill have, or the one that --source
     /// names]

@@ -88,7 +88,7 @@ fn check(args: &KernelBenchArgs, wanted: &[&Kernel]) -> Result<()> {
         "at sizes of its own: name it alone"
     } else if args.against.is_some() || args.tune.is_some() {
         "and takes turns with NCCL anyway: leave --against and --tune out"
-    } else if args.model.device != Device::Auto {
+    } else if args.model.device != Device::Cuda(0) {
         "which --devices 0,1 names: leave --device out"
     } else if args.model.split.join.is_some() {
         "of one process: leave --join out"

@@ -16,10 +16,10 @@ use crate::cli::bench::common_fields;
 use crate::cli::file::Output;
 use crate::cli::interrupt::{interrupt, while_waiting};
 use crate::cli::observer::observer;
-use crate::cli::open::{check_alone, defaults, open, options};
+use crate::cli::open::{check_alone, check_gpu, defaults, open, options};
 use crate::cli::output::{note, print, progress};
 use crate::config::Dims;
-use crate::engine::{Model, Options};
+use crate::engine::{Device, Model, Options};
 use crate::error::{Error, Result};
 use crate::executor::Hardware;
 use crate::executor::cuda::{Nvml, check_cublas};
@@ -42,6 +42,9 @@ pub fn bench(args: &KernelBenchArgs, emulated: Option<u32>) -> Result<()> {
     let interrupt = interrupt()?;
     if !args.model.kernel.is_empty() {
         return Err(Error::usage("kernels bench times --source FILE.cu: leave --kernel out"));
+    }
+    if matches!(args.model.device, Device::Cuda(_)) {
+        check_gpu()?;
     }
     let candidates = candidates(args)?;
     let wanted = wanted(args, &candidates)?;

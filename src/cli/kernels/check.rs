@@ -6,6 +6,7 @@ use super::find;
 use super::watch::watch;
 use super::worker;
 use crate::cli::args::{CasesArg, CheckArgs, SanitizeArg};
+use crate::cli::open::check_gpu;
 use crate::cli::output::print;
 use crate::conformance::{Effort, ORDERS};
 use crate::error::{Error, Result};
@@ -30,6 +31,9 @@ pub fn check(args: &CheckArgs, emulated: Option<u32>) -> Result<()> {
             "--sanitize watches kernels on emulated GPUs: --emulate 1 is needed, or NVIDIA's \
              compute-sanitizer, without --sanitize",
         ));
+    }
+    if emulated.is_none() {
+        check_gpu()?;
     }
     if args.worker {
         let effort = effort(args, emulated, sanitizers[0]);

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::args::QualifyArgs;
 use super::observer::observer;
-use super::open::{checker, defaults};
+use super::open::{check_gpu, checker, defaults};
 use super::output::print;
 use super::pull::cached;
 use crate::checkpoint::Checkpoint;
@@ -26,6 +26,7 @@ pub fn run(args: &QualifyArgs) -> Result<()> {
     if args.worker {
         return worker::work(args.device);
     }
+    check_gpu()?;
     let card = Gpu::open_as(args.device, &defaults()?.cuda)?;
     let options = card.settings.wanted().on(card.capability);
     let checks = match &args.model {
