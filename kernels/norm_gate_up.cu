@@ -5,14 +5,14 @@
 //! gate them itself. The norm is done again in every block, its scale after the products: 16 KB
 //! from the L2 cache beside 0.9 MB of weights an SM for an 8B model.
 //!
-//! Grid: SMs, any. Dynamic shared memory: 6 * round_up(C, 2048) bytes.
+//! Grid: SMs, any. Dynamic shared memory: 8 * round_up(C, 2048) bytes.
 #include "lib/gemv.cuh"
 #include "lib/trace.cuh"
 
 // hidden = silu(w_gate n) * (w_up n), with n = rms_norm(x) * norm
 template <class W> struct NormGateUp {
     const float* x; // [1, C] the residual stream
-    const W* norm; // [C]
+    const float* norm; // [C]
     const W* w_gate; // [F, C]
     const W* w_up; // [F, C]
     float* hidden; // [1, F]
@@ -35,7 +35,7 @@ template <class W> __device__ void norm_gate_up(const NormGateUp<W>& args) {
         begun(args.trace);
         stamp(Moment::Waited);
         fetch_columns(args.x, args.width, x);
-        scale = stage_normed<W>(x, args.width, args.eps);
+        scale = stage_normed(x, args.width, args.eps);
     };
     const auto finish = [&](uint32_t f, float gate, float up) {
         if (lane_id() == 0) args.hidden[f] = swiglu(gate * scale, up * scale);

@@ -2,14 +2,14 @@
 //!
 //! RMSNorm and the LM head: a warp owns two neighbouring rows (lib/gemv.cuh).
 //!
-//! Grid: SMs, any. Dynamic shared memory: 6 * round_up(C, 2048) bytes.
+//! Grid: SMs, any. Dynamic shared memory: 8 * round_up(C, 2048) bytes.
 #include "lib/gemv.cuh"
 #include "lib/trace.cuh"
 
 // logits = head n, with n = rms_norm(x) * norm
 template <class W> struct NormHead {
     const float* x; // [1, C] the residual stream
-    const W* norm; // [C]
+    const float* norm; // [C]
     const W* head; // [V, C]
     float* logits; // [1, V]
     uint32_t width; // C
@@ -32,7 +32,7 @@ template <class W> __device__ void norm_head(const NormHead<W>& args) {
         begun(args.trace);
         stamp(Moment::Waited);
         fetch_columns(args.x, args.width, x);
-        scale = stage_normed<W>(x, args.width, args.eps);
+        scale = stage_normed(x, args.width, args.eps);
     };
     const auto finish = [&](uint32_t pair, float a, float b) {
         const uint32_t id = 2 * pair + lane_id();

@@ -5,14 +5,14 @@
 //! itself; the values' rows are paired alike and not turned. Heads are counted through: H of the
 //! queries, G of the keys, G of the values.
 //!
-//! Grid: SMs, any. Dynamic shared memory: 6 * round_up(C, 2048) bytes.
+//! Grid: SMs, any. Dynamic shared memory: 8 * round_up(C, 2048) bytes.
 #include "lib/gemv.cuh"
 #include "lib/trace.cuh"
 
 // q = turn(wq n), cache row = turn(wk n), wv n; with n = rms_norm(x) * norm
 template <class W> struct NormQkv {
     const float* x; // [1, C] the residual stream
-    const W* norm; // [C]
+    const float* norm; // [C]
     const W* wq; // [H D, C]
     const W* wk; // [G D, C]
     const W* wv; // [G D, C]
@@ -58,7 +58,7 @@ template <class W, int D> __device__ void norm_qkv(const NormQkv<W>& args) {
             turns[i] = {args.magnitude * sine, args.magnitude * cosine};
             if (i == 0) position = cursor;
         }
-        scale = stage_normed<W>(x, width, args.eps);
+        scale = stage_normed(x, width, args.eps);
     };
     const auto finish = [&](uint32_t pair, float a, float b) {
         if (lane_id() != 0) return;

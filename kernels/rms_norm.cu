@@ -1,7 +1,7 @@
 //! rms_norm: y = x / sqrt(mean(x^2) + eps) * weight for each token, in two terms of the weights' type.
 //!
 //! One block a token, and on to further tokens by the size of the grid. A thread takes 8 numbers at
-//! a time: 32 bytes of x, 16 of the weight, 16 of y. x is read twice, the second time from the L1
+//! a time: 32 bytes of x, 32 of the weight, twice 16 of y. x is read twice, the second time from the L1
 //! cache, so that any width will do without a register being set aside for it. Squares are summed
 //! in f32: by thread, by warp, then over the warps, always in the same order. y is what the next
 //! GEMMs read: rounded to the weights' type, and in a second term what that took away.
@@ -14,11 +14,11 @@
 #include "lib/trace.cuh"
 
 template <class W> struct RmsNorm {
-    const float* x;   // [T, C]
-    const W* weight;  // [C]
-    Activation<W>* y; // [2, T, C] whose sum over the terms is meant
-    uint32_t tokens;  // T
-    uint32_t width;   // C
+    const float* x;      // [T, C]
+    const float* weight; // [C]
+    Activation<W>* y;    // [2, T, C] whose sum over the terms is meant
+    uint32_t tokens;     // T
+    uint32_t width;      // C
     float eps;
     Trace trace;
 };
@@ -46,11 +46,10 @@ template <class W> __device__ void rms_norm(const RmsNorm<W>& args) {
         const float scale = reciprocal_sqrt(square / args.width + args.eps);
         for (uint32_t i = 8 * threadIdx.x; i < args.width; i += 8 * RMS_NORM_THREADS) {
             const float4 a = load4(x + i), b = load4(x + i + 4);
-            float w[8];
-            unpack8<W>(load16(args.weight + i), w);
-            const float y[8] = {a.x * scale * w[0], a.y * scale * w[1], a.z * scale * w[2],
-                                a.w * scale * w[3], b.x * scale * w[4], b.y * scale * w[5],
-                                b.z * scale * w[6], b.w * scale * w[7]};
+            const float4 w = load4(args.weight + i), v = load4(args.weight + i + 4);
+            const float y[8] = {a.x * scale * w.x, a.y * scale * w.y, a.z * scale * w.z,
+                                a.w * scale * w.w, b.x * scale * v.x, b.y * scale * v.y,
+                                b.z * scale * v.z, b.w * scale * v.w};
             const uint4 leading = pack8<W>(y);
             float rest[8];
             unpack8<W>(leading, rest);

@@ -26,7 +26,8 @@
 //! waits for this kernel to end and takes x.
 //!
 //! x lies in shared memory as float, 4 * round_up(K, 2048) bytes of it, zeros at its end; after it,
-//! where there is a norm, the norm's weights, 2 * round_up(K, 2048) bytes.
+//! where there is a norm, the norm's weights in the same form. They are state that was written once: they
+//! are fetched before the wait, as weights are.
 //!
 //! **Same bits.** A lane's sum runs in order of columns, then the lanes' are added in a tree, then
 //! the parts' in order: the result depends on `parts`, and not on the grid.
@@ -96,30 +97,25 @@ __device__ inline void stage(const float* x, uint32_t width, float* to) {
 }
 
 // Before the wait: begins to bring the norm's weights to where x will end. norm: [K]
-template <class W> __device__ inline void fetch_norm(const W* norm, uint32_t width) {
-    W* const to = reinterpret_cast<W*>(dynamic_shared<float>() + gemv_columns(width));
-#pragma unroll 1
-    for (uint32_t k = threadIdx.x * 8; k < width; k += GEMV_THREADS * 8)
-        cp_async16(to + k, norm + k, true);
-    cp_async_commit();
+__device__ inline void fetch_norm(const float* norm, uint32_t width) {
+    fetch_columns(norm, width, dynamic_shared<float>() + gemv_columns(width));
 }
 
 // Makes x in shared memory, which fetch_columns has begun to bring, x * norm, and returns what the
 // dot products with it still lack: 1 / sqrt(mean(x^2) + eps) (Zhang and Sennrich, 2019,
 // arXiv:1910.07467). A thread changes what it has brought itself.
-template <class W> __device__ inline float stage_normed(float* x, uint32_t width, float eps) {
-    const W* const norm = reinterpret_cast<const W*>(x + gemv_columns(width));
+__device__ inline float stage_normed(float* x, uint32_t width, float eps) {
+    const float* const norm = x + gemv_columns(width);
     float squares = 0;
     cp_async_wait<0>();
 #pragma unroll 1
     for (uint32_t k = threadIdx.x * 8; k < width; k += GEMV_THREADS * 8) {
-        float4 low = load4(x + staged(k)), high = load4(x + staged(k + 4));
-        float w[8];
-        unpack8<W>(load16(norm + k), w);
+        const float4 low = load4(x + staged(k)), high = load4(x + staged(k + 4));
+        const float4 w = load4(norm + staged(k)), v = load4(norm + staged(k + 4));
         squares += low.x * low.x + low.y * low.y + low.z * low.z + low.w * low.w +
                    high.x * high.x + high.y * high.y + high.z * high.z + high.w * high.w;
-        store4(x + staged(k), {low.x * w[0], low.y * w[1], low.z * w[2], low.w * w[3]});
-        store4(x + staged(k + 4), {high.x * w[4], high.y * w[5], high.z * w[6], high.w * w[7]});
+        store4(x + staged(k), {low.x * w.x, low.y * w.y, low.z * w.z, low.w * w.w});
+        store4(x + staged(k + 4), {high.x * v.x, high.y * v.y, high.z * v.z, high.w * v.w});
     }
     return reciprocal_sqrt(block_sum<GEMV_WARPS>(squares) / float(width) + eps);
 }

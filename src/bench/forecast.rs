@@ -4,6 +4,7 @@
 use crate::checkpoint::Checkpoint;
 use crate::config::{Config, Dims};
 use crate::error::Result;
+use crate::memory::Weight;
 use crate::model::{Llama, MemoryBudget, Plan, Request, Weights, cache_bytes_per_token, decode};
 use crate::op::{Cost, Program};
 
@@ -88,7 +89,7 @@ impl Forecast {
     ) -> Result<Self> {
         let largest = Dims::in_stages(config, world, stages)?.of_rank(world - 1);
         let weights = Weights::locate(checkpoint, &largest)?;
-        let weight_bytes = weights.iter().map(|weight| weight.bytes()).sum();
+        let weight_bytes = weights.matrices().map(Weight::bytes).sum();
         let plan =
             Plan::new(config, &largest, weight_bytes, request, MemoryBudget::Gpu(memory_bytes));
         let sizes = request.sizes(1);

@@ -262,9 +262,9 @@ impl Checkpoint {
         self.dtype
     }
 
-    /// The first tensor of another type, if there is one.
+    /// The first matrix of another type, if there is one. Vectors, the norms' weights, may be of any.
     pub fn exception(&self) -> Option<(&str, &Tensor)> {
-        self.tensors().find(|(_, tensor)| tensor.dtype != self.dtype)
+        self.tensors().find(|(_, tensor)| tensor.shape.len() > 1 && tensor.dtype != self.dtype)
     }
 
     /// The types of the weights, for people: `BF16`, `BF16 and F32`.
@@ -282,11 +282,15 @@ impl Checkpoint {
         &shard.bytes[offset - shard.base..][..len]
     }
 
-    /// As [`Self::bytes`], copied.
+    /// As [`Self::bytes`], copied; a synthetic model's are made, if they have not been.
     ///
     /// # Errors
     /// A file that cannot be read, or has become shorter.
     pub fn read(&self, offset: usize, into: &mut [u8]) -> Result<()> {
+        if let Some((recipe, first)) = self.recipe(offset) {
+            recipe.fill_alone(self.dtype, first, into);
+            return Ok(());
+        }
         let WeightFile { path, base, bytes } = self.shard_at(offset);
         bytes.read(offset - base, into).map_err(|error| match error.kind() {
             ErrorKind::UnexpectedEof => Error::failed(format!(

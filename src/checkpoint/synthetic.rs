@@ -57,13 +57,17 @@ impl Recipe {
     pub fn fill(&self, dtype: Dtype, first: usize, bytes: &mut [u8]) {
         let tasks = bytes.par_chunks_mut(TASK_BYTES).enumerate();
         tasks.for_each(|(task, bytes)| {
-            let first = first + task * TASK_BYTES / dtype.bytes();
-            match dtype {
-                Dtype::Bf16 => self.elements(first, bytes, bf16::from_f32),
-                Dtype::F16 => self.elements(first, bytes, f16::from_f32),
-                Dtype::F32 => self.elements(first, bytes, |value| value),
-            }
+            self.fill_alone(dtype, first + task * TASK_BYTES / dtype.bytes(), bytes);
         });
+    }
+
+    /// As [`Self::fill`], without other threads.
+    pub fn fill_alone(&self, dtype: Dtype, first: usize, bytes: &mut [u8]) {
+        match dtype {
+            Dtype::Bf16 => self.elements(first, bytes, bf16::from_f32),
+            Dtype::F16 => self.elements(first, bytes, f16::from_f32),
+            Dtype::F32 => self.elements(first, bytes, |value| value),
+        }
     }
 
     fn elements<E: Pod>(&self, first: usize, bytes: &mut [u8], narrow: impl Fn(f32) -> E) {

@@ -215,8 +215,8 @@ pub fn plan(
                 return Err(Error::usage("on a GPU the KV cache is f16: leave `kv_type` out"));
             }
             request = request.on_gpu(checkpoint.dtype(), card.attention_blocks());
-            let weights: Vec<_> = Weights::locate(checkpoint, dims)?.iter().collect();
-            let weight_bytes = cuda::region_bytes(&weights);
+            let matrices: Vec<_> = Weights::locate(checkpoint, dims)?.matrices().collect();
+            let weight_bytes = cuda::region_bytes(&matrices);
             let room = memory::gpu_room(hardware, dims)?;
             // Processes that join have the same plan, whatever memory each one's GPU has.
             match (options.prefill_chunk, &options.split.process) {

@@ -59,12 +59,13 @@ impl Pair {
     pub fn new(config: &Config, plan: &Plan, sides: [(Hardware, Checkpoint); 2]) -> Result<Self> {
         let dims = Dims::new(config, 1)?;
         let weights = Weights::locate(&sides[0].1, &dims)?;
-        let all: Vec<_> = weights.iter().collect();
+        let matrices: Vec<_> = weights.matrices().collect();
         let (model, layout) = Llama::lay_out(config, dims, weights, plan.sizes);
         let load = |(hardware, checkpoint): (Hardware, Checkpoint)| -> Result<Executor> {
-            let mut device = Executor::new(&hardware, checkpoint, &all, &layout, &|_| Ok(()))?;
+            let initial = model.initial_state(config, &checkpoint)?;
+            let mut device = Executor::new(&hardware, checkpoint, &matrices, &layout, &|_| Ok(()))?;
             device.write(layout.whole(), &vec![0; layout.whole().len()])?;
-            for (slot, bytes) in model.initial_state(config) {
+            for (slot, bytes) in initial {
                 device.write(slot, &bytes)?;
             }
             Ok(device)

@@ -132,25 +132,26 @@ impl OpBench {
     ) -> Result<Self> {
         let mut dims = Dims::new(config, 1)?;
         let mut weights = Weights::locate(&checkpoint, &dims)?;
-        let all: Vec<_> = weights.iter().collect();
+        let matrices: Vec<_> = weights.matrices().collect();
         let loaded_layers = dims.layers;
         let of_layer = 2 * depth.max(1) * dims.kv_heads * dims.head_dim * sizes.cache.bytes();
         let caches = (ROTATION * cache_bytes).div_ceil(of_layer).min(MOST_CACHES);
         dims.layers = caches.max(loaded_layers);
         weights.layers = weights.layers.iter().copied().cycle().take(dims.layers).collect();
         let (model, layout) = Llama::lay_out(config, dims, weights, sizes);
-        let device = Executor::new(&hardware, checkpoint, &all, &layout, loaded)?;
+        let initial = model.initial_state(config, &checkpoint)?;
+        let device = Executor::new(&hardware, checkpoint, &matrices, &layout, loaded)?;
         let mut bed = Self { device, hardware, model, loaded_layers, cache_bytes };
-        bed.fill(config, layout.whole())?;
+        bed.fill(initial, layout.whole())?;
         Ok(bed)
     }
 
-    /// Numbers of about 1 wherever ops read numbers; zeros elsewhere.
-    fn fill(&mut self, config: &Config, whole: Slot<u8>) -> Result<()> {
-        let before_caches = self.model.state.caches[0].keys.offset();
+    /// Numbers of about 1 wherever ops read numbers, and the initial state; zeros elsewhere.
+    fn fill(&mut self, initial: Vec<(Slot<u8>, Vec<u8>)>, whole: Slot<u8>) -> Result<()> {
+        let before_caches = self.model.state.layers[0].cache.keys.offset();
         self.device.write(whole, &vec![0; before_caches])?;
         self.make_numbers(0)?;
-        for (slot, bytes) in self.model.initial_state(config) {
+        for (slot, bytes) in initial {
             self.device.write(slot, &bytes)?;
         }
         let (state, device) = (&self.model.state, &mut self.device);
@@ -185,7 +186,7 @@ impl OpBench {
     /// What ops of `phase` can have left for others, by name, and the tokens.
     pub(super) fn left(&mut self, phase: Phase) -> Result<Left> {
         let Self { model: Llama { state, dims, .. }, device, .. } = self;
-        let position = dims.kv_heads * dims.head_dim * state.caches[0].dtype.bytes();
+        let position = dims.kv_heads * dims.head_dim * state.layers[0].cache.dtype.bytes();
         let mut all = Vec::new();
         for (name, mut numbers) in state.numbers() {
             if name.starts_with("keys") || name.starts_with("values") {

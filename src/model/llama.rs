@@ -1,11 +1,14 @@
 //! The model itself: two programs of the same shape.
 
-use super::{DecodeState, Head, Sizes, State, Weights};
+use super::weights::floats;
+use super::{DecodeState, Head, LayerState, Sizes, State, Weights};
 use serde::{Deserialize, Serialize};
 
+use crate::checkpoint::Checkpoint;
 use crate::comm::Way;
 use crate::config::{Config, Dims};
-use crate::memory::{Layout, Slot};
+use crate::error::Result;
+use crate::memory::{Layout, Slot, Weight};
 use crate::op::Program;
 use crate::ops::{
     AllReduce, AttendDecode, AttendPrefill, Embed, GateUpSwiglu, Matmul, NormGateUp, NormHead,
@@ -31,8 +34,16 @@ impl Llama {
         (Self { dims, norm_eps, magnitude, weights, state }, layout)
     }
 
-    /// What the state must hold before the first program runs; all else is written before it is read.
-    pub fn initial_state(&self, config: &Config) -> Vec<(Slot<u8>, Vec<u8>)> {
+    /// What the state must hold before the first program runs, the norms' weights of `checkpoint` among it;
+    /// all else is written before it is read.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or has become shorter.
+    pub fn initial_state(
+        &self,
+        config: &Config,
+        checkpoint: &Checkpoint,
+    ) -> Result<Vec<(Slot<u8>, Vec<u8>)>> {
         let State { frequencies, decode, sampling, .. } = &self.state;
         let zeros = [
             decode.scratch.tickets.cast(),
@@ -41,8 +52,22 @@ impl Llama {
             sampling.rounds.cast(),
         ];
         let zeros = zeros.map(|slot: Slot<u8>| (slot, vec![0; slot.len()]));
-        let rotations = bytemuck::cast_slice(&config.rope.frequencies(config.head_dim, 0)).to_vec();
-        [(frequencies.cast(), rotations)].into_iter().chain(zeros).collect()
+        let rotations = config.rope.frequencies(config.head_dim, 0);
+        let norms = self.norms().map(|(vector, slot)| Ok((slot, floats(checkpoint, vector)?)));
+        let floats = norms.chain([Ok((*frequencies, rotations))]);
+        let floats = floats.map(|item: Result<_>| {
+            item.map(|(slot, values)| (slot.cast(), bytemuck::cast_slice(&values).to_vec()))
+        });
+        floats.chain(zeros.into_iter().map(Ok)).collect()
+    }
+
+    /// The norms' weights in the checkpoint, and where they are kept.
+    fn norms(&self) -> impl Iterator<Item = (Weight, Slot<f32>)> + '_ {
+        let Self { weights, state, .. } = self;
+        let layers = weights.layers.iter().zip(&state.layers).flat_map(|(layer, kept)| {
+            [(layer.attention_norm, kept.attention_norm), (layer.ffn_norm, kept.ffn_norm)]
+        });
+        layers.chain(weights.head.map(|head| (head.norm, state.head_norm)))
     }
 }
 
@@ -115,8 +140,9 @@ pub fn prefill(model: &Llama, tokens: usize, logits: Logits) -> Program {
     let norm = |p: &mut Program, x, weight, y| p.push(RmsNorm { x, weight, eps: *eps, y });
     let p = &mut program;
     begin(p, model, tokens);
-    for (layer, &cache) in weights.layers.iter().zip(&state.caches) {
-        norm(p, x, layer.attention_norm, normed);
+    for (layer, kept) in weights.layers.iter().zip(&state.layers) {
+        let cache = kept.cache;
+        norm(p, x, kept.attention_norm, normed);
         // Attention's scores are exponentiated: errors in them grow, so these three read both terms.
         let products = [(layer.wq, q), (layer.wk, k), (layer.wv, v)];
         p.push(Matmul { x: normed, products, residual: false });
@@ -124,7 +150,7 @@ pub fn prefill(model: &Llama, tokens: usize, logits: Logits) -> Program {
         p.push(AttendPrefill { queries, cache, cursor, heads, kv_heads, head_dim, y: attended });
         p.push(Matmul { x: attended, products: [(layer.wo, partial)], residual: true });
         all_reduce(p, model, tokens, true);
-        norm(p, x, layer.ffn_norm, normed);
+        norm(p, x, kept.ffn_norm, normed);
         p.push(GateUpSwiglu {
             x: normed.rounded(),
             w_gate: layer.w_gate,
@@ -134,7 +160,7 @@ pub fn prefill(model: &Llama, tokens: usize, logits: Logits) -> Program {
         p.push(Matmul { x: hidden, products: [(layer.w_down, partial)], residual: true });
         all_reduce(p, model, tokens, true);
     }
-    let Some(Head { norm: weight, matrix }) = weights.head else {
+    let Some(Head { matrix, .. }) = weights.head else {
         p.push(SendRecv { x, way: Way::Send });
         return program;
     };
@@ -142,7 +168,7 @@ pub fn prefill(model: &Llama, tokens: usize, logits: Logits) -> Program {
     if scored > 0 {
         let x = x.part((tokens - scored) * dims.width, scored * dims.width);
         let normed = state.prefill.normed.first(scored * dims.width);
-        norm(p, x, weight, normed);
+        norm(p, x, state.head_norm, normed);
         let products = [(matrix, rows(state.logits, scored, dims.vocab))];
         p.push(Matmul { x: normed.rounded(), products, residual: false });
     }
@@ -167,19 +193,22 @@ pub fn decode(model: &Llama) -> Program {
 
     let mut p = Program::default();
     begin(&mut p, model, 1);
-    for (layer, &cache) in weights.layers.iter().zip(&state.caches) {
-        let (norm, wq, wk, wv) = (layer.attention_norm, layer.wq, layer.wk, layer.wv);
+    for (layer, kept) in weights.layers.iter().zip(&state.layers) {
+        let &LayerState { attention_norm: norm, ffn_norm, cache } = kept;
+        let (wq, wk, wv) = (layer.wq, layer.wk, layer.wv);
         p.push(NormQkv { x, norm, eps, wq, wk, wv, cursor, frequencies, magnitude, q, cache });
         p.push(AttendDecode { q, cache, cursor, kv_heads, head_dim, y: attended, scratch });
         p.push(Project { x: attended, weight: layer.wo, y: partial });
         all_reduce(&mut p, model, 1, true);
-        let (norm, w_gate, w_up) = (layer.ffn_norm, layer.w_gate, layer.w_up);
-        p.push(NormGateUp { x, norm, eps, w_gate, w_up, hidden });
+        let (w_gate, w_up) = (layer.w_gate, layer.w_up);
+        p.push(NormGateUp { x, norm: ffn_norm, eps, w_gate, w_up, hidden });
         p.push(Project { x: hidden, weight: layer.w_down, y: partial });
         all_reduce(&mut p, model, 1, true);
     }
     match weights.head {
-        Some(Head { norm, matrix: head }) => p.push(NormHead { x, norm, eps, head, logits }),
+        Some(Head { matrix: head, .. }) => {
+            p.push(NormHead { x, norm: state.head_norm, eps, head, logits });
+        }
         None => p.push(SendRecv { x, way: Way::Send }),
     }
     p

@@ -7,5 +7,5 @@ mod weights;
 
 pub use llama::{Llama, Logits, choose, decode, prefill, step};
 pub use plan::{DEFAULT_CHUNK, Limit, MemoryBudget, Plan, Request, cache_bytes_per_token};
-pub use state::{DecodeState, PrefillState, Sizes, State};
+pub use state::{DecodeState, LayerState, PrefillState, Sizes, State};
 pub use weights::{Head, Layer, Weights, check_tie};

@@ -54,10 +54,21 @@ pub struct State {
     /// [`Sizes::decode_as_prefill`]
     pub decode_as_prefill: bool,
     pub sampling: Sampling,
-    /// One a layer.
-    pub caches: Vec<Cache>,
+    pub layers: Vec<LayerState>,
+    /// The last norm's weights, written once. `[C]`
+    pub head_norm: Slot<f32>,
     /// What the last choices of tokens came to. Shared. `[RING]`
     pub ring: Slot<u64>,
+}
+
+/// What a layer keeps.
+#[derive(Debug, Clone, Copy)]
+pub struct LayerState {
+    /// The norms' weights, written once. `[C]`
+    pub attention_norm: Slot<f32>,
+    /// `[C]`
+    pub ffn_norm: Slot<f32>,
+    pub cache: Cache,
 }
 
 /// What the ops of a prefill exchange.
@@ -103,13 +114,14 @@ impl State {
             ("attended", prefill.attended),
             ("hidden", prefill.hidden),
         ];
-        let cached = self.caches.iter().enumerate().flat_map(|(layer, cache)| {
-            let of = |bytes| Activation { dtype: cache.dtype, terms: 1, bytes };
-            [
-                (format!("keys {layer}"), of(cache.keys)),
-                (format!("values {layer}"), of(cache.values)),
-            ]
-        });
+        let cached =
+            self.layers.iter().enumerate().flat_map(|(number, LayerState { cache, .. })| {
+                let of = |bytes| Activation { dtype: cache.dtype, terms: 1, bytes };
+                [
+                    (format!("keys {number}"), of(cache.keys)),
+                    (format!("values {number}"), of(cache.values)),
+                ]
+            });
         passing.into_iter().map(|(name, slot)| (name.to_owned(), slot)).chain(cached).collect()
     }
 
@@ -152,16 +164,26 @@ impl State {
             },
             decode_as_prefill: sizes.decode_as_prefill,
             sampling: Sampling::plan(dims.whole_vocab, dims.share, dims.stage, layout),
-            caches: (0..dims.layers)
-                .map(|_| {
-                    let shape = [sizes.context, g, d, sizes.cache.bytes()];
-                    let (keys, values) = (layout.slot(&shape), layout.slot(&shape));
-                    Cache { dtype: sizes.cache, keys, values }
-                })
-                .collect(),
+            head_norm: layout.slot(&[dims.width]),
+            layers: (0..dims.layers).map(|_| LayerState::plan(dims, sizes, layout)).collect(),
             ring: {
                 layout.begin_shared();
                 layout.slot(&[RING])
+            },
+        }
+    }
+}
+
+impl LayerState {
+    fn plan(dims: &Dims, sizes: Sizes, layout: &mut Layout) -> Self {
+        let shape = [sizes.context, dims.kv_heads, dims.head_dim, sizes.cache.bytes()];
+        Self {
+            attention_norm: layout.slot(&[dims.width]),
+            ffn_norm: layout.slot(&[dims.width]),
+            cache: Cache {
+                dtype: sizes.cache,
+                keys: layout.slot(&shape),
+                values: layout.slot(&shape),
             },
         }
     }

@@ -3,7 +3,9 @@ use std::collections::HashSet;
 use crate::checkpoint::{Checkpoint, Dtype};
 use crate::config::{Dims, Shard};
 use crate::error::{Error, Result};
+use crate::for_dtype;
 use crate::memory::Weight;
+use crate::vector::Element;
 
 /// Where every weight lies in the weight region.
 #[derive(Debug)]
@@ -105,19 +107,18 @@ impl Weights {
         self.head.map(|head| head.matrix) == self.embedding
     }
 
-    /// Every distinct weight, in the order in which a step uses them.
-    pub fn iter(&self) -> impl Iterator<Item = Weight> + '_ {
-        let layers = self.layers.iter().flat_map(Layer::iter);
-        let norm = self.head.map(|head| head.norm);
-        let matrix = self.head.map(|head| head.matrix).filter(|_| !self.tied());
-        self.embedding.into_iter().chain(layers).chain(norm).chain(matrix)
+    /// Every distinct matrix, in the order in which a step uses them: what ops read of the weight region. The
+    /// norms' weights become state ([`Llama::initial_state`](super::Llama::initial_state)).
+    pub fn matrices(&self) -> impl Iterator<Item = Weight> + '_ {
+        let layers = self.layers.iter().flat_map(Layer::matrices);
+        let head = self.head.map(|head| head.matrix).filter(|_| !self.tied());
+        self.embedding.into_iter().chain(layers).chain(head)
     }
 }
 
 impl Layer {
-    pub fn iter(&self) -> impl Iterator<Item = Weight> + use<> {
-        let attention = [self.attention_norm, self.wq, self.wk, self.wv, self.wo];
-        attention.into_iter().chain([self.ffn_norm, self.w_gate, self.w_up, self.w_down])
+    fn matrices(&self) -> [Weight; 7] {
+        [self.wq, self.wk, self.wv, self.wo, self.w_gate, self.w_up, self.w_down]
     }
 }
 
@@ -161,6 +162,18 @@ pub fn check_tie(tied: Option<bool>, checkpoint: &Checkpoint) -> Result<Option<S
             checkpoint.path_of(&there)
         ))),
     }
+}
+
+/// The elements of a vector, as f32.
+///
+/// # Errors
+/// A file that cannot be read, or has become shorter.
+pub(super) fn floats(checkpoint: &Checkpoint, vector: Weight) -> Result<Vec<f32>> {
+    let mut bytes = vec![0; vector.bytes()];
+    checkpoint.read(vector.offset, &mut bytes)?;
+    Ok(for_dtype!(vector.dtype, W => {
+        bytemuck::pod_collect_to_vec::<u8, W>(&bytes).into_iter().map(W::widen).collect()
+    }))
 }
 
 /// Which part of a matrix a rank has.

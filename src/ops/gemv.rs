@@ -47,9 +47,9 @@ impl Gemv {
         size(input_bytes(self.width))
     }
 
-    /// The same where the input is normed: the norm's weights are there, too, of 16 bits each.
+    /// The same where the input is normed: the norm's weights are there, too, as f32.
     pub fn normed_shared_bytes(&self) -> u32 {
-        self.shared_bytes() / 2 * 3
+        2 * self.shared_bytes()
     }
 
     /// Parts that a pair is cut into along its columns, each for a warp: what was measured to be best for
@@ -79,11 +79,11 @@ fn input_bytes(width: usize) -> usize {
     width.next_multiple_of(STEP) * size_of::<f32>()
 }
 
-/// Bytes of shared memory of a block whose input has `width` numbers: the input, and what its warps
-/// tell each other.
-pub fn gemv_shared_bytes(width: usize) -> usize {
+/// The most bytes of shared memory of a block whose input has `width` numbers, or `normed` of them that
+/// lie beside their norm's weights: the input, and what its warps tell each other.
+pub fn gemv_shared_bytes(width: usize, normed: usize) -> usize {
     const EXCHANGE: usize = 1 << 10; // more than it is
-    input_bytes(width) + EXCHANGE
+    input_bytes(width).max(2 * input_bytes(normed)) + EXCHANGE
 }
 
 /// What `table` says of these rows.

@@ -15,7 +15,7 @@ pub struct NormGateUp {
     /// `[1, C]`
     pub x: Slot<f32>,
     /// `[C]`
-    pub norm: Weight,
+    pub norm: Slot<f32>,
     pub eps: f32,
     /// `[F, C]`
     pub w_gate: Weight,
@@ -36,20 +36,20 @@ impl Op for NormGateUp {
     }
 
     fn scratch(&self, threads: usize) -> usize {
-        normed_scratch(self.norm, threads)
+        normed_scratch(self.norm.len(), threads)
     }
 
     fn reference(&self, memory: &mut Memory<'_>) {
         let weights = memory.weights;
         let (mut region, mut scratch) = memory.region_and_scratch();
-        let (x, hidden) = region.slots((self.x, self.hidden));
-        let inputs = normed(weights, self.norm, self.eps, x, &mut scratch);
+        let (x, norm, hidden) = region.slots((self.x, self.norm, self.hidden));
+        let inputs = normed(x, norm, self.eps, &mut scratch);
         let gate_up = [self.w_gate, self.w_up].map(|weight| Rows::of(weights, weight));
         matmul([(gate_up, hidden)], inputs, &mut scratch, &swiglu);
     }
 
     fn launch(&self, target: &Target) -> Launch {
-        let width = self.norm.cols;
+        let width = self.norm.len();
         let gemv = Gemv { pairs: self.w_gate.rows, width };
         let arguments = kernel::NormGateUp {
             x: self.x,
@@ -66,7 +66,7 @@ impl Op for NormGateUp {
         .arguments();
         launch(
             kernel::NormGateUp::KERNEL,
-            (self.norm.dtype, 0),
+            (self.w_gate.dtype, 0),
             Gemv::grid(target),
             gemv.normed_shared_bytes(),
             arguments,
@@ -101,7 +101,7 @@ impl NormGateUp {
                 let gate = numbers.pick(Content::Whole(3.0, 5.0), Content::Real(1.0));
                 let op = Self {
                     x: setup.read("x", &[1, width], x),
-                    norm: setup.weight(dtype, 1, width, norm),
+                    norm: setup.read("norm", &[width], norm),
                     eps,
                     w_gate: setup.weight(dtype, ffn, width, gate),
                     w_up: setup.weight(dtype, ffn, width, numbers.upto(2)),

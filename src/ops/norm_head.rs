@@ -13,7 +13,7 @@ pub struct NormHead {
     /// `[1, C]`
     pub x: Slot<f32>,
     /// `[C]`
-    pub norm: Weight,
+    pub norm: Slot<f32>,
     pub eps: f32,
     /// The LM head. `[V, C]`
     pub head: Weight,
@@ -32,14 +32,14 @@ impl Op for NormHead {
     }
 
     fn scratch(&self, threads: usize) -> usize {
-        normed_scratch(self.norm, threads)
+        normed_scratch(self.norm.len(), threads)
     }
 
     fn reference(&self, memory: &mut Memory<'_>) {
         let weights = memory.weights;
         let (mut region, mut scratch) = memory.region_and_scratch();
-        let (x, logits) = region.slots((self.x, self.logits));
-        let inputs = normed(weights, self.norm, self.eps, x, &mut scratch);
+        let (x, norm, logits) = region.slots((self.x, self.norm, self.logits));
+        let inputs = normed(x, norm, self.eps, &mut scratch);
         let head = Rows::of(weights, self.head);
         matmul([([head], logits)], inputs, &mut scratch, &set);
     }
@@ -49,7 +49,7 @@ impl Op for NormHead {
     }
 
     fn launch(&self, target: &Target) -> Launch {
-        let width = self.norm.cols;
+        let width = self.norm.len();
         let gemv = Gemv::of_rows(self.head.rows, width);
         let arguments = kernel::NormHead {
             x: self.x,
@@ -65,7 +65,7 @@ impl Op for NormHead {
         .arguments();
         launch(
             kernel::NormHead::KERNEL,
-            (self.norm.dtype, 0),
+            (self.head.dtype, 0),
             Gemv::grid(target),
             gemv.normed_shared_bytes(),
             arguments,
@@ -93,7 +93,7 @@ impl NormHead {
                 let (x, eps) = numbers.to_norm();
                 let op = Self {
                     x: setup.read("x", &[1, width], x),
-                    norm: setup.weight(dtype, 1, width, numbers.upto(3)),
+                    norm: setup.read("norm", &[width], numbers.upto(3)),
                     eps,
                     head: setup.weight(dtype, vocab, width, numbers.upto(4)),
                     logits: setup.written("logits", &[1, vocab], numbers.judge(F32_NMSE)),

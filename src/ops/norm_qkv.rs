@@ -16,7 +16,7 @@ pub struct NormQkv {
     /// `[1, C]`
     pub x: Slot<f32>,
     /// `[C]`
-    pub norm: Weight,
+    pub norm: Slot<f32>,
     pub eps: f32,
     /// `[H D, C]`
     pub wq: Weight,
@@ -48,14 +48,15 @@ impl Op for NormQkv {
 
     fn scratch(&self, threads: usize) -> usize {
         let [k, v] = [self.wk, self.wv].map(|weight| Scratch::bytes_of::<f32>(weight.rows));
-        normed_scratch(self.norm, threads) + k + v
+        normed_scratch(self.norm.len(), threads) + k + v
     }
 
     fn reference(&self, memory: &mut Memory<'_>) {
         let weights = memory.weights;
         let (mut region, mut scratch) = memory.region_and_scratch();
-        let (x, cursor, frequencies, q, keys, values) = region.slots((
+        let (x, norm, cursor, frequencies, q, keys, values) = region.slots((
             self.x,
+            self.norm,
             self.cursor,
             self.frequencies,
             self.q,
@@ -63,7 +64,7 @@ impl Op for NormQkv {
             self.cache.values,
         ));
         let [k, v] = [self.wk, self.wv].map(|weight| scratch.take::<f32>(weight.rows));
-        let inputs = normed(weights, self.norm, self.eps, x, &mut scratch);
+        let inputs = normed(x, norm, self.eps, &mut scratch);
         let [wq, wk, wv] = [self.wq, self.wk, self.wv].map(|weight| [Rows::of(weights, weight)]);
         matmul([(wq, q), (wk, &mut *k), (wv, &mut *v)], inputs, &mut scratch, &set);
         let position = cursor[0] as usize;
@@ -75,7 +76,7 @@ impl Op for NormQkv {
     }
 
     fn launch(&self, target: &Target) -> Launch {
-        let (width, head_dim) = (self.norm.cols, 2 * self.frequencies.len());
+        let (width, head_dim) = (self.norm.len(), 2 * self.frequencies.len());
         let gemv = Gemv::of_rows(self.wq.rows + self.wk.rows + self.wv.rows, width);
         let arguments = kernel::NormQkv {
             x: self.x,
@@ -99,7 +100,7 @@ impl Op for NormQkv {
         .arguments();
         launch(
             kernel::NormQkv::KERNEL,
-            (self.norm.dtype, head_dim),
+            (self.wq.dtype, head_dim),
             Gemv::grid(target),
             gemv.normed_shared_bytes(),
             arguments,
@@ -138,7 +139,7 @@ impl NormQkv {
                 let (keys, values) = (appended("keys"), appended("values"));
                 let op = Self {
                     x: setup.read("x", &[1, width], x),
-                    norm: setup.weight(dtype, 1, width, numbers.upto(3)),
+                    norm: setup.read("norm", &[width], numbers.upto(3)),
                     eps,
                     wq,
                     wk,

@@ -2,19 +2,18 @@ use rayon::prelude::*;
 
 use super::{blocks, launch, size};
 use crate::case::{Case, Content, F32_NMSE, HALF, NUMBERS, Numbers, Setup};
-use crate::checkpoint::{Checkpoint, Dtype};
-use crate::for_dtype;
+use crate::checkpoint::Dtype;
 use crate::kernel::{self, Launch};
-use crate::memory::{Activation, Memory, Scratch, Slot, Weight};
+use crate::memory::{Activation, Memory, Scratch, Slot};
 use crate::op::{Cost, Op, Target};
-use crate::vector::{Element, Inputs, dot, fill, matmul_scratch, wide_scratch};
+use crate::vector::{Inputs, dot, fill, matmul_scratch, wide_scratch};
 
 /// `y[t] = x[t] / sqrt(mean(x[t]^2) + eps) * weight` (Zhang and Sennrich, 2019, arXiv:1910.07467)
 pub struct RmsNorm {
     /// `[T, C]`
     pub x: Slot<f32>,
     /// `[C]`
-    pub weight: Weight,
+    pub weight: Slot<f32>,
     pub eps: f32,
     /// Out. `[T, C]`
     pub y: Activation,
@@ -38,24 +37,21 @@ impl Op for RmsNorm {
     }
 
     fn reference(&self, memory: &mut Memory<'_>) {
-        for_dtype!(self.weight.dtype, W => {
-            let weight = memory.weight::<W>(self.weight);
-            let (mut region, mut scratch) = memory.region_and_scratch();
-            let (x, y) = region.slots((self.x, self.y.bytes));
-            let width = self.weight.cols;
-            fill(self.y, y, &mut scratch, |y, _| {
-                let tokens = x.par_chunks_exact(width).zip(y.par_chunks_exact_mut(width));
-                let least = (ELEMENTS_PER_TASK / width).max(1);
-                tokens.with_min_len(least).for_each(|(x, y)| rms_norm(x, weight, self.eps, y));
-            });
+        let (mut region, mut scratch) = memory.region_and_scratch();
+        let (x, weight, y) = region.slots((self.x, self.weight, self.y.bytes));
+        let width = weight.len();
+        fill(self.y, y, &mut scratch, |y, _| {
+            let tokens = x.par_chunks_exact(width).zip(y.par_chunks_exact_mut(width));
+            let least = (ELEMENTS_PER_TASK / width).max(1);
+            tokens.with_min_len(least).for_each(|(x, y)| rms_norm(x, weight, self.eps, y));
         });
     }
 
     fn launch(&self, target: &Target) -> Launch {
-        let width = self.weight.cols;
+        let width = self.weight.len();
         let tokens = self.x.len() / width;
         assert!(width.is_multiple_of(8), "rows of {width} are not of whole 16-byte pieces");
-        assert_eq!((self.y.dtype, self.y.terms), (self.weight.dtype, 2));
+        assert_eq!(self.y.terms, 2);
         let arguments = kernel::RmsNorm {
             x: self.x,
             weight: self.weight,
@@ -67,7 +63,7 @@ impl Op for RmsNorm {
         .arguments();
         launch(
             kernel::RmsNorm::KERNEL,
-            (self.weight.dtype, 0),
+            (self.y.dtype, 0),
             [blocks(tokens, 8 * target.multiprocessors), 1],
             0,
             arguments,
@@ -80,28 +76,27 @@ const ELEMENTS_PER_TASK: usize = 16 * 1024;
 
 /// The norm of one token's `x` `[C]`, for ops that begin with it.
 pub(super) fn normed<'s>(
-    region: &Checkpoint,
-    weight: Weight,
-    eps: f32,
     x: &[f32],
+    weight: &[f32],
+    eps: f32,
     scratch: &mut Scratch<'s>,
 ) -> Inputs<'s> {
     let y = scratch.take(x.len());
-    for_dtype!(weight.dtype, W => rms_norm(x, weight.elements::<W>(region), eps, y));
+    rms_norm(x, weight, eps, y);
     Inputs::pack(y, x.len(), scratch)
 }
 
-/// Bytes of scratch that [`normed`] and products of it take.
-pub(super) fn normed_scratch(weight: Weight, threads: usize) -> usize {
-    Scratch::bytes_of::<f32>(weight.cols) + matmul_scratch(1, weight.cols, threads)
+/// Bytes of scratch that [`normed`] of so many numbers and products of it take.
+pub(super) fn normed_scratch(width: usize, threads: usize) -> usize {
+    Scratch::bytes_of::<f32>(width) + matmul_scratch(1, width, threads)
 }
 
 /// The norm of one token's `x` `[C]` into `y` `[C]`.
-fn rms_norm<W: Element>(x: &[f32], weight: &[W], eps: f32, y: &mut [f32]) {
+fn rms_norm(x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) {
     let mean_square = dot(x, x) / x.len() as f32;
     let scale = 1.0 / (mean_square + eps).sqrt();
     for ((y, x), w) in y.iter_mut().zip(x).zip(weight) {
-        *y = x * scale * w.widen();
+        *y = x * scale * w;
     }
 }
 
@@ -144,7 +139,7 @@ impl RmsNorm {
         let mut setup = Setup::new(numbers);
         let op = Self {
             x: setup.read("x", &shape, x),
-            weight: setup.weight(dtype, 1, shape[1], numbers.upto(3)),
+            weight: setup.read("weight", &shape[1..], numbers.upto(3)),
             eps,
             y: setup.written_as("y", (dtype, 2), &shape, numbers.judge(F32_NMSE)),
         };

@@ -234,9 +234,9 @@ fn rank(small: Small, card: &Gpu, (context, chunk): (usize, usize)) -> Result<Ra
     let dims = Dims::new(&config, 1)?;
     let request = Request { context: Some(context), chunk, ..Request::default() };
     let request = request.on_gpu(checkpoint.dtype(), card.attention_blocks());
-    let weights: Vec<_> = Weights::locate(&checkpoint, &dims)?.iter().collect();
+    let matrices: Vec<_> = Weights::locate(&checkpoint, &dims)?.matrices().collect();
     let room = MemoryBudget::Gpu(card.memory()?.0);
-    let plan = Plan::new(&config, &dims, cuda::region_bytes(&weights), request, room)?;
+    let plan = Plan::new(&config, &dims, cuda::region_bytes(&matrices), request, room)?;
     Rank::on(&config, dims, checkpoint, &plan, |checkpoint, weights, layout| {
         let hardware = crate::executor::Hardware::Gpu(card.clone());
         Executor::of_rank(

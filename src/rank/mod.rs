@@ -15,7 +15,7 @@ use crate::config::{Config, Dims, Shard};
 use crate::error::{Error, Result};
 use crate::executor::{Captured, Executor, Hardware};
 use crate::memory::{Layout, Slot, Weight};
-use crate::model::{self, Llama, Logits, Plan, Sizes, Weights};
+use crate::model::{self, LayerState, Llama, Logits, Plan, Sizes, Weights};
 use crate::op::{Cost, Program};
 use crate::ops::{self, Synthesize};
 use crate::sampler::{IN_PROMPT, Outcome, SamplingOptions};
@@ -100,10 +100,11 @@ impl Rank {
         device: impl FnOnce(Checkpoint, &[Weight], &Layout) -> Result<Executor>,
     ) -> Result<Self> {
         let weights = Weights::locate(&checkpoint, &dims)?;
-        let all: Vec<_> = weights.iter().collect();
+        let matrices: Vec<_> = weights.matrices().collect();
         let (model, layout) = Llama::lay_out(config, dims, weights, plan.sizes);
-        let mut device = device(checkpoint, &all, &layout)?;
-        for (slot, bytes) in model.initial_state(config) {
+        let initial = model.initial_state(config, &checkpoint)?;
+        let mut device = device(checkpoint, &matrices, &layout)?;
+        for (slot, bytes) in initial {
             device.write(slot, &bytes)?;
         }
         let state = &model.state;
@@ -265,12 +266,11 @@ impl Rank {
         self.check_room(tokens)?;
         let Dims { kv_heads, head_dim, .. } = self.model.dims;
         let mut program = Program::default();
-        for (layer, cache) in self.model.state.caches.iter().enumerate() {
-            let dtype = cache.dtype;
-            let bytes = tokens * kv_heads * head_dim * dtype.bytes();
+        for (layer, LayerState { cache, .. }) in self.model.state.layers.iter().enumerate() {
+            let bytes = tokens * kv_heads * head_dim * cache.dtype.bytes();
             for (part, slot) in [cache.keys, cache.values].into_iter().enumerate() {
                 let recipe = Recipe::standard(0, (2 * layer + part) as u32);
-                program.push(Synthesize::whole(recipe, dtype, slot.part(0, bytes)));
+                program.push(Synthesize::whole(recipe, cache.dtype, slot.part(0, bytes)));
             }
         }
         self.device.run(&program)?;

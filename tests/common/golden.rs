@@ -14,9 +14,14 @@ pub struct Expected {
     pub greedy: Vec<u32>,
 }
 
+/// That of all cases.
+pub fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
+}
+
 /// The folders of all cases.
 pub fn cases() -> Vec<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let folder = folder();
     let entries = folder.read_dir().unwrap().map(|entry| entry.unwrap().path());
     let mut cases: Vec<_> = entries.filter(|path| path.is_dir()).collect();
     cases.sort();

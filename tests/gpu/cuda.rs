@@ -90,7 +90,7 @@ fn what_no_kernel_is_made_for_is_refused_by_name() {
         ("mha-hd64-f32", "F32 weights"),
         (
             "gqa5-hd80-bf16-f32-norms-head",
-            "weights of several types: \"lm_head.weight\" is F32 where most are BF16",
+            "matrices of several types: \"lm_head.weight\" is F32 where most are BF16",
         ),
         ("gqa2-hd96-bf16-f16", "is F16 where most are BF16"),
     ] {

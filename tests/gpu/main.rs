@@ -24,6 +24,7 @@ mod cuda_parallel;
 mod cuda_worlds;
 mod demo;
 mod loading;
+mod norms;
 mod ready;
 mod sample_ranks;
 mod stages;

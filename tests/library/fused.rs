@@ -64,7 +64,7 @@ fn norm_qkv_is_its_chain() {
         let (heads, kv_heads) = (6, 2);
         let mut s = Setup::new(Numbers::Real);
         let x = real(&mut s, "x", &[1, WIDTH]);
-        let norm = s.weight(dtype, 1, WIDTH, Content::Real(1.0));
+        let norm = real(&mut s, "norm", &[WIDTH]);
         let wq = matrix(&mut s, dtype, heads * HEAD_DIM);
         let [wk, wv] = [(); 2].map(|()| matrix(&mut s, dtype, kv_heads * HEAD_DIM));
         let cursor = s.cursor(5);
@@ -104,7 +104,7 @@ fn norm_gate_up_and_norm_head_are_their_chains() {
     for dtype in HALF {
         let mut s = Setup::new(Numbers::Real);
         let x = real(&mut s, "x", &[1, WIDTH]);
-        let norm = s.weight(dtype, 1, WIDTH, Content::Real(1.0));
+        let norm = real(&mut s, "norm", &[WIDTH]);
         let [w_gate, w_up] = [(); 2].map(|()| matrix(&mut s, dtype, 72));
         let normed = output(&mut s, "normed", &[1, WIDTH]);
         let y = output(&mut s, "y", &[1, 72]);

@@ -133,12 +133,12 @@ impl Gpu {
     /// What about the model no kernel is made for, or is too large for this GPU.
     pub fn suits(&self, dims: &Dims, weights: &Checkpoint) -> Result<()> {
         let Dims { width, heads, head_dim, ffn, vocab, .. } = *dims;
-        let longest = width.max(heads * head_dim).max(ffn);
-        let (needed, limit) = (gemv_shared_bytes(longest), self.context.block_shared_bytes()?);
+        let needed = gemv_shared_bytes(ffn.max(heads * head_dim), width);
+        let limit = self.context.block_shared_bytes()?;
         let trouble = match (weights.dtype(), weights.exception()) {
             (Dtype::F32, _) => "F32 weights (BF16 and F16 are supported)".to_owned(),
             (most, Some((name, tensor))) => format!(
-                "weights of several types: {} is {} where most are {}",
+                "matrices of several types: {} is {} where most are {}",
                 quote(name),
                 tensor.dtype.name(),
                 most.name()
