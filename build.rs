@@ -14,6 +14,7 @@ use std::{env, fs, thread};
 
 use arch::{ARCHS, Arch, ptx_archs};
 use compile::{Cache, Image, Program};
+use encoding::Encoding;
 use nvrtc::{Nvrtc, Search};
 use signature::{Field, Kind};
 
@@ -25,13 +26,16 @@ mod arch;
 #[path = "src/kernel/compile.rs"]
 mod compile;
 #[allow(dead_code)]
+#[path = "src/encoding.rs"]
+mod encoding;
+#[allow(dead_code)]
 #[path = "src/kernel/nvrtc.rs"]
 mod nvrtc;
 #[allow(dead_code)]
 #[path = "src/kernel/private.rs"]
 mod private;
 #[allow(dead_code)]
-#[path = "src/kernel/signature.rs"]
+#[path = "src/kernel/signature/mod.rs"]
 mod signature;
 
 /// What one kernel became, by architecture.
@@ -302,10 +306,10 @@ fn write_kernel(text: &mut String, program: &Program<'_>, images: &Images) -> st
     }
     writeln!(text, "], exports: &[")?;
     for export in &signature.exports {
-        let weights = match export.weights {
-            Some("bf16") => "Some(Dtype::Bf16)",
-            Some(_) => "Some(Dtype::F16)",
-            None => "None",
+        let place = |weights| Encoding::ALL.iter().position(|encoding| *encoding == weights);
+        let weights = match export.weights.and_then(place) {
+            Some(place) => format!("Some(Encoding::ALL[{place}])"),
+            None => "None".to_owned(),
         };
         writeln!(
             text,

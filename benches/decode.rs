@@ -7,7 +7,8 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use chaski::bench::{Bench, Ceilings, Conditions, Fill, Kind, Row, Test, row};
-use chaski::checkpoint::{Checkpoint, Dtype};
+use chaski::checkpoint::Checkpoint;
+use chaski::encoding::Float;
 use chaski::executor::Hardware;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use support::{circumstances, nothing_is_measured, open, source};
@@ -17,7 +18,7 @@ const TEST: Test = Test { kind: Kind::Generation, prompt: 0, generate: 8, depth:
 fn decode(criterion: &mut Criterion) {
     let source = source();
     let weight_bytes = Checkpoint::open(&source).unwrap().total_bytes();
-    let ceilings = Ceilings::measure(&Hardware::cpu().unwrap(), Dtype::F32, weight_bytes).unwrap();
+    let ceilings = Ceilings::measure(&Hardware::cpu().unwrap(), Float::F32, weight_bytes).unwrap();
     let interrupt = AtomicBool::new(false);
     let mut bench = Bench::new(open(&source), Fill::Prefill, &interrupt);
     bench.warm_up(&TEST).unwrap();

@@ -63,7 +63,7 @@ fn measure(
         bytes => Throughput::Bytes(bytes),
     });
     group.bench_function(BenchmarkId::new(place, &case.name), |bencher| {
-        let weights = Checkpoint::in_memory(case.dtype(), case.weight_region());
+        let weights = Checkpoint::in_memory(case.encoding(), case.weight_region());
         let mut device =
             Executor::new(hardware, weights, &case.weights, &case.layout, &|_| Ok(())).unwrap();
         let before = case.state();

@@ -41,6 +41,7 @@ pub mod cli;
 pub mod comm;
 pub mod config;
 pub mod conformance;
+pub mod encoding;
 pub mod engine;
 pub mod error;
 pub mod executor;

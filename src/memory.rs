@@ -10,8 +10,9 @@ use std::ops::Range;
 use bytemuck::Pod;
 use memmap2::{MmapMut, MmapOptions};
 
-use crate::checkpoint::{Checkpoint, Dtype};
+use crate::checkpoint::Checkpoint;
 use crate::comm::Communicator;
+use crate::encoding::{Encoding, Float};
 use crate::error::{Error, Result};
 
 /// Slots start at multiples of this many bytes: four 64-byte cache lines, two 128-byte GPU sectors.
@@ -74,7 +75,7 @@ impl<T: Pod> Slot<T> {
 /// away from the first.
 #[derive(Debug, Clone, Copy)]
 pub struct Activation {
-    pub dtype: Dtype,
+    pub dtype: Float,
     /// 1 or 2.
     pub terms: usize,
     /// All first terms, then all second ones.
@@ -122,7 +123,7 @@ impl Layout {
     }
 
     /// A new slot for `shape` activations of `terms` terms of `dtype`.
-    pub fn activation(&mut self, dtype: Dtype, terms: usize, shape: &[usize]) -> Activation {
+    pub fn activation(&mut self, dtype: Float, terms: usize, shape: &[usize]) -> Activation {
         let shape = [shape, &[terms, dtype.bytes()]].concat();
         Activation { dtype, terms, bytes: self.slot(&shape) }
     }
@@ -164,38 +165,42 @@ impl Layout {
 /// tensor in the checkpoint: some of its rows, or some columns of each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Weight {
-    pub dtype: Dtype,
+    pub encoding: Encoding,
     /// Bytes from the start of the weight region.
     pub offset: usize,
     pub rows: usize,
     pub cols: usize,
-    /// Elements from the start of a row to that of the next: `cols`, or more where others lie between.
+    /// Columns from the start of a row to that of the next: `cols`, or more where others lie between.
     pub stride: usize,
 }
 
 impl Weight {
     /// A tensor whose rows follow each other.
-    pub fn whole(dtype: Dtype, offset: usize, rows: usize, cols: usize) -> Self {
-        Self { dtype, offset, rows, cols, stride: cols }
+    pub fn whole(encoding: Encoding, offset: usize, rows: usize, cols: usize) -> Self {
+        Self { encoding, offset, rows, cols, stride: cols }
     }
 
     /// Bytes of its elements.
     pub fn bytes(self) -> usize {
-        self.rows * self.cols * self.dtype.bytes()
+        self.rows * self.encoding.row_bytes(self.cols)
     }
 
-    /// Its elements in the weight region, from the first to the last: its rows are `stride` apart.
-    pub fn elements<W: Pod>(self, region: &Checkpoint) -> &[W] {
-        assert_eq!(self.dtype.bytes(), size_of::<W>());
-        bytemuck::cast_slice(region.bytes(self.offset, self.span_bytes()))
+    /// Bytes from the start of a row to that of the next.
+    pub fn stride_bytes(self) -> usize {
+        self.encoding.row_bytes(self.stride)
     }
 
     /// Bytes from its first element to its last, with what lies between its rows.
     pub fn span_bytes(self) -> usize {
         match self.rows {
             0 => 0,
-            rows => ((rows - 1) * self.stride + self.cols) * self.dtype.bytes(),
+            rows => (rows - 1) * self.stride_bytes() + self.encoding.row_bytes(self.cols),
         }
+    }
+
+    /// Where it lies in the weight region, from its first element to its last.
+    pub fn span(self, region: &Checkpoint) -> &[u8] {
+        region.bytes(self.offset, self.span_bytes())
     }
 }
 
@@ -207,11 +212,6 @@ pub struct Memory<'a> {
 }
 
 impl<'a> Memory<'a> {
-    /// The elements of `weight`, where they lie in the mapped file ([`Weight::elements`]).
-    pub fn weight<W: Pod>(&self, weight: Weight) -> &'a [W] {
-        weight.elements(self.weights)
-    }
-
     /// The views of several slots at once, each as a mutable slice.
     ///
     /// # Panics

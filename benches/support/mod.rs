@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use chaski::encoding::Float;
 use chaski::engine::{Device, Model, Options, silent};
 use chaski::source::Source;
 use chaski::team::Team;
@@ -32,7 +33,7 @@ pub fn source() -> Source {
     let Source::Synthetic(mut model) = Source::find(name).unwrap() else {
         unreachable!("{name} is synthetic");
     };
-    model.dtype = if dtype == "f16" { "F16" } else { "BF16" };
+    model.dtype = if dtype == "f16" { Float::F16 } else { Float::Bf16 };
     Source::Synthetic(model)
 }
 

@@ -3,8 +3,9 @@
 
 use std::time::{Duration, Instant};
 
+use crate::checkpoint::Checkpoint;
 use crate::checkpoint::synthetic::Recipe;
-use crate::checkpoint::{Checkpoint, Dtype};
+use crate::encoding::Float;
 use crate::error::Result;
 use crate::executor::{Captured, Executor, Hardware, Threads};
 use crate::memory::Layout;
@@ -50,7 +51,7 @@ impl Ceilings {
     ///
     /// # Errors
     /// No memory to read; a device that fails.
-    pub fn measure(hardware: &Hardware, multiplied: Dtype, weight_bytes: usize) -> Result<Self> {
+    pub fn measure(hardware: &Hardware, multiplied: Float, weight_bytes: usize) -> Result<Self> {
         let (most, free) = match hardware {
             Hardware::Cpu(_) => (MOST_CPU_BYTES, usize::MAX),
             Hardware::Gpu(card) => (MOST_GPU_BYTES, card.memory()?.0 / 2),
@@ -101,7 +102,7 @@ fn read_rate(hardware: &Hardware, bytes: usize) -> Result<Rate> {
     let mut device = Executor::new(hardware, Checkpoint::empty(), &[], &layout, &|_| Ok(()))?;
     // Memory that was never written may be one page of zeros again and again.
     let mut fill = Program::default();
-    fill.push(Synthesize::whole(Recipe::standard(0, 0), Dtype::Bf16, memory));
+    fill.push(Synthesize::whole(Recipe::standard(Float::Bf16, 0, 0), memory));
     device.run(&fill)?;
     program_rate(&mut device, bytes as f64, |rounds| {
         let mut program = Program::default();
@@ -163,7 +164,7 @@ fn program_rate(
 }
 
 /// Floating point operations a second of all threads together.
-fn cpu_rate(threads: &Threads, multiplied: Dtype) -> Result<Rate> {
+fn cpu_rate(threads: &Threads, multiplied: Float) -> Result<Rate> {
     let run = |rounds| threads.run(|| rayon::broadcast(|_| multiply_adds(multiplied, rounds)));
     let flops: usize = run(CPU_ROUND).into_iter().sum();
     rate(flops as f64, |rounds, runs| {

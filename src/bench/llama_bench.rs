@@ -8,15 +8,15 @@ use super::format::Row;
 use super::measure::Sample;
 use super::row::{deviation, mean};
 use super::test::{Kind, Test};
-use crate::checkpoint::Dtype;
 use crate::config::Config;
+use crate::encoding::{Encoding, Float};
 
 /// What all tests of a run have in common.
 pub struct Run<'a> {
     pub config: &'a Config,
     pub model: String,
-    pub dtype: Dtype,
-    pub cache: Dtype,
+    pub encoding: Encoding,
+    pub cache: Float,
     pub weight_bytes: usize,
     pub parameters: usize,
     pub chunk: usize,
@@ -45,7 +45,7 @@ impl Run<'_> {
             "gpu_info": names.join(", "),
             "backends": if on_cpu { "CPU" } else { "CUDA" },
             "model_filename": self.model,
-            "model_type": model_type(config, self.dtype),
+            "model_type": model_type(config, self.encoding),
             "model_size": self.weight_bytes,
             "model_n_params": self.parameters,
             "n_batch": chunk,
@@ -111,7 +111,7 @@ pub fn measured(test: &Test, samples: &[Sample]) -> Row {
 }
 
 /// llama.cpp's name of a model: it tells Llamas apart by their layers.
-fn model_type(config: &Config, dtype: Dtype) -> String {
+fn model_type(config: &Config, encoding: Encoding) -> String {
     let size = match config.layers {
         16 | 22 => "1B",
         26 | 28 => "3B",
@@ -125,6 +125,6 @@ fn model_type(config: &Config, dtype: Dtype) -> String {
         126 => "405B",
         _ => "?B",
     };
-    let dtype = if dtype == Dtype::F32 { "all F32" } else { dtype.name() };
-    format!("llama {size} {dtype}")
+    let encoding = if encoding == Float::F32.into() { "all F32" } else { encoding.name() };
+    format!("llama {size} {encoding}")
 }

@@ -11,7 +11,8 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::Value;
 
-use super::{Dtype, Tensor};
+use super::Tensor;
+use crate::encoding::Float;
 use crate::json::{self, quote};
 
 /// Bytes of the header's length, a little-endian u64.
@@ -71,7 +72,8 @@ pub fn parse(file: &[u8]) -> Result<Vec<(String, Tensor)>, String> {
             )));
         }
         covered = end;
-        tensors.push((name, Tensor { dtype, shape: entry.shape, offset, bytes }));
+        let encoding = dtype.into();
+        tensors.push((name, Tensor { encoding, shape: entry.shape, offset, bytes }));
     }
     if covered < data_bytes {
         return Err(format!("{} bytes follow the last tensor", data_bytes - covered));
@@ -112,8 +114,8 @@ struct Entry {
 
 impl Entry {
     /// The element type, and the bytes that the shape needs.
-    fn size(&self) -> Result<(Dtype, usize), String> {
-        let Some(dtype) = Dtype::from_name(&self.dtype) else {
+    fn size(&self) -> Result<(Float, usize), String> {
+        let Some(dtype) = Float::from_name(&self.dtype) else {
             return Err(format!(
                 "has the type {}: BF16, F16 and F32 are supported, quantised weights are not",
                 quote(&self.dtype)

@@ -14,6 +14,7 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 use std::thread;
 
+use crate::encoding::{Encoding, Float};
 use crate::error::{Error, Result};
 use crate::json::quote;
 use crate::source::{Bytes, Source, Synthetic};
@@ -29,49 +30,26 @@ const FILE_ALIGN_BYTES: usize = 64;
 /// Is told of bytes of weights that have come. An error of its ends the loading.
 pub type Progress<'a> = &'a (dyn Fn(u64) -> Result<()> + Sync);
 
-/// The type of a tensor's elements.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Dtype {
-    Bf16,
-    F16,
-    F32,
-}
-
-impl Dtype {
-    const ALL: [Dtype; 3] = [Dtype::Bf16, Dtype::F16, Dtype::F32];
-
-    /// Bytes of one element.
-    pub fn bytes(self) -> usize {
-        match self {
-            Dtype::Bf16 | Dtype::F16 => 2,
-            Dtype::F32 => 4,
-        }
-    }
-
-    /// The type's name in safetensors files.
-    pub fn name(self) -> &'static str {
-        match self {
-            Dtype::Bf16 => "BF16",
-            Dtype::F16 => "F16",
-            Dtype::F32 => "F32",
-        }
-    }
-
-    /// The type that safetensors files call `name`.
-    pub fn from_name(name: &str) -> Option<Dtype> {
-        Dtype::ALL.into_iter().find(|dtype| dtype.name() == name)
-    }
-}
-
 /// Where a tensor lies and what it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tensor {
-    pub dtype: Dtype,
+    pub encoding: Encoding,
     /// Slowest dimension first.
     pub shape: Vec<usize>,
-    /// Of its first byte in the weight region; a multiple of the element's size.
+    /// Of its first byte in the weight region; a multiple of the size of what it is made of.
     pub offset: usize,
     pub bytes: usize,
+}
+
+impl Tensor {
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
 }
 
 /// The weights of a model: mapped files and the tensors in them. A clone shares the files.
@@ -82,7 +60,7 @@ pub struct Checkpoint {
     tensors: Vec<(String, Tensor)>,
     /// Name to place in `tensors`.
     places: HashMap<String, usize>,
-    dtype: Dtype,
+    encoding: Encoding,
     /// How a synthetic model's tensors are made, by offset.
     recipes: BTreeMap<usize, Recipe>,
 }
@@ -190,32 +168,32 @@ impl Checkpoint {
 
     /// No weights, for programs that read none.
     pub fn empty() -> Checkpoint {
-        Checkpoint { shards: Vec::new(), ..Checkpoint::in_memory(Dtype::F32, Arc::new([])) }
+        Checkpoint { shards: Vec::new(), ..Checkpoint::in_memory(Float::F32.into(), Arc::new([])) }
     }
 
     /// A weight region made in memory, of tensors without names.
-    pub fn in_memory(dtype: Dtype, region: Arc<[u64]>) -> Checkpoint {
+    pub fn in_memory(encoding: Encoding, region: Arc<[u64]>) -> Checkpoint {
         let shard = WeightFile { path: "memory".to_owned(), base: 0, bytes: Bytes::Made(region) };
         Checkpoint {
             shards: vec![shard],
             tensors: Vec::new(),
             places: HashMap::new(),
-            dtype,
+            encoding,
             recipes: BTreeMap::new(),
         }
     }
 
     /// A model whose weights are yet to be made.
     fn synthetic(model: &Synthetic) -> Checkpoint {
-        let dtype = Dtype::from_name(model.dtype).expect("a synthetic model's type is one of ours");
         let (mut tensors, mut places, mut recipes) = (Vec::new(), HashMap::new(), BTreeMap::new());
-        for (name, tensor, recipe) in synthetic::tensors(model, dtype) {
+        for (name, tensor, recipe) in synthetic::tensors(model) {
             places.insert(name.clone(), tensors.len());
             recipes.insert(tensor.offset, recipe);
             tensors.push((name, tensor));
         }
         let shard = WeightFile { path: model.to_string(), base: 0, bytes: Bytes::Embedded(&[]) };
-        Checkpoint { shards: vec![shard], tensors, places, dtype, recipes }
+        let encoding = model.dtype.into();
+        Checkpoint { shards: vec![shard], tensors, places, encoding, recipes }
     }
 
     /// Whether the weights are in no file.
@@ -227,7 +205,7 @@ impl Checkpoint {
     /// model's.
     pub fn recipe(&self, offset: usize) -> Option<(Recipe, usize)> {
         let (start, recipe) = self.recipes.range(..=offset).next_back()?;
-        Some((*recipe, (offset - start) / self.dtype.bytes()))
+        Some((*recipe, (offset - start) / recipe.dtype.bytes()))
     }
 
     /// Makes a synthetic model's weights in this machine's memory, once; all others are there. `made` is told
@@ -239,7 +217,7 @@ impl Checkpoint {
         if self.is_synthetic() && self.shards[0].bytes.is_empty() {
             let tensors = self.tensors.iter().map(|(_, tensor)| tensor);
             let fill = |tensor: &Tensor, bytes: &mut [u8]| {
-                self.recipes[&tensor.offset].fill(tensor.dtype, 0, bytes);
+                self.recipes[&tensor.offset].fill(0, bytes);
                 made(tensor.bytes as u64)
             };
             self.shards[0].bytes = synthetic::make(self.total_bytes(), tensors, fill)?;
@@ -257,21 +235,22 @@ impl Checkpoint {
         self.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor))
     }
 
-    /// The element type that most bytes of the weights have.
-    pub fn dtype(&self) -> Dtype {
-        self.dtype
+    /// That of most bytes of the weights.
+    pub fn encoding(&self) -> Encoding {
+        self.encoding
     }
 
-    /// The first matrix of another type, if there is one. Vectors, the norms' weights, may be of any.
+    /// The first matrix with another encoding, if there is one. Vectors, the norms' weights, may have any.
     pub fn exception(&self) -> Option<(&str, &Tensor)> {
-        self.tensors().find(|(_, tensor)| tensor.shape.len() > 1 && tensor.dtype != self.dtype)
+        self.tensors()
+            .find(|(_, tensor)| tensor.shape.len() > 1 && tensor.encoding != self.encoding)
     }
 
     /// The types of the weights, for people: `BF16`, `BF16 and F32`.
     pub fn types(&self) -> String {
-        let others = Dtype::ALL.into_iter().filter(|dtype| *dtype != self.dtype);
-        let others = others.filter(|other| self.tensors().any(|(_, t)| t.dtype == *other));
-        let names = [self.dtype].into_iter().chain(others).map(Dtype::name);
+        let others = Encoding::ALL.into_iter().filter(|encoding| *encoding != self.encoding);
+        let others = others.filter(|other| self.tensors().any(|(_, t)| t.encoding == *other));
+        let names = [self.encoding].into_iter().chain(others).map(Encoding::name);
         names.collect::<Vec<_>>().join(" and ")
     }
 
@@ -288,7 +267,7 @@ impl Checkpoint {
     /// A file that cannot be read, or has become shorter.
     pub fn read(&self, offset: usize, into: &mut [u8]) -> Result<()> {
         if let Some((recipe, first)) = self.recipe(offset) {
-            recipe.fill_alone(self.dtype, first, into);
+            recipe.fill_alone(first, into);
             return Ok(());
         }
         let WeightFile { path, base, bytes } = self.shard_at(offset);
@@ -344,11 +323,11 @@ impl Checkpoint {
             let paths: Vec<&str> = shards.iter().map(|shard| shard.path.as_str()).collect();
             return Err(Error::failed(format!("{}: no weights", paths.join(", "))));
         }
-        let bytes = |dtype: &Dtype| -> usize {
-            tensors.iter().filter(|(_, t)| t.dtype == *dtype).map(|(_, t)| t.bytes).sum()
+        let bytes = |encoding: &Encoding| -> usize {
+            tensors.iter().filter(|(_, t)| t.encoding == *encoding).map(|(_, t)| t.bytes).sum()
         };
-        let dtype = Dtype::ALL.into_iter().max_by_key(bytes).expect("there are types");
-        Ok(Checkpoint { shards, tensors, places, dtype, recipes: BTreeMap::new() })
+        let encoding = Encoding::ALL.into_iter().max_by_key(bytes).expect("there are encodings");
+        Ok(Checkpoint { shards, tensors, places, encoding, recipes: BTreeMap::new() })
     }
 
     /// That every tensor is in the file that the index gives, and every tensor of a file in the

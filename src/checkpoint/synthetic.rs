@@ -6,7 +6,8 @@ use half::{bf16, f16};
 use memmap2::MmapMut;
 use rayon::prelude::*;
 
-use super::{Dtype, Tensor};
+use super::Tensor;
+use crate::encoding::Float;
 use crate::error::{Error, Result};
 use crate::random::philox;
 use crate::source::{Bytes, Synthetic};
@@ -25,6 +26,7 @@ const ALIGN_BYTES: usize = 64;
 /// counter (p, tensor) and the key `seed`; rounded to nearest even once by each operation.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Recipe {
+    pub dtype: Float,
     pub seed: u64,
     /// The same for tensors of the same name, however many layers there are.
     pub tensor: u32,
@@ -35,17 +37,17 @@ pub struct Recipe {
 impl Recipe {
     /// A matrix keeps the scale of its input: variance 1 / fan-in. The weights of a norm are about 1,
     /// with a standard deviation of 0.1.
-    fn new(seed: u64, tensor: u32, shape: &[usize]) -> Self {
+    fn new(dtype: Float, seed: u64, tensor: u32, shape: &[usize]) -> Self {
         let (centre, deviation) = match shape {
             [_, fan_in] => (0.0, 1.0 / (*fan_in as f64).sqrt()),
             _ => (1.0, 0.1),
         };
-        Self { seed, tensor, centre, scale: Self::scale(deviation) }
+        Self { dtype, seed, tensor, centre, scale: Self::scale(deviation) }
     }
 
     /// Mean 0, variance 1.
-    pub fn standard(seed: u64, tensor: u32) -> Self {
-        Self { seed, tensor, centre: 0.0, scale: Self::scale(1.0) }
+    pub fn standard(dtype: Float, seed: u64, tensor: u32) -> Self {
+        Self { dtype, seed, tensor, centre: 0.0, scale: Self::scale(1.0) }
     }
 
     /// An even spread over (-a, a) has the deviation a / sqrt(3).
@@ -54,19 +56,19 @@ impl Recipe {
     }
 
     /// Makes the elements from `first` on, which is a multiple of [`PIECE`].
-    pub fn fill(&self, dtype: Dtype, first: usize, bytes: &mut [u8]) {
+    pub fn fill(&self, first: usize, bytes: &mut [u8]) {
         let tasks = bytes.par_chunks_mut(TASK_BYTES).enumerate();
         tasks.for_each(|(task, bytes)| {
-            self.fill_alone(dtype, first + task * TASK_BYTES / dtype.bytes(), bytes);
+            self.fill_alone(first + task * TASK_BYTES / self.dtype.bytes(), bytes);
         });
     }
 
     /// As [`Self::fill`], without other threads.
-    pub fn fill_alone(&self, dtype: Dtype, first: usize, bytes: &mut [u8]) {
-        match dtype {
-            Dtype::Bf16 => self.elements(first, bytes, bf16::from_f32),
-            Dtype::F16 => self.elements(first, bytes, f16::from_f32),
-            Dtype::F32 => self.elements(first, bytes, |value| value),
+    pub fn fill_alone(&self, first: usize, bytes: &mut [u8]) {
+        match self.dtype {
+            Float::Bf16 => self.elements(first, bytes, bf16::from_f32),
+            Float::F16 => self.elements(first, bytes, f16::from_f32),
+            Float::F32 => self.elements(first, bytes, |value| value),
         }
     }
 
@@ -86,8 +88,8 @@ impl Recipe {
 }
 
 /// The tensors of a synthetic model laid end to end, and how each is made.
-pub fn tensors(model: &Synthetic, dtype: Dtype) -> Vec<(String, Tensor, Recipe)> {
-    let shape = model.shape;
+pub fn tensors(model: &Synthetic) -> Vec<(String, Tensor, Recipe)> {
+    let Synthetic { shape, dtype, .. } = *model;
     let (c, f, v) = (shape.width, shape.ffn, shape.vocab);
     let (q_rows, kv_rows) = (shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim);
     let layer = [
@@ -117,8 +119,9 @@ pub fn tensors(model: &Synthetic, dtype: Dtype) -> Vec<(String, Tensor, Recipe)>
         let bytes = shape.iter().product::<usize>() * dtype.bytes();
         let offset = end.next_multiple_of(ALIGN_BYTES);
         end = offset + bytes;
-        let recipe = Recipe::new(model.seed, number, &shape);
-        (format!("{name}.weight"), Tensor { dtype, shape, offset, bytes }, recipe)
+        let recipe = Recipe::new(dtype, model.seed, number, &shape);
+        let encoding = dtype.into();
+        (format!("{name}.weight"), Tensor { encoding, shape, offset, bytes }, recipe)
     };
     named.into_iter().map(place).collect()
 }
@@ -142,16 +145,17 @@ pub fn make<'a>(
 mod tests {
     use super::*;
 
-    const RECIPE: Recipe = Recipe { seed: 7, tensor: 5, centre: 0.0, scale: 1e-4 };
+    const RECIPE: Recipe =
+        Recipe { dtype: Float::Bf16, seed: 7, tensor: 5, centre: 0.0, scale: 1e-4 };
 
     #[test]
     fn elements_are_the_same_in_any_piece() {
         let mut whole = vec![0u64; TASK_BYTES / 2 + 6];
         let whole: &mut [u8] = bytemuck::cast_slice_mut(&mut whole);
-        RECIPE.fill(Dtype::Bf16, 0, whole);
+        RECIPE.fill(0, whole);
         for first in [8, TASK_BYTES / 2, 2 * TASK_BYTES + 16] {
             let mut part = [0u64; 2];
-            RECIPE.fill(Dtype::Bf16, first, bytemuck::cast_slice_mut(&mut part));
+            RECIPE.fill(first, bytemuck::cast_slice_mut(&mut part));
             let part: &[u8] = bytemuck::cast_slice(&part);
             assert_eq!(*part, whole[2 * first..][..16], "{first}");
         }
@@ -162,7 +166,7 @@ mod tests {
         let values = |seed, tensor| {
             let mut values = vec![0f32; 1 << 16];
             let bytes = bytemuck::cast_slice_mut(&mut values);
-            Recipe::new(seed, tensor, &[64, 1024]).fill(Dtype::F32, 0, bytes);
+            Recipe::new(Float::F32, seed, tensor, &[64, 1024]).fill(0, bytes);
             values
         };
         let base = values(0, 0);

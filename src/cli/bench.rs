@@ -21,8 +21,9 @@ use crate::bench::{
     PROFILE_LINK_COLUMNS, Profile, Row, Run, STARTUP_COLUMNS, Sample, Table, Test, roofline, row,
     trace, watched,
 };
-use crate::checkpoint::{Checkpoint, Dtype};
+use crate::checkpoint::{Checkpoint, Tensor};
 use crate::config::Config;
+use crate::encoding::Float;
 use crate::engine::{Engine, Model, Options, system, weights};
 use crate::error::{Error, Result};
 use crate::executor::cuda::Nvml;
@@ -105,8 +106,8 @@ impl<'a> Subject<'a> {
         let (_, weights) = sizes(&opened.checkpoint);
         let devices = devices(&opened.hardware);
         let multiplied = match (&opened.hardware[0], opened.options.activations) {
-            (Hardware::Gpu(_), _) | (_, Some(Dtype::Bf16)) => Dtype::Bf16,
-            _ => Dtype::F32,
+            (Hardware::Gpu(_), _) | (_, Some(Float::Bf16)) => Float::Bf16,
+            _ => Float::F32,
         };
         let (hardware, weights) = (&opened.hardware[0], weights / devices);
         let ceilings = Ceilings::measure(hardware, multiplied, weights)? * devices;
@@ -177,7 +178,7 @@ fn llama_bench_fields(opened: &Model, plan: &Plan) -> Result<Row> {
     let run = Run {
         config,
         model: source.to_string(),
-        dtype: checkpoint.dtype(),
+        encoding: checkpoint.encoding(),
         cache: plan.sizes.cache,
         weight_bytes,
         parameters,
@@ -197,7 +198,7 @@ fn llama_bench_fields(opened: &Model, plan: &Plan) -> Result<Row> {
 /// Parameters, and bytes of weights.
 fn sizes(checkpoint: &Checkpoint) -> (usize, usize) {
     let tensors = || checkpoint.tensors().map(|(_, tensor)| tensor);
-    let parameters = tensors().map(|tensor| tensor.bytes / tensor.dtype.bytes()).sum();
+    let parameters = tensors().map(Tensor::len).sum();
     (parameters, tensors().map(|tensor| tensor.bytes).sum())
 }
 

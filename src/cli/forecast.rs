@@ -47,7 +47,7 @@ impl Outlook {
             chunk: args.model.prefill_chunk.unwrap_or(Tuning::DEFAULT.chunk),
             ..Request::default()
         };
-        let request = request.on_gpu(checkpoint.dtype(), ATTENTION_BLOCKS);
+        let request = request.on_gpu(checkpoint.encoding(), ATTENTION_BLOCKS);
         let forecast =
             |split| Forecast::new(config, checkpoint, split, (request, memory_bytes), &H100);
         forecast(asked)?;

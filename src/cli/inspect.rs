@@ -231,7 +231,7 @@ impl Report {
             "prediction": self.outlook.as_ref().map(Outlook::json),
             "tensors": self.checkpoint.tensors().map(|(name, tensor)| json!({
                 "name": name,
-                "dtype": tensor.dtype.name(),
+                "dtype": tensor.encoding.name(),
                 "shape": tensor.shape,
                 "bytes": tensor.bytes,
             })).collect::<Vec<_>>(),
@@ -300,7 +300,7 @@ impl Report {
             let part = |part| if str::parse::<u32>(part).is_ok() { "*" } else { part };
             let name = name.split('.').map(part).collect::<Vec<_>>().join(".");
             let same = |(known, of, _): &&mut (String, &Tensor, usize)| {
-                *known == name && (&of.shape, of.dtype) == (&tensor.shape, tensor.dtype)
+                *known == name && (&of.shape, of.encoding) == (&tensor.shape, tensor.encoding)
             };
             match kinds.iter_mut().find(same) {
                 Some((.., count)) => *count += 1,

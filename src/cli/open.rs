@@ -10,8 +10,8 @@ use super::observer::observer;
 use super::output::note;
 use super::pull;
 use super::text::read_text;
-use crate::checkpoint::Dtype;
 use crate::comm::Place;
+use crate::encoding::Float;
 use crate::engine::{Checker, Engine, Model, Options, Split};
 use crate::error::{Error, Result};
 use crate::executor::cuda::{device_count, emulated_devices, has_driver};
@@ -38,8 +38,8 @@ pub fn options(args: &ModelArgs) -> Result<Options> {
         split: split(&args.split)?,
         context: args.context,
         prefill_chunk: args.prefill_chunk,
-        kv_type: args.kv_type.map(Dtype::from),
-        activations: args.activations.map(Dtype::from),
+        kv_type: args.kv_type.map(Float::from),
+        activations: args.activations.map(Float::from),
         kernels: kernel_sources(&args.kernel)?,
         trust_kernels: args.trust_kernels || defaults.trust_kernels,
         checker: Some(checker()?),
@@ -139,7 +139,7 @@ pub fn synthetic(source: Source, chosen: &SyntheticArgs) -> Result<Source> {
         model = model.cut(layers)?;
     }
     if chosen.dtype == Some(WeightType::F16) {
-        model.dtype = "F16";
+        model.dtype = Float::F16;
     }
     model.seed = chosen.weight_seed.unwrap_or(model.seed);
     Ok(Source::Synthetic(model))

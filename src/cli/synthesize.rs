@@ -98,7 +98,7 @@ fn write_shard(
         for start in (0..tensor.bytes).step_by(PIECE_BYTES) {
             not_interrupted()?;
             let piece = &mut buffer[..PIECE_BYTES.min(tensor.bytes - start)];
-            recipe.fill(tensor.dtype, start / tensor.dtype.bytes(), piece);
+            recipe.fill(start / recipe.dtype.bytes(), piece);
             file.write_all(piece).map_err(failed)?;
             bar.inc(piece.len() as u64);
         }
@@ -114,7 +114,7 @@ fn header(shard: &WeightFile<'_>) -> Vec<u8> {
     for (name, tensor) in shard {
         let start = end;
         end += tensor.bytes;
-        let (dtype, shape) = (tensor.dtype.name(), &tensor.shape);
+        let (dtype, shape) = (tensor.encoding.name(), &tensor.shape);
         let entry = json!({ "dtype": dtype, "shape": shape, "data_offsets": [start, end] });
         json.insert((*name).to_owned(), entry);
     }

@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 use crate::case::{CANARY, Case, Element, Judge, Place};
-use crate::checkpoint::Dtype;
-use crate::for_dtype;
+use crate::encoding::Float;
+use crate::for_float;
 use crate::vector::Element as _;
 
 /// What is wrong with the state region `found`, in a line, if anything is; `expected` is what the
@@ -128,8 +128,8 @@ impl Numbers<'_> {
         let count = finite().count().max(1);
         let rms = (square / count as f64).sqrt();
         let ulp = match (self.place.element, self.place.terms) {
-            (Element::Float(Dtype::Bf16), 1) => 1.0 / 128.0,
-            (Element::Float(Dtype::F16), 1) => 1.0 / 1024.0,
+            (Element::Float(Float::Bf16), 1) => 1.0 / 128.0,
+            (Element::Float(Float::F16), 1) => 1.0 / 1024.0,
             _ => 0.0,
         };
         // A number may be off by a rounding, or by many times the mean error that is allowed.
@@ -158,7 +158,7 @@ impl Numbers<'_> {
     /// The numbers, whose terms are added up.
     fn sums(&self, bytes: &[u8]) -> Vec<f64> {
         let Element::Float(dtype) = self.place.element else { panic!("integers are exact") };
-        let stored: Vec<f64> = for_dtype!(dtype, E => {
+        let stored: Vec<f64> = for_float!(dtype, E => {
             let number = |bytes: &[u8]| f64::from(bytemuck::pod_read_unaligned::<E>(bytes).widen());
             bytes.chunks_exact(size_of::<E>()).map(number).collect()
         });
@@ -186,7 +186,7 @@ impl Numbers<'_> {
 fn number(element: Element, bytes: &[u8]) -> f32 {
     match element {
         Element::Float(dtype) => {
-            for_dtype!(dtype, E => bytemuck::pod_read_unaligned::<E>(bytes).widen())
+            for_float!(dtype, E => bytemuck::pod_read_unaligned::<E>(bytes).widen())
         }
         Element::U32 | Element::U64 => 0.0,
     }

@@ -71,7 +71,7 @@ fn work(case: &Case) -> u64 {
 pub fn run(case: &Case, card: &Gpu, orders: &[Order]) -> Result<Outcome> {
     let start = Instant::now();
     let region = case.weight_region();
-    let checkpoint = || Checkpoint::in_memory(case.dtype(), region.clone());
+    let checkpoint = || Checkpoint::in_memory(case.encoding(), region.clone());
     let before = case.state();
     let before: &[u8] = &bytemuck::cast_slice(&before)[..case.layout.bytes()];
 

@@ -26,8 +26,9 @@ pub use options::{Device, Options, Split};
 pub use qualify::{Checker, How, find_out, kept, usable};
 
 use crate::chat::{Chat, ChatStyle};
-use crate::checkpoint::{Checkpoint, Dtype};
+use crate::checkpoint::Checkpoint;
 use crate::config::{Config, Dims};
+use crate::encoding::Float;
 use crate::error::{Error, Result};
 use crate::executor::Hardware;
 use crate::executor::cuda;
@@ -211,10 +212,10 @@ pub fn plan(
             Plan::new(config, dims, checkpoint.total_bytes() / world, request, room)
         }
         Hardware::Gpu(card) => {
-            if !matches!(options.kv_type, None | Some(Dtype::F16)) {
+            if !matches!(options.kv_type, None | Some(Float::F16)) {
                 return Err(Error::usage("on a GPU the KV cache is f16: leave `kv_type` out"));
             }
-            request = request.on_gpu(checkpoint.dtype(), card.attention_blocks());
+            request = request.on_gpu(checkpoint.encoding(), card.attention_blocks());
             let matrices: Vec<_> = Weights::locate(checkpoint, dims)?.matrices().collect();
             let weight_bytes = cuda::region_bytes(&matrices);
             let room = memory::gpu_room(hardware, dims)?;
@@ -242,9 +243,9 @@ fn round_activations(
     request: &mut Request,
 ) -> Result<()> {
     match (options.activations, hardware) {
-        (None, _) | (Some(Dtype::F32), Hardware::Cpu(_)) => Ok(()),
-        (Some(Dtype::Bf16), Hardware::Cpu(_)) if checkpoint.dtype() == Dtype::Bf16 => {
-            (request.activations, request.decode_as_prefill) = (Dtype::Bf16, true);
+        (None, _) | (Some(Float::F32), Hardware::Cpu(_)) => Ok(()),
+        (Some(Float::Bf16), Hardware::Cpu(_)) if checkpoint.encoding() == Float::Bf16.into() => {
+            (request.activations, request.decode_as_prefill) = (Float::Bf16, true);
             Ok(())
         }
         (Some(other), Hardware::Cpu(_)) => Err(Error::usage(format!(

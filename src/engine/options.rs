@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Checker;
-use crate::checkpoint::Dtype;
 use crate::comm::{DEFAULT_TIMEOUT, Place};
+use crate::encoding::Float;
 use crate::error::Result;
 use crate::executor::cuda;
 use crate::hub;
@@ -26,10 +26,10 @@ pub struct Options {
     /// Whether the logits of all of these are kept, not only those of the last.
     pub all_logits: bool,
     /// How keys and values are stored; else f32 on the CPU, f16 on a GPU.
-    pub kv_type: Option<Dtype>,
+    pub kv_type: Option<Float>,
     /// What the CPU rounds the inputs of GEMMs to, but those of q, k and v: f32 or bf16, which needs bf16
     /// weights; else f32. A GPU has no choice.
-    pub activations: Option<Dtype>,
+    pub activations: Option<Float>,
     /// Sources that run in place of built-in kernels.
     pub kernels: Vec<KernelSource>,
     /// Kernels are taken as they are, unchecked.

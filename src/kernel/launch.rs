@@ -3,7 +3,7 @@
 use bytemuck::Pod;
 
 use super::{Export, Field, KERNELS, Kernel};
-use crate::checkpoint::Dtype;
+use crate::encoding::{Encoding, Float};
 use crate::memory::{Activation, Slot, Weight};
 
 /// One launch of a kernel.
@@ -84,7 +84,7 @@ pub enum Region {
 /// it: 64 columns, and as many rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TensorMap {
-    pub dtype: Dtype,
+    pub dtype: Float,
     pub region: Region,
     /// Bytes from the start of the region.
     pub region_offset: usize,
@@ -99,7 +99,8 @@ impl TensorMap {
 
     /// All rows of a weight.
     pub fn weight(weight: Weight, box_rows: u32) -> Self {
-        let Weight { dtype, offset: region_offset, rows, cols, .. } = weight;
+        let Weight { encoding: Encoding::Plain(dtype), offset: region_offset, rows, cols, .. } =
+            weight;
         Self { dtype, region: Region::Weights, region_offset, rows, cols, box_rows }
     }
 
@@ -111,7 +112,7 @@ impl TensorMap {
     }
 
     /// Keys or values of a cache, `[S, G D]`.
-    pub fn cache(dtype: Dtype, bytes: Slot<u8>, cols: usize, box_rows: u32) -> Self {
+    pub fn cache(dtype: Float, bytes: Slot<u8>, cols: usize, box_rows: u32) -> Self {
         Self::activation(Activation { dtype, terms: 1, bytes }, cols, box_rows)
     }
 

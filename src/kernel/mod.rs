@@ -37,7 +37,7 @@ pub use places::Places;
 pub use set::KernelSet;
 pub use source::Source;
 
-use crate::checkpoint::Dtype;
+use crate::encoding::{self, Encoding};
 use crate::memory::{Slot, Weight};
 
 include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
@@ -98,8 +98,8 @@ pub struct Field {
 #[derive(Debug)]
 pub struct Export {
     pub name: &'static str,
-    /// The type of weights that it is made for; none: any.
-    pub weights: Option<Dtype>,
+    /// The encoding of weights that it is made for; none: any.
+    pub weights: Option<Encoding>,
     /// The width of head that it is made for; none: any.
     pub head_dim: Option<usize>,
     /// Threads of a block.
@@ -128,8 +128,8 @@ impl Kernel {
         KERNELS.iter().find(|kernel| kernel.name == name)
     }
 
-    /// The function for this type of weights and this width of head.
-    pub fn export(&self, weights: Dtype, head_dim: usize) -> Option<&'static Export> {
+    /// The function for these weights and this width of head.
+    pub fn export(&self, weights: Encoding, head_dim: usize) -> Option<&'static Export> {
         self.exports.iter().find(|export| {
             export.weights.is_none_or(|made_for| made_for == weights)
                 && export.head_dim.is_none_or(|made_for| made_for == head_dim)

@@ -3,8 +3,9 @@
 use bytemuck::Pod;
 use serde::Serialize;
 
-use crate::checkpoint::{Checkpoint, Dtype};
+use crate::checkpoint::Checkpoint;
 use crate::config::{Config, Dims};
+use crate::encoding::Float;
 use crate::error::Result;
 use crate::executor::{Executor, Hardware};
 use crate::memory::Slot;
@@ -132,7 +133,7 @@ impl Pair {
                     continue;
                 };
                 let tolerance = match numbers.dtype {
-                    Dtype::F32 => F32_TOLERANCE,
+                    Float::F32 => F32_TOLERANCE,
                     _ => HALF_TOLERANCE,
                 };
                 told(Difference { step, layer, op: name, slot, alone, so_far, tolerance })?;

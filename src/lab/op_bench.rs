@@ -4,8 +4,9 @@
 use std::time::Instant;
 
 use crate::checkpoint::synthetic::Recipe;
-use crate::checkpoint::{Checkpoint, Dtype, Progress};
+use crate::checkpoint::{Checkpoint, Progress};
 use crate::config::{Config, Dims};
+use crate::encoding::Float;
 use crate::error::Result;
 use crate::executor::{Captured, Executor, Hardware};
 use crate::kernel::Launch;
@@ -166,11 +167,11 @@ impl OpBench {
         let mut program = Program::default();
         for (tensor, (_, numbers)) in (0..).zip(state.numbers()) {
             // Two numbers of bf16 side by side are one of f32, of about the second's value.
-            let dtype = if numbers.dtype == Dtype::F16 { Dtype::F16 } else { Dtype::Bf16 };
+            let dtype = if numbers.dtype == Float::F16 { Float::F16 } else { Float::Bf16 };
             let whole_pieces = numbers.bytes.len() / PIECE_BYTES * PIECE_BYTES;
             let out = numbers.bytes.part(0, whole_pieces);
             if !out.is_empty() {
-                program.push(Synthesize::whole(Recipe::standard(seed, tensor), dtype, out));
+                program.push(Synthesize::whole(Recipe::standard(dtype, seed, tensor), out));
             }
         }
         self.device.run(&program)

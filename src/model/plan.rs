@@ -1,8 +1,8 @@
 //! How much memory a rank will use, decided and checked before any is allocated.
 
 use super::{Sizes, State};
-use crate::checkpoint::Dtype;
 use crate::config::{Config, Dims};
+use crate::encoding::{Encoding, Float};
 use crate::error::{Error, Result, binary};
 use crate::memory::Layout;
 use crate::vector::cores;
@@ -23,9 +23,9 @@ pub struct Request {
     /// Keep the logits of all positions of a step, not only of the last.
     pub all_logits: bool,
     /// How keys and values are stored.
-    pub cache: Dtype,
+    pub cache: Float,
     /// What ops of a prefill exchange: f32 on the CPU unless asked otherwise, the weights' type on a GPU.
-    pub activations: Dtype,
+    pub activations: Float,
     /// Whether a token alone is computed as a prefill of one is, to the bit. In f32 it is in any case; a GPU
     /// rounds less for one token.
     pub decode_as_prefill: bool,
@@ -43,8 +43,8 @@ impl Default for Request {
             chunk: DEFAULT_CHUNK,
             longest_chunk: None,
             all_logits: false,
-            cache: Dtype::F32,
-            activations: Dtype::F32,
+            cache: Float::F32,
+            activations: Float::F32,
             decode_as_prefill: false,
             attention_blocks: 1,
             threads: cores(),
@@ -68,9 +68,10 @@ impl Request {
         }
     }
 
-    /// On a GPU, where weights are of this type and attention may spread over so many blocks.
-    pub fn on_gpu(self, weights: Dtype, attention_blocks: usize) -> Self {
-        Self { cache: Dtype::F16, activations: weights, attention_blocks, ..self }
+    /// On a GPU, for such weights, where attention may spread over so many blocks.
+    pub fn on_gpu(self, weights: Encoding, attention_blocks: usize) -> Self {
+        let activations = weights.activation();
+        Self { cache: Float::F16, activations, attention_blocks, ..self }
     }
 }
 
@@ -196,7 +197,7 @@ impl Plan {
 }
 
 /// Bytes of KV cache that one token of context takes.
-pub fn cache_bytes_per_token(dims: &Dims, cache: Dtype) -> usize {
+pub fn cache_bytes_per_token(dims: &Dims, cache: Float) -> usize {
     2 * dims.layers * dims.kv_heads * dims.head_dim * cache.bytes()
 }
 
@@ -235,8 +236,8 @@ mod tests {
         let dims = Dims::new(&config, 1).unwrap();
         let request = Request {
             longest_chunk,
-            cache: Dtype::F16,
-            activations: Dtype::Bf16,
+            cache: Float::F16,
+            activations: Float::Bf16,
             attention_blocks: 132,
             ..Request::default()
         };

@@ -1,5 +1,5 @@
-use crate::checkpoint::Dtype;
 use crate::config::Dims;
+use crate::encoding::Float;
 use crate::memory::{Activation, Layout, Scratch, Slot};
 use crate::ops::{AttendDecode, AttendScratch, Cache, Mailbox, RING, Sampling};
 use crate::vector::{attention_scratch, matmul_scratch};
@@ -14,9 +14,9 @@ pub struct Sizes {
     /// Positions of a step whose logits are kept at most.
     pub logits: usize,
     /// How keys and values are stored.
-    pub cache: Dtype,
+    pub cache: Float,
     /// What ops of a prefill exchange that are free to choose: f32, or the weights' type.
-    pub activations: Dtype,
+    pub activations: Float,
     /// Whether a token alone is computed as a prefill of one is, to the bit.
     pub decode_as_prefill: bool,
     /// Blocks that the attention of one token may spread over.
@@ -99,7 +99,7 @@ impl State {
     pub fn numbers(&self) -> Vec<(String, Activation)> {
         let Self { x, q, k, v, logits, prefill, decode, .. } = self;
         let f32 = |name, slot: Slot<f32>| {
-            (name, Activation { dtype: Dtype::F32, terms: 1, bytes: slot.cast() })
+            (name, Activation { dtype: Float::F32, terms: 1, bytes: slot.cast() })
         };
         let passing = [
             f32("x", *x),
@@ -132,8 +132,8 @@ impl State {
         let (h, g, d) = (dims.heads, dims.kv_heads, dims.head_dim);
         let activations = sizes.activations;
         // The cache's type has the longest mantissa of the 16-bit ones.
-        let queries = if activations == Dtype::F32 { Dtype::F32 } else { sizes.cache };
-        let terms = if activations == Dtype::F32 { 1 } else { 2 };
+        let queries = if activations == Float::F32 { Float::F32 } else { sizes.cache };
+        let terms = if activations == Float::F32 { 1 } else { 2 };
         let x = layout.slot(&[t, dims.width]);
         let splits = AttendDecode::splits((h, g, d), sizes.context, sizes.attention_blocks);
         Self {
@@ -200,7 +200,7 @@ fn scratch(dims: &Dims, sizes: Sizes) -> usize {
     let keys = Scratch::bytes_of::<f32>(sizes.chunk.saturating_mul(kv));
     let found = attention_scratch(dims.heads, dims.head_dim, sizes.context);
     let wide = match sizes.activations {
-        Dtype::F32 => 0,
+        Float::F32 => 0,
         _ => 2 * Scratch::bytes_of::<f32>(sizes.chunk.saturating_mul(widest)),
     };
     products.saturating_add(of_token).max(keys).max(found).saturating_add(wide)

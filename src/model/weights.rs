@@ -1,9 +1,10 @@
 use std::collections::HashSet;
 
-use crate::checkpoint::{Checkpoint, Dtype};
+use crate::checkpoint::Checkpoint;
 use crate::config::{Dims, Shard};
+use crate::encoding::Encoding;
 use crate::error::{Error, Result};
-use crate::for_dtype;
+use crate::for_float;
 use crate::memory::Weight;
 use crate::vector::Element;
 
@@ -135,7 +136,7 @@ pub fn check_tie(tied: Option<bool>, checkpoint: &Checkpoint) -> Result<Option<S
     let [embedding, head] = [EMBEDDING, HEAD].map(|name| format!("{name}.weight"));
     let (missing, there) = match (checkpoint.tensor(&embedding), checkpoint.tensor(&head)) {
         (Some(first), Some(last)) if tied == Some(true) && !checkpoint.is_synthetic() => {
-            let same = first.dtype == last.dtype
+            let same = first.encoding == last.encoding
                 && checkpoint.bytes(first.offset, first.bytes)
                     == checkpoint.bytes(last.offset, last.bytes);
             let told = || {
@@ -171,7 +172,8 @@ pub fn check_tie(tied: Option<bool>, checkpoint: &Checkpoint) -> Result<Option<S
 pub(super) fn floats(checkpoint: &Checkpoint, vector: Weight) -> Result<Vec<f32>> {
     let mut bytes = vec![0; vector.bytes()];
     checkpoint.read(vector.offset, &mut bytes)?;
-    Ok(for_dtype!(vector.dtype, W => {
+    let Encoding::Plain(float) = vector.encoding;
+    Ok(for_float!(float, W => {
         bytemuck::pod_collect_to_vec::<u8, W>(&bytes).into_iter().map(W::widen).collect()
     }))
 }
@@ -192,29 +194,30 @@ struct Table<'a> {
 impl Table<'_> {
     /// A vector, which every rank has whole.
     fn vector(&mut self, module: &str, len: usize) -> Result<Weight> {
-        let (dtype, offset) = self.find(module, &[len])?;
-        Ok(Weight::whole(dtype, offset, 1, len))
+        let (encoding, offset) = self.find(module, &[len])?;
+        Ok(Weight::whole(encoding, offset, 1, len))
     }
 
     /// A rank's part of a matrix that has `[rows, cols]` in the checkpoint.
     fn matrix(&mut self, module: &str, [rows, cols]: [usize; 2], split: Split) -> Result<Weight> {
-        let (dtype, offset) = self.find(module, &[rows, cols])?;
-        let whole = Weight::whole(dtype, offset, rows, cols);
-        let (first, part) = match split {
+        let (encoding, offset) = self.find(module, &[rows, cols])?;
+        let whole = Weight::whole(encoding, offset, rows, cols);
+        Ok(match split {
             Split::Rows(share) => {
                 let part = share.of(rows);
-                (part.start * cols, Weight { rows: part.len(), ..whole })
+                let offset = offset + part.start * encoding.row_bytes(cols);
+                Weight { offset, rows: part.len(), ..whole }
             }
             Split::Columns(share) => {
                 let part = share.of(cols);
-                (part.start, Weight { cols: part.len(), ..whole })
+                let offset = offset + encoding.row_bytes(part.start);
+                Weight { offset, cols: part.len(), ..whole }
             }
-        };
-        Ok(Weight { offset: offset + first * dtype.bytes(), ..part })
+        })
     }
 
-    /// Type and place of a tensor, which must have this shape.
-    fn find(&mut self, module: &str, shape: &[usize]) -> Result<(Dtype, usize)> {
+    /// Encoding and place of a tensor, which must have this shape.
+    fn find(&mut self, module: &str, shape: &[usize]) -> Result<(Encoding, usize)> {
         let name = format!("{module}.weight");
         let Some(tensor) = self.checkpoint.tensor(&name) else {
             let path = self.checkpoint.path_of(&name);
@@ -227,7 +230,7 @@ impl Table<'_> {
                 tensor.shape
             )));
         }
-        let found = (tensor.dtype, tensor.offset);
+        let found = (tensor.encoding, tensor.offset);
         self.seen.insert(name);
         Ok(found)
     }

@@ -1,7 +1,7 @@
 use super::{blocks, launch, size};
 use crate::case::{Case, Content, Judge, Numbers, Setup};
-use crate::checkpoint::Dtype;
 use crate::config::Shard;
+use crate::encoding::Float;
 use crate::kernel::{self, Launch};
 use crate::memory::{Layout, Memory, Slot};
 use crate::op::{Cost, Exchange, Op, Target};
@@ -121,7 +121,7 @@ impl Op for AllReduce {
         }
         .arguments();
         let grid = [grid, 1];
-        let launch = launch(kernel::AllReduce::KERNEL, (Dtype::F32, 0), grid, 0, arguments);
+        let launch = launch(kernel::AllReduce::KERNEL, (Float::F32, 0), grid, 0, arguments);
         Launch { together: mailbox.is_some(), ..launch }
     }
 }

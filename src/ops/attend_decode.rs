@@ -2,8 +2,8 @@ use super::attend_prefill::{Pins, attend_cost, attend_scratch};
 use super::rope_append::Cache;
 use super::{launch, size};
 use crate::case::{Case, F32_NMSE, Judge, NUMBERS, Setup};
-use crate::checkpoint::Dtype;
-use crate::for_dtype;
+use crate::encoding::Float;
+use crate::for_float;
 use crate::kernel::{self, Launch};
 use crate::memory::{Memory, Slot};
 use crate::op::{Cost, Op, Target};
@@ -84,7 +84,7 @@ impl Op for AttendDecode {
         let (q, keys, values, cursor, y) =
             region.slots((self.q, self.cache.keys, self.cache.values, self.cursor, self.y));
         let (heads, &Self { kv_heads, head_dim, .. }) = (self.heads(), self);
-        for_dtype!(self.cache.dtype, E => {
+        for_float!(self.cache.dtype, E => {
             let [keys, values]: [&[E]; 2] = [&*keys, &*values].map(bytemuck::cast_slice);
             let first = cursor[0] as usize;
             let attention = Attention { q, keys, values, first, heads, kv_heads, head_dim };
@@ -93,7 +93,7 @@ impl Op for AttendDecode {
     }
 
     fn launch(&self, target: &Target) -> Launch {
-        assert_eq!(self.cache.dtype, Dtype::F16);
+        assert_eq!(self.cache.dtype, Float::F16);
         let (heads, AttendScratch { partial, statistics, tickets }) = (self.heads(), self.scratch);
         let splits = partial.len() / self.q.len();
         assert!(splits <= GROUP * GROUP && tickets.len() == Self::tickets(heads, self.kv_heads));
@@ -113,7 +113,7 @@ impl Op for AttendDecode {
         .arguments();
         launch(
             kernel::AttendDecode::KERNEL,
-            (Dtype::F16, self.head_dim),
+            (Float::F16, self.head_dim),
             [size(teams(heads, self.kv_heads)), size(splits)],
             0,
             arguments,
@@ -157,7 +157,7 @@ impl AttendDecode {
                 let op = Self {
                     q: setup.read("q", &[1, heads, head_dim], q),
                     cache: Cache {
-                        dtype: Dtype::F16,
+                        dtype: Float::F16,
                         keys: setup.cached("keys", shape, [rows; 2], keys),
                         values: setup.cached("values", shape, [rows; 2], values),
                     },

@@ -1,7 +1,7 @@
 use super::{AttendPrefillHopper, Cache, blocks, launch, size};
 use crate::case::{Case, Content, HALF, MATRIX_NMSE, NUMBERS, Numbers, Setup};
-use crate::checkpoint::Dtype;
-use crate::for_dtype;
+use crate::encoding::Float;
+use crate::for_float;
 use crate::kernel::{self, Launch};
 use crate::memory::{Activation, Memory, Slot};
 use crate::op::{Cost, Op, Target};
@@ -63,7 +63,7 @@ impl Op for AttendPrefill {
         ));
         let q = widened_in(self.queries, queries, &mut scratch);
         let &Self { heads, kv_heads, head_dim, .. } = self;
-        for_dtype!(self.cache.dtype, E => {
+        for_float!(self.cache.dtype, E => {
             let [keys, values]: [&[E]; 2] = [&*keys, &*values].map(bytemuck::cast_slice);
             let first = cursor[0] as usize;
             let attention = Attention { q, keys, values, first, heads, kv_heads, head_dim };
@@ -77,7 +77,7 @@ impl Op for AttendPrefill {
         if target.kernels.contains(kernel::AttendPrefillHopper::KERNEL) {
             return AttendPrefillHopper(*self).launch(target);
         }
-        assert!(self.queries.dtype == Dtype::F16 && self.cache.dtype == Dtype::F16);
+        assert!(self.queries.dtype == Float::F16 && self.cache.dtype == Float::F16);
         let rows = self.tokens() * self.heads / self.kv_heads;
         let arguments = kernel::AttendPrefill {
             queries: self.queries.bytes,
@@ -118,7 +118,7 @@ pub(super) fn attend_cost(
     heads: usize,
     kv_heads: usize,
     head_dim: usize,
-    cache: Dtype,
+    cache: Float,
 ) -> Cost {
     let (tokens, position) = (tokens as u64, position as u64);
     let row = (kv_heads * head_dim * cache.bytes()) as u64;
@@ -171,9 +171,9 @@ impl AttendPrefill {
             let [q, keys, values] = pins.contents(numbers);
             let rows = [first + tokens, if in_boxes { shape[0] } else { first + tokens }];
             let op = Self {
-                queries: setup.read_as("queries", (Dtype::F16, 1), &[tokens, heads, head_dim], q),
+                queries: setup.read_as("queries", (Float::F16, 1), &[tokens, heads, head_dim], q),
                 cache: Cache {
-                    dtype: Dtype::F16,
+                    dtype: Float::F16,
                     keys: setup.cached("keys", shape, rows, keys),
                     values: setup.cached("values", shape, rows, values),
                 },

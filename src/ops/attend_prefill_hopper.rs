@@ -1,6 +1,6 @@
 use super::{AttendPrefill, blocks, launch, size};
 use crate::case::Case;
-use crate::checkpoint::Dtype;
+use crate::encoding::Float;
 use crate::kernel::{self, Launch, TensorMap};
 use crate::memory::Memory;
 use crate::op::{Cost, Op, Target};
@@ -33,7 +33,7 @@ impl Op for AttendPrefillHopper {
 
     fn launch(&self, target: &Target) -> Launch {
         let AttendPrefill { queries, cache, cursor, heads, kv_heads, head_dim, y } = self.0;
-        assert!(queries.dtype == Dtype::F16 && cache.dtype == Dtype::F16);
+        assert!(queries.dtype == Float::F16 && cache.dtype == Float::F16);
         let tokens = self.0.tokens();
         let map = |bytes| TensorMap::cache(cache.dtype, bytes, kv_heads * head_dim, ROWS as u32);
         let arguments = kernel::AttendPrefillHopper {

@@ -1,10 +1,10 @@
 use super::{blocks, launch, size};
 use crate::case::{Case, Content, HALF, Judge, Numbers, Setup};
-use crate::for_dtype;
+use crate::encoding::Float;
 use crate::kernel::{self, Launch};
 use crate::memory::{Memory, Slot, Weight};
 use crate::op::{Cost, Op, Target};
-use crate::vector::Element;
+use crate::vector::Rows;
 
 /// `x[t] = table[ids[t] - first_id]`; zeros for tokens that are not in the table
 pub struct Embed {
@@ -24,26 +24,20 @@ impl Op for Embed {
     }
 
     fn cost(&self, _position: usize) -> Cost {
-        let rows = self.ids.len() * self.table.cols * self.table.dtype.bytes();
+        let rows = self.ids.len() * self.table.encoding.row_bytes(self.table.cols);
         Cost { weight_bytes: rows as u64, ..Cost::default() }
     }
 
     fn reference(&self, memory: &mut Memory<'_>) {
         let width = self.table.cols;
-        for_dtype!(self.table.dtype, W => {
-            let table = memory.weight::<W>(self.table);
-            let (ids, x) = memory.slots((self.ids, self.x));
-            for (id, x) in ids.iter().zip(x.chunks_exact_mut(width)) {
-                match id.checked_sub(self.first_id).map(|row| row as usize) {
-                    Some(row) if row < self.table.rows => {
-                        for (x, w) in x.iter_mut().zip(&table[row * width..]) {
-                            *x = w.widen();
-                        }
-                    }
-                    _ => x.fill(0.0),
-                }
+        let table = Rows::of(memory.weights, self.table);
+        let (ids, x) = memory.slots((self.ids, self.x));
+        for (id, x) in ids.iter().zip(x.chunks_exact_mut(width)) {
+            match id.checked_sub(self.first_id).map(|row| row as usize) {
+                Some(row) if row < self.table.rows => table.widen(row, x),
+                _ => x.fill(0.0),
             }
-        });
+        }
     }
 
     fn launch(&self, target: &Target) -> Launch {
@@ -62,7 +56,7 @@ impl Op for Embed {
         .arguments();
         launch(
             kernel::Embed::KERNEL,
-            (self.table.dtype, 0),
+            (self.table.encoding, 0),
             [blocks(pieces.div_ceil(256), 8 * target.multiprocessors), 1],
             0,
             arguments,
@@ -76,17 +70,18 @@ impl Embed {
         let sizes = [(1u32, 1, 8), (3, 5, 40), (7, 300, 264), (11, 1, 8192), (130, 600, 4096)];
         let cases = sizes.into_iter().flat_map(|size| HALF.map(|dtype| (size, dtype)));
         let firsts = [0, 0, 1, 2, 100]; // a part of the table
-        let case = |(((vocab, tokens, width), dtype), first_id): (((u32, u32, usize), _), u32)| {
-            let mut setup = Setup::new(Numbers::Real);
-            let ids: Vec<u32> = (0..tokens).map(|t| (t * t + 1) % vocab).rev().collect();
-            let op = Embed {
-                ids: setup.given("ids", &ids),
-                table: setup.weight(dtype, vocab as usize, width, Content::Real(1.0)),
-                first_id,
-                x: setup.written("x", &[ids.len(), width], Judge::Exact),
+        let case =
+            |(((vocab, tokens, width), dtype), first_id): (((_, u32, usize), Float), u32)| {
+                let mut setup = Setup::new(Numbers::Real);
+                let ids: Vec<u32> = (0..tokens).map(|t| (t * t + 1) % vocab).rev().collect();
+                let op = Embed {
+                    ids: setup.given("ids", &ids),
+                    table: setup.weight(dtype, vocab as usize, width, Content::Real(1.0)),
+                    first_id,
+                    x: setup.written("x", &[ids.len(), width], Judge::Exact),
+                };
+                setup.case(format!("{} table [{vocab}, {width}], {tokens} ids", dtype.name()), op)
             };
-            setup.case(format!("{} table [{vocab}, {width}], {tokens} ids", dtype.name()), op)
-        };
         cases.zip(firsts.into_iter().flat_map(|first| [first; 2])).map(case).collect()
     }
 }

@@ -1,7 +1,7 @@
 use super::matmul::{SHAPES, matmul_cost};
 use super::{GateUpSwigluHopper, launch, size, tiles};
 use crate::case::{Case, Content, HALF, HALF_NMSE, Judge, NUMBERS, Numbers, Setup};
-use crate::checkpoint::Dtype;
+use crate::encoding::Float;
 use crate::kernel::{self, Launch};
 use crate::memory::{Activation, Memory, Weight};
 use crate::op::{Cost, Op, Target};
@@ -58,9 +58,9 @@ impl Op for GateUpSwiglu {
         if target.kernels.contains(kernel::GateUpSwigluHopper::KERNEL) {
             return GateUpSwigluHopper(*self).launch(target);
         }
-        let Weight { dtype, rows: ffn, cols: width, .. } = self.w_gate;
+        let Weight { encoding, rows: ffn, cols: width, .. } = self.w_gate;
         assert!(width.is_multiple_of(8) && ffn.is_multiple_of(8), "sizes {ffn}, {width}");
-        assert!(self.x.dtype == dtype && self.hidden.dtype == dtype);
+        assert_eq!([self.x.dtype, self.hidden.dtype], [encoding.activation(); 2]);
         assert!(self.x.terms == 1 && self.hidden.terms == 1);
         let (tile, grid) = tiles::choose(&SHAPES, self.tokens(), &[2 * ffn], target, 2);
         let arguments = kernel::GateUpSwiglu {
@@ -74,7 +74,7 @@ impl Op for GateUpSwiglu {
             tile,
         }
         .arguments();
-        launch(kernel::GateUpSwiglu::KERNEL, (dtype, 0), grid, 0, arguments)
+        launch(kernel::GateUpSwiglu::KERNEL, (encoding, 0), grid, 0, arguments)
     }
 }
 
@@ -166,7 +166,7 @@ impl GateUpSwiglu {
     }
 
     /// Units beyond what f16 can hold.
-    fn overflow<O: Op + 'static>(dtype: Dtype, of: fn(Self) -> O) -> Case {
+    fn overflow<O: Op + 'static>(dtype: Float, of: fn(Self) -> O) -> Case {
         let mut setup = Setup::new(Numbers::Whole);
         let hundred = |i: usize| if i.is_multiple_of(2) { 100.0 } else { 0.0 };
         let op = Self {

@@ -31,9 +31,9 @@ impl Op for GateUpSwigluHopper {
 
     fn launch(&self, target: &Target) -> Launch {
         let GateUpSwiglu { x, w_gate, w_up, hidden } = self.0;
-        let (tokens, Weight { dtype, rows: ffn, cols: width, .. }) = (self.0.tokens(), w_gate);
+        let (tokens, Weight { encoding, rows: ffn, cols: width, .. }) = (self.0.tokens(), w_gate);
         assert!(width.is_multiple_of(8) && ffn.is_multiple_of(8), "sizes {ffn}, {width}");
-        assert!(x.dtype == dtype && hidden.dtype == dtype);
+        assert_eq!([x.dtype, hidden.dtype], [encoding.activation(); 2]);
         assert!(x.terms == 1 && hidden.terms == 1);
         let (tile, grid) = tiles::choose(&SHAPES, tokens, &[2 * ffn], target, 1);
         let arguments = kernel::GateUpSwigluHopper {
@@ -47,7 +47,7 @@ impl Op for GateUpSwigluHopper {
             tile,
         }
         .arguments();
-        launch(kernel::GateUpSwigluHopper::KERNEL, (dtype, 0), grid, SHARED_BYTES, arguments)
+        launch(kernel::GateUpSwigluHopper::KERNEL, (encoding, 0), grid, SHARED_BYTES, arguments)
     }
 }
 

@@ -1,7 +1,7 @@
 use super::tiles::{self, Shape};
 use super::{MatmulHopper, launch, size};
 use crate::case::{Case, Content, F32_NMSE, HALF, Judge, NUMBERS, Numbers, Setup};
-use crate::checkpoint::Dtype;
+use crate::encoding::Float;
 use crate::kernel::{self, Launch};
 use crate::memory::{Activation, Memory, Slot, Weight};
 use crate::op::{Cost, Op, Product, Target, Tile};
@@ -47,7 +47,7 @@ impl<const N: usize> Op for Matmul<N> {
     fn products(&self) -> Vec<Product> {
         let Self { x, residual, .. } = *self;
         let product = |(weight, y): (Weight, _)| {
-            let x = (x.dtype == weight.dtype).then_some(x);
+            let x = (x.dtype == weight.encoding.activation()).then_some(x);
             Product { x, weight, residual, y }
         };
         self.products.map(product).to_vec()
@@ -78,7 +78,7 @@ impl<const N: usize> Op for Matmul<N> {
             tile,
         }
         .arguments();
-        launch(kernel::Matmul::KERNEL, (weight.dtype, 0), grid, 0, arguments)
+        launch(kernel::Matmul::KERNEL, (weight.encoding, 0), grid, 0, arguments)
     }
 }
 
@@ -99,12 +99,11 @@ impl<const N: usize> Matmul<N> {
     pub(super) fn padded(&self) -> [(Weight, Slot<f32>); MOST] {
         const { assert!(1 <= N && N <= MOST) };
         let first = self.products[0];
-        let Weight { dtype, cols, .. } = first.0;
+        let Weight { encoding, cols, .. } = first.0;
         assert!(cols.is_multiple_of(8), "rows of {cols} are not of whole 16-byte pieces");
-        assert!(
-            self.products.iter().all(|(weight, _)| (weight.dtype, weight.cols) == (dtype, cols))
-        );
-        assert_eq!(self.x.dtype, dtype);
+        let alike = |(weight, _): &(Weight, _)| (weight.encoding, weight.cols) == (encoding, cols);
+        assert!(self.products.iter().all(alike));
+        assert_eq!(self.x.dtype, encoding.activation());
         std::array::from_fn(|i| *self.products.get(i).unwrap_or(&first))
     }
 
@@ -215,7 +214,7 @@ impl Matmul<1> {
     }
 
     /// A NaN in the second token and an infinity in the third.
-    pub(super) fn not_finite<O: Op + 'static>(dtype: Dtype, of: fn(Self) -> O) -> Case {
+    pub(super) fn not_finite<O: Op + 'static>(dtype: Float, of: fn(Self) -> O) -> Case {
         let mut setup = Setup::new(Numbers::Whole);
         let x = |i| match i {
             50 => f32::NAN,

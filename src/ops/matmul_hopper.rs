@@ -61,7 +61,7 @@ impl<const N: usize> Op for MatmulHopper<N> {
             tile,
         }
         .arguments();
-        launch(kernel::MatmulHopper::KERNEL, (x.dtype, 0), grid, SHARED_BYTES, arguments)
+        launch(kernel::MatmulHopper::KERNEL, (weight.encoding, 0), grid, SHARED_BYTES, arguments)
     }
 }
 

@@ -1,6 +1,6 @@
 use super::{launch, size};
 use crate::case::{Case, Judge, Numbers, Setup};
-use crate::checkpoint::Dtype;
+use crate::encoding::Float;
 use crate::kernel::{self, Launch};
 use crate::memory::{Memory, Slot};
 use crate::op::{Cost, Op, Target};
@@ -55,7 +55,7 @@ impl Op for MmaPeak {
     fn launch(&self, _gpu: &Target) -> Launch {
         let arguments = kernel::MmaPeak { y: self.y, rounds: self.rounds }.arguments();
         let grid = [size(self.y.len() / THREADS), 1];
-        launch(kernel::MmaPeak::KERNEL, (Dtype::Bf16, 0), grid, 0, arguments)
+        launch(kernel::MmaPeak::KERNEL, (Float::Bf16, 0), grid, 0, arguments)
     }
 }
 

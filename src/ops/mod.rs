@@ -29,7 +29,7 @@ mod synthesize;
 mod tiles;
 
 use crate::case::Case;
-use crate::checkpoint::Dtype;
+use crate::encoding::Encoding;
 use crate::kernel::{Arguments, Kernel, Launch};
 
 pub use all_reduce::{AllReduce, EMPTY, Mailbox};
@@ -113,11 +113,12 @@ pub const CASES: [(&str, MakeCases); 19] = [
 /// it is made for one. `grid`: blocks, x and y
 fn launch(
     kernel: &'static Kernel,
-    (weights, head_dim): (Dtype, usize),
+    (weights, head_dim): (impl Into<Encoding>, usize),
     [x, y]: [u32; 2],
     shared_bytes: u32,
     arguments: Arguments,
 ) -> Launch {
+    let weights = weights.into();
     let Some(export) = kernel.export(weights, head_dim) else {
         panic!("kernel {} is not made for {} and heads of {head_dim}", kernel.name, weights.name());
     };

@@ -66,7 +66,7 @@ impl Op for NormGateUp {
         .arguments();
         launch(
             kernel::NormGateUp::KERNEL,
-            (self.w_gate.dtype, 0),
+            (self.w_gate.encoding, 0),
             Gemv::grid(target),
             gemv.normed_shared_bytes(),
             arguments,

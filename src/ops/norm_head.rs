@@ -65,7 +65,7 @@ impl Op for NormHead {
         .arguments();
         launch(
             kernel::NormHead::KERNEL,
-            (self.head.dtype, 0),
+            (self.head.encoding, 0),
             Gemv::grid(target),
             gemv.normed_shared_bytes(),
             arguments,

@@ -4,7 +4,7 @@ use super::rms_norm::{normed, normed_scratch};
 use super::rope_append::{Cache, append, rotate, rotation};
 use super::{launch, size};
 use crate::case::{Case, F32_NMSE, HALF, HALF_NMSE, NUMBERS, Setup};
-use crate::checkpoint::Dtype;
+use crate::encoding::Float;
 use crate::kernel::{self, Launch};
 use crate::memory::{Memory, Scratch, Slot, Weight};
 use crate::op::{Cost, Op, Target};
@@ -100,7 +100,7 @@ impl Op for NormQkv {
         .arguments();
         launch(
             kernel::NormQkv::KERNEL,
-            (self.wq.dtype, head_dim),
+            (self.wq.encoding, head_dim),
             Gemv::grid(target),
             gemv.normed_shared_bytes(),
             arguments,
@@ -148,7 +148,7 @@ impl NormQkv {
                     frequencies: setup.given("frequencies", &numbers.frequencies(head_dim)),
                     magnitude: numbers.pick(0.5, 1.25),
                     q: setup.written("q", &[1, heads, head_dim], numbers.judge(F32_NMSE)),
-                    cache: Cache { dtype: Dtype::F16, keys, values },
+                    cache: Cache { dtype: Float::F16, keys, values },
                 };
                 let heads = format!("{heads}/{kv_heads} heads of {head_dim}");
                 let name = format!("{} {heads}, width {width}, position {position}", dtype.name());

@@ -43,7 +43,7 @@ impl Op for Project {
     }
 
     fn launch(&self, target: &Target) -> Launch {
-        let Weight { dtype, rows, cols, .. } = self.weight;
+        let Weight { encoding, rows, cols, .. } = self.weight;
         let gemv = Gemv::of_rows(rows, cols);
         let arguments = kernel::Project {
             x: self.x,
@@ -57,7 +57,7 @@ impl Op for Project {
         .arguments();
         launch(
             kernel::Project::KERNEL,
-            (dtype, 0),
+            (encoding, 0),
             Gemv::grid(target),
             gemv.shared_bytes(),
             arguments,

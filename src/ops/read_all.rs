@@ -2,7 +2,7 @@ use rayon::prelude::*;
 
 use super::{launch, size};
 use crate::case::{Case, Judge, Numbers, Setup};
-use crate::checkpoint::Dtype;
+use crate::encoding::Float;
 use crate::kernel::{self, Launch};
 use crate::memory::{Memory, Slot};
 use crate::op::{Cost, Op, Target};
@@ -49,7 +49,7 @@ impl Op for ReadAll {
             kernel::ReadAll { words: self.words, sums: self.sums, pieces: size(words / 4) }
                 .arguments();
         let grid = [size(self.sums.len()), 1];
-        launch(kernel::ReadAll::KERNEL, (Dtype::F32, 0), grid, 0, arguments)
+        launch(kernel::ReadAll::KERNEL, (Float::F32, 0), grid, 0, arguments)
     }
 }
 

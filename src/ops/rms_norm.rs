@@ -2,7 +2,7 @@ use rayon::prelude::*;
 
 use super::{blocks, launch, size};
 use crate::case::{Case, Content, F32_NMSE, HALF, NUMBERS, Numbers, Setup};
-use crate::checkpoint::Dtype;
+use crate::encoding::Float;
 use crate::kernel::{self, Launch};
 use crate::memory::{Activation, Memory, Scratch, Slot};
 use crate::op::{Cost, Op, Target};
@@ -113,7 +113,7 @@ impl RmsNorm {
                 Self::case(numbers, [tokens, width], dtype, (x, eps), name)
             }));
         }
-        let odd = |(value, what): (f32, &str), dtype: Dtype| {
+        let odd = |(value, what): (f32, &str), dtype: Float| {
             // The second of three rows is odd, in one place.
             let x = Content::each(move |i| if i == 30 { value } else { (i % 5) as f32 - 2.0 });
             let name = format!("{} [3, 24] with {what}", dtype.name());
@@ -121,7 +121,7 @@ impl RmsNorm {
         };
         let values = [(f32::NAN, "NaN"), (f32::INFINITY, "an infinity"), (3e38, "an overflow")];
         cases.extend(values.into_iter().flat_map(|value| HALF.map(|dtype| odd(value, dtype))));
-        let zeros = |dtype: Dtype| {
+        let zeros = |dtype: Float| {
             let name = format!("{} [2, 24] of zeros", dtype.name());
             Self::case(Numbers::Whole, [2, 24], dtype, (Content::each(|_| 0.0), 1e-5), name)
         };
@@ -132,7 +132,7 @@ impl RmsNorm {
     fn case(
         numbers: Numbers,
         shape: [usize; 2],
-        dtype: Dtype,
+        dtype: Float,
         (x, eps): (Content, f32),
         name: String,
     ) -> Case {

@@ -2,8 +2,8 @@ use rayon::prelude::*;
 
 use super::{blocks, launch, size};
 use crate::case::{Case, Content, HALF_NMSE, Judge, NUMBERS, Numbers, Setup};
-use crate::checkpoint::Dtype;
-use crate::for_dtype;
+use crate::encoding::Float;
+use crate::for_float;
 use crate::kernel::{self, Launch};
 use crate::memory::{Activation, Memory, Scratch, Slot};
 use crate::op::{Cost, Op, Target};
@@ -12,7 +12,7 @@ use crate::vector::{Element, fill, wide_scratch};
 /// One layer's keys and values of all past tokens, stored as `dtype` in byte slots.
 #[derive(Debug, Clone, Copy)]
 pub struct Cache {
-    pub dtype: Dtype,
+    pub dtype: Float,
     /// `[S, G, D]`
     pub keys: Slot<u8>,
     /// `[S, G, D]`
@@ -97,7 +97,7 @@ impl Op for RopeAppend {
     fn launch(&self, target: &Target) -> Launch {
         let head_dim = 2 * self.frequencies.len();
         let tokens = self.k.len() / (self.kv_heads * head_dim);
-        assert!(self.queries.dtype == Dtype::F16 && self.cache.dtype == Dtype::F16);
+        assert!(self.queries.dtype == Float::F16 && self.cache.dtype == Float::F16);
         let arguments = kernel::RopeAppend {
             q: self.q,
             k: self.k,
@@ -115,7 +115,7 @@ impl Op for RopeAppend {
         .arguments();
         launch(
             kernel::RopeAppend::KERNEL,
-            (Dtype::F16, head_dim),
+            (Float::F16, head_dim),
             [blocks(tokens, 8 * target.multiprocessors), 1],
             0,
             arguments,
@@ -144,8 +144,8 @@ pub(super) fn rotate(heads: &mut [f32], rotation: &[(f32, f32)]) {
 }
 
 /// Stores `rows` from element `start` of a cache on.
-pub(super) fn append(dtype: Dtype, rows: &[f32], cache: &mut [u8], start: usize) {
-    for_dtype!(dtype, E => {
+pub(super) fn append(dtype: Float, rows: &[f32], cache: &mut [u8], start: usize) {
+    for_float!(dtype, E => {
         let cache: &mut [E] = bytemuck::cast_slice_mut(cache);
         for (stored, value) in cache[start..][..rows.len()].iter_mut().zip(rows) {
             *stored = E::narrow(*value);
@@ -181,9 +181,9 @@ impl RopeAppend {
                     cursor: setup.cursor(first),
                     frequencies: setup.given("frequencies", &numbers.frequencies(head_dim)),
                     magnitude: numbers.pick(0.5, 1.25),
-                    queries: setup.written_as("queries", (Dtype::F16, 1), &q, judge),
+                    queries: setup.written_as("queries", (Float::F16, 1), &q, judge),
                     cache: Cache {
-                        dtype: Dtype::F16,
+                        dtype: Float::F16,
                         keys: setup.appended("keys", shape, rows.clone(), judge),
                         values: setup.appended("values", shape, rows, Judge::Exact),
                     },
@@ -224,7 +224,7 @@ mod tests {
     #[test]
     fn appends_from_the_start_and_nowhere_else() {
         let mut cache = vec![0xffu8; 2 * 6];
-        append(Dtype::F16, &[1.0, 1e9], &mut cache, 2);
+        append(Float::F16, &[1.0, 1e9], &mut cache, 2);
         let stored: Vec<f32> = cache.chunks(2).map(|b| f16(b).to_f32()).collect();
         assert_eq!(stored[2..4], [1.0, 65504.0]);
         assert!(stored[..2].iter().chain(&stored[4..]).all(|untouched| untouched.is_nan()));

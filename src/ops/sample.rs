@@ -1,8 +1,8 @@
 use super::all_reduce::MOST_RANKS;
 use super::{blocks, launch, size};
 use crate::case::{Case, Content, Judge, Numbers, Setup};
-use crate::checkpoint::Dtype;
 use crate::config::Shard;
+use crate::encoding::Float;
 use crate::kernel::{self, Launch};
 use crate::memory::{Layout, Memory, Slot};
 use crate::op::{Cost, Op, Target};
@@ -227,7 +227,7 @@ impl Op for Sample {
         .arguments();
         // Blocks wait for each other: there are no more than run at once.
         let grid = [blocks(all.blocks(), target.multiprocessors), 1];
-        let launch = launch(kernel::Sample::KERNEL, (Dtype::F32, 0), grid, 0, arguments);
+        let launch = launch(kernel::Sample::KERNEL, (Float::F32, 0), grid, 0, arguments);
         Launch { together: true, ..launch }
     }
 }

@@ -228,12 +228,11 @@ fn rank(small: Small, card: &Gpu, (context, chunk): (usize, usize)) -> Result<Ra
         (false, _) => "synthetic:llama3-8b",
     };
     let model = Synthetic::find(name)?.ok_or_else(|| Error::failed(format!("no {name}")))?;
-    let dtype = if small.f16 { "F16" } else { "BF16" };
-    let source = Source::Synthetic(Synthetic { dtype, ..model.cut(LAYERS)? });
+    let source = Source::Synthetic(Synthetic { dtype: small.dtype(), ..model.cut(LAYERS)? });
     let (config, checkpoint) = (Config::load(&source)?, Checkpoint::open(&source)?);
     let dims = Dims::new(&config, 1)?;
     let request = Request { context: Some(context), chunk, ..Request::default() };
-    let request = request.on_gpu(checkpoint.dtype(), card.attention_blocks());
+    let request = request.on_gpu(checkpoint.encoding(), card.attention_blocks());
     let matrices: Vec<_> = Weights::locate(&checkpoint, &dims)?.matrices().collect();
     let room = MemoryBudget::Gpu(card.memory()?.0);
     let plan = Plan::new(&config, &dims, cuda::region_bytes(&matrices), request, room)?;

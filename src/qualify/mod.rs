@@ -19,7 +19,7 @@ pub use record::{Identity, PeerVerdict, Record};
 pub use standing::{Standing, code, go_through};
 pub use tune::{Clock, Lengths, Tuned, depths, flows, host_clock, tiles, tune};
 
-use crate::checkpoint::Dtype;
+use crate::encoding::{Encoding, Float};
 use crate::kernel::{KERNELS, Kernel};
 
 /// One thing to find out.
@@ -46,12 +46,12 @@ pub struct Small {
 }
 
 impl Small {
-    pub fn of(weights: Dtype, head_dim: usize) -> Self {
-        Self { f16: weights == Dtype::F16, head_dim }
+    pub fn of(weights: Encoding, head_dim: usize) -> Self {
+        Self { f16: weights == Float::F16.into(), head_dim }
     }
 
-    pub fn dtype(self) -> Dtype {
-        if self.f16 { Dtype::F16 } else { Dtype::Bf16 }
+    pub fn dtype(self) -> Float {
+        if self.f16 { Float::F16 } else { Float::Bf16 }
     }
 }
 

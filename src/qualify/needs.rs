@@ -1,8 +1,9 @@
 //! What must be checked before a GPU runs a model, or any.
 
 use super::{Check, Small};
-use crate::checkpoint::{Checkpoint, Dtype};
+use crate::checkpoint::Checkpoint;
 use crate::config::{Config, Dims};
+use crate::encoding::Float;
 use crate::error::Result;
 use crate::executor::cuda::{Gpu, Options};
 use crate::kernel::{KERNELS, Kernel, KernelSet, Synthesize};
@@ -28,8 +29,8 @@ pub fn of_model(
         context: 2 * TOKENS,
         chunk: TOKENS,
         logits: 1,
-        cache: Dtype::F16,
-        activations: checkpoint.dtype(),
+        cache: Float::F16,
+        activations: checkpoint.encoding().activation(),
         decode_as_prefill: false,
         attention_blocks: card.attention_blocks(),
         threads: 0,
@@ -38,7 +39,7 @@ pub fn of_model(
     let programs = [model::prefill(&model, TOKENS, Logits::Last), model::step(&model)];
     let mut exports: Vec<&'static str> = Vec::new();
     if checkpoint.is_synthetic() {
-        let makes = Synthesize::KERNEL.export(checkpoint.dtype(), 0);
+        let makes = Synthesize::KERNEL.export(checkpoint.encoding(), 0);
         exports.extend(makes.map(|export| export.name));
     }
     let reaches_peers = dims.share.parts > 1;
@@ -47,7 +48,7 @@ pub fn of_model(
         programs.iter().for_each(|program| launched(program, &gpu, &mut exports));
     }
     let mut checks: Vec<Check> = exports.into_iter().map(|e| Check::Kernel(e.to_owned())).collect();
-    add_launches(&mut checks, Small::of(checkpoint.dtype(), dims.head_dim), options);
+    add_launches(&mut checks, Small::of(checkpoint.encoding(), dims.head_dim), options);
     Ok(checks)
 }
 

@@ -269,8 +269,8 @@ impl Rank {
         for (layer, LayerState { cache, .. }) in self.model.state.layers.iter().enumerate() {
             let bytes = tokens * kv_heads * head_dim * cache.dtype.bytes();
             for (part, slot) in [cache.keys, cache.values].into_iter().enumerate() {
-                let recipe = Recipe::standard(0, (2 * layer + part) as u32);
-                program.push(Synthesize::whole(recipe, cache.dtype, slot.part(0, bytes)));
+                let recipe = Recipe::standard(cache.dtype, 0, (2 * layer + part) as u32);
+                program.push(Synthesize::whole(recipe, slot.part(0, bytes)));
             }
         }
         self.device.run(&program)?;

@@ -3,6 +3,7 @@
 
 use serde_json::{Value, json};
 
+use crate::encoding::Float;
 use crate::error::{Error, Result};
 
 /// What the name of a synthetic model begins with.
@@ -14,8 +15,8 @@ pub struct Synthetic {
     pub shape: &'static Shape,
     /// L, up to the shape's own.
     pub layers: usize,
-    /// The weights' type, as safetensors files call it: BF16 or F16.
-    pub dtype: &'static str,
+    /// The weights' type: BF16 or F16.
+    pub dtype: Float,
     /// The weights are a function of it.
     pub seed: u64,
 }
@@ -126,7 +127,7 @@ impl Synthetic {
             let known = SHAPES.each_ref().map(|shape| shape.name).join(", ");
             return Err(Error::failed(format!("{PREFIX}{name}: the known shapes are {known}")));
         };
-        Ok(Some(Self { shape, layers: shape.layers, dtype: "BF16", seed: 0 }))
+        Ok(Some(Self { shape, layers: shape.layers, dtype: Float::Bf16, seed: 0 }))
     }
 
     /// With the first `layers` layers alone.
@@ -183,7 +184,7 @@ impl Synthetic {
             })),
             "rope_theta": 500_000.0,
             "tie_word_embeddings": shape.tied,
-            "torch_dtype": if self.dtype == "F16" { "float16" } else { "bfloat16" },
+            "torch_dtype": if self.dtype == Float::F16 { "float16" } else { "bfloat16" },
             "use_cache": true,
             "vocab_size": shape.vocab,
         })

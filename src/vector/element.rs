@@ -8,12 +8,12 @@ use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::{LANES, Lanes, simd};
-use crate::checkpoint::Dtype;
+use crate::encoding::Float;
 use crate::memory::{Activation, Scratch};
 
 /// A number as it is stored in weights or in the KV cache.
 pub trait Element: Pod + Send + Sync {
-    const DTYPE: Dtype;
+    const FLOAT: Float;
     /// Exact.
     fn widen(self) -> f32;
     /// Rounds to nearest even; f16 saturates at its largest finite value. NaN stays NaN.
@@ -36,7 +36,7 @@ fn widen_each<E: Element>(stored: &[E; LANES]) -> Lanes {
 }
 
 impl Element for f32 {
-    const DTYPE: Dtype = Dtype::F32;
+    const FLOAT: Float = Float::F32;
 
     #[inline(always)]
     fn widen(self) -> f32 {
@@ -50,7 +50,7 @@ impl Element for f32 {
 }
 
 impl Element for bf16 {
-    const DTYPE: Dtype = Dtype::Bf16;
+    const FLOAT: Float = Float::Bf16;
 
     #[inline(always)]
     fn widen(self) -> f32 {
@@ -68,7 +68,7 @@ impl Element for bf16 {
 }
 
 impl Element for f16 {
-    const DTYPE: Dtype = Dtype::F16;
+    const FLOAT: Float = Float::F16;
 
     /// Integer shifts and one multiplication, which vectorise on every machine: exponent and mantissa
     /// move into place and are rescaled by the difference of the biases, 2^(127-15); what was Inf or
@@ -98,18 +98,18 @@ impl Element for f16 {
 
 /// Calls `$body` with `$element` bound to the Rust type that `$dtype` names.
 #[macro_export]
-macro_rules! for_dtype {
+macro_rules! for_float {
     ($dtype:expr, $element:ident => $body:expr) => {
         match $dtype {
-            $crate::checkpoint::Dtype::Bf16 => {
+            $crate::encoding::Float::Bf16 => {
                 type $element = half::bf16;
                 $body
             }
-            $crate::checkpoint::Dtype::F16 => {
+            $crate::encoding::Float::F16 => {
                 type $element = half::f16;
                 $body
             }
-            $crate::checkpoint::Dtype::F32 => {
+            $crate::encoding::Float::F32 => {
                 type $element = f32;
                 $body
             }
@@ -120,7 +120,7 @@ macro_rules! for_dtype {
 /// What is stored of `x` as f32, copied only where it is narrower.
 pub fn widened(x: Activation, stored: &[u8]) -> Cow<'_, [f32]> {
     match x.dtype {
-        Dtype::F32 => Cow::Borrowed(bytemuck::cast_slice(stored)),
+        Float::F32 => Cow::Borrowed(bytemuck::cast_slice(stored)),
         _ => {
             let mut wide = vec![0.0; x.len()];
             widen(x, stored, &mut wide);
@@ -136,7 +136,7 @@ pub fn widened_in<'a, 's: 'a>(
     scratch: &mut Scratch<'s>,
 ) -> &'a [f32] {
     match x.dtype {
-        Dtype::F32 => bytemuck::cast_slice(stored),
+        Float::F32 => bytemuck::cast_slice(stored),
         _ => {
             let wide = scratch.take(x.len());
             widen(x, stored, wide);
@@ -154,8 +154,8 @@ pub fn fill(
     fill: impl FnOnce(&mut [f32], &mut Scratch<'_>),
 ) {
     match y.dtype {
-        Dtype::F32 => fill(bytemuck::cast_slice_mut(stored), scratch),
-        _ => for_dtype!(y.dtype, E => {
+        Float::F32 => fill(bytemuck::cast_slice_mut(stored), scratch),
+        _ => for_float!(y.dtype, E => {
             let stored: &mut [E] = bytemuck::cast_slice_mut(stored);
             let wide = scratch.take(y.len());
             fill(wide, scratch);
@@ -169,7 +169,7 @@ pub fn fill(
 
 /// Bytes of scratch that [`widened_in`] or [`fill`] takes.
 pub fn wide_scratch(x: Activation) -> usize {
-    if x.dtype == Dtype::F32 { 0 } else { Scratch::bytes_of::<f32>(x.len()) }
+    if x.dtype == Float::F32 { 0 } else { Scratch::bytes_of::<f32>(x.len()) }
 }
 
 /// Elements that are worth a task of their own.
@@ -177,7 +177,7 @@ const TASK: usize = 16 * 1024;
 
 /// The sums of all terms.
 fn widen(x: Activation, stored: &[u8], wide: &mut [f32]) {
-    for_dtype!(x.dtype, E => {
+    for_float!(x.dtype, E => {
         let stored: &[E] = bytemuck::cast_slice(stored);
         for (i, term) in stored.chunks_exact(x.len()).enumerate() {
             let parts = wide.par_chunks_mut(TASK).zip(term.par_chunks(TASK));

@@ -10,13 +10,13 @@ use super::pairs::{Step, WithPairs};
 use super::steps::{Singles, Steps, step_len};
 use super::sums::Sum;
 use super::{LANES, SET};
-use crate::checkpoint::Dtype;
+use crate::encoding::Float;
 
 /// Multiply-adds that wait for none but themselves, in f32 or of pairs of bf16. Returns the floating point
 /// operations.
-pub fn multiply_adds(dtype: Dtype, rounds: usize) -> usize {
+pub fn multiply_adds(dtype: Float, rounds: usize) -> usize {
     match dtype {
-        Dtype::Bf16 => SET.dispatch_pairs(MultiplyAdds { rounds }),
+        Float::Bf16 => SET.dispatch_pairs(MultiplyAdds { rounds }),
         _ => SET.arch.dispatch(MultiplyAdds { rounds }),
     }
 }

@@ -59,7 +59,7 @@ impl Product {
         let Self { rows, width, gap, tokens, threads } = self;
         let [a, b] = weights
             .each_ref()
-            .map(|w| Rows::new(W::DTYPE, bytemuck::cast_slice(w), width, width + gap));
+            .map(|w| Rows::new(W::FLOAT.into(), bytemuck::cast_slice(w), width, width + gap));
         let mut y = [vec![0.25; tokens * rows], vec![f32::NAN; tokens * rows]];
         let run = |scratch: &mut Scratch<'_>| {
             let inputs = pack(scratch);
@@ -80,7 +80,7 @@ impl Product {
         for set in sets() {
             let ours = self.run(&weights, |s| Inputs::pack_for(set, &x, self.width, s));
             let same = ours.map(|y| bits(&y)) == expected;
-            assert!(same, "{self:?} {} {}", W::DTYPE.name(), set.name());
+            assert!(same, "{self:?} {} {}", W::FLOAT.name(), set.name());
         }
     }
 
@@ -225,7 +225,7 @@ impl Attend {
         for (set, threads) in sets().zip([1, 2, 3, 2]) {
             let mut y = vec![f32::NAN; q.len()];
             on(threads, || with_scratch(bytes, |s| attention.run_for(set.arch, &mut y, s)));
-            assert!(bits(&y) == expected, "{self:?} {} {}", E::DTYPE.name(), set.name());
+            assert!(bits(&y) == expected, "{self:?} {} {}", E::FLOAT.name(), set.name());
             let width = heads * head_dim;
             for (t, (q, y)) in q.chunks(width).zip(y.chunks_mut(width)).enumerate() {
                 y.fill(f32::NAN);

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::tiny::TINY;
-use chaski::checkpoint::Dtype;
+use chaski::encoding::{Encoding, Float};
 use chaski::kernel::signature::Signature;
 use chaski::kernel::{KERNELS, Kernel, Region};
 use chaski::memory::{Layout, Weight};
@@ -32,9 +32,10 @@ fn a_signature_is_all_that_a_source_says_about_itself() {
     assert_eq!(fields, expected.map(|(a, b, c, d)| (a, b.to_owned(), c, d)));
     assert_eq!(tiny.fields[4].comment, "[N] wherever the star stands");
     assert_eq!(tiny.bytes(), 48);
+    let [bf16, f16] = [Float::Bf16, Float::F16].map(Encoding::from);
     let exports: Vec<_> =
         tiny.exports.iter().map(|e| (e.weights, e.head_dim, e.threads, e.line)).collect();
-    assert_eq!(exports, [(Some("bf16"), None, 64, 21), (Some("f16"), Some(64), 128, 22)]);
+    assert_eq!(exports, [(Some(bf16), None, 64, 21), (Some(f16), Some(64), 128, 22)]);
 }
 
 #[test]
@@ -81,6 +82,8 @@ fn what_is_not_understood_is_an_error_at_its_line() {
         ("tiny_bf16(Tiny<bf16>", "tiny(Tiny<bf16>", 21, "needs a type"),
         ("tiny_bf16(", "tiny_d64_bf16(", 21, "is not tiny with"),
         ("tiny_f16_d64(", "tiny_f16_d96(", 22, "is not tiny with"),
+        ("tiny_bf16(", "tiny_q9(", 21, "is not tiny with `_bf16` or `_f16`"),
+        ("tiny_bf16(", "tinybf16(", 21, "is not tiny with"),
         ("tiny_f16_d64(Tiny<f16>", "tiny_bf16(Tiny<bf16>", 22, "a second tiny_bf16"),
     ];
     for (good, wrong, line, message) in bad {
@@ -135,7 +138,7 @@ fn arguments_are_the_bytes_of_the_struct_and_places_for_addresses() {
     let mut layout = Layout::default();
     let skipped = layout.slot::<u8>(&[3]);
     let (ids, x) = (layout.slot::<u32>(&[4]), layout.slot::<f32>(&[4, 16]));
-    let table = Weight::whole(Dtype::Bf16, 4096, 100, 16);
+    let table = Weight::whole(Float::Bf16.into(), 4096, 100, 16);
     let embed = chaski::kernel::Embed {
         ids,
         table,
@@ -175,9 +178,9 @@ fn arguments_are_the_bytes_of_the_struct_and_places_for_addresses() {
 
 #[test]
 fn an_export_is_found_by_weights_and_head() {
-    use Dtype::{Bf16, F16, F32};
-    let name = |kernel: &str, dtype, head_dim| {
-        Kernel::find(kernel).unwrap().export(dtype, head_dim).map(|export| export.name)
+    use Float::{Bf16, F16, F32};
+    let name = |kernel: &str, float: Float, head_dim| {
+        Kernel::find(kernel).unwrap().export(float.into(), head_dim).map(|export| export.name)
     };
     assert_eq!(name("norm_qkv", Bf16, 128), Some("norm_qkv_bf16_d128"));
     assert_eq!(name("norm_qkv", F16, 64), Some("norm_qkv_f16_d64"));

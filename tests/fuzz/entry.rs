@@ -43,8 +43,8 @@ fn check_tensors(file: &[u8]) {
     let mut end = tensors.first().map_or(file.len(), |(_, tensor)| tensor.offset);
     for (_, tensor) in &tensors {
         assert_eq!(tensor.offset, end);
-        assert!(tensor.offset.is_multiple_of(tensor.dtype.bytes()));
-        assert_eq!(tensor.shape.iter().product::<usize>() * tensor.dtype.bytes(), tensor.bytes);
+        assert!(tensor.offset.is_multiple_of(tensor.encoding.row_bytes(1)));
+        assert_eq!(tensor.encoding.row_bytes(tensor.len()), tensor.bytes);
         assert_ne!(tensor.bytes, 0);
         end += tensor.bytes;
     }

@@ -6,8 +6,9 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
+use chaski::checkpoint::Checkpoint;
 use chaski::checkpoint::synthetic::Recipe;
-use chaski::checkpoint::{Checkpoint, Dtype};
+use chaski::encoding::Float;
 use chaski::executor::cuda::Gpu;
 use chaski::executor::{Executor, Hardware};
 use chaski::memory::Layout;
@@ -352,8 +353,9 @@ fn ceilings_and_weights_are_computed_as_on_the_cpu() {
     let y = layout.slot::<f32>(&[2, 256]);
     let run = |hardware| {
         let mut program = Program::default();
-        let recipe = Recipe { seed: 5 << 40 | 9, tensor: 11, centre: 1.0, scale: 3e-5 };
-        program.push(Synthesize::whole(recipe, Dtype::F16, memory));
+        let recipe =
+            Recipe { dtype: Float::F16, seed: 5 << 40 | 9, tensor: 11, centre: 1.0, scale: 3e-5 };
+        program.push(Synthesize::whole(recipe, memory));
         program.push(ReadAll { words: memory.cast(), sums });
         program.push(MmaPeak { rounds: 3, y });
         let mut device =

@@ -10,9 +10,10 @@ use crate::golden::{Expected, argmax, cases, expected, relative_error, source, w
 use crate::process::chaski;
 use crate::{again, emulated};
 use chaski::case::Case;
-use chaski::checkpoint::{Checkpoint, Dtype};
+use chaski::checkpoint::Checkpoint;
 use chaski::config::{Config, Dims};
 use chaski::conformance::{self, Effort};
+use chaski::encoding::Float;
 use chaski::engine;
 use chaski::error::Result;
 use chaski::executor::cuda::{self, Gpu, Options, Peers};
@@ -57,15 +58,15 @@ fn rank(case: &Path, chunk: usize, options: Options) -> Result<Rank> {
 }
 
 /// What keeps a GPU from a case; the type of its weights.
-fn judged(case: &Path) -> (Result<()>, Dtype) {
+fn judged(case: &Path) -> (Result<()>, Float) {
     emulated::start();
     let checkpoint = Checkpoint::open(&source(case)).unwrap();
     let dims = Dims::new(&Config::load(&source(case)).unwrap(), 1).unwrap();
-    (Gpu::open(0).unwrap().suits(&dims, &checkpoint), checkpoint.dtype())
+    (Gpu::open(0).unwrap().suits(&dims, &checkpoint), checkpoint.encoding().activation())
 }
 
 /// The cases that there are kernels for, and the type of their weights.
-fn half_cases() -> Vec<(PathBuf, Dtype)> {
+fn half_cases() -> Vec<(PathBuf, Float)> {
     let judged = cases().into_iter().map(|case| (judged(&case), case));
     let suiting = |((suits, dtype), case): (_, PathBuf)| {
         let _: () = Result::ok(suits)?;
@@ -100,8 +101,8 @@ fn what_no_kernel_is_made_for_is_refused_by_name() {
     }
 }
 
-fn bound(dtype: Dtype) -> f64 {
-    if dtype == Dtype::Bf16 { PREFILL_BF16 } else { PREFILL_F16 }
+fn bound(dtype: Float) -> f64 {
+    if dtype == Float::Bf16 { PREFILL_BF16 } else { PREFILL_F16 }
 }
 
 fn assert_close(case: &Path, what: &str, ours: &[f32], bound: f64) {
@@ -293,7 +294,7 @@ fn products_in_one_launch_are_those_of_several() {
 
 /// What `program` leaves of a case's state.
 fn left(case: &Case, program: &Program, options: Options) -> Vec<u8> {
-    let weights = Checkpoint::in_memory(case.dtype(), case.weight_region());
+    let weights = Checkpoint::in_memory(case.encoding(), case.weight_region());
     let (card, layout) = (Gpu::open(0).unwrap(), &case.layout);
     let mut gpu = Cuda::new(&card, &weights, &case.weights, layout, &|_| Ok(())).unwrap();
     gpu.set_options(options);

@@ -10,9 +10,10 @@ use crate::golden::{Expected, argmax, cases, expected, source, worst};
 use crate::process::chaski;
 use crate::steps::prefill;
 use crate::{cpus, gpus};
-use chaski::checkpoint::{Checkpoint, Dtype};
+use chaski::checkpoint::Checkpoint;
 use chaski::comm::{Fault, Kind};
 use chaski::config::{Config, Dims};
+use chaski::encoding::Float;
 use chaski::engine;
 use chaski::memory::Weight;
 use chaski::model::{Logits, Weights, cache_bytes_per_token};
@@ -107,7 +108,7 @@ fn the_parts_of_all_stages_are_the_whole() {
         }
         assert_eq!(together, of(whole), "{}", case.display());
         assert_eq!(first.layers + last.layers, config.layers);
-        let [a, b, all] = [first, last, whole].map(|d| cache_bytes_per_token(&d, Dtype::F16));
+        let [a, b, all] = [first, last, whole].map(|d| cache_bytes_per_token(&d, Float::F16));
         assert!(a + b == all && a <= b, "{a}, {b}, {all}");
         assert_eq!((first.vocab, last.vocab), (0, config.vocab));
     }

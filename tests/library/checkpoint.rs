@@ -5,8 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::bad_models::tiny;
-use chaski::checkpoint::{Checkpoint, Dtype};
+use chaski::checkpoint::Checkpoint;
 use chaski::config::{Config, Dims};
+use chaski::encoding::Float;
 use chaski::model::{Weights, check_tie};
 use chaski::source::Source;
 use safetensors::SafeTensors;
@@ -44,11 +45,11 @@ fn tensors_lie_where_the_files_say() {
             for (name, expected) in SafeTensors::deserialize(&file).expect("safetensors").tensors()
             {
                 let tensor = checkpoint.tensor(&name).expect("the tensor");
-                assert_eq!(tensor.dtype.name(), expected.dtype().to_string());
+                assert_eq!(tensor.encoding.name(), expected.dtype().to_string());
                 assert_eq!(tensor.shape, expected.shape());
                 let bytes = checkpoint.bytes(tensor.offset, tensor.bytes);
                 assert_eq!(bytes, expected.data(), "{name}");
-                assert_eq!(bytes.as_ptr().addr() % tensor.dtype.bytes(), 0);
+                assert_eq!(bytes.as_ptr().addr() % tensor.encoding.row_bytes(1), 0);
                 assert_eq!(checkpoint.path_of(&name), path.display().to_string());
                 seen += 1;
             }
@@ -77,8 +78,7 @@ fn parameters_are_counted_as_the_files_hold_them() {
         let config = Config::load(&source).expect("a config");
         let checkpoint = Checkpoint::open(&source).expect("a checkpoint");
         let tied = checkpoint.tensor("lm_head.weight").is_none();
-        let held: usize =
-            checkpoint.tensors().map(|(_, tensor)| tensor.bytes / tensor.dtype.bytes()).sum();
+        let held: usize = checkpoint.tensors().map(|(_, tensor)| tensor.len()).sum();
         assert_eq!(config.parameters(tied), held as u64, "{source}");
     }
 }
@@ -86,7 +86,7 @@ fn parameters_are_counted_as_the_files_hold_them() {
 #[test]
 fn the_demo_is_aligned_and_bf16() {
     let checkpoint = Checkpoint::open(&Source::Demo).expect("the demo");
-    assert_eq!(checkpoint.dtype(), Dtype::Bf16);
+    assert_eq!(checkpoint.encoding(), Float::Bf16.into());
     assert_eq!(checkpoint.bytes(0, 1).as_ptr().addr() % 64, 0);
     assert!(checkpoint.total_bytes() <= 4 << 20, "{} bytes", checkpoint.total_bytes());
 }
@@ -135,13 +135,19 @@ fn either_of_two_tied_matrices_is_enough() {
 fn weights_may_be_of_several_types() {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
     for (name, types, exception) in [
-        ("gqa5-hd80-bf16-f32-norms-head", "BF16 and F32", Some(Dtype::F32)),
-        ("gqa2-hd96-bf16-f16", "BF16 and F16", Some(Dtype::F16)),
+        ("gqa5-hd80-bf16-f32-norms-head", "BF16 and F32", Some(Float::F32)),
+        ("gqa2-hd96-bf16-f16", "BF16 and F16", Some(Float::F16)),
         ("mha7-hd32-bf16", "BF16", None),
     ] {
         let checkpoint = Checkpoint::open(&Source::Directory(golden.join(name))).unwrap();
-        assert_eq!((checkpoint.dtype(), checkpoint.types().as_str()), (Dtype::Bf16, types));
-        assert_eq!(checkpoint.exception().map(|(_, tensor)| tensor.dtype), exception);
+        assert_eq!(
+            (checkpoint.encoding(), checkpoint.types().as_str()),
+            (Float::Bf16.into(), types)
+        );
+        assert_eq!(
+            checkpoint.exception().map(|(_, tensor)| tensor.encoding),
+            exception.map(Float::into)
+        );
     }
 }
 

@@ -1,7 +1,8 @@
 //! A fused op is the chain of simple ops that it replaces: equal to the bit on the CPU.
 
 use chaski::case::{Case, Content, HALF, Judge, Numbers, Setup};
-use chaski::checkpoint::{Checkpoint, Dtype};
+use chaski::checkpoint::Checkpoint;
+use chaski::encoding::Float;
 use chaski::executor::{Cpu, Threads};
 use chaski::memory::{Activation, Slot, Weight};
 use chaski::op::Program;
@@ -16,7 +17,7 @@ const HEAD_DIM: usize = 64;
 
 /// Numbers in f32, as activations.
 fn wide(slot: Slot<f32>) -> Activation {
-    Activation { dtype: Dtype::F32, terms: 1, bytes: slot.cast() }
+    Activation { dtype: Float::F32, terms: 1, bytes: slot.cast() }
 }
 
 fn real(setup: &mut Setup, name: &'static str, shape: &[usize]) -> Slot<f32> {
@@ -27,20 +28,20 @@ fn output(setup: &mut Setup, name: &'static str, shape: &[usize]) -> Slot<f32> {
     setup.written(name, shape, Judge::Any)
 }
 
-fn matrix(setup: &mut Setup, dtype: Dtype, rows: usize) -> Weight {
+fn matrix(setup: &mut Setup, dtype: Float, rows: usize) -> Weight {
     setup.weight(dtype, rows, WIDTH, Content::Real(1.0))
 }
 
 fn empty_cache(setup: &mut Setup, rows: usize, kv_heads: usize) -> Cache {
     let shape = [rows, kv_heads, HEAD_DIM];
     let mut part = |name| setup.appended(name, shape, 0..rows, Judge::Any);
-    Cache { dtype: Dtype::F16, keys: part("keys"), values: part("values") }
+    Cache { dtype: Float::F16, keys: part("keys"), values: part("values") }
 }
 
 /// That the fused op leaves in `outputs` what the chain leaves there.
 fn assert_same(case: &Case, chain: &Program, outputs: &[Slot<u8>]) {
     let run = |program: &Program| {
-        let weights = Checkpoint::in_memory(case.dtype(), case.weight_region());
+        let weights = Checkpoint::in_memory(case.encoding(), case.weight_region());
         let mut cpu = Cpu::new(weights, &case.layout, &Threads::new(None).unwrap()).unwrap();
         let state = case.state();
         cpu.write(case.layout.whole().cast(), &state);
@@ -144,7 +145,7 @@ fn attend_decode_is_attention_of_one_token() {
     let q = real(&mut s, "q", &[1, heads, HEAD_DIM]);
     let mut part =
         |name| s.cached(name, [rows + 3, kv_heads, HEAD_DIM], [rows; 2], Content::Real(1.0));
-    let cache = Cache { dtype: Dtype::F16, keys: part("keys"), values: part("values") };
+    let cache = Cache { dtype: Float::F16, keys: part("keys"), values: part("values") };
     let cursor = s.cursor(rows - 1);
     let y = output(&mut s, "y", &[1, heads, HEAD_DIM]);
     let scratch = AttendScratch {

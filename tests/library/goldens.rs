@@ -6,7 +6,8 @@ use std::sync::atomic::AtomicBool;
 
 use crate::golden;
 use crate::golden::{Expected, argmax, cases, expected, relative_error, worst};
-use chaski::checkpoint::{Checkpoint, Dtype};
+use chaski::checkpoint::Checkpoint;
+use chaski::encoding::Float;
 use chaski::engine::{self, Model, silent};
 use chaski::model::Logits;
 use chaski::sampler::SamplingOptions;
@@ -30,13 +31,14 @@ fn all_logits() -> engine::Options {
 
 /// As `--activations bf16` asks.
 fn rounded() -> engine::Options {
-    engine::Options { activations: Some(Dtype::Bf16), ..all_logits() }
+    engine::Options { activations: Some(Float::Bf16), ..all_logits() }
 }
 
 /// Those that `--activations bf16` takes.
 fn bf16_cases() -> Vec<PathBuf> {
-    let is_bf16 =
-        |case: &PathBuf| Checkpoint::open(&golden::source(case)).unwrap().dtype() == Dtype::Bf16;
+    let is_bf16 = |case: &PathBuf| {
+        Checkpoint::open(&golden::source(case)).unwrap().encoding() == Float::Bf16.into()
+    };
     let cases: Vec<_> = cases().into_iter().filter(is_bf16).collect();
     assert!(cases.len() >= 5);
     cases
@@ -202,7 +204,7 @@ fn a_16_bit_cache_stays_close() {
     for case in cases() {
         let Expected { ids, .. } = expected(&case);
         let exact = prefill(&case, &ids, ids.len());
-        let mut team = team(&case, engine::Options { kv_type: Some(Dtype::F16), ..all_logits() });
+        let mut team = team(&case, engine::Options { kv_type: Some(Float::F16), ..all_logits() });
         let rounded = team.prefill(&ids, Logits::All).unwrap();
         let all: f64 = exact.iter().map(|x| f64::from(*x).powi(2)).sum();
         let off = exact.iter().zip(rounded).map(|(a, b)| f64::from(a - b).powi(2));

@@ -1,7 +1,8 @@
 //! What tokens of the real models cost in launches on an H100. Nothing runs: programs are data.
 
-use chaski::checkpoint::{Checkpoint, Dtype};
+use chaski::checkpoint::Checkpoint;
 use chaski::config::{Config, Dims};
+use chaski::encoding::Float;
 use chaski::kernel::{Kernel, Launch};
 use chaski::model::{Llama, Logits, Sizes, Weights, prefill, step};
 use chaski::op::{Op, Target};
@@ -21,8 +22,8 @@ fn llama(model: &str) -> Llama {
         context: 8192,
         chunk: 512,
         logits: 1,
-        cache: Dtype::F16,
-        activations: checkpoint.dtype(),
+        cache: Float::F16,
+        activations: checkpoint.encoding().activation(),
         decode_as_prefill: false,
         attention_blocks: H100.multiprocessors as usize,
         threads: 0,

@@ -302,9 +302,8 @@ fn locate(checkpoint: &Checkpoint, dims: Dims) -> Vec<Weight> {
 /// The bytes of every row of the weights, one after the other.
 fn rows(checkpoint: &Checkpoint, weights: &[Weight]) -> Vec<Vec<u8>> {
     let row = |weight: &Weight, row: usize| {
-        let element = weight.dtype.bytes();
-        let at = weight.offset + row * weight.stride * element;
-        checkpoint.bytes(at, weight.cols * element).to_vec()
+        let at = weight.offset + row * weight.stride_bytes();
+        checkpoint.bytes(at, weight.encoding.row_bytes(weight.cols)).to_vec()
     };
     weights.iter().flat_map(|weight| (0..weight.rows).map(move |r| row(weight, r))).collect()
 }

@@ -10,6 +10,7 @@ const ORDER: &[&str] = &[
     "error",
     "json",
     "random",
+    "encoding",
     "source",
     "config",
     "checkpoint",

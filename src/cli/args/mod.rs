@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
-use crate::checkpoint::Dtype;
+use crate::encoding::Float;
 use crate::engine::Device;
 pub use bench::{BenchArgs, DepthFill, OutputFormat};
 pub use habits::{command, hint};
@@ -177,21 +177,21 @@ pub enum Activations {
     Bf16,
 }
 
-impl From<Activations> for Dtype {
+impl From<Activations> for Float {
     fn from(activations: Activations) -> Self {
         match activations {
-            Activations::F32 => Dtype::F32,
-            Activations::Bf16 => Dtype::Bf16,
+            Activations::F32 => Float::F32,
+            Activations::Bf16 => Float::Bf16,
         }
     }
 }
 
-impl From<KvType> for Dtype {
+impl From<KvType> for Float {
     fn from(kv_type: KvType) -> Self {
         match kv_type {
-            KvType::F32 => Dtype::F32,
-            KvType::F16 => Dtype::F16,
-            KvType::Bf16 => Dtype::Bf16,
+            KvType::F32 => Float::F32,
+            KvType::F16 => Float::F16,
+            KvType::Bf16 => Float::Bf16,
         }
     }
 }

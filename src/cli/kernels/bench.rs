@@ -10,7 +10,6 @@ use super::find;
 use super::watch::time_limit;
 use super::watchdog::Watchdog;
 use crate::bench::{Ceilings, Conditions, Row, Table, watched};
-use crate::checkpoint::Dtype;
 use crate::cli::args::KernelBenchArgs;
 use crate::cli::bench::common_fields;
 use crate::cli::file::Output;
@@ -19,6 +18,7 @@ use crate::cli::observer::observer;
 use crate::cli::open::{check_alone, check_gpu, defaults, open, options};
 use crate::cli::output::{note, print, progress};
 use crate::config::Dims;
+use crate::encoding::Float;
 use crate::engine::{Device, Model, Options};
 use crate::error::{Error, Result};
 use crate::executor::Hardware;
@@ -70,7 +70,7 @@ pub fn bench(args: &KernelBenchArgs, emulated: Option<u32>) -> Result<()> {
     };
     let subject = common_fields(&model, nvml.as_ref())?;
     let weights = model.checkpoint.tensors().map(|(_, tensor)| tensor.bytes).sum();
-    let ceilings = Ceilings::measure(hardware, Dtype::Bf16, weights)?;
+    let ceilings = Ceilings::measure(hardware, Float::Bf16, weights)?;
     note(format_args!(
         "ceilings, measured now: read {:.1} GB/s, multiply {:.3} TFLOP/s",
         ceilings.read_bytes_per_s / 1e9,
@@ -239,7 +239,7 @@ fn fitted(args: &KernelBenchArgs) -> Result<Model> {
     if let (ModelSource::Synthetic(whole), None) = (&model.source, args.model.synthetic.layers) {
         let Dims { width, kv_heads, head_dim, layers, .. } = model.dims;
         // The smallest matrices of a layer are those of keys and values.
-        let smallest = 2 * kv_heads * head_dim * width * model.checkpoint.dtype().bytes();
+        let smallest = 2 * kv_heads * head_dim * model.checkpoint.encoding().row_bytes(width);
         let enough = (ROTATION * cache_bytes(&model.hardware[0])?).div_ceil(smallest);
         let cut = ModelSource::Synthetic(whole.cut(enough.clamp(1, layers))?);
         model = Model::of(cut, model.options)?;

@@ -10,9 +10,9 @@ use super::driver::{Context, Region};
 use super::emulator;
 use super::stream::Stream;
 use super::{Cuda, Recorded};
-use crate::checkpoint::Dtype;
+use crate::encoding::{Encoding, Float};
 use crate::error::{Error, Result};
-use crate::memory::Slot;
+use crate::memory::{Slot, Weight};
 use crate::op::Product;
 
 /// What NVIDIA says that products on Hopper are best given.
@@ -30,7 +30,7 @@ unsafe impl Send for CublasLt {}
 /// `y = x weight'`, or `y += x weight'`, by addresses: all matrices of whole rows.
 struct Multiply {
     /// Of `x` and `weight`: BF16 or F16.
-    dtype: Dtype,
+    dtype: Float,
     /// `[T, K]`
     x: u64,
     /// `[N, K]`
@@ -80,7 +80,7 @@ impl CublasLt {
         stream.bind()?;
         let [tokens, rows, width] = product.sizes.map(|size| size as u64);
         let inputs = match product.dtype {
-            Dtype::F16 => cudaDataType::CUDA_R_16F,
+            Float::F16 => cudaDataType::CUDA_R_16F,
             _ => cudaDataType::CUDA_R_16BF,
         };
         // A row of ours is a column of the library's: it multiplies weight' with x' to y'.
@@ -164,12 +164,12 @@ impl Cuda {
 fn multiplications(cuda: &Cuda, product: &Product) -> Vec<Multiply> {
     let Product { x, weight, residual, y } = *product;
     let Some(x) = x else { return Vec::new() };
-    let (rows, width) = (weight.rows, weight.cols);
+    let Weight { encoding: Encoding::Plain(dtype), rows, cols: width, .. } = weight;
     let sizes = [y.len() / rows, rows, width];
     let term_bytes = sizes[0] * width * x.dtype.bytes();
     let state = |slot: Slot<u8>| cuda.state.address(slot.offset()..slot.offset() + slot.len());
     let multiply = |term: usize| Multiply {
-        dtype: weight.dtype,
+        dtype,
         x: state(x.bytes.part(term * term_bytes, term_bytes)),
         weight: cuda.weights.address(weight.offset, weight.bytes()),
         y: state(y.cast()),

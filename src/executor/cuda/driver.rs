@@ -10,7 +10,7 @@ use std::sync::{Arc, OnceLock};
 use cudarc::driver::sys;
 
 use super::libcuda::{self, Status};
-use crate::checkpoint::Dtype;
+use crate::encoding::Float;
 use crate::error::{Error, Result};
 use crate::kernel::TensorMap;
 
@@ -283,7 +283,7 @@ pub(super) fn tensor_map(matrix: &TensorMap, address: u64) -> Result<[u64; 16]> 
         libcuda::cuTensorMapEncodeTiled(
             &mut map,
             match dtype {
-                Dtype::F16 => sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+                Float::F16 => sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
                 _ => sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
             },
             2,

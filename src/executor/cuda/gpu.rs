@@ -8,8 +8,9 @@ use super::locked;
 use super::nvml::Nvml;
 use super::options::Options;
 use super::settings::Settings;
-use crate::checkpoint::{Checkpoint, Dtype};
+use crate::checkpoint::Checkpoint;
 use crate::config::Dims;
+use crate::encoding::Encoding;
 use crate::error::{Error, Result};
 use crate::json::quote;
 use crate::kernel::{Kernel, Launch, Source};
@@ -135,12 +136,16 @@ impl Gpu {
         let Dims { width, heads, head_dim, ffn, vocab, .. } = *dims;
         let needed = gemv_shared_bytes(ffn.max(heads * head_dim), width);
         let limit = self.context.block_shared_bytes()?;
-        let trouble = match (weights.dtype(), weights.exception()) {
-            (Dtype::F32, _) => "F32 weights (BF16 and F16 are supported)".to_owned(),
+        let trouble = match (weights.encoding(), weights.exception()) {
+            (most, _) if most.kernel_type().is_none() => {
+                let known = Encoding::of_kernels().map(|(encoding, _)| encoding.name());
+                let known = known.collect::<Vec<_>>().join(" and ");
+                format!("{} weights ({known} are supported)", most.name())
+            }
             (most, Some((name, tensor))) => format!(
                 "matrices of several types: {} is {} where most are {}",
                 quote(name),
-                tensor.dtype.name(),
+                tensor.encoding.name(),
                 most.name()
             ),
             _ if head_dim != 64 && head_dim != 128 => {

@@ -44,7 +44,7 @@ impl Piece {
     /// All of `weight`, the one of this number, on its way to `at`.
     fn all(number: usize, weight: Weight, at: usize) -> Vec<Self> {
         let [row_bytes, stride_bytes] =
-            [weight.cols, weight.stride].map(|elements| elements * weight.dtype.bytes());
+            [weight.cols, weight.stride].map(|cols| weight.encoding.row_bytes(cols));
         let piece = |offset, rows, row_bytes, at| Self {
             weight: number,
             offset: weight.offset + offset,
@@ -290,17 +290,17 @@ impl Work {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checkpoint::Dtype;
+    use crate::encoding::Float;
 
     /// Rows and columns of any size, also past what is copied at once.
     #[test]
     fn pieces_are_the_rows_of_a_weight_and_follow_each_other() {
         for (rows, cols, stride) in [(1, 5, 5), (3, 4, 4), (3, 4, 7), (5000, 900, 2000), (1, 3, 9)]
         {
-            let weight = Weight { dtype: Dtype::F16, offset: 8, rows, cols, stride };
+            let weight = Weight { encoding: Float::F16.into(), offset: 8, rows, cols, stride };
             let words = (8 + weight.span_bytes()).div_ceil(8) as u64;
             let region: Vec<u64> = (0..words).map(|i| i.wrapping_mul(0x9e37_79b9_7f4a)).collect();
-            let checkpoint = Checkpoint::in_memory(Dtype::F16, region.into());
+            let checkpoint = Checkpoint::in_memory(Float::F16.into(), region.into());
             let mut packed: Vec<u8> = Vec::new();
             for piece in Piece::all(3, weight, 64) {
                 assert_eq!((piece.at, piece.weight), (64 + packed.len(), 3));

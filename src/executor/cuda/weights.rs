@@ -116,16 +116,9 @@ impl WeightRegion {
         let Self { region, places, .. } = self;
         let stream = Stream::new(context)?;
         for weight in weights {
-            let Weight { dtype, offset, cols: row, stride, .. } = *weight;
+            let Weight { offset, cols: row, stride, .. } = *weight;
             let (recipe, first) = checkpoint.recipe(offset).expect("a synthetic weight has one");
-            let op = Synthesize {
-                recipe,
-                dtype,
-                first,
-                row,
-                stride,
-                out: places.by_offset[&offset].slot,
-            };
+            let op = Synthesize { recipe, first, row, stride, out: places.by_offset[&offset].slot };
             let launch = op.launch(gpu);
             let function = kernels.function(&launch)?;
             let base = region.address(0..places.bytes);

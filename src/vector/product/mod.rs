@@ -12,47 +12,58 @@ use half::bf16;
 use rayon::prelude::*;
 
 use super::pairs::flushed;
-use super::{LANES, Lanes, SET, Set, widened_in};
-use crate::checkpoint::{Checkpoint, Dtype};
+use super::{Element, LANES, Lanes, SET, Set, widened_in};
+use crate::checkpoint::Checkpoint;
+use crate::encoding::{Encoding, Float};
+use crate::for_float;
 use crate::memory::{Activation, Scratch, Weight};
 use queue::{Queue, share};
-use tile::{BLOCK, SLICE, WORKER_LANES, panel_tokens, task};
+use tile::{BLOCK, Plain, SLICE, WORKER_LANES, panel_tokens, task};
 
 /// The rows of a weight `[N, K]`.
 #[derive(Debug, Clone, Copy)]
 pub struct Rows<'a> {
-    dtype: Dtype,
+    encoding: Encoding,
     /// From the first element of the first row to the last of the last.
     bytes: &'a [u8],
     /// K
     width: usize,
-    /// Elements from the start of a row to that of the next.
+    /// Columns from the start of a row to that of the next.
     stride: usize,
 }
 
 impl<'a> Rows<'a> {
-    pub fn new(dtype: Dtype, bytes: &'a [u8], width: usize, stride: usize) -> Self {
+    pub fn new(encoding: Encoding, bytes: &'a [u8], width: usize, stride: usize) -> Self {
         assert!(0 < width && width <= stride, "rows of {width} elements, {stride} apart");
-        let rows = Self { dtype, bytes, width, stride };
-        let least = (rows.count().saturating_sub(1) * stride + width) * dtype.bytes();
+        let rows = Self { encoding, bytes, width, stride };
+        let before = rows.count().saturating_sub(1) * encoding.row_bytes(stride);
+        let least = before + encoding.row_bytes(width);
         assert!(bytes.len() >= least, "{} bytes of {} rows", bytes.len(), rows.count());
         rows
     }
 
     /// Those of `weight`, where they lie in the weight region.
     pub fn of(region: &'a Checkpoint, weight: Weight) -> Self {
-        let Weight { dtype, offset, cols, stride, .. } = weight;
-        Self::new(dtype, region.bytes(offset, weight.span_bytes()), cols, stride)
+        Self::new(weight.encoding, weight.span(region), weight.cols, weight.stride)
+    }
+
+    /// Row `row` as f32 into `x`, `[K]`.
+    pub fn widen(self, row: usize, x: &mut [f32]) {
+        let Encoding::Plain(float) = self.encoding;
+        for_float!(float, W => {
+            let stored = Plain::<W>::of(self).row(row);
+            x.iter_mut().zip(stored).for_each(|(x, w)| *x = w.widen());
+        });
     }
 
     /// N
     fn count(self) -> usize {
-        self.bytes.len().div_ceil(self.stride * self.dtype.bytes())
+        self.bytes.len().div_ceil(self.encoding.row_bytes(self.stride))
     }
 
     /// Splits off the first `count` rows.
     fn take(&mut self, count: usize) -> Self {
-        let at = (count * self.stride * self.dtype.bytes()).min(self.bytes.len());
+        let at = (count * self.encoding.row_bytes(self.stride)).min(self.bytes.len());
         let (bytes, rest) = self.bytes.split_at(at);
         self.bytes = rest;
         Self { bytes, ..*self }
@@ -64,7 +75,7 @@ impl<'a> Rows<'a> {
 pub struct Inputs<'a> {
     set: Set,
     /// F32, or BF16: pairs of them, for weights of that type.
-    dtype: Dtype,
+    dtype: Float,
     /// K
     width: usize,
     /// T
@@ -88,7 +99,7 @@ impl<'a> Inputs<'a> {
 
     pub(super) fn pack_for(set: Set, x: &[f32], width: usize, scratch: &mut Scratch<'a>) -> Self {
         let own: fn([f32; LANES]) -> _ = |step| step;
-        Self::pack_by(own, set, Dtype::F32, x, width, scratch)
+        Self::pack_by(own, set, Float::F32, x, width, scratch)
     }
 
     /// For weights in bf16, with which they are multiplied in pairs. `x`: `[T, K]`
@@ -102,15 +113,15 @@ impl<'a> Inputs<'a> {
         width: usize,
         scratch: &mut Scratch<'a>,
     ) -> Self {
-        Self::pack_by(flushed, set, Dtype::Bf16, x, width, scratch)
+        Self::pack_by(flushed, set, Float::Bf16, x, width, scratch)
     }
 
     /// `x`, `[T, K]`, as products with `weights` take it: in pairs if all are bf16 and `x` has one term.
     /// Takes [`Self::bytes`] of scratch and those of [`super::wide_scratch`].
     pub fn of(x: Activation, stored: &[u8], weights: &[Weight], scratch: &mut Scratch<'a>) -> Self {
         let width = weights[0].cols;
-        let all = weights.iter().all(|weight| weight.dtype == Dtype::Bf16);
-        if all && x.dtype == Dtype::Bf16 && x.terms == 1 {
+        let all = weights.iter().all(|weight| weight.encoding == Float::Bf16.into());
+        if all && x.dtype == Float::Bf16 && x.terms == 1 {
             return Self::pack_pairs(bytemuck::cast_slice(stored), width, scratch);
         }
         Self::pack(widened_in(x, stored, scratch), width, scratch)
@@ -119,7 +130,7 @@ impl<'a> Inputs<'a> {
     fn pack_by<E: Pod + Send + Sync, const L: usize>(
         lanes_of: fn([E; L]) -> [E; L],
         set: Set,
-        dtype: Dtype,
+        dtype: Float,
         x: &[E],
         width: usize,
         scratch: &mut Scratch<'a>,

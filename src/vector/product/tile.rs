@@ -7,8 +7,8 @@ use pulp::{Arch, Simd, WithSimd};
 use super::advance::{Stored, Wide, Widening, add_lanes_of_tile, advance, steps_of, tail_of};
 use super::queue::{FEW, FEW_ROWS, MANY_ROWS};
 use super::{Inputs, Rows, Store};
-use crate::checkpoint::Dtype;
-use crate::for_dtype;
+use crate::encoding::{Encoding, Float};
+use crate::for_float;
 use crate::vector::pairs::{Step, WithPairs};
 use crate::vector::steps::{Singles, Steps, step_len};
 use crate::vector::sums::zero;
@@ -73,12 +73,13 @@ pub fn task<const M: usize>(
     let few = inputs.tokens <= panel_tokens(set.arch);
     for (columns, x) in columns.chunks_mut(BLOCK).zip(inputs.panels.chunks(BLOCK * steps)) {
         for (weight, sums) in weights.into_iter().zip(&mut sums) {
-            if inputs.dtype == Dtype::Bf16 {
-                let rows = Typed::<bf16>::of(weight);
+            if inputs.dtype == Float::Bf16 {
+                let rows = Plain::<bf16>::of(weight);
                 set.dispatch_pairs(OfPairs(Block { rows, steps, x, few, sums, own }));
             } else {
-                for_dtype!(weight.dtype, W => {
-                    let rows = Typed::<W>::of(weight);
+                let Encoding::Plain(float) = weight.encoding;
+                for_float!(float, W => {
+                    let rows = Plain::<W>::of(weight);
                     set.arch.dispatch(OfSingles(Block { rows, steps, x, few, sums, own }));
                 });
             }
@@ -89,37 +90,37 @@ pub fn task<const M: usize>(
     }
 }
 
-/// [`Rows`] of one type.
+/// [`Rows`] of plain numbers of one type.
 #[derive(Clone, Copy)]
-struct Typed<'a, W> {
+pub struct Plain<'a, W> {
     elements: &'a [W],
     width: usize,
     stride: usize,
 }
 
-impl<'a, W: Element> Typed<'a, W> {
-    fn of(rows: Rows<'a>) -> Self {
-        assert_eq!(rows.dtype, W::DTYPE);
+impl<'a, W: Element> Plain<'a, W> {
+    pub fn of(rows: Rows<'a>) -> Self {
+        assert_eq!(rows.encoding, W::FLOAT.into());
         let elements = bytemuck::cast_slice(rows.bytes);
         Self { elements, width: rows.width, stride: rows.stride }
     }
 }
 
-impl<'a, W> Typed<'a, W> {
+impl<'a, W> Plain<'a, W> {
     #[inline(always)]
     fn count(self) -> usize {
         self.elements.len().div_ceil(self.stride)
     }
 
     #[inline(always)]
-    fn row(self, i: usize) -> &'a [W] {
+    pub fn row(self, i: usize) -> &'a [W] {
         &self.elements[i * self.stride..][..self.width]
     }
 }
 
 /// `sums[t][n] = rows[n] . x[t]`
 struct Block<'b, 'a, W> {
-    rows: Typed<'a, W>,
+    rows: Plain<'a, W>,
     /// Of K.
     steps: usize,
     /// The block's inputs. `[slice][panel][step][token of the panel]`
@@ -191,7 +192,7 @@ impl<W: Pod> Block<'_, '_, W> {
 /// The few tokens of one panel.
 struct Few<'b, 'a, K: Steps> {
     kind: K,
-    rows: Typed<'a, K::Element>,
+    rows: Plain<'a, K::Element>,
     /// Of K.
     steps: usize,
     /// Their panel.
@@ -254,7 +255,7 @@ impl<K: Steps> Few<'_, '_, K> {
 /// A block of several panels, or one of several blocks.
 struct Many<'b, 'a, K: Steps, const R: usize> {
     kind: K,
-    rows: Typed<'a, K::Element>,
+    rows: Plain<'a, K::Element>,
     /// Of K.
     steps: usize,
     /// The block's inputs. `[slice][panel][step][token of the panel]`

@@ -3,7 +3,12 @@
 //! `build.rs` reads every kernel through this file and so does the crate. The form is narrow on
 //! purpose: whatever is not understood is an error, with its line, and never a guess.
 
+mod export;
+
 use std::fmt;
+
+use super::encoding::Encoding;
+use export::exports;
 
 /// One kernel file, read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,8 +83,8 @@ pub enum Scalar {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Export {
     pub name: String,
-    /// `bf16` or `f16`, where it is made for one type of weights.
-    pub weights: Option<&'static str>,
+    /// Where it is made for weights of one encoding.
+    pub weights: Option<Encoding>,
     /// 64 or 128, where it is made for one width of head.
     pub head_dim: Option<u32>,
     /// Threads of a block.
@@ -358,89 +363,3 @@ const KEYWORDS: [&str; 26] = [
     "in", "let", "loop", "match", "mod", "move", "mut", "override", "pub", "ref", "self", "super",
     "trait", "type", "use",
 ];
-
-fn exports(name: &str, arguments: &str, kind: (bool, bool), lines: &[&str]) -> Result<Vec<Export>> {
-    let mut exports: Vec<Export> = Vec::new();
-    let code = |line: &str| line.split("//").next().unwrap_or_default().contains("__global__");
-    for (number, line) in (1..).zip(lines).filter(|(_, line)| code(line)) {
-        let export = export(name, arguments, kind, line);
-        let export = export.map_err(|message| Mistake { line: number, message })?;
-        if exports.iter().any(|other| other.name == export.name) {
-            return mistake(number, format!("a second {}", export.name));
-        }
-        exports.push(Export { line: number, ..export });
-    }
-    match exports.is_empty() {
-        true => mistake(lines.len().max(1), "nothing is exported: `extern \"C\" __global__ ...`"),
-        false => Ok(exports),
-    }
-}
-
-/// `extern "C" __global__ void __launch_bounds__(256) name_bf16_d64(Name<bf16> args) { ... }`, where the
-/// struct has maps, whose addresses are needed, `(const __grid_constant__ Name<bf16> args)`
-fn export(
-    kernel: &str,
-    arguments: &str,
-    (generic, with_maps): (bool, bool),
-    line: &str,
-) -> std::result::Result<Export, String> {
-    let parts = || {
-        let rest = line.strip_prefix("extern \"C\" __global__ void __launch_bounds__(")?;
-        let (bounds, rest) = rest.split_once(')')?;
-        let (name, rest) = rest.trim_start().split_once('(')?;
-        let (argument, body) = rest.split_once(')')?;
-        (body.starts_with(" {") && body.ends_with('}')).then_some((bounds, name.trim(), argument))
-    };
-    let (bounds, name, argument) = parts().ok_or_else(|| {
-        let parameter = if generic { format!("{arguments}<bf16>") } else { arguments.to_owned() };
-        let suffix = if generic { "_bf16" } else { "" };
-        format!(
-            "an export is one line: `extern \"C\" __global__ void __launch_bounds__(256) \
-             {kernel}{suffix}({parameter} args) {{ ... }}`"
-        )
-    })?;
-    let threads = bounds.split(',').next().unwrap_or_default().trim();
-    let threads = match threads.parse::<u32>() {
-        Ok(threads) if (32..=1024).contains(&threads) && threads.is_multiple_of(32) => threads,
-        _ => return Err(format!("threads are a multiple of 32 up to 1024, not {threads:?}")),
-    };
-    let (weights, head_dim) = suffixes(kernel, name).ok_or_else(|| {
-        format!(
-            "{name:?} is not {kernel} with `_bf16` or `_f16`, then `_d64` or `_d128`, or neither"
-        )
-    })?;
-    let parameter = match weights {
-        Some(weights) if generic => format!("{arguments}<{weights}> args"),
-        Some(_) => return Err(format!("{arguments} is no template, so {name} has no type")),
-        None if generic => {
-            return Err(format!("{name} needs a type: {kernel}_bf16 or {kernel}_f16"));
-        }
-        None => format!("{arguments} args"),
-    };
-    let parameter = if with_maps { format!("{GRID_CONSTANT}{parameter}") } else { parameter };
-    if argument != parameter {
-        return Err(format!("the argument of {name} is `{parameter}`, not {argument:?}"));
-    }
-    Ok(Export { name: name.to_owned(), weights, head_dim, threads, line: 0 })
-}
-
-/// Of an argument that stays where the launch has put it.
-const GRID_CONSTANT: &str = "const __grid_constant__ ";
-
-/// What an export's name says after the kernel's.
-fn suffixes(kernel: &str, name: &str) -> Option<(Option<&'static str>, Option<u32>)> {
-    let mut rest = name.strip_prefix(kernel)?;
-    let mut weights = None;
-    for each in ["bf16", "f16"] {
-        if let Some(after) = rest.strip_prefix('_').and_then(|rest| rest.strip_prefix(each)) {
-            (weights, rest) = (Some(each), after);
-            break;
-        }
-    }
-    match rest {
-        "" => Some((weights, None)),
-        "_d64" => Some((weights, Some(64))),
-        "_d128" => Some((weights, Some(128))),
-        _ => None,
-    }
-}

@@ -1,0 +1,101 @@
+//! How numbers are stored: activations and the KV cache as floats, weights in rows of blocks.
+//!
+//! `build.rs` reads it, too: what kernels for an encoding are called is said here and nowhere else.
+
+/// A type of floating-point numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Float {
+    Bf16,
+    F16,
+    F32,
+}
+
+impl Float {
+    const ALL: [Self; 3] = [Self::Bf16, Self::F16, Self::F32];
+
+    /// Bytes of one number.
+    pub const fn bytes(self) -> usize {
+        match self {
+            Self::Bf16 | Self::F16 => 2,
+            Self::F32 => 4,
+        }
+    }
+
+    /// The type's name in safetensors files.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Bf16 => "BF16",
+            Self::F16 => "F16",
+            Self::F32 => "F32",
+        }
+    }
+
+    /// The type that safetensors files call `name`.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|float| float.name() == name)
+    }
+}
+
+/// How the rows of a weight are stored: in blocks of so many columns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Encoding {
+    /// Each number by itself.
+    Plain(Float),
+}
+
+impl From<Float> for Encoding {
+    fn from(float: Float) -> Self {
+        Self::Plain(float)
+    }
+}
+
+impl Encoding {
+    pub const ALL: [Self; 3] =
+        [Self::Plain(Float::Bf16), Self::Plain(Float::F16), Self::Plain(Float::F32)];
+
+    /// Columns of a block, and its bytes.
+    const fn block(self) -> (usize, usize) {
+        match self {
+            Self::Plain(float) => (1, float.bytes()),
+        }
+    }
+
+    /// Bytes of so many columns of a row.
+    ///
+    /// # Panics
+    /// When they are not of whole blocks.
+    pub const fn row_bytes(self, cols: usize) -> usize {
+        let (block_cols, block_bytes) = self.block();
+        assert!(cols.is_multiple_of(block_cols), "a block of weights is cut");
+        cols / block_cols * block_bytes
+    }
+
+    /// For people.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Plain(float) => float.name(),
+        }
+    }
+
+    /// What GEMMs on a GPU multiply with such weights: `Activation<W>` of the kernels.
+    pub const fn activation(self) -> Float {
+        match self {
+            Self::Plain(float) => float,
+        }
+    }
+
+    /// The type `W` of kernels for such weights, which is also the suffix of what they export; none, if there
+    /// are no such kernels.
+    pub const fn kernel_type(self) -> Option<&'static str> {
+        match self {
+            Self::Plain(Float::Bf16) => Some("bf16"),
+            Self::Plain(Float::F16) => Some("f16"),
+            Self::Plain(Float::F32) => None,
+        }
+    }
+
+    /// Every encoding that there are kernels for, and its type in them.
+    pub fn of_kernels() -> impl Iterator<Item = (Self, &'static str)> {
+        Self::ALL.into_iter().filter_map(|encoding| Some((encoding, encoding.kernel_type()?)))
+    }
+}
