@@ -144,8 +144,8 @@ fn begin(
 /// The weights, one after the other, that are the last which each op of a prefill needs.
 fn needed(layers: usize, tied: bool) -> Vec<usize> {
     // Norm; q, k and v; RoPE, attention, O; norm, gate and up, down.
-    let layer = [1, 3, 0, 0, 1, 1, 2, 1];
-    let head = [1, usize::from(!tied)];
+    let layer = [0, 3, 0, 0, 1, 0, 2, 1];
+    let head = [0, usize::from(!tied)];
     let news = [1].into_iter().chain((0..layers).flat_map(|_| layer)).chain(head);
     news.scan(0, |all, new| {
         *all += new;
