@@ -52,6 +52,18 @@ pub fn binary(bytes: usize) -> String {
     }
 }
 
+/// `1 layer`, `2 layers`
+pub fn count(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
+
+/// `; did you mean NAME?`, of the name that is most like `given`, where one is.
+pub fn did_you_mean<'n>(given: &str, names: impl IntoIterator<Item = &'n str>) -> String {
+    let alike = names.into_iter().map(|name| (strsim::jaro(given, name), name));
+    let nearest = alike.max_by(|a, b| a.0.total_cmp(&b.0)).filter(|(likeness, _)| *likeness > 0.7);
+    nearest.map_or(String::new(), |(_, name)| format!("; did you mean {name}?"))
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -109,6 +121,19 @@ mod tests {
         ] {
             assert_eq!(binary(bytes), text);
         }
+    }
+
+    #[test]
+    fn one_is_no_plural() {
+        assert_eq!([0, 1, 2].map(|n| count(n, "layer")), ["0 layers", "1 layer", "2 layers"]);
+    }
+
+    #[test]
+    fn the_nearest_name_is_meant_if_it_is_near() {
+        let names = ["rms_norm", "norm_qkv", "embed"];
+        assert_eq!(did_you_mean("rmsnorm", names), "; did you mean rms_norm?");
+        assert_eq!(did_you_mean("embedding", names), "; did you mean embed?");
+        assert_eq!(did_you_mean("xyz", names), "");
     }
 
     #[test]

@@ -45,6 +45,11 @@ pub trait Op: Sealed + Send + Sync {
         None
     }
 
+    /// What it works on; nothing, if no step of a model has it.
+    fn operands(&self) -> Operands {
+        Operands::default()
+    }
+
     /// The plain products in it, if they are all or next to all that it does: what other libraries have too.
     fn products(&self) -> Vec<Product> {
         Vec::new()
@@ -52,6 +57,17 @@ pub trait Op: Sealed + Send + Sync {
 
     /// The launch that computes the op on a GPU.
     fn launch(&self, target: &Target) -> Launch;
+}
+
+/// What an op works on, for people who look at its time.
+#[derive(Debug, Clone, Default)]
+pub struct Operands {
+    /// Shape of its input.
+    pub input: Vec<usize>,
+    /// What it multiplies the input with, or takes rows of.
+    pub matrices: Vec<Weight>,
+    /// The norm's weight. `[C]`
+    pub norm: Option<Slot<f32>>,
 }
 
 /// What no kernel does.

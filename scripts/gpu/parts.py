@@ -180,7 +180,7 @@ def load(run):
             phases = {row["phase"]: row for row in ran["result"]}
             copy_ms = phases["copy"]["ms"]
             rates.append(phases["copy"]["weight_bytes"] / max(copy_ms, 1e-3) / 1e6)
-            beyond.append(phases["in use"]["ms"] - copy_ms)
+            beyond.append(phases["total"]["ms"] - copy_ms)
         run.found(model=model, gb_per_s=rates, second_token_ms_beyond_copy=beyond)
     return True
 

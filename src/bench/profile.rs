@@ -11,7 +11,7 @@ use super::measure::Bench;
 use super::row::{number, percent, percentile, text};
 use super::test::wanted;
 use crate::error::Result;
-use crate::model::Logits;
+use crate::model::{Label, Logits};
 use crate::op::Cost;
 use crate::random::random_ids;
 use crate::rank::OpTime;
@@ -21,6 +21,8 @@ use crate::rank::OpTime;
 pub struct Profile {
     /// `decode@d64`, `prefill512`
     pub phase: String,
+    /// Tokens in the cache before.
+    pub depth: usize,
     /// In order. Of each the time is its median.
     pub ops: Vec<OpTime>,
     /// The sum of the ops' times in one repetition.
@@ -29,11 +31,14 @@ pub struct Profile {
     pub step: f64,
 }
 
-/// Ops of one name and size. Of several ranks the bytes and operations are those of all, and times the
-/// mean.
-#[derive(Debug, Clone, Copy, PartialEq)]
+/// Ops that do the same in every layer. Of several ranks the bytes and operations are those of all, times
+/// the mean, and shapes the first one's.
+#[derive(Debug, Clone, PartialEq)]
 pub struct OpGroup {
     pub op: &'static str,
+    /// As [`Label::tensor`] and [`Label::shape`].
+    pub tensor: String,
+    pub shape: String,
     pub count: usize,
     /// Of all together.
     pub time: f64,
@@ -83,18 +88,19 @@ impl Profile {
         }
         let name = prompt.map_or("decode".to_owned(), |tokens| format!("prefill{tokens}"));
         let phase = if depth == 0 { name } else { format!("{name}@d{depth}") };
-        Ok(Self { phase, ops, sum: median(&sums), step: median(&steps) })
+        Ok(Self { phase, depth, ops, sum: median(&sums), step: median(&steps) })
     }
 
     /// The ops by name and size, those that take longest first.
     pub fn groups(&self) -> Vec<OpGroup> {
         let mut groups: Vec<OpGroup> = Vec::new();
-        for OpTime { op, cost, time } in &self.ops {
+        for OpTime { op, label: Label { tensor, shape, .. }, cost, time } in &self.ops {
             let (bytes, flops) = (cost.weight_bytes + cost.cache_bytes, cost.flops);
             let link_bytes = cost.link_bytes;
             let same = |group: &&mut OpGroup| {
                 let count = group.count as u64;
-                group.op == *op && (group.bytes, group.flops) == (count * bytes, count * flops)
+                (group.op, &group.tensor, &group.shape) == (*op, tensor, shape)
+                    && (group.bytes, group.flops) == (count * bytes, count * flops)
             };
             let time = time.as_secs_f64();
             match groups.iter_mut().find(same) {
@@ -105,7 +111,16 @@ impl Profile {
                     group.flops += flops;
                     group.link_bytes += link_bytes;
                 }
-                None => groups.push(OpGroup { op, count: 1, time, bytes, flops, link_bytes }),
+                None => groups.push(OpGroup {
+                    op,
+                    tensor: tensor.clone(),
+                    shape: shape.clone(),
+                    count: 1,
+                    time,
+                    bytes,
+                    flops,
+                    link_bytes,
+                }),
             }
         }
         groups.sort_by(|a, b| b.time.total_cmp(&a.time));
@@ -124,6 +139,8 @@ impl Profile {
         let sum = |number: fn(&OpGroup) -> u64| groups.iter().map(number).sum();
         let all = OpGroup {
             op: "all ops",
+            tensor: String::new(),
+            shape: String::new(),
             count: self.ops.len(),
             time: self.sum,
             bytes: sum(|group| group.bytes),
@@ -134,13 +151,17 @@ impl Profile {
     }
 
     fn row(&self, group: &OpGroup, ceilings: &Ceilings, subject: &Row) -> Row {
-        let OpGroup { op, count, time, bytes, flops, link_bytes } = *group;
+        let &OpGroup { op, ref tensor, ref shape, count, time, bytes, flops, link_bytes } = group;
+        let text = |text: &String| (!text.is_empty()).then(|| text.clone());
         let floor = group.floor(ceilings);
         let is_sum = count == self.ops.len();
         let only_sum = |seconds: f64| is_sum.then_some(1e6 * seconds);
         let Value::Object(mut row) = json!({
             "phase": self.phase,
+            "depth": self.depth,
             "op": op,
+            "tensor": text(tensor),
+            "shape": text(shape),
             "count": count,
             "time_us": 1e6 * time,
             "share": time / self.sum,
@@ -167,6 +188,12 @@ impl Profile {
 }
 
 impl OpGroup {
+    /// `matmul down_proj [64, 1536] x [576, 1536]`
+    pub fn name(&self) -> String {
+        let parts = [self.op, &self.tensor, &self.shape];
+        parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
+    }
+
     /// The least time that these ceilings allow, in seconds.
     pub fn floor(&self, ceilings: &Ceilings) -> f64 {
         let read = self.bytes as f64 / ceilings.read_bytes_per_s;
@@ -193,9 +220,10 @@ fn take_apart(bench: &mut Bench<'_>, tokens: usize) -> Result<Vec<OpTime>> {
 /// The ops of a stage's ranks, which do the same at the same time, as one's.
 fn together(ranks: &[Vec<OpTime>]) -> Vec<OpTime> {
     let all = |place: usize| {
-        let of_each = || ranks.iter().map(|ops| ops[place]);
+        let of_each = || ranks.iter().map(|ops| &ops[place]);
         OpTime {
             op: ranks[0][place].op,
+            label: ranks[0][place].label.clone(),
             cost: of_each().map(|op| op.cost).fold(Cost::default(), Cost::add),
             time: of_each().map(|op| op.time).sum::<Duration>() / ranks.len() as u32,
         }
@@ -207,6 +235,10 @@ fn together(ranks: &[Vec<OpTime>]) -> Vec<OpTime> {
 pub const PROFILE_COLUMNS: &[Column] = &[
     ("phase", |row| text(row, "phase")),
     ("op", |row| text(row, "op")),
+    ("tensor and shape", |row| {
+        let parts = ["tensor", "shape"].into_iter().filter_map(|field| row[field].as_str());
+        parts.collect::<Vec<_>>().join(" ")
+    }),
     ("count", |row| number(row, "count", 0)),
     ("time us", |row| number(row, "time_us", 1)),
     ("share", |row| percent(row, "share")),

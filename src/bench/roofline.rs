@@ -76,12 +76,12 @@ fn place(group: &OpGroup) -> (f64, f64) {
     (group.flops as f64 / group.bytes as f64, group.flops as f64 / group.time)
 }
 
-/// `matmul x4, 53 MB: 62%`
+/// `matmul down_proj [512, 1536] x [576, 1536] x4, 53 MB: 62%`
 fn label(group: &OpGroup, ceilings: &Ceilings) -> String {
     let percent = 100.0 * group.floor(ceilings) / group.time;
     let mb = group.bytes as f64 / 1e6;
     let digits = if mb < 9.5 { 1 } else { 0 };
-    format!("{} x{}, {mb:.digits$} MB: {percent:.0}%", group.op, group.count)
+    format!("{} x{}, {mb:.digits$} MB: {percent:.0}%", group.name(), group.count)
 }
 
 fn frame(title: &str) -> String {

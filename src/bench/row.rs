@@ -99,6 +99,7 @@ pub const STARTUP_COLUMNS: &[Column] = &[
     ("model", |row| text(row, "model")),
     ("device", |row| text(row, "device")),
     ("phase", |row| text(row, "phase")),
+    ("from ms", |row| number(row, "from_ms", 3)),
     ("ms", |row| number(row, "ms", 3)),
 ];
 

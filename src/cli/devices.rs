@@ -1,19 +1,20 @@
 //! `chaski devices`
 
+use serde_json::{Value, json};
 use sysinfo::{CpuRefreshKind, RefreshKind};
 
 use super::open::defaults;
 use super::output::{note, print};
 use super::qualify::state;
 use crate::engine::{available_memory_bytes, system};
-use crate::error::{Result, binary};
+use crate::error::{Result, binary, count};
 use crate::executor::cuda::{self, Gpu};
 
 use crate::vector;
 
-pub fn run() -> Result<()> {
-    let mut list = cpu()?;
-    let count = match cuda::device_count() {
+/// Prints what there is, as text or as a JSON list.
+pub fn run(json: bool) -> Result<()> {
+    let gpus = match cuda::device_count() {
         Ok(count) => count,
         Err(error) => {
             note(format_args!("no GPU: {error}"));
@@ -21,29 +22,59 @@ pub fn run() -> Result<()> {
         }
     };
     let settings = defaults()?.cuda;
-    for ordinal in 0..count {
-        let card = Gpu::open_as(ordinal, &settings)?;
-        let ((free, total), (major, minor)) = (card.memory()?, card.capability);
-        list += &format!(
-            "cuda:{ordinal}  {}, compute capability {major}.{minor}, {} multiprocessors, {} of {} of \
-             memory free; {}\n",
-            card.name,
-            card.multiprocessors,
-            binary(free),
-            binary(total),
-            state(&card)?,
-        );
+    let mut devices = vec![cpu()?];
+    for ordinal in 0..gpus {
+        devices.push(gpu(&Gpu::open_as(ordinal, &settings)?)?);
     }
-    print(&list)
+    if json {
+        let devices: Vec<&Value> = devices.iter().map(|(_, json)| json).collect();
+        return print(&format!("{:#}\n", json!(devices)));
+    }
+    devices.iter().try_for_each(|(line, _)| print(line))
 }
 
-fn cpu() -> Result<String> {
+/// In a line, and as JSON.
+fn cpu() -> Result<(String, Value)> {
     let system = system(RefreshKind::nothing().with_cpu(CpuRefreshKind::nothing()))?;
     let name = system.cpus().first().map_or("", |cpu| cpu.brand().trim());
-    Ok(format!(
-        "cpu  {name}, {} threads, {}, {} of memory available\n",
-        vector::cores(),
-        vector::instruction_set(),
-        binary(available_memory_bytes()?),
-    ))
+    let (threads, instructions) = (vector::cores(), vector::instruction_set());
+    let memory = available_memory_bytes()?;
+    let line = format!(
+        "cpu  {name}, {}, {instructions}, {} of memory available\n",
+        count(threads, "thread"),
+        binary(memory),
+    );
+    let json = json!({
+        "device": "cpu",
+        "name": name,
+        "threads": threads,
+        "instruction_set": instructions.to_string(),
+        "free_bytes": memory,
+    });
+    Ok((line, json))
+}
+
+/// As [`cpu`].
+fn gpu(card: &Gpu) -> Result<(String, Value)> {
+    let Gpu { ordinal, name, multiprocessors, .. } = card;
+    let ((free, total), (major, minor)) = (card.memory()?, card.capability);
+    let state = state(card)?;
+    let line = format!(
+        "cuda:{ordinal}  {name}, compute capability {major}.{minor}, {}, {} of {} of memory free; \
+         {state}\n",
+        count(*multiprocessors as usize, "multiprocessor"),
+        binary(free),
+        binary(total),
+    );
+    let json = json!({
+        "device": format!("cuda:{ordinal}"),
+        "name": name,
+        "compute_capability": format!("{major}.{minor}"),
+        "multiprocessors": multiprocessors,
+        "free_bytes": free,
+        "total_bytes": total,
+        "emulated": cuda::emulated().is_some(),
+        "state": state,
+    });
+    Ok((line, json))
 }

@@ -5,7 +5,7 @@ use std::cell::OnceCell;
 use super::args::DiffArgs;
 use super::open::{check_alone, check_gpu, options, source};
 use super::output::{note, print};
-use super::text::prompt_ids;
+use super::text::Prompt;
 use crate::checkpoint::Checkpoint;
 use crate::config::{Config, Dims};
 use crate::engine::{Device, Options, one, plan, weights};
@@ -26,12 +26,13 @@ pub fn run(args: &DiffArgs) -> Result<()> {
     if [args.a, args.b].iter().any(|side| matches!(side, Device::Cuda(_))) {
         check_gpu()?;
     }
+    let prompt = Prompt::read(&args.prompt)?;
     let source = source(&args.model)?;
     let config = Config::load(&source)?;
     let dims = Dims::new(&config, 1)?;
     let tokenizer = OnceCell::new();
     let load = || tokenizer.get_or_init(|| Tokenizer::load(&source)).as_ref().map_err(Clone::clone);
-    let ids = prompt_ids(&args.prompt, load, config.vocab)?;
+    let ids = prompt.ids(load, config.vocab)?;
     if ids.iter().any(|id| *id as usize >= config.vocab) || ids.is_empty() {
         let vocab = config.vocab;
         return Err(Error::failed(format!("the prompt needs at least one id, all below {vocab}")));

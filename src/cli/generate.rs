@@ -7,36 +7,40 @@ use super::observer::note_load;
 use super::open::{load, options};
 use super::output::{Printer, note, note_timing, print};
 use super::sampling::{sampling, stops};
-use super::text::prompt_ids;
-use crate::engine::Options;
+use super::text::Prompt;
+use crate::engine::{Model, Options};
 use crate::error::{Error, Result};
-use crate::session::{FinishReason, Next, Session, StopCriteria};
+use crate::session::{FinishReason, Next, Session, StopCriteria, check_prompt};
+use crate::tokenizer::Tokenizer;
 
 pub fn run(args: &GenerateArgs) -> Result<()> {
     let gives_ids = args.prompt.prompt.is_none() && args.prompt.file.is_none();
     let text = !(gives_ids && args.print_ids && args.stop.stop.is_empty());
-    let (model, engine) = load(&args.model, Options { text, ..options(&args.model)? })?;
-    let (config, load_time) = (&model.config, engine.load_time.clone());
-    let prompt = prompt_ids(&args.prompt, || model.tokenizer(), config.vocab)?;
-    let sampling = sampling(&args.sampling, config);
-    sampling.validate(config.vocab)?;
-    let tokenizer = text.then(|| model.tokenizer());
-    let tokenizer = tokenizer.as_ref().and_then(|tokenizer| tokenizer.as_ref().ok().copied());
-    let stops = stops(&args.stop, config, tokenizer, &[])?;
+    let prints_text = !args.print_ids && !args.json;
+    let options = Options { text, ..options(&args.model)? };
+    let read = || Prompt::read(&args.prompt);
+    let check = |model: &Model, prompt: Prompt| {
+        let config = &model.config;
+        let prompt = prompt.ids(|| model.tokenizer(), config.vocab)?;
+        check_prompt(&prompt, model.plan()?.sizes.context, config.vocab)?;
+        let sampling = sampling(&args.sampling, config)?;
+        let stops = stops(&args.stop, config, tokenizer(model, text), &[])?;
+        if prints_text || !stops.texts.is_empty() {
+            let hint = |error| Error::failed(format!("{error}; --print-ids works without"));
+            model.tokenizer().map_err(hint)?;
+        }
+        Ok((prompt, sampling, stops))
+    };
+    let (model, engine, (prompt, sampling, stops)) = load(&args.model, options, read, check)?;
+    let (load_time, tokenizer) = (engine.load_time.clone(), tokenizer(&model, text));
     let criteria = StopCriteria {
         max_tokens: args.stop.max_tokens.unwrap_or(usize::MAX),
         stop_ids: &stops.ids,
         interrupt: interrupt()?,
     };
-    let prints_text = !args.print_ids && !args.json;
-    let mut printer = match prints_text || !stops.texts.is_empty() {
-        false => None,
-        true => {
-            let hint = |error| Error::failed(format!("{error}; --print-ids works without"));
-            let tokenizer = model.tokenizer().map_err(hint)?;
-            Some(Printer::new(tokenizer, &stops.texts, prints_text, args.show_special))
-        }
-    };
+    let read = tokenizer.filter(|_| prints_text || !stops.texts.is_empty());
+    let mut printer =
+        read.map(|tokenizer| Printer::new(tokenizer, &stops.texts, prints_text, args.show_special));
     let mut session = engine.session();
     if args.json {
         let lines = Lines::new(tokenizer, args.logprobs);
@@ -69,6 +73,11 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
     note_load(&load_time);
     note_timing(&answer.timing);
     finished(&session, answer.finish)
+}
+
+/// The model's tokenizer, where there is one that is needed.
+fn tokenizer(model: &Model, is_needed: bool) -> Option<&Tokenizer> {
+    is_needed.then(|| model.tokenizer().ok()).flatten()
 }
 
 fn finished(session: &Session, finish: FinishReason) -> Result<()> {

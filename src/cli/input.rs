@@ -9,6 +9,8 @@ use rustyline::error::ReadlineError;
 use rustyline::history::FileHistory;
 use rustyline::{Config, Editor};
 
+#[cfg(unix)]
+use super::echo::Unechoed;
 use super::file::Output;
 use super::interrupt::while_waiting;
 use super::output::note;
@@ -36,9 +38,12 @@ pub enum Input {
 }
 
 impl Input {
+    /// With what was typed before, and what is typed kept for the next time, if `has_history`.
+    ///
     /// # Errors
-    /// A terminal that cannot be set up.
-    pub fn open() -> Result<Self> {
+    /// A terminal that cannot be set up; what is no value of CHASKI_HISTORY.
+    pub fn open(has_history: bool) -> Result<Self> {
+        let has_history = has_history && is_history_on()?;
         let term = std::env::var("TERM").unwrap_or_default();
         if !io::stdin().is_terminal() || WITHOUT_EDITOR.contains(&&*term.to_lowercase()) {
             return Ok(Self::Plain { input: io::stdin().lock(), lines: 0 });
@@ -51,7 +56,8 @@ impl Input {
         let mut editor = Box::new(Editor::with_config(config).map_err(failed)?);
         // A pipe, a device or what is endless in its place would be read for ever.
         let is_usable = |metadata: fs::Metadata| metadata.is_file() && metadata.len() <= MOST_BYTES;
-        let history = history_file().filter(|file| fs::metadata(file).map_or(true, is_usable));
+        let history = history_file().filter(|_| has_history);
+        let history = history.filter(|file| fs::metadata(file).map_or(true, is_usable));
         if let Some(history) = &history {
             let _ = editor.load_history(history); // there is none the first time
         }
@@ -62,6 +68,16 @@ impl Input {
     pub fn is_for_people(&self) -> bool {
         matches!(self, Self::Terminal { .. }) || io::stdin().is_terminal()
     }
+
+    /// While it exists, what is typed is not shown, and is part of the next message.
+    #[cfg(unix)]
+    pub fn unechoed(&self) -> Option<Unechoed> {
+        Unechoed::begin(matches!(self, Self::Terminal { .. }))
+    }
+
+    /// Elsewhere terminals are as they are.
+    #[cfg(not(unix))]
+    pub fn unechoed(&self) {}
 
     /// One message: a line, and those after it while they end in a backslash.
     ///
@@ -159,6 +175,15 @@ fn text(line: &[u8], number: usize) -> String {
 
 fn failed(error: ReadlineError) -> Error {
     Error::failed(format!("cannot use the terminal: {error}"))
+}
+
+/// As CHASKI_HISTORY has it.
+fn is_history_on() -> Result<bool> {
+    match std::env::var("CHASKI_HISTORY").as_deref() {
+        Err(_) | Ok("" | "on") => Ok(true),
+        Ok("off") => Ok(false),
+        Ok(other) => Err(Error::usage(format!("CHASKI_HISTORY={other}: it is on or off"))),
+    }
 }
 
 /// `$XDG_STATE_HOME/chaski/history`

@@ -11,7 +11,7 @@ use super::output::{note, print};
 use crate::checkpoint::{Checkpoint, Tensor};
 use crate::config::{Config, Dims, Llama3, RopeScaling, Yarn};
 use crate::engine::{available_memory_bytes, one, plan, weights};
-use crate::error::{Result, binary};
+use crate::error::{Result, binary, count};
 use crate::memory::Weight;
 use crate::model::{self, Limit, Llama, Plan, Weights, cache_bytes_per_token};
 use crate::op::Cost;
@@ -244,8 +244,10 @@ impl Report {
             self.name.clone(),
             format!("  layers {}, width {}, FFN {}", config.layers, config.width, config.ffn),
             format!(
-                "  {} query heads over {} key/value heads of {}",
-                config.heads, config.kv_heads, config.head_dim
+                "  {} over {} of {}",
+                count(config.heads, "query head"),
+                count(config.kv_heads, "key/value head"),
+                config.head_dim
             ),
             format!(
                 "  vocabulary {}{}",
@@ -311,7 +313,7 @@ impl Report {
             let shape = format!("{count} x {:?}", tensor.shape);
             format!("  {name:<50} {shape:>20} {:>12}", binary(count * tensor.bytes))
         };
-        let title = format!("{} tensors", self.checkpoint.tensors().len());
+        let title = count(self.checkpoint.tensors().len(), "tensor");
         [title].into_iter().chain(kinds.iter().map(line)).collect()
     }
 }

@@ -11,6 +11,8 @@ unsafe extern "C" {
 /// Ends the process at once, standard output flushed. The usual way runs what libraries have registered, the
 /// driver's among them, which may wait for a thread that hangs in it.
 pub fn leave(status: u8) -> ! {
+    #[cfg(unix)]
+    super::echo::restore();
     // What cannot be written now, nobody reads.
     let _ = io::stdout().flush();
     _exit(status.into())

@@ -2,12 +2,14 @@
 
 use super::args::LogitsArgs;
 use super::file::Output;
+use super::interrupt::interrupt;
 use super::open::{load, not_interrupted, options};
 use super::output::{note, progress};
-use super::text::prompt_ids;
-use crate::engine::{Engine, Options};
-use crate::error::{Error, Result};
+use super::text::Prompt;
+use crate::engine::{Engine, Model, Options};
+use crate::error::Result;
 use crate::model::Logits;
+use crate::session::check_prompt;
 use crate::team::Team;
 
 /// Tokens of a step: the logits of all of them are kept, half a megabyte each for Llama 3.
@@ -17,16 +19,16 @@ pub fn run(args: &LogitsArgs) -> Result<()> {
     let prefill_chunk = Some(args.model.prefill_chunk.unwrap_or(CHUNK).min(CHUNK));
     let text = args.prompt.prompt.is_some() || args.prompt.file.is_some();
     let options = Options { prefill_chunk, all_logits: true, text, ..options(&args.model)? };
-    let (model, Engine { mut team, .. }) = load(&args.model, options)?;
-    let ids = prompt_ids(&args.prompt, || model.tokenizer(), team.vocab())?;
-    if ids.is_empty() || ids.len() > team.context() {
-        return Err(Error::failed(format!(
-            "the prompt has {} tokens: between 1 and {} are needed",
-            ids.len(),
-            team.context()
-        )));
-    }
-    write_logits(&mut team, &ids, Output::create(&args.out)?)?;
+    interrupt()?; // a file that has been begun goes with the run
+    let check = |model: &Model, prompt: Prompt| {
+        let vocab = model.config.vocab;
+        let ids = prompt.ids(|| model.tokenizer(), vocab)?;
+        check_prompt(&ids, model.plan()?.sizes.context, vocab)?;
+        Ok((ids, Output::create(&args.out)?))
+    };
+    let read = || Prompt::read(&args.prompt);
+    let (_, Engine { mut team, .. }, (ids, out)) = load(&args.model, options, read, check)?;
+    write_logits(&mut team, &ids, out)?;
     note(format_args!("{}: logits f32 [{}, {}]", args.out.display(), ids.len(), team.vocab()));
     Ok(())
 }

@@ -5,6 +5,8 @@ mod bench;
 mod chat;
 mod devices;
 mod diff;
+#[cfg(unix)]
+mod echo;
 mod emulate;
 mod file;
 mod forecast;
@@ -27,6 +29,7 @@ mod sampling;
 mod synthesize;
 mod text;
 mod tokenize;
+mod wrap;
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal};
@@ -53,6 +56,7 @@ pub fn run() -> Result<()> {
     let spelled_out = |argument| spelled_out(argument, is_bench);
     let words: Vec<_> = std::env::args_os().map(spelled_out).collect();
     let arguments = arguments(&words)?;
+    output::be_quiet(arguments.quiet);
     let emulated = emulate::devices(arguments.emulate)?;
     if let Ok(name) = std::env::var("CHASKI_INSTRUCTION_SET") {
         choose_instruction_set(&name)?;
@@ -79,7 +83,7 @@ pub fn run() -> Result<()> {
         Command::Pull(args) => pull::run(&args),
         Command::Kernels { command } => kernels::run(&command, emulated),
         Command::Qualify(args) => qualify::run(&args),
-        Command::Devices => devices::run(),
+        Command::Devices { json } => devices::run(json),
         Command::Completions { shell } => pages::completions(shell),
         Command::Man { directory } => pages::man(&directory),
     }
@@ -93,6 +97,10 @@ fn arguments(words: &[OsString]) -> Result<Arguments> {
         Err(error) => error,
     };
     if error.use_stderr() {
+        if let Some(hint) = args::hint(words, &error) {
+            output::tell(format_args!("error: {hint}"));
+            process::exit(error.exit_code());
+        }
         // What is wrong is what the status says, too, should nobody hear it.
         let is_plain = |word: &OsString| {
             let word = word.to_string_lossy();
@@ -100,11 +108,7 @@ fn arguments(words: &[OsString]) -> Result<Arguments> {
         };
         match words.iter().all(is_plain) {
             true => drop(error.print()),
-            false => error.render().to_string().lines().for_each(output::note),
-        }
-        if let Some(hint) = args::hint(words) {
-            output::note("");
-            output::note(hint);
+            false => error.render().to_string().lines().for_each(output::tell),
         }
         process::exit(error.exit_code());
     }

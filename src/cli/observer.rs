@@ -5,10 +5,10 @@ use std::sync::{Arc, Mutex};
 use indicatif::ProgressBar;
 
 use super::open::not_interrupted;
-use super::output::{note, progress};
+use super::output::{note, progress, tell};
 use crate::cli::leave;
 use crate::engine::{Event, LoadTime, Model, Observer};
-use crate::error::binary;
+use crate::error::{binary, count};
 use crate::model::{Limit, Plan};
 
 /// Says what happens, and ends the loading of weights at Ctrl-C; what comes before, that ends by itself.
@@ -24,7 +24,7 @@ pub fn observer() -> Observer {
             Event::WeightsEnd => bar.finish_and_clear(),
             Event::Link(link) => note(link),
             Event::Stuck(why) => {
-                note(format_args!("chaski: {why}"));
+                tell(format_args!("chaski: {why}"));
                 leave(why.exit_status());
             }
             Event::Qualifying(gpu) => note(format_args!(
@@ -47,8 +47,8 @@ fn describe(model: &Model, plan: &Plan, devices: &str) {
     let Model { source, config, checkpoint, dims, options, .. } = model;
     let ranks = dims.world();
     note(format_args!(
-        "{source}: {} layers, {} {}, on {devices}; context {} ({}), KV cache {}{}",
-        config.layers,
+        "{source}: {}, {} {}, on {devices}; context {} ({}), KV cache {}{}",
+        count(config.layers, "layer"),
         binary(plan.weight_bytes * ranks),
         checkpoint.types(),
         plan.sizes.context,
@@ -65,14 +65,15 @@ fn describe(model: &Model, plan: &Plan, devices: &str) {
         let why = match options.split.pipeline_parallel {
             Some(_) => String::new(),
             None => format!(
-                ", one for each machine, since {ranks} ranks are more than the model's {} KV heads; \
+                ", one for each machine, since {ranks} ranks are more than the model's {}; \
                  --tensor-parallel {ranks} avoids that",
-                config.kv_heads
+                count(config.kv_heads, "KV head")
             ),
         };
         note(format_args!(
-            "{stages} stages, {parts} ranks and up to {} layers in each{why}",
-            dims.layers
+            "{stages} stages, {} and up to {} in each{why}",
+            count(parts, "rank"),
+            count(dims.layers, "layer")
         ));
     }
 }

@@ -1,8 +1,8 @@
 //! From arguments to a model that is opened, and to one in memory.
 
 use std::process::Command;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Once};
 
 use super::args::{KernelFile, ModelArgs, SplitArgs, SyntheticArgs, WeightType};
 use super::interrupt::{interrupt, leave_to_the_first};
@@ -13,11 +13,12 @@ use super::text::read_text;
 use crate::comm::Place;
 use crate::encoding::Float;
 use crate::engine::{Checker, Engine, Model, Options, Split};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, count};
 use crate::executor::cuda::{device_count, emulated_devices, has_driver};
 use crate::hub;
 use crate::kernel::Source as KernelSource;
 use crate::source::Source;
+use crate::vector;
 
 /// What the environment has of options.
 ///
@@ -43,11 +44,26 @@ pub fn options(args: &ModelArgs) -> Result<Options> {
         kernels: kernel_sources(&args.kernel)?,
         trust_kernels: args.trust_kernels || defaults.trust_kernels,
         checker: Some(checker()?),
-        threads: args.threads,
+        threads: args.threads.map(at_most_the_cores),
         timeout: args.split.timeout(),
         hub: hub_options(args.offline)?,
         ..defaults
     })
+}
+
+/// As many threads as run at once: more would wait for each other. A line tells of that, once.
+fn at_most_the_cores(threads: usize) -> usize {
+    static TOLD: Once = Once::new();
+    let cores = vector::cores();
+    if threads > cores {
+        TOLD.call_once(|| {
+            let there = count(cores, "thread");
+            note(format_args!(
+                "--threads {threads}: this machine runs {there} at once, as many are used"
+            ));
+        });
+    }
+    threads.min(cores)
 }
 
 /// As the environment has them, and perhaps offline in any case.
@@ -157,25 +173,38 @@ pub fn open(args: &ModelArgs, options: Options) -> Result<Model> {
 
 /// Says what is not as one may expect, in the first process.
 pub fn note_remarks(model: &Model) {
-    let is_first = model.options.split.process.as_ref().is_none_or(|place| place.process == 0);
-    model.remarks.iter().filter(|_| is_first).for_each(note);
+    model.remarks.iter().filter(|_| is_first(&model.options)).for_each(note);
 }
 
-/// Opens and loads a model. Of several processes only the first comes back: the others do what it says,
-/// and end.
+/// Opens and loads a model. What the user gave beside it is looked at before that takes time: `read` before
+/// the model is so much as found, `check` before its weights are. Of several processes only the first does
+/// so, and only it comes back: the others do what it says, and end.
 ///
 /// # Errors
-/// Whatever is wrong with the model's files, or with the memory it needs.
-pub fn load(args: &ModelArgs, options: Options) -> Result<(Model, Engine)> {
+/// What `read` and `check` find; whatever is wrong with the model's files, or with the memory it needs.
+pub fn load<I, C>(
+    args: &ModelArgs,
+    options: Options,
+    read: impl FnOnce() -> Result<I>,
+    check: impl FnOnce(&Model, I) -> Result<C>,
+) -> Result<(Model, Engine, C)> {
+    let given = is_first(&options).then(read).transpose()?;
     let model = open(args, options)?;
+    model.checkpoint.read_ahead(); // goes on meanwhile
+    let checked = given.map(|given| check(&model, given)).transpose()?;
     let mut engine = model.load(&observer())?;
-    if !engine.team.leads() {
+    let Some(checked) = checked else {
         leave_to_the_first()?;
         engine.team.serve()?;
         drop(engine);
         std::process::exit(0);
-    }
-    Ok((model, engine))
+    };
+    Ok((model, engine, checked))
+}
+
+/// Whether this is the process that talks to the user.
+fn is_first(options: &Options) -> bool {
+    options.split.process.as_ref().is_none_or(|place| place.process == 0)
 }
 
 /// That Ctrl-C has not been pressed.

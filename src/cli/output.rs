@@ -2,10 +2,13 @@
 
 use std::fmt::Display;
 use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use terminal_size::{Width, terminal_size_of};
 
-use crate::error::{Error, MOST_CHARS, Result, for_terminal, one_line};
+use super::wrap::Wrap;
+use crate::error::{Error, MOST_CHARS, Result, count, for_terminal, one_line};
 use crate::session::{AnswerText, Next, Timing};
 use crate::tokenizer::Tokenizer;
 
@@ -31,8 +34,28 @@ pub fn print_own(text: &str) -> Result<()> {
     }
 }
 
-/// A line for the person at the terminal. Standard error may be closed; that is no reason to stop.
+/// Whether nobody wants to know what goes as it should.
+static QUIET: AtomicBool = AtomicBool::new(false);
+
+/// From now on [`note`] says nothing, and no bars move.
+pub fn be_quiet(quiet: bool) {
+    QUIET.store(quiet, Ordering::Relaxed);
+}
+
+fn is_quiet() -> bool {
+    QUIET.load(Ordering::Relaxed)
+}
+
+/// A line for the person at the terminal about what goes on.
 pub fn note(line: impl Display) {
+    if !is_quiet() {
+        tell(line);
+    }
+}
+
+/// As [`note`], of what goes wrong, or was asked for. Standard error may be closed; that is no reason to
+/// stop.
+pub fn tell(line: impl Display) {
     let _ = writeln!(io::stderr().lock(), "{}", one_line(&with_flags(line), MOST_CHARS));
 }
 
@@ -45,6 +68,8 @@ pub struct Printer<'t> {
     echo: bool,
     /// The text so far, without control tokens.
     pub text: String,
+    /// On a terminal, if its lines are to end between words.
+    wrap: Option<Wrap>,
     ends_line: bool,
 }
 
@@ -55,8 +80,16 @@ impl<'t> Printer<'t> {
             shown: (echo && show).then(|| AnswerText::new(tokenizer, stop_strings, true)),
             echo,
             text: String::new(),
+            wrap: None,
             ends_line: false,
         }
+    }
+
+    /// On a terminal, with lines that end between words.
+    pub fn wrapped(mut self) -> Self {
+        let width = terminal_size_of(io::stdout()).map(|(Width(columns), _)| columns.into());
+        self.wrap = width.map(Wrap::new);
+        self
     }
 
     pub fn push(&mut self, id: u32) -> Result<Next> {
@@ -92,7 +125,11 @@ impl<'t> Printer<'t> {
             return Ok(());
         }
         self.ends_line = text.ends_with('\n');
-        if self.echo { print(text) } else { Ok(()) }
+        match &mut self.wrap {
+            _ if !self.echo => Ok(()),
+            None => print(text),
+            Some(wrap) => print_own(&wrap.push(&for_terminal(text))),
+        }
     }
 }
 
@@ -134,24 +171,32 @@ pub fn with_flags(line: impl Display) -> String {
     text
 }
 
-/// Prefill and decode apart: a rate that mixes them says nothing about either.
+/// Says what an answer took.
 pub fn note_timing(timing: &Timing) {
+    timing_lines(timing).iter().for_each(note);
+}
+
+/// Prefill and decode apart: a rate that mixes them says nothing about either.
+pub fn timing_lines(timing: &Timing) -> Vec<String> {
     let rate = |tokens: usize, time: std::time::Duration| {
         let seconds = time.as_secs_f64();
-        format!("{tokens} tokens in {seconds:.3} s, {:.1} tokens/s", tokens as f64 / seconds)
+        let rate = tokens as f64 / seconds;
+        format!("{} in {seconds:.3} s, {rate:.1} tokens/s", count(tokens, "token"))
     };
+    let mut lines = Vec::new();
     if timing.prefill_tokens > 0 && !timing.prefill.is_zero() {
-        note(format_args!("prefill      {}", rate(timing.prefill_tokens, timing.prefill)));
-        note(format_args!("first token  after {:.3} s", timing.first_token.as_secs_f64()));
+        lines.push(format!("prefill      {}", rate(timing.prefill_tokens, timing.prefill)));
+        lines.push(format!("first token  after {:.3} s", timing.first_token.as_secs_f64()));
     }
     if timing.decode_tokens > 0 {
-        note(format_args!("decode       {}", rate(timing.decode_tokens, timing.decode)));
+        lines.push(format!("decode       {}", rate(timing.decode_tokens, timing.decode)));
     }
+    lines
 }
 
 /// A progress bar on standard error, if that is a terminal.
 pub fn progress(length: u64, what: &'static str) -> ProgressBar {
-    let target = if io::stderr().is_terminal() {
+    let target = if io::stderr().is_terminal() && !is_quiet() {
         ProgressDrawTarget::stderr()
     } else {
         ProgressDrawTarget::hidden()

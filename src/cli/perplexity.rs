@@ -1,11 +1,16 @@
 //! `chaski perplexity`, with llama.cpp's definition, so that figures compare.
 
+use std::time::{Duration, Instant};
+
+use indicatif::ProgressBar;
+use serde_json::json;
+
 use super::args::PerplexityArgs;
 use super::open::{load, not_interrupted, options};
 use super::output::{note, print, progress};
 use super::text::{read_text, text_ids};
-use crate::engine::{Engine, Options};
-use crate::error::{Error, Result};
+use crate::engine::{Engine, Model, Options};
+use crate::error::{Error, Result, count};
 use crate::model::Logits;
 use crate::team::Team;
 
@@ -25,26 +30,91 @@ pub fn run(args: &PerplexityArgs) -> Result<()> {
         all_logits: true,
         ..options(&args.model)?
     };
-    let (model, Engine { mut team, .. }) = load(&args.model, options)?;
+    let check = |model: &Model, text: String| {
+        let ids = text_ids(model.tokenizer()?, &text)?;
+        let mut windows = windows(ids.len(), length, args.stride)?;
+        windows.truncate(args.chunks.unwrap_or(usize::MAX));
+        Ok((ids, windows))
+    };
+    let (model, Engine { mut team, .. }, (ids, windows)) =
+        load(&args.model, options, || read_text(&args.file), check)?;
     let tokenizer = model.tokenizer()?;
-    let ids = text_ids(tokenizer, &read_text(&args.file)?)?;
-    let windows = windows(ids.len(), length, args.stride)?;
-    let windows = &windows[..windows.len().min(args.chunks.unwrap_or(usize::MAX))];
 
-    let bar = progress(windows.len() as u64, "perplexity");
+    let mut shown = Shown::new(args.json, windows.len(), length);
     let mut total = Total::default();
-    for window in windows {
+    for (i, window) in windows.iter().enumerate() {
         let mut window_ids = ids[window.start..window.start + length].to_vec();
         if let Some(bos) = tokenizer.before_text().first() {
             window_ids[0] = *bos;
         }
-        score(&mut team, &window_ids, window.first, &mut total)?;
-        bar.inc(1);
-        bar.set_message(format!("perplexity {:.4}", total.perplexity()));
+        score(&mut team, &window_ids, window.first, &mut total, &shown.bar)?;
+        shown.window(i + 1, &total)?;
     }
-    bar.finish_and_clear();
-    note(format_args!("{} tokens scored in {} windows of {length}", total.count, windows.len()));
-    print(&format!("perplexity {:.4} +/- {:.5}\n", total.perplexity(), total.error()))
+    shown.end(&total, &model.source.to_string())
+}
+
+/// What is shown of the estimate while it becomes better, and at the end.
+struct Shown {
+    as_json: bool,
+    windows: usize,
+    length: usize,
+    /// Counts tokens.
+    bar: ProgressBar,
+    begun: Instant,
+    /// When a line told last of it, where no bar does.
+    told: Instant,
+}
+
+/// Time between lines where there is no bar.
+const PERIOD: Duration = Duration::from_secs(10);
+
+impl Shown {
+    fn new(as_json: bool, windows: usize, length: usize) -> Self {
+        let (bar, now) = (progress((windows * length) as u64, "perplexity"), Instant::now());
+        Self { as_json, windows, length, bar, begun: now, told: now }
+    }
+
+    /// So many windows have been scored.
+    fn window(&mut self, done: usize, total: &Total) -> Result<()> {
+        let (so_far, error) = (total.perplexity(), total.error());
+        self.bar.set_message(format!("perplexity {so_far:.4}"));
+        if self.as_json {
+            let line = json!({
+                "window": done,
+                "perplexity": so_far,
+                "standard_error": error,
+                "tokens": total.count,
+            });
+            return print(&format!("{line}\n"));
+        }
+        if self.bar.is_hidden() && self.told.elapsed() > PERIOD {
+            self.told = Instant::now();
+            let windows = self.windows;
+            note(format_args!("window {done} of {windows}: perplexity {so_far:.4} +/- {error:.5}"));
+        }
+        Ok(())
+    }
+
+    fn end(self, total: &Total, model: &str) -> Result<()> {
+        let Self { as_json, windows, length, bar, begun, .. } = self;
+        bar.finish_and_clear();
+        let (perplexity, error) = (total.perplexity(), total.error());
+        let (scored, of) = (count(total.count, "token"), count(windows, "window"));
+        note(format_args!("{scored} scored in {of} of {length}"));
+        if !as_json {
+            return print(&format!("perplexity {perplexity:.4} +/- {error:.5}\n"));
+        }
+        let line = json!({
+            "model": model,
+            "perplexity": perplexity,
+            "standard_error": error,
+            "tokens": total.count,
+            "windows": windows,
+            "window_tokens": length,
+            "seconds": begun.elapsed().as_secs_f64(),
+        });
+        print(&format!("{line}\n"))
+    }
 }
 
 /// Tokens `start..start + length` of the text, of which those after `first` are scored.
@@ -105,7 +175,13 @@ impl Total {
 }
 
 /// Scores how each position from `first` on predicts the next token of the window.
-fn score(team: &mut Team, ids: &[u32], first: usize, total: &mut Total) -> Result<()> {
+fn score(
+    team: &mut Team,
+    ids: &[u32],
+    first: usize,
+    total: &mut Total,
+    bar: &ProgressBar,
+) -> Result<()> {
     team.rewind(0)?;
     team.expect(ids.len())?;
     let vocab = team.vocab();
@@ -118,6 +194,7 @@ fn score(team: &mut Team, ids: &[u32], first: usize, total: &mut Total) -> Resul
                 total.add(negative_log_likelihood(logits, *next));
             }
         }
+        bar.inc(chunk.len() as u64);
     }
     Ok(())
 }

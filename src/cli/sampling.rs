@@ -25,15 +25,21 @@ const FOR_CHAT: SamplingDefaults = SamplingDefaults {
 };
 
 /// The sampler's options: the arguments', else the model's own, else off.
-pub fn sampling(args: &SamplingArgs, config: &Config) -> SamplingOptions {
-    options(args, &config.defaults)
+///
+/// # Errors
+/// Options without meaning.
+pub fn sampling(args: &SamplingArgs, config: &Config) -> Result<SamplingOptions> {
+    options(args, &config.defaults, config.vocab)
 }
 
 /// As [`sampling`], for a conversation, where the default is to draw. A line tells of that.
-pub fn chat_sampling(args: &SamplingArgs, config: &Config) -> (SamplingOptions, Option<String>) {
+///
+/// # Errors
+/// As [`sampling`].
+pub fn chat_sampling(args: &SamplingArgs, config: &Config) -> Result<SamplingOptions> {
     let models = &config.defaults;
     if args.temp.is_some() || models.do_sample.is_some() {
-        return (sampling(args, config), None);
+        return sampling(args, config);
     }
     let defaults = SamplingDefaults {
         do_sample: Some(true),
@@ -43,16 +49,20 @@ pub fn chat_sampling(args: &SamplingArgs, config: &Config) -> (SamplingOptions, 
         min_p: models.min_p.or(FOR_CHAT.min_p),
         ..models.clone()
     };
-    let options = options(args, &defaults);
+    let options = options(args, &defaults, config.vocab)?;
     let SamplingOptions { temperature, top_k, top_p, min_p, .. } = options;
-    let told = format!(
+    note(format_args!(
         "the model does not say how to sample: --temp {temperature} --top-k {top_k} --top-p {top_p} \
          --min-p {min_p}, as llama.cpp does (--temp 0 for the most probable tokens)"
-    );
-    (options, Some(told))
+    ));
+    Ok(options)
 }
 
-fn options(args: &SamplingArgs, models: &SamplingDefaults) -> SamplingOptions {
+fn options(
+    args: &SamplingArgs,
+    models: &SamplingDefaults,
+    vocab: usize,
+) -> Result<SamplingOptions> {
     if !models.ignored.is_empty() {
         let keys = models.ignored.join(", ");
         note(format_args!("generation_config.json: not supported, so without effect: {keys}"));
@@ -76,10 +86,32 @@ fn options(args: &SamplingArgs, models: &SamplingDefaults) -> SamplingOptions {
         logit_bias: args.logit_bias.clone(),
         seed,
     };
+    options.validate(vocab)?;
     if temperature > 0.0 && given.is_none() {
         note(format_args!("seed         {seed}"));
+    } else if temperature == 0.0 {
+        note_without_effect(args);
     }
-    options
+    Ok(options)
+}
+
+/// Tells of options that only a draw heeds.
+fn note_without_effect(args: &SamplingArgs) {
+    let of_draws = [
+        ("--top-k", args.top_k.is_some()),
+        ("--top-p", args.top_p.is_some()),
+        ("--min-p", args.min_p.is_some()),
+        ("--seed", args.seed.is_some()),
+    ];
+    let given: Vec<_> =
+        of_draws.iter().filter(|(_, given)| *given).map(|(flag, _)| *flag).collect();
+    if !given.is_empty() {
+        let have = if given.len() == 1 { "has" } else { "have" };
+        note(format_args!(
+            "{} {have} no effect at temperature 0, which takes the most probable token: --temp 0.8 draws",
+            given.join(", ")
+        ));
+    }
 }
 
 /// What ends an answer.
@@ -92,7 +124,8 @@ pub struct Stops {
 /// the user's; and the user's texts. A line tells of tokens that the model's files do not name.
 ///
 /// # Errors
-/// A text to stop at that holds a control token beside other text: it would never be seen.
+/// An id that is no token's; a text to stop at that holds a control token beside other text: it would never
+/// be seen.
 pub fn stops(
     args: &StopArgs,
     config: &Config,
@@ -100,6 +133,10 @@ pub fn stops(
     of_chat: &[u32],
 ) -> Result<Stops> {
     let mut stops = Stops { ids: args.stop_id.clone(), texts: Vec::new() };
+    if let Some(id) = args.stop_id.iter().find(|id| **id as usize >= config.vocab) {
+        let vocab = config.vocab;
+        return Err(Error::usage(format!("--stop-id {id}: the model's ids are below {vocab}")));
+    }
     if !args.ignore_eos {
         let of_vocabulary = tokenizer.map(Tokenizer::end_of_generation).unwrap_or_default();
         stops.ids.extend(&config.stop_ids);
@@ -131,4 +168,27 @@ pub fn stops(
         }
     }
     Ok(stops)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::args::command;
+
+    #[test]
+    fn help_names_the_defaults_of_a_conversation() {
+        let mut command = command();
+        let chat = command.find_subcommand_mut("chat").unwrap();
+        let SamplingDefaults { temperature, top_k, top_p, min_p, .. } = FOR_CHAT;
+        for (flag, default) in [
+            ("temp", temperature.unwrap().to_string()),
+            ("top_k", top_k.unwrap().to_string()),
+            ("top_p", top_p.unwrap().to_string()),
+            ("min_p", min_p.unwrap().to_string()),
+        ] {
+            let help = chat.get_arguments().find(|arg| arg.get_id() == flag).unwrap().get_help();
+            let help = help.unwrap().to_string();
+            assert!(help.contains(&format!("or {default} in a conversation]")), "{flag}: {help}");
+        }
+    }
 }

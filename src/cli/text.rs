@@ -11,28 +11,48 @@ use crate::error::{Error, Result};
 use crate::random::random_ids;
 use crate::tokenizer::Tokenizer;
 
-/// The prompt's ids: those given, random ones, or the text's with BOS before them, where the tokenizer
-/// puts it.
-pub fn prompt_ids<'t>(
-    args: &PromptArgs,
-    tokenizer: impl FnOnce() -> Result<&'t Tokenizer>,
-    vocab: usize,
-) -> Result<Vec<u32>> {
-    if let Some(count) = args.random_ids {
-        return Ok(random_ids(0, count, vocab));
+/// What is to be continued.
+pub enum Prompt {
+    Text(String),
+    Ids(Vec<u32>),
+    /// So many.
+    Random(usize),
+}
+
+impl Prompt {
+    /// As arguments and files have it.
+    ///
+    /// # Errors
+    /// A file that cannot be read; what are no ids.
+    pub fn read(args: &PromptArgs) -> Result<Self> {
+        let PromptArgs { prompt, file, ids, ids_file, random_ids } = args;
+        match (prompt, file, ids, ids_file, random_ids) {
+            (Some(text), ..) => Ok(Self::Text(text.clone())),
+            (_, Some(file), ..) => Ok(Self::Text(read_text(file)?)),
+            (.., Some(ids), _, _) => parse_ids(ids, "--ids").map(Self::Ids),
+            (.., Some(file), _) => {
+                parse_ids(&read_text(file)?, &file.display().to_string()).map(Self::Ids)
+            }
+            (.., Some(count)) => Ok(Self::Random(*count)),
+            (None, None, None, None, None) => unreachable!("clap requires one of them"),
+        }
     }
-    if let Some(ids) = &args.ids {
-        return parse_ids(ids, "--ids");
+
+    /// Its ids: those given, random ones, or the text's with BOS before them, where the tokenizer puts it.
+    ///
+    /// # Errors
+    /// What is wrong with the tokenizer, which only a text needs.
+    pub fn ids<'t>(
+        self,
+        tokenizer: impl FnOnce() -> Result<&'t Tokenizer>,
+        vocab: usize,
+    ) -> Result<Vec<u32>> {
+        match self {
+            Self::Text(text) => text_ids(tokenizer()?, &text),
+            Self::Ids(ids) => Ok(ids),
+            Self::Random(count) => Ok(random_ids(0, count, vocab)),
+        }
     }
-    if let Some(file) = &args.ids_file {
-        return parse_ids(&read_text(file)?, &file.display().to_string());
-    }
-    let text = match (&args.prompt, &args.file) {
-        (Some(text), _) => text.clone(),
-        (None, Some(file)) => read_text(file)?,
-        (None, None) => unreachable!("clap requires one of them"),
-    };
-    text_ids(tokenizer()?, &text)
 }
 
 /// The ids of a text to be continued or scored, with a line where its BOS is not what one may expect.

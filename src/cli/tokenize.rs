@@ -24,7 +24,8 @@ pub fn tokenize(args: &TokenizeArgs) -> Result<()> {
         let ids = if args.plain { tokenizer.encode_text(text)? } else { tokenizer.encode(text)? };
         Ok(if args.bos { tokenizer.surround(ids) } else { ids })
     };
-    match (&args.source.text, &args.source.file, &args.source.jsonl) {
+    let text = args.source.text.as_ref().or(args.source.prompt.as_ref());
+    match (text, &args.source.file, &args.source.jsonl) {
         (Some(text), _, _) => print_array(&encode(text)?),
         (None, Some(file), _) => print_array(&encode(&read_text(file)?)?),
         (None, None, Some(file)) => tokenize_lines(file, encode),

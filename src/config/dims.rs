@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::Config;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, count};
 
 /// One of several parts of something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,12 +106,16 @@ impl Dims {
         let layers = config.layers;
         if !(1..=layers).contains(&stages) {
             return Err(Error::failed(format!(
-                "the model has {layers} layers: it cannot be in {stages} stages"
+                "the model has {}: it cannot be in {}",
+                count(layers, "layer"),
+                count(stages, "stage")
             )));
         }
         if world == 0 || !world.is_multiple_of(stages) {
             return Err(Error::failed(format!(
-                "{world} ranks cannot stand in {stages} stages of as many ranks each"
+                "{} cannot stand in {} of as many ranks each",
+                count(world, "rank"),
+                count(stages, "stage")
             )));
         }
         let whole = Self::new(config, world / stages)?;

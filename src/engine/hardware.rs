@@ -4,7 +4,7 @@ use super::{Device, Options, Split};
 use crate::checkpoint::Checkpoint;
 use crate::comm::Place;
 use crate::config::{Config, Dims};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, count as counted};
 use crate::executor::cuda::{self, Gpu, device_count};
 use crate::executor::{Hardware, Threads};
 use crate::vector;
@@ -176,8 +176,9 @@ fn cards(
     let count = device_count()?;
     if let Some(missing) = ordinals.iter().find(|ordinal| **ordinal >= count) {
         return Err(Error::failed(format!(
-            "there is no GPU cuda:{missing} for a rank: there are {count}; `devices` 0,0 puts two ranks on \
-             one, `device` cpu needs none"
+            "there is no GPU cuda:{missing} for a rank: the driver shows {}; `devices` 0,0 puts two ranks on \
+             one, `device` cpu needs none",
+            counted(count as usize, "GPU")
         )));
     }
     let open = |ordinal: &u32| {
@@ -198,7 +199,8 @@ pub fn devices(hardware: &[Hardware]) -> String {
                 0 => String::new(),
                 others => format!(", {} ranks", others + 1),
             };
-            format!("the CPU ({}, {} threads{ranks})", vector::instruction_set(), threads.count())
+            let threads = counted(threads.count(), "thread");
+            format!("the CPU ({}, {threads}{ranks})", vector::instruction_set())
         }
         several => several.iter().map(Hardware::name).collect::<Vec<_>>().join(", "),
     }

@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use super::{Event, Model, Observer, devices, join, memory, peers, qualify};
+use super::{Event, Model, Observer, devices, join, peers, qualify};
 use crate::comm::{Link, SingleRank};
 use crate::error::Result;
 use crate::executor::cuda::{Cuda, Gpu};
@@ -62,9 +62,9 @@ impl Model {
         }
         let met = self.meet(&hardware, observer);
         let (plan, link) = met.inspect_err(|why| join::cannot_meet(place, why))?;
-        self.read_ahead(&plan)?;
+        self.checkpoint.read_ahead();
         let last_weight = Arc::new(OnceLock::new());
-        let since = start - self.opening;
+        let since = start - self.opening.files - self.opening.devices;
         let team = match (&hardware[..], &link) {
             ([Hardware::Gpu(card)], None) => {
                 self.begin(card, &plan, observer, (since, &last_weight))?
@@ -82,16 +82,8 @@ impl Model {
         let plan = self.plan()?;
         let devices = devices(&self.hardware);
         observer(Event::Planned { model: self, plan: &plan, devices: &devices })?;
-        self.read_ahead(&plan)?;
-        Ok(plan)
-    }
-
-    fn read_ahead(&self, plan: &Plan) -> Result<()> {
-        if self.checkpoint.is_synthetic() && matches!(self.hardware[0], Hardware::Cpu(_)) {
-            memory::check_synthetic(plan, self.hardware.len())?;
-        }
         self.checkpoint.read_ahead();
-        Ok(())
+        Ok(plan)
     }
 
     /// The plan, when this process has joined the others of the run, if it is one of several: they have

@@ -54,8 +54,16 @@ pub struct Model {
     /// asked.
     pub qualified: Option<String>,
     /// How long this took.
-    opening: Duration,
+    pub opening: Opening,
     tokenizer: Text,
+}
+
+/// How long it took to look at a model's files, and at what it runs on: one after the other.
+#[derive(Debug, Clone, Copy)]
+pub struct Opening {
+    pub files: Duration,
+    /// The driver, and a context on each GPU.
+    pub devices: Duration,
 }
 
 impl Model {
@@ -90,7 +98,10 @@ impl Model {
         let config = Config::load(&source)?;
         let dims = options.split.largest_share(&config)?;
         let (checkpoint, mut remarks) = weights(&source, &config)?;
+        Weights::locate(&checkpoint, &dims)?; // every tensor is there, and has its shape
+        let files = start.elapsed();
         let hardware = hardware::of_ranks(&options, &dims, &checkpoint, &mut remarks)?;
+        let opening = Opening { files, devices: start.elapsed() - files };
         Ok(Self {
             source,
             config,
@@ -100,7 +111,7 @@ impl Model {
             options,
             remarks,
             qualified: None,
-            opening: start.elapsed(),
+            opening,
             tokenizer,
         })
     }
@@ -110,7 +121,12 @@ impl Model {
     /// # Errors
     /// What is wrong with its files, which concerns only those who need text.
     pub fn tokenizer(&self) -> Result<&Tokenizer> {
-        self.tokenizer.get(&self.source)
+        self.tokenizer.get(&self.source).0.as_ref().map_err(Clone::clone)
+    }
+
+    /// How long the tokenizer took, beside the rest or not.
+    pub fn tokenizer_time(&self) -> Duration {
+        self.tokenizer.get(&self.source).1
     }
 
     /// How the model's conversations are written.
@@ -145,32 +161,44 @@ impl Model {
     /// As [`Self::plan`], for a context of this length, on what may have qualified since.
     fn plan_on(&self, hardware: &[Hardware], context: Option<usize>) -> Result<Plan> {
         let Self { options, config, dims, checkpoint, .. } = self;
-        plan(&Options { context, ..options.clone() }, hardware, config, dims, checkpoint)
+        let options = Options { context, ..options.clone() };
+        let plan = plan(&options, hardware, config, dims, checkpoint)?;
+        if checkpoint.is_synthetic() && matches!(hardware[0], Hardware::Cpu(_)) {
+            memory::check_synthetic(&plan, hardware.len())?;
+        }
+        Ok(plan)
     }
 }
 
+/// A tokenizer, or what is wrong with its files, and how long it took to find out.
+type Loaded = (Result<Tokenizer>, Duration);
+
 /// A tokenizer that a thread loads while others do something else, or that is loaded when it is asked for.
 struct Text {
-    loading: Mutex<Option<JoinHandle<Result<Tokenizer>>>>,
-    loaded: OnceLock<Result<Tokenizer>>,
+    loading: Mutex<Option<JoinHandle<Loaded>>>,
+    loaded: OnceLock<Loaded>,
 }
 
 impl Text {
     fn of(source: &Source, beside: bool) -> Self {
         let source = source.clone();
-        let loading = beside.then(|| thread::spawn(move || Tokenizer::load(&source)));
+        let loading = beside.then(|| thread::spawn(move || Self::load(&source)));
         Self { loading: Mutex::new(loading), loaded: OnceLock::new() }
     }
 
-    fn get(&self, source: &Source) -> Result<&Tokenizer> {
-        let load = || {
+    fn load(source: &Source) -> Loaded {
+        let start = Instant::now();
+        (Tokenizer::load(source), start.elapsed())
+    }
+
+    fn get(&self, source: &Source) -> &Loaded {
+        self.loaded.get_or_init(|| {
             let loading = self.loading.lock().expect("no panics in it").take();
             match loading {
                 Some(thread) => thread.join().expect("loading a tokenizer does not panic"),
-                None => Tokenizer::load(source),
+                None => Self::load(source),
             }
-        };
-        self.loaded.get_or_init(load).as_ref().map_err(Clone::clone)
+        })
     }
 }
 

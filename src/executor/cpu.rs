@@ -10,7 +10,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 use super::Startup;
 use crate::checkpoint::Checkpoint;
 use crate::comm::{Communicator, SingleRank};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, count};
 use crate::memory::{Layout, Memory, Slot, StateRegion};
 use crate::op::{Op, Program};
 use crate::vector::cores;
@@ -51,7 +51,7 @@ impl Threads {
 
 impl fmt::Debug for Threads {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} threads", self.count())
+        f.write_str(&count(self.count(), "thread"))
     }
 }
 

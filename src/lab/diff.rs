@@ -9,7 +9,7 @@ use crate::encoding::Float;
 use crate::error::Result;
 use crate::executor::{Executor, Hardware};
 use crate::memory::Slot;
-use crate::model::{self, Llama, Logits, Plan, State, Weights};
+use crate::model::{self, Label, Llama, Logits, Plan, State, Weights};
 use crate::op::Program;
 use crate::vector::widened;
 
@@ -113,11 +113,8 @@ impl Pair {
             put(state, ids_slot, ids);
             put(state, cursor, &[position as u32]);
         }
-        // An embedding comes before the layers; the head, which only a decode step has, after them.
-        let of_layers = program.ops.len() - 1 - usize::from(step == "decode");
-        let per_layer = of_layers / self.model.dims.layers;
-        for (i, op) in program.ops.into_iter().enumerate() {
-            let layer = (1..=of_layers).contains(&i).then(|| (i - 1) / per_layer);
+        let labels = self.model.labels(&program);
+        for (op, Label { layer, .. }) in program.ops.into_iter().zip(labels) {
             let (name, op) = (op.name(), Program { ops: vec![op] });
             let [a, b] = &mut self.devices;
             let alone = run(b, self.whole, &op, &states[0])?;

@@ -13,5 +13,5 @@ pub use all_reduce::{
 };
 pub use bench::{Candidate, KERNEL_COLUMNS, Times, check_turns, kernel_row, measure};
 pub use diff::{Difference, Pair};
-pub use op_bench::{Group, OpBench, Phase, ROTATION};
+pub use op_bench::{Group, OpBench, Phase, ROTATION, kernels_of};
 pub use tune::{Tuning, table};

@@ -1,6 +1,7 @@
 //! A model's ops, one kind at a time: at the sizes that a step has, and from memory rather than from
 //! caches.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use crate::checkpoint::synthetic::Recipe;
@@ -70,6 +71,23 @@ impl Phase {
             }
         }
     }
+}
+
+/// The kernels of these steps, and whether each of them is of plain products, as cuBLASLt has them. Nothing
+/// is loaded.
+///
+/// # Errors
+/// Tensors that do not suit the config.
+pub fn kernels_of(
+    config: &Config,
+    checkpoint: &Checkpoint,
+    sizes: Sizes,
+    phases: &[Phase],
+) -> Result<BTreeMap<&'static str, bool>> {
+    let dims = Dims::new(config, 1)?;
+    let (model, _) = Llama::lay_out(config, dims, Weights::locate(checkpoint, &dims)?, sizes);
+    let ops = phases.iter().flat_map(|phase| phase.program(&model).ops);
+    Ok(ops.map(|op| (op.name(), !op.products().is_empty())).collect())
 }
 
 /// The ops of one name and size in a step.

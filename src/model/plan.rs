@@ -3,7 +3,7 @@
 use super::{Sizes, State};
 use crate::config::{Config, Dims};
 use crate::encoding::{Encoding, Float};
-use crate::error::{Error, Result, binary};
+use crate::error::{Error, Result, binary, count};
 use crate::memory::Layout;
 use crate::vector::cores;
 
@@ -173,8 +173,8 @@ impl Plan {
         };
         if context == 0 || request.context.is_some_and(|asked| context < asked) {
             return Err(Error::failed(format!(
-                "a context of {} tokens needs {} of memory beside the weights, and {} can be had; {}",
-                longest,
+                "a context of {} needs {} of memory beside the weights, and {} can be had; {}",
+                count(longest, "token"),
                 binary(state_bytes(dims, request.sizes(longest), room)),
                 binary(budget),
                 match context {

@@ -3,7 +3,7 @@ use std::collections::HashSet;
 use crate::checkpoint::Checkpoint;
 use crate::config::{Dims, Shard};
 use crate::encoding::Encoding;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, count};
 use crate::for_float;
 use crate::memory::Weight;
 use crate::vector::Element;
@@ -241,9 +241,12 @@ impl Table<'_> {
         match names.find(|name| !self.seen.contains(*name)) {
             None => Ok(()),
             Some(name) => Err(Error::failed(format!(
-                "{}: tensor {name} has no place in a Llama of {} layers without biases",
+                "{}: tensor {name} has no place in a Llama of {} without biases",
                 self.checkpoint.path_of(name),
-                self.seen.iter().filter(|name| name.ends_with("q_proj.weight")).count()
+                count(
+                    self.seen.iter().filter(|name| name.ends_with("q_proj.weight")).count(),
+                    "layer"
+                )
             ))),
         }
     }

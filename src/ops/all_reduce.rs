@@ -4,7 +4,7 @@ use crate::config::Shard;
 use crate::encoding::Float;
 use crate::kernel::{self, Launch};
 use crate::memory::{Layout, Memory, Slot};
-use crate::op::{Cost, Exchange, Op, Target};
+use crate::op::{Cost, Exchange, Op, Operands, Target};
 
 /// The residual stream takes up what all ranks of a stage have found, each a part of a sum: `x = sum of
 /// partial`, or `x += sum of partial`, added up in the order of ranks. `x` is the same on all, to the bit.
@@ -95,6 +95,10 @@ impl Op for AllReduce {
 
     fn exchange(&self, target: &Target) -> Option<Exchange> {
         self.by_kernel(target).is_none().then_some(Exchange::Sum(self.partial))
+    }
+
+    fn operands(&self) -> Operands {
+        Operands { input: vec![self.x.len()], ..Operands::default() }
     }
 
     fn launch(&self, target: &Target) -> Launch {

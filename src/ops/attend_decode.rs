@@ -6,7 +6,7 @@ use crate::encoding::Float;
 use crate::for_float;
 use crate::kernel::{self, Launch};
 use crate::memory::{Memory, Slot};
-use crate::op::{Cost, Op, Target};
+use crate::op::{Cost, Op, Operands, Target};
 use crate::vector::Attention;
 
 /// One token's attention over the cache, which holds its own key and value already: as
@@ -90,6 +90,11 @@ impl Op for AttendDecode {
             let attention = Attention { q, keys, values, first, heads, kv_heads, head_dim };
             attention.run(y, &mut scratch);
         });
+    }
+
+    fn operands(&self) -> Operands {
+        let input = vec![1, self.heads(), self.head_dim];
+        Operands { input, ..Operands::default() }
     }
 
     fn launch(&self, target: &Target) -> Launch {

@@ -4,7 +4,7 @@ use crate::encoding::Float;
 use crate::for_float;
 use crate::kernel::{self, Launch};
 use crate::memory::{Activation, Memory, Slot};
-use crate::op::{Cost, Op, Target};
+use crate::op::{Cost, Op, Operands, Target};
 use crate::vector::{Attention, attention_scratch, fill, wide_scratch, widened_in};
 
 /// Causal attention of the step's tokens over the cache, which holds their own keys and values
@@ -69,6 +69,11 @@ impl Op for AttendPrefill {
             let attention = Attention { q, keys, values, first, heads, kv_heads, head_dim };
             fill(self.y, y, &mut scratch, |y, scratch| attention.run(y, scratch));
         });
+    }
+
+    fn operands(&self) -> Operands {
+        let input = vec![self.tokens(), self.heads, self.head_dim];
+        Operands { input, ..Operands::default() }
     }
 
     fn launch(&self, target: &Target) -> Launch {

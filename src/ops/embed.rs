@@ -3,7 +3,7 @@ use crate::case::{Case, Content, HALF, Judge, Numbers, Setup};
 use crate::encoding::Float;
 use crate::kernel::{self, Launch};
 use crate::memory::{Memory, Slot, Weight};
-use crate::op::{Cost, Op, Target};
+use crate::op::{Cost, Op, Operands, Target};
 use crate::vector::Rows;
 
 /// `x[t] = table[ids[t] - first_id]`; zeros for tokens that are not in the table
@@ -38,6 +38,11 @@ impl Op for Embed {
                 _ => x.fill(0.0),
             }
         }
+    }
+
+    fn operands(&self) -> Operands {
+        let input = vec![self.ids.len()];
+        Operands { input, matrices: vec![self.table], norm: None }
     }
 
     fn launch(&self, target: &Target) -> Launch {

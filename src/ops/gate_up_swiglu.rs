@@ -4,7 +4,7 @@ use crate::case::{Case, Content, HALF, HALF_NMSE, Judge, NUMBERS, Numbers, Setup
 use crate::encoding::Float;
 use crate::kernel::{self, Launch};
 use crate::memory::{Activation, Memory, Weight};
-use crate::op::{Cost, Op, Target};
+use crate::op::{Cost, Op, Operands, Target};
 use crate::vector::{
     Inputs, Rows, Simd, WithSimd, exp, fill, matmul, matmul_scratch, simd, wide_scratch,
 };
@@ -52,6 +52,11 @@ impl Op for GateUpSwiglu {
         fill(self.hidden, hidden, &mut scratch, |hidden, scratch| {
             matmul([(gate_up, hidden)], inputs, scratch, &swiglu);
         });
+    }
+
+    fn operands(&self) -> Operands {
+        let input = vec![self.tokens(), self.w_gate.cols];
+        Operands { input, matrices: vec![self.w_gate, self.w_up], norm: None }
     }
 
     fn launch(&self, target: &Target) -> Launch {

@@ -4,7 +4,7 @@ use crate::case::{Case, Content, F32_NMSE, HALF, Judge, NUMBERS, Numbers, Setup}
 use crate::encoding::Float;
 use crate::kernel::{self, Launch};
 use crate::memory::{Activation, Memory, Slot, Weight};
-use crate::op::{Cost, Op, Product, Target, Tile};
+use crate::op::{Cost, Op, Operands, Product, Target, Tile};
 use crate::vector::{Inputs, Rows, add, matmul, matmul_scratch, set, wide_scratch};
 
 /// `y[t] = weight x[t]`, or `y[t] += weight x[t]` onto the residual stream, for each of up to three weights
@@ -51,6 +51,11 @@ impl<const N: usize> Op for Matmul<N> {
             Product { x, weight, residual, y }
         };
         self.products.map(product).to_vec()
+    }
+
+    fn operands(&self) -> Operands {
+        let matrices = self.products.map(|(weight, _)| weight).to_vec();
+        Operands { input: vec![self.tokens(), self.width()], matrices, norm: None }
     }
 
     fn launch(&self, target: &Target) -> Launch {

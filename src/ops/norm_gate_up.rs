@@ -6,7 +6,7 @@ use super::{launch, size};
 use crate::case::{Case, Content, F32_NMSE, HALF, NUMBERS, Setup};
 use crate::kernel::{self, Launch};
 use crate::memory::{Memory, Slot, Weight};
-use crate::op::{Cost, Op, Target};
+use crate::op::{Cost, Op, Operands, Target};
 use crate::vector::{Rows, matmul};
 
 /// One token from the residual stream to the gated hidden units: the chain `rms_norm`, two `matmul`,
@@ -46,6 +46,11 @@ impl Op for NormGateUp {
         let inputs = normed(x, norm, self.eps, &mut scratch);
         let gate_up = [self.w_gate, self.w_up].map(|weight| Rows::of(weights, weight));
         matmul([(gate_up, hidden)], inputs, &mut scratch, &swiglu);
+    }
+
+    fn operands(&self) -> Operands {
+        let (input, norm) = (vec![1, self.norm.len()], Some(self.norm));
+        Operands { input, matrices: vec![self.w_gate, self.w_up], norm }
     }
 
     fn launch(&self, target: &Target) -> Launch {

@@ -5,7 +5,7 @@ use super::{launch, size};
 use crate::case::{Case, F32_NMSE, HALF, NUMBERS, Setup};
 use crate::kernel::{self, Launch};
 use crate::memory::{Memory, Slot, Weight};
-use crate::op::{Cost, Op, Product, Target};
+use crate::op::{Cost, Op, Operands, Product, Target};
 use crate::vector::{Rows, matmul, set};
 
 /// One token's logits: the chain `rms_norm`, `matmul`.
@@ -46,6 +46,11 @@ impl Op for NormHead {
 
     fn products(&self) -> Vec<Product> {
         vec![Product { x: None, weight: self.head, residual: false, y: self.logits }]
+    }
+
+    fn operands(&self) -> Operands {
+        let (input, norm) = (vec![1, self.norm.len()], Some(self.norm));
+        Operands { input, matrices: vec![self.head], norm }
     }
 
     fn launch(&self, target: &Target) -> Launch {

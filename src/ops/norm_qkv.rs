@@ -7,7 +7,7 @@ use crate::case::{Case, F32_NMSE, HALF, HALF_NMSE, NUMBERS, Setup};
 use crate::encoding::Float;
 use crate::kernel::{self, Launch};
 use crate::memory::{Memory, Scratch, Slot, Weight};
-use crate::op::{Cost, Op, Target};
+use crate::op::{Cost, Op, Operands, Target};
 use crate::vector::{Rows, matmul, set};
 
 /// One token from the residual stream to its rotated queries and its place in the cache: the chain
@@ -73,6 +73,11 @@ impl Op for NormQkv {
         rotate(k, &rotation);
         append(self.cache.dtype, k, keys, position * k.len());
         append(self.cache.dtype, v, values, position * v.len());
+    }
+
+    fn operands(&self) -> Operands {
+        let (input, norm) = (vec![1, self.norm.len()], Some(self.norm));
+        Operands { input, matrices: vec![self.wq, self.wk, self.wv], norm }
     }
 
     fn launch(&self, target: &Target) -> Launch {

@@ -4,7 +4,7 @@ use super::{launch, size};
 use crate::case::{Case, Content, F32_NMSE, HALF, Judge, NUMBERS, Numbers, Setup};
 use crate::kernel::{self, Launch};
 use crate::memory::{Memory, Slot, Weight};
-use crate::op::{Cost, Op, Product, Target};
+use crate::op::{Cost, Op, Operands, Product, Target};
 use crate::vector::{Inputs, Rows, add, matmul, matmul_scratch};
 
 /// One token's activations onto the residual stream: `y += weight x`
@@ -40,6 +40,10 @@ impl Op for Project {
 
     fn products(&self) -> Vec<Product> {
         vec![Product { x: None, weight: self.weight, residual: true, y: self.y }]
+    }
+
+    fn operands(&self) -> Operands {
+        Operands { input: vec![1, self.x.len()], matrices: vec![self.weight], norm: None }
     }
 
     fn launch(&self, target: &Target) -> Launch {

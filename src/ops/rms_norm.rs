@@ -5,7 +5,7 @@ use crate::case::{Case, Content, F32_NMSE, HALF, NUMBERS, Numbers, Setup};
 use crate::encoding::Float;
 use crate::kernel::{self, Launch};
 use crate::memory::{Activation, Memory, Scratch, Slot};
-use crate::op::{Cost, Op, Target};
+use crate::op::{Cost, Op, Operands, Target};
 use crate::vector::{Inputs, dot, fill, matmul_scratch, wide_scratch};
 
 /// `y[t] = x[t] / sqrt(mean(x[t]^2) + eps) * weight` (Zhang and Sennrich, 2019, arXiv:1910.07467)
@@ -45,6 +45,12 @@ impl Op for RmsNorm {
             let least = (ELEMENTS_PER_TASK / width).max(1);
             tokens.with_min_len(least).for_each(|(x, y)| rms_norm(x, weight, self.eps, y));
         });
+    }
+
+    fn operands(&self) -> Operands {
+        let width = self.weight.len();
+        let input = vec![self.x.len() / width, width];
+        Operands { input, matrices: Vec::new(), norm: Some(self.weight) }
     }
 
     fn launch(&self, target: &Target) -> Launch {

@@ -6,7 +6,7 @@ use crate::encoding::Float;
 use crate::for_float;
 use crate::kernel::{self, Launch};
 use crate::memory::{Activation, Memory, Scratch, Slot};
-use crate::op::{Cost, Op, Target};
+use crate::op::{Cost, Op, Operands, Target};
 use crate::vector::{Element, fill, wide_scratch};
 
 /// One layer's keys and values of all past tokens, stored as `dtype` in byte slots.
@@ -92,6 +92,13 @@ impl Op for RopeAppend {
         });
         append(self.cache.dtype, rotated, keys, first * row);
         append(self.cache.dtype, v, values, first * row);
+    }
+
+    fn operands(&self) -> Operands {
+        let head_dim = 2 * self.frequencies.len();
+        let tokens = self.k.len() / (self.kv_heads * head_dim);
+        let heads = (self.q.len() + self.k.len() + self.v.len()) / (tokens * head_dim);
+        Operands { input: vec![tokens, heads, head_dim], ..Operands::default() }
     }
 
     fn launch(&self, target: &Target) -> Launch {

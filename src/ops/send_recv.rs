@@ -1,7 +1,7 @@
 use crate::comm::Way;
 use crate::kernel::Launch;
 use crate::memory::{Memory, Slot};
-use crate::op::{Cost, Exchange, Op, Target};
+use crate::op::{Cost, Exchange, Op, Operands, Target};
 
 /// The residual stream goes from a stage of layers to the next, from each rank to the one in its place
 /// there. On GPUs that is NCCL's to do, or the hosts'.
@@ -34,6 +34,10 @@ impl Op for SendRecv {
 
     fn exchange(&self, _gpu: &Target) -> Option<Exchange> {
         Some(Exchange::SendRecv(self.x, self.way))
+    }
+
+    fn operands(&self) -> Operands {
+        Operands { input: vec![self.x.len()], ..Operands::default() }
     }
 
     fn launch(&self, _gpu: &Target) -> Launch {

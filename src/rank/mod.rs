@@ -2,11 +2,11 @@
 
 mod checks;
 mod peers;
+mod timed;
 mod turning;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::checkpoint::synthetic::Recipe;
 use crate::checkpoint::{Checkpoint, Progress};
@@ -20,6 +20,7 @@ use crate::op::{Cost, Program};
 use crate::ops::{self, Synthesize};
 use crate::sampler::{IN_PROMPT, Outcome, SamplingOptions};
 pub use checks::{check, check_room};
+pub use timed::OpTime;
 use turning::Turning;
 
 /// A model that can take the next token, and choose it.
@@ -237,26 +238,6 @@ impl Rank {
         self.device.finish()
     }
 
-    /// As [`Self::forward`], op by op. Returns what each op had to do and how long it took.
-    ///
-    /// # Errors
-    /// As [`Self::forward`].
-    pub fn forward_timed(&mut self, ids: &[u32], logits: Logits) -> Result<Vec<OpTime>> {
-        self.start(ids)?;
-        let built;
-        let program = if ids.len() == 1 {
-            self.decode.program()
-        } else {
-            built = model::prefill(&self.model, ids.len(), logits);
-            &built
-        };
-        let times = self.device.run_timed(program)?;
-        let ops = program.ops.iter().map(|op| (op.name(), op.cost(self.position)));
-        let times = ops.zip(times).map(|((op, cost), time)| OpTime { op, cost, time }).collect();
-        self.position += ids.len();
-        Ok(times)
-    }
-
     /// Goes on as if `tokens` tokens had been taken, with random keys and values: for measurements at a
     /// depth that would take long to reach.
     ///
@@ -439,12 +420,4 @@ impl Rank {
     fn check_room(&self, tokens: usize) -> Result<()> {
         check_room(tokens, self.sizes.context)
     }
-}
-
-/// What one op of a step took.
-#[derive(Debug, Clone, Copy)]
-pub struct OpTime {
-    pub op: &'static str,
-    pub cost: Cost,
-    pub time: Duration,
 }

@@ -97,6 +97,33 @@ impl<'a> Conversation<'a> {
         }
     }
 
+    /// How often the user has said something.
+    pub fn turns(&self) -> usize {
+        self.request.messages.iter().filter(|message| message.role() == "user").count()
+    }
+
+    /// Tokens of the messages so far.
+    ///
+    /// # Errors
+    /// What the format refuses.
+    pub fn tokens(&self) -> Result<usize> {
+        match (&self.ids[..], &self.request.messages[..]) {
+            (_, []) => Ok(0),
+            ([], _) => Ok(self.chat.encode(self.tokenizer, &self.request, false)?.len()),
+            (ids, _) => Ok(ids.len()),
+        }
+    }
+
+    /// Forgets the first thing that the user has said, and what came of it: all up to the second.
+    pub fn drop_oldest(&mut self) {
+        self.ids.clear();
+        let mut turn = 0;
+        self.request.messages.retain(|message| {
+            turn += usize::from(message.role() == "user");
+            turn != 1 || message.role() == "system"
+        });
+    }
+
     /// Forgets all messages but what the model is told before them.
     pub fn clear(&mut self) {
         self.ids.clear();

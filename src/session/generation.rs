@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::Session;
+use super::{Session, check_prompt};
 use crate::error::Result;
 use crate::sampler::{Sampler, SamplingOptions};
 
@@ -89,6 +89,20 @@ pub struct Timing {
     pub first_token: Duration,
 }
 
+impl std::ops::Add for Timing {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            prefill_tokens: self.prefill_tokens + other.prefill_tokens,
+            prefill: self.prefill + other.prefill,
+            decode_tokens: self.decode_tokens + other.decode_tokens,
+            decode: self.decode + other.decode,
+            first_token: self.first_token + other.first_token,
+        }
+    }
+}
+
 /// An answer on its way: what has been said of it, and when it ends. A caller may hold several, of which
 /// each goes on when its [`Generation::next`] is called.
 pub struct Generation<'a> {
@@ -122,7 +136,7 @@ impl<'a> Generation<'a> {
         wants_logits: bool,
     ) -> Result<Self> {
         let begun = Instant::now();
-        session.check(prompt)?;
+        check_prompt(prompt, session.team.context(), session.team.vocab())?;
         session.team.begin(sampling, prompt)?;
         let host = || -> Result<Host> {
             let mut sampler = Sampler::new(sampling.clone(), session.team.vocab())?;

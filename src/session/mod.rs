@@ -11,7 +11,7 @@ pub use conversation::Conversation;
 pub use generation::{Answer, FinishReason, Generation, Next, Step, StopCriteria, Timing};
 pub use text::AnswerText;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, count};
 use crate::model::Logits;
 use crate::sampler::SamplingOptions;
 use crate::team::Team;
@@ -90,27 +90,6 @@ impl Session {
         }
     }
 
-    /// That `prompt` can be taken at all.
-    fn check(&self, prompt: &[u32]) -> Result<()> {
-        let (context, vocab) = (self.team.context(), self.team.vocab());
-        if prompt.is_empty() {
-            return Err(Error::failed("the prompt is empty: there is nothing to continue"));
-        }
-        if prompt.len() > context {
-            return Err(Error::failed(format!(
-                "the prompt has {} tokens and the context holds {context}: shorten it, or raise \
-                 `context` if the model allows",
-                prompt.len()
-            )));
-        }
-        match prompt.iter().find(|id| **id as usize >= vocab) {
-            None => Ok(()),
-            Some(id) => Err(Error::failed(format!(
-                "token id {id} is outside the model's vocabulary of {vocab}"
-            ))),
-        }
-    }
-
     /// Brings the cache to `prompt` and returns the token that follows; `None` if interrupted.
     fn take_prompt(
         &mut self,
@@ -150,5 +129,28 @@ impl Session {
         };
         timing.prefill = start.elapsed();
         Ok(Some(id))
+    }
+}
+
+/// That a model with this context and vocabulary can take `prompt` at all.
+///
+/// # Errors
+/// An empty prompt or one past the context, ids outside the vocabulary.
+pub fn check_prompt(prompt: &[u32], context: usize, vocab: usize) -> Result<()> {
+    if prompt.is_empty() {
+        return Err(Error::failed("the prompt is empty: there is nothing to continue"));
+    }
+    if prompt.len() > context {
+        return Err(Error::failed(format!(
+            "the prompt has {} and the context holds {context}: shorten it, or raise `context` if the \
+             model allows",
+            count(prompt.len(), "token")
+        )));
+    }
+    match prompt.iter().find(|id| **id as usize >= vocab) {
+        None => Ok(()),
+        Some(id) => Err(Error::failed(format!(
+            "token id {id} is outside the model's vocabulary of {vocab}"
+        ))),
     }
 }

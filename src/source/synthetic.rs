@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use crate::encoding::Float;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, count, did_you_mean};
 
 /// What the name of a synthetic model begins with.
 const PREFIX: &str = "synthetic:";
@@ -124,8 +124,12 @@ impl Synthetic {
             return Ok(None);
         };
         let Some(shape) = SHAPES.iter().find(|shape| shape.name == name) else {
-            let known = SHAPES.each_ref().map(|shape| shape.name).join(", ");
-            return Err(Error::failed(format!("{PREFIX}{name}: the known shapes are {known}")));
+            let known = SHAPES.each_ref().map(|shape| shape.name);
+            let meant = did_you_mean(name, known);
+            let known = known.join(", ");
+            return Err(Error::failed(format!(
+                "{PREFIX}{name}: the known shapes are {known}{meant}"
+            )));
         };
         Ok(Some(Self { shape, layers: shape.layers, dtype: Float::Bf16, seed: 0 }))
     }
@@ -138,7 +142,7 @@ impl Synthetic {
         match layers <= self.shape.layers {
             true => Ok(Self { layers, ..self }),
             false => Err(Error::usage(format!(
-                "{layers} layers were asked for, and {} has {}",
+                "more layers were asked for than {} has: {layers}, and it has {}",
                 self.shape.name, self.shape.layers
             ))),
         }
@@ -212,8 +216,7 @@ impl std::fmt::Display for Synthetic {
         write!(f, "{PREFIX}{}", self.shape.name)?;
         match self.layers {
             all if all == self.shape.layers => Ok(()),
-            1 => f.write_str("[1 layer]"),
-            layers => write!(f, "[{layers} layers]"),
+            layers => write!(f, "[{}]", count(layers, "layer")),
         }
     }
 }

@@ -220,7 +220,7 @@ fn others_minus_one_is_understood() {
         end(chaski(&["chat", "--prompt", "What is 27 + 58?", "-n", "-1"]).output().unwrap());
     assert_eq!((status, &*answer), (Some(0), "27 + 58 = 85.\n"));
     for (arguments, hint) in [
-        (&["--temp", "-1"][..], "0 always takes the most likely token"),
+        (&["--temp", "-1"][..], "0 always takes the most probable token"),
         (&["-t", "-1"], "leave the option out"),
         (&["-c", "0"], "leave the option out"),
         (&["-s", "-2"], "-1 for a random one"),

@@ -297,7 +297,8 @@ fn what_makes_no_sense_is_refused() {
     let path = path.to_str().unwrap();
     let graphs_off = [("CHASKI_GRAPHS", "off")];
     for (args, environment, status, words) in [
-        (&["nope"][..], &[][..], 2, "there is no kernel nope: there are all_reduce"),
+        (&["nope"][..], &[][..], 2, "invalid value 'nope' for '[NAME]...'"),
+        (&["rmsnorm"], &[], 2, "a similar value exists: 'rms_norm'"),
         (&["mma_peak"], &[], 2, "no step of this model has kernel mma_peak: there are attend_d"),
         (&["all_reduce"], &[], 1, "between GPUs, and there is one: --devices 0,0 times ranks that"),
         (&["all_reduce", "embed"], &[], 2, "at sizes of its own: name it alone"),

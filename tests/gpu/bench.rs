@@ -181,8 +181,8 @@ fn the_profile_adds_up_and_is_drawn() {
     let (trace, picture) = (path("trace.json"), path("roofline.svg"));
     let files = ["--profile", "--trace", &trace, "--roofline", &picture];
     for device in [&CPU[..], &["--emulate", "1"]] {
-        let rows = rows(&[&TINY, device, &["-p", "6", "-r", "2"], &files]);
-        for phase in ["prefill6", "decode"] {
+        let rows = rows(&[&TINY, device, &["-p", "6", "-d", "4", "-r", "2"], &files]);
+        for phase in ["prefill6@d4", "decode@d4"] {
             let of_phase = rows.iter().filter(|row| row["phase"] == phase);
             let (sums, ops): (Vec<_>, Vec<_>) = of_phase.partition(|row| row["op"] == "all ops");
             let count: f64 = ops.iter().map(|row| number(row, "count")).sum();
@@ -190,38 +190,64 @@ fn the_profile_adds_up_and_is_drawn() {
             assert_eq!(sums.len(), 1);
             assert_eq!((count, bytes), (number(sums[0], "count"), number(sums[0], "bytes")));
             // embed, five or eight ops in each of two layers, and norm and head in one or two
-            assert_eq!(count, if phase == "decode" { 12.0 } else { 19.0 });
+            assert_eq!(count, if phase == "decode@d4" { 12.0 } else { 19.0 });
             let difference = number(sums[0], "time_us") - number(sums[0], "uninstrumented_us");
             assert!(close(difference, number(sums[0], "difference_us")));
             assert!(ops.iter().all(|row| number(row, "ceiling_fraction") >= 0.0));
+            assert!(rows.iter().all(|row| number(row, "depth") == 4.0), "{rows:?}");
+            let down = ops.iter().find(|row| row["tensor"] == "down_proj").unwrap();
+            let tokens = if phase == "decode@d4" { 1 } else { 6 };
+            assert_eq!(down["shape"], format!("[{tokens}, 512] x [256, 512]"), "{down}");
+            assert_eq!(number(down, "count"), 2.0, "one a layer");
         }
         let trace: Value = serde_json::from_str(&fs::read_to_string(&trace).unwrap()).unwrap();
         let events = trace["traceEvents"].as_array().unwrap();
-        assert_eq!(events.iter().filter(|event| event["ph"] == "X").count(), 12 + 19);
+        let ops: Vec<_> = events.iter().filter(|event| event["ph"] == "X").collect();
+        assert_eq!(ops.len(), 12 + 19);
+        let layers = |name: &str| -> Vec<&Value> {
+            let ops = ops.iter().filter(|op| op["name"] == name);
+            ops.map(|op| &op["args"]["layer"]).collect()
+        };
+        assert_eq!(layers("matmul o_proj"), [&Value::from(0), &1.into()]);
+        assert_eq!(layers("attend_prefill"), [&Value::from(0), &1.into()]);
+        assert_eq!(layers("embed embed_tokens"), [&Value::Null, &Value::Null]);
+        let of_attention = ops.iter().find(|op| op["name"] == "attend_decode").unwrap();
+        let about = &of_attention["args"];
+        assert_eq!((&about["shape"], &about["depth"]), (&"[1, 4, 64]".into(), &4.into()));
+        assert!(trace["otherData"]["layout"].as_str().unwrap().starts_with("no timeline"));
         let svg = fs::read_to_string(&picture).unwrap();
         assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"));
+        assert!(svg.contains("matmul down_proj [6, 512] x [256, 512] x2, "), "{svg}");
         assert!(svg.contains("prefill6") && svg.contains("a plain read") && !svg.contains("NaN"));
     }
 }
 
+/// One start, on one clock: phases that follow each other do not overlap, and none is empty.
 #[test]
 fn the_start_up_is_split() {
-    for device in [&CPU[..], &["--emulate", "1"]] {
-        let rows = rows(&[&TINY, device, &["--startup"]]);
-        let phases: Vec<&str> = rows.iter().map(|row| row["phase"].as_str().unwrap()).collect();
-        let memory = ["map", "driver", "plan", "allocate", "copy"];
-        assert_eq!(phases[..5], memory);
-        assert_eq!(
-            phases[5..],
-            ["tokenizer", "module load", "graph capture", "two tokens", "total", "in use"]
-        );
-        assert!(rows[5]["ms"].is_null(), "a synthetic model has no tokenizer");
-        let total = number(&rows[9], "ms");
-        let within = |row: &Value| row["ms"].as_f64().is_none_or(|ms| (0.0..=total).contains(&ms));
-        assert!(rows[..10].iter().all(within) && number(&rows[10], "ms") > 0.0, "{rows:?}");
-        for phase in &rows[6..8] {
-            assert_eq!(number(phase, "ms") > 0.0, device[0] == "--emulate", "{phase}");
+    for (model, device) in [(&TINY[..], &CPU[..]), (&TINY, &["--emulate", "1"]), (&["bench"], &CPU)]
+    {
+        let output = chaski(&[model, device, &["--startup", "-o", "json"]], &[]);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(errors.matches("all on one clock").count(), 1, "{errors}");
+        assert_eq!(errors.matches("KV cache").count(), 1, "one start: {errors}");
+        let rows: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
+        let find = |phase: &str| rows.iter().find(|row| row["phase"] == phase);
+        let of = |phase: &str| find(phase).unwrap_or_else(|| panic!("{phase}: {rows:?}"));
+        let end = |row: &Value| number(row, "from_ms") + number(row, "ms");
+        assert!(rows.iter().all(|row| number(row, "ms") >= 1e-3), "{rows:?}");
+        let (is_gpu, is_synthetic) = (device[0] == "--emulate", model == TINY);
+        assert_eq!(find("tokenizer").is_some(), !is_synthetic, "a synthetic model has none");
+        for phase in ["module load", "graph capture"] {
+            assert_eq!(find(phase).is_some(), is_gpu, "{phase}: {rows:?}");
         }
+        let in_turn = ["files", "plan", "load", "first token", "second token"].map(of);
+        for pair in in_turn.windows(2) {
+            assert!(end(pair[0]) <= number(pair[1], "from_ms") + 1e-6, "{pair:?}");
+        }
+        let total = of("total");
+        assert_eq!((number(total, "from_ms"), end(total)), (0.0, end(of("second token"))));
+        assert!(number(of("allocate"), "from_ms") >= end(of("plan")) - 1e-6);
     }
 }
 
@@ -310,11 +336,11 @@ fn clocks_power_and_energy_are_in_the_row_and_ranges_have_names() {
 /// A failure leaves the rows before it, in a table that parses.
 #[test]
 fn a_failing_run_prints_what_it_has() {
-    let models = ["bench", "-m", "synthetic:tiny,synthetic:none"];
+    let models = ["bench", "-m", "synthetic:tiny,synthetic:llama3.1-405b"];
     let output = chaski(&[&models, &CPU, &["-p", "3", "-n", "0", "-r", "1", "-o", "json"]], &[]);
     let errors = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{errors}");
-    assert!(errors.contains("synthetic:none: the known shapes are"), "{errors}");
+    assert!(errors.contains("do not fit"), "{errors}");
     let rows: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(rows.iter().map(|row| &row["test"]).collect::<Vec<_>>(), ["pp3"], "{errors}");
 }

@@ -167,7 +167,10 @@ fn the_command_line_splits_over_gpus() {
     }
     let (status, _, errors) = ask(&["--emulate", "1", "--tensor-parallel", "2"], &[]);
     assert_eq!(status, Some(1));
-    assert!(errors.contains("there is no GPU cuda:1 for a rank: there are 1"), "{errors}");
+    assert!(
+        errors.contains("there is no GPU cuda:1 for a rank: the driver shows 1 GPU;"),
+        "{errors}"
+    );
 }
 
 /// The GPU that has least, less what NCCL takes of it: it would have no room for a communicator.

@@ -2,12 +2,38 @@
 
 use std::ffi::OsString;
 
+use clap::error::{ContextKind, ContextValue};
 use clap::{Arg, CommandFactory};
 
 use super::Arguments;
+use super::examples::as_help;
 
 /// Options of llama.cpp and vLLM that have no like here, and what there is to say of each.
-const HINTS: [(&[&str], &str); 6] = [
+const HINTS: [(&[&str], &str); 12] = [
+    (
+        &["--n-predict", "--predict", "--num-predict", "--max-new-tokens", "--n-gen"],
+        "how many tokens are generated: -n N",
+    ),
+    (
+        &["--max-model-len", "--max-seq-len", "--n-ctx", "--ctx", "--num-ctx"],
+        "how many tokens the context holds: --context N",
+    ),
+    (
+        &["-hf", "-hfr", "--hf-repo", "--hf-file", "--model-path", "--model-url"],
+        "a model at the hub is named by -m ORGANISATION/NAME[:FILE]",
+    ),
+    (
+        &["-cnv", "-no-cnv", "--conversation", "-i", "--interactive", "-it"],
+        "chaski chat is a conversation, chaski generate continues a text",
+    ),
+    (
+        &["--quantization", "--quantize", "--load-in-4bit", "--load-in-8bit"],
+        "weights are used as they are, in bf16, f16 or f32: quantised ones are not supported",
+    ),
+    (
+        &["--host", "--port", "--api-key"],
+        "there is no server: chat and generate read standard input",
+    ),
     (
         &["-ngl", "--n-gpu-layers", "--gpu-layers", "--gpu-memory-utilization"],
         "a model runs on the GPU as a whole, or on the CPU: --device cuda or cpu says which",
@@ -31,8 +57,19 @@ const HINTS: [(&[&str], &str); 6] = [
     ),
 ];
 
-/// The command line as it is read: wherever a value is expected, -1 is one and no option.
+/// The command line as it is read: wherever a value is expected, -1 is one and no option. Help ends with
+/// examples.
 pub fn command() -> clap::Command {
+    fn with_examples(command: clap::Command, page: &str) -> clap::Command {
+        let command = match as_help(page) {
+            Some(examples) => command.after_long_help(examples),
+            None => command,
+        };
+        command.mut_subcommands(|own| {
+            let page = format!("{page}-{}", own.get_name());
+            with_examples(own, &page)
+        })
+    }
     fn with_negative_numbers(command: clap::Command) -> clap::Command {
         let takes_them = |argument: &Arg| {
             argument.get_action().takes_values() && !argument.is_allow_hyphen_values_set()
@@ -43,12 +80,20 @@ pub fn command() -> clap::Command {
         });
         arguments.mut_subcommands(with_negative_numbers)
     }
-    with_negative_numbers(Arguments::command())
+    with_examples(with_negative_numbers(Arguments::command()), "chaski")
 }
 
-/// What to do instead, where one of the words is an option of another program's.
-pub fn hint(words: &[OsString]) -> Option<String> {
-    words.iter().filter_map(|word| word.to_str()?.split('=').next()).find_map(|given| {
+/// What to do instead, where what was not understood is an option of another program's. Those of several
+/// letters after one dash may have been taken for others.
+pub fn hint(words: &[OsString], error: &clap::Error) -> Option<String> {
+    let unknown = match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(unknown)) => unknown.split('=').next(),
+        _ => None,
+    };
+    let is_short = |word: &&str| word.len() > 2 && !word.starts_with("--");
+    let words = words.iter().take_while(|word| *word != "--");
+    let short = words.filter_map(|word| word.to_str()?.split('=').next()).filter(is_short);
+    unknown.into_iter().chain(short).find_map(|given| {
         let (_, hint) = HINTS.iter().find(|(names, _)| names.contains(&given))?;
         Some(format!("{given}: {hint}"))
     })

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::split::seconds;
+use super::values::kernel_name;
 use super::{Device, ModelArgs, OutputFormat, PromptArgs, device, gpu, repetitions, tokens};
+use crate::kernel::Kernel;
 
 #[derive(Debug, Subcommand)]
 pub enum KernelsCommand {
@@ -18,7 +20,8 @@ pub enum KernelsCommand {
     /// Print a kernel's source
     Source {
         /// As `kernels list` names it
-        name: String,
+        #[arg(value_parser = kernel_name())]
+        name: &'static Kernel,
     },
     /// Check kernels against their ops' references, on a GPU or, with --emulate 1, without one
     ///
@@ -48,8 +51,8 @@ pub enum KernelsCommand {
 pub struct KernelBenchArgs {
     /// Kernels to time [default: all that a decode step and a prefill have, or the one that --source
     /// names]
-    #[arg(value_name = "NAME")]
-    pub names: Vec<String>,
+    #[arg(value_name = "NAME", value_parser = kernel_name())]
+    pub names: Vec<&'static Kernel>,
 
     /// Tokens of the prefill; 0 is none
     #[arg(short = 'p', long, value_name = "N", default_value_t = 512, value_parser = tokens)]
@@ -93,8 +96,8 @@ pub struct KernelBenchArgs {
 #[derive(Debug, Args)]
 pub struct CheckArgs {
     /// Kernels to check [default: all, or the one that --source names]
-    #[arg(value_name = "NAME")]
-    pub names: Vec<String>,
+    #[arg(value_name = "NAME", value_parser = kernel_name())]
+    pub names: Vec<&'static Kernel>,
 
     /// A kernel to run in place of the built-in one that its first line names; headers in lib/ beside
     /// it replace the built-in ones

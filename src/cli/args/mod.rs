@@ -1,9 +1,11 @@
 //! The command line, as clap, the shell completions and the man pages know it.
 
 mod bench;
+mod examples;
 mod habits;
 mod kernels;
 mod qualify;
+mod sampling;
 mod split;
 mod synthetic;
 mod tokenize;
@@ -17,16 +19,15 @@ use clap_complete::Shell;
 use crate::encoding::Float;
 use crate::engine::Device;
 pub use bench::{BenchArgs, DepthFill, OutputFormat};
+pub use examples::examples;
 pub use habits::{command, hint};
 pub use kernels::{CasesArg, CheckArgs, DiffArgs, KernelBenchArgs, KernelsCommand, SanitizeArg};
 pub use qualify::QualifyArgs;
+pub use sampling::{SamplingArgs, Seed, StopArgs};
 pub use split::SplitArgs;
 pub use synthetic::{SynthesizeArgs, SyntheticArgs, WeightType};
 pub use tokenize::{DetokenizeArgs, TokenizeArgs};
-use values::{
-    device, gpu, kernel, logit_bias, off_at_zero, positive, repetitions, seed, some_tokens,
-    temperature, threads, tokens, unlimited,
-};
+use values::{device, gpu, kernel, positive, repetitions, some_tokens, threads, tokens};
 
 /// Run Llama-family models from their own checkpoints, for one user, at memory speed
 ///
@@ -36,8 +37,19 @@ use values::{
 #[command(name = "chaski", version = env!("CHASKI_VERSION"), max_term_width = 100)]
 pub struct Arguments {
     /// Run the CUDA kernels on N emulated GPUs: on the CPU, compiled by the system's C++ compiler
-    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=16))]
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Any command",
+        display_order = 100,
+        value_name = "N"
+    )]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=16))]
     pub emulate: Option<u32>,
+
+    /// On standard error say what goes wrong, and nothing else
+    #[arg(short, long, global = true, help_heading = "Any command", display_order = 101)]
+    pub quiet: bool,
 
     #[command(subcommand)]
     pub command: Command,
@@ -79,7 +91,11 @@ pub enum Command {
     /// fallback.
     Qualify(QualifyArgs),
     /// List what models can run on (also --list-devices)
-    Devices,
+    Devices {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Print a shell's completion script
     Completions {
         /// The shell to complete commands in
@@ -196,86 +212,6 @@ impl From<KvType> for Float {
     }
 }
 
-/// How the next token is chosen. What is not given is as the model's generation_config.json says, or
-/// else off: without any of it, decoding is greedy.
-#[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Sampling")]
-pub struct SamplingArgs {
-    /// Sharpness of the distribution; 0 always takes the most likely token
-    #[arg(long, alias = "temperature", value_name = "T", value_parser = temperature)]
-    pub temp: Option<f32>,
-
-    /// Choose among the K most likely tokens; 0 or -1 is no limit
-    #[arg(long, value_name = "K", value_parser = off_at_zero)]
-    pub top_k: Option<usize>,
-
-    /// Choose among the most likely tokens that make up this probability; 1 is no limit
-    #[arg(long, value_name = "P")]
-    pub top_p: Option<f32>,
-
-    /// Leave out tokens less likely than P times the most likely one; 0 is no limit
-    #[arg(long, value_name = "P")]
-    pub min_p: Option<f32>,
-
-    /// Divide positive and multiply negative logits of tokens that occurred; 1 is off
-    #[arg(long, alias = "repetition-penalty", value_name = "X")]
-    pub repeat_penalty: Option<f32>,
-
-    /// Lower the logits of tokens generated before by X
-    #[arg(long, value_name = "X")]
-    pub presence_penalty: Option<f32>,
-
-    /// Lower the logit of a token by X for every time it was generated before
-    #[arg(long, value_name = "X")]
-    pub frequency_penalty: Option<f32>,
-
-    /// Add BIAS to the logit of a token, as in 128009=-inf; may be repeated
-    #[arg(long, value_name = "ID=BIAS", value_parser = logit_bias)]
-    pub logit_bias: Vec<(u32, f32)>,
-
-    /// Random seed: the same seed and options give the same text [default: random]
-    #[arg(short, long, value_parser = seed)]
-    pub seed: Option<Seed>,
-}
-
-/// Where random numbers start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Seed {
-    Random,
-    Given(u64),
-}
-
-impl Seed {
-    pub fn given(self) -> Option<u64> {
-        match self {
-            Self::Random => None,
-            Self::Given(seed) => Some(seed),
-        }
-    }
-}
-
-/// When an answer ends.
-#[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Stopping")]
-pub struct StopArgs {
-    /// Generate at most N tokens [default, and -1: until the model stops or the context is full]
-    #[arg(short = 'n', long, value_name = "N", value_parser = unlimited)]
-    #[arg(aliases = ["n-predict", "predict", "max-new-tokens"])]
-    pub max_tokens: Option<usize>,
-
-    /// Continue past end-of-generation tokens
-    #[arg(long)]
-    pub ignore_eos: bool,
-
-    /// Stop before this text, or at the control token of this name; may be repeated
-    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
-    pub stop: Vec<String>,
-
-    /// Stop at this token too; may be repeated
-    #[arg(long, value_name = "ID")]
-    pub stop_id: Vec<u32>,
-}
-
 /// What goes in, as a text or as ids.
 #[derive(Debug, Clone, Args)]
 #[group(id = "prompt_source", required = true, multiple = false)]
@@ -350,6 +286,10 @@ pub struct ChatArgs {
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub system: Option<String>,
 
+    /// Keep nothing of what is typed for the next time (also CHASKI_HISTORY=off)
+    #[arg(long)]
+    pub no_history: bool,
+
     #[command(flatten)]
     pub style: StyleArgs,
     #[command(flatten)]
@@ -410,6 +350,10 @@ pub struct PerplexityArgs {
     /// Score at most N windows
     #[arg(long, value_name = "N", value_parser = positive)]
     pub chunks: Option<usize>,
+
+    /// Print a line of JSON for each window, with the estimate so far, and one at the end
+    #[arg(long)]
+    pub json: bool,
 
     #[command(flatten)]
     pub model: ModelArgs,

@@ -12,6 +12,10 @@ pub struct TokenizeSource {
     /// The text; control tokens written in it are recognised
     pub text: Option<String>,
 
+    /// The text, as generate has it
+    #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub prompt: Option<String>,
+
     /// Read one text from FILE; - is standard input
     #[arg(short, long, value_name = "FILE")]
     pub file: Option<PathBuf>,

@@ -1,6 +1,9 @@
 //! Values of arguments, from their text.
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+
 use super::{Device, KernelFile, Seed};
+use crate::kernel::{KERNELS, Kernel};
 
 pub fn device(text: &str) -> Result<Device, String> {
     match text {
@@ -20,6 +23,12 @@ pub fn gpu(text: &str) -> Result<u32, String> {
         Ok(Device::Cuda(ordinal)) => Ok(ordinal),
         _ => Err("kernels run on a GPU: cuda or cuda:N".to_owned()),
     }
+}
+
+/// The name of a built-in kernel, as shells complete it.
+pub fn kernel_name() -> impl TypedValueParser<Value = &'static Kernel> {
+    let names = PossibleValuesParser::new(KERNELS.iter().map(|kernel| kernel.name));
+    names.map(|name| Kernel::find(&name).expect("one of them"))
 }
 
 pub fn kernel(text: &str) -> Result<KernelFile, String> {
@@ -47,7 +56,7 @@ pub fn off_at_zero(text: &str) -> Result<usize, String> {
 pub fn temperature(text: &str) -> Result<f32, String> {
     match text.parse::<f32>() {
         Ok(number) if number < 0.0 => {
-            Err("it is 0 or above; 0 always takes the most likely token".to_owned())
+            Err("it is 0 or above; 0 always takes the most probable token".to_owned())
         }
         Ok(number) => Ok(number),
         Err(error) => Err(error.to_string()),
@@ -60,6 +69,14 @@ pub fn seed(text: &str) -> Result<Seed, String> {
         Ok(seed) => Ok(Seed::Given(seed)),
         Err(_) if text == "-1" => Ok(Seed::Random),
         Err(error) => Err(format!("{error}; a number from 0 on is needed, or -1 for a random one")),
+    }
+}
+
+/// A text to stop at.
+pub fn stop_text(text: &str) -> Result<String, String> {
+    match text {
+        "" => Err("an empty text would end every answer at once: leave the option out".to_owned()),
+        text => Ok(text.to_owned()),
     }
 }
 

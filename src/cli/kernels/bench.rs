@@ -6,17 +6,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::all_reduce;
 use super::check::passed;
-use super::find;
 use super::watch::time_limit;
 use super::watchdog::Watchdog;
 use crate::bench::{Ceilings, Conditions, Row, Table, watched};
 use crate::cli::args::KernelBenchArgs;
-use crate::cli::bench::common_fields;
+use crate::cli::bench::{common_fields, note_ceilings};
 use crate::cli::file::Output;
 use crate::cli::interrupt::{interrupt, while_waiting};
 use crate::cli::observer::observer;
 use crate::cli::open::{check_alone, check_gpu, defaults, open, options};
-use crate::cli::output::{note, print, progress};
+use crate::cli::output::{print, progress};
 use crate::config::Dims;
 use crate::encoding::Float;
 use crate::engine::{Device, Model, Options};
@@ -26,7 +25,7 @@ use crate::executor::cuda::{Nvml, check_cublas};
 use crate::kernel::{Kernel, Source};
 use crate::lab::{
     Candidate, Group, KERNEL_COLUMNS, OpBench, Phase, ROTATION, Times, Tuning, check_turns,
-    kernel_row, measure, table,
+    kernel_row, kernels_of, measure, table,
 };
 use crate::ops::Tuned;
 use crate::source::Source as ModelSource;
@@ -54,6 +53,12 @@ pub fn bench(args: &KernelBenchArgs, emulated: Option<u32>) -> Result<()> {
     check_alone(&args.model, "kernels bench")?;
     let tuned = args.tune.as_deref().map(Output::create).transpose()?;
     let mut model = fitted(args)?;
+    let phases = phases(args);
+    let context = phases.iter().map(|phase| phase.end()).max().unwrap_or(1);
+    let context = context.max(model.options.context.unwrap_or(0));
+    model.config.max_context = model.config.max_context.max(context);
+    model.options.context = Some(context);
+    check_wanted(&model, &phases, &wanted, &candidates)?;
     let hardware = &model.hardware[0];
     for source in candidates.iter().filter_map(Candidate::source) {
         let Hardware::Gpu(card) = hardware else {
@@ -71,20 +76,15 @@ pub fn bench(args: &KernelBenchArgs, emulated: Option<u32>) -> Result<()> {
     let subject = common_fields(&model, nvml.as_ref())?;
     let weights = model.checkpoint.tensors().map(|(_, tensor)| tensor.bytes).sum();
     let ceilings = Ceilings::measure(hardware, Float::Bf16, weights)?;
-    note(format_args!(
-        "ceilings, measured now: read {:.1} GB/s, multiply {:.3} TFLOP/s",
-        ceilings.read_bytes_per_s / 1e9,
-        ceilings.flops_per_s / 1e12
-    ));
-    let ready = while_waiting(|| prepared(args, &mut model, &wanted));
-    let (bed, mut groups) = ready?;
-    if matches!(candidates[..], [_, Candidate::CublasLt]) {
-        groups.retain(|group| bed.has_products(group));
-        if groups.is_empty() {
-            let what = "cuBLASLt has no such operation: leave the name out to time all that it has";
-            return Err(Error::usage(format!("{}: {what}", args.names.join(", "))));
-        }
-    }
+    note_ceilings(&ceilings, Float::Bf16, 1);
+    let bed = while_waiting(|| loaded(&model, args.n_depth))?;
+    let is_wanted = |group: &Group| {
+        let is_named = wanted.iter().any(|kernel| kernel.name == group.kernel);
+        (wanted.is_empty() || is_named)
+            && (!is_against_cublas(&candidates) || bed.has_products(group))
+    };
+    let groups: Vec<Group> =
+        phases.into_iter().flat_map(|phase| bed.groups(phase)).filter(is_wanted).collect();
     let mut session = Session {
         watchdog: Watchdog::new(time_limit(args.time_limit, emulated)),
         table: Table::new(args.output.into(), "kernels", KERNEL_COLUMNS),
@@ -219,8 +219,10 @@ fn candidates(args: &KernelBenchArgs) -> Result<Vec<Candidate>> {
 
 /// The kernels to time; none: all.
 fn wanted(args: &KernelBenchArgs, candidates: &[Candidate]) -> Result<Vec<&'static Kernel>> {
-    let named: Vec<_> = args.names.iter().map(|name| find(name)).collect::<Result<_>>()?;
-    let Some(source) = candidates.iter().find_map(Candidate::source) else { return Ok(named) };
+    let named = &args.names;
+    let Some(source) = candidates.iter().find_map(Candidate::source) else {
+        return Ok(named.clone());
+    };
     match named.iter().find(|kernel| kernel.name != source.kernel.name) {
         None => Ok(vec![source.kernel]),
         Some(other) => Err(Error::usage(format!(
@@ -248,22 +250,51 @@ fn fitted(args: &KernelBenchArgs) -> Result<Model> {
     Ok(model)
 }
 
-/// The model in memory, and the ops to time.
-fn prepared(
-    args: &KernelBenchArgs,
-    model: &mut Model,
-    wanted: &[&Kernel],
-) -> Result<(OpBench, Vec<Group>)> {
+/// The steps whose kernels are timed.
+fn phases(args: &KernelBenchArgs) -> Vec<Phase> {
     let decode = Phase::Decode { depth: args.n_depth };
     let prefill = (args.n_prompt > 0).then_some(Phase::Prefill { tokens: args.n_prompt });
-    let phases: Vec<Phase> = [decode].into_iter().chain(prefill).collect();
-    let longest = phases.iter().map(|phase| phase.end()).max().unwrap_or(1);
-    let context = longest.max(model.options.context.unwrap_or(0));
-    model.config.max_context = model.config.max_context.max(context);
-    model.options.context = Some(context);
+    [decode].into_iter().chain(prefill).collect()
+}
+
+fn is_against_cublas(candidates: &[Candidate]) -> bool {
+    matches!(candidates, [_, Candidate::CublasLt])
+}
+
+/// That the steps of this model have the kernels to time, and the library what they are compared with.
+///
+/// # Errors
+/// A kernel that no step has.
+fn check_wanted(
+    model: &Model,
+    phases: &[Phase],
+    wanted: &[&Kernel],
+    candidates: &[Candidate],
+) -> Result<()> {
+    let sizes = model.plan()?.sizes;
+    let found = kernels_of(&model.config, &model.checkpoint, sizes, phases)?;
+    if let Some(absent) = wanted.iter().find(|kernel| !found.contains_key(kernel.name)) {
+        let names: Vec<_> = found.into_keys().collect();
+        return Err(Error::usage(format!(
+            "no step of this model has kernel {}: there are {}",
+            absent.name,
+            names.join(", ")
+        )));
+    }
+    let products = |kernel: &&Kernel| found[kernel.name];
+    if is_against_cublas(candidates) && !wanted.is_empty() && !wanted.iter().any(products) {
+        let names: Vec<_> = wanted.iter().map(|kernel| kernel.name).collect();
+        let what = "cuBLASLt has no such operation: leave the name out to time all that it has";
+        return Err(Error::usage(format!("{}: {what}", names.join(", "))));
+    }
+    Ok(())
+}
+
+/// The model in memory, for its ops to be timed.
+fn loaded(model: &Model, depth: usize) -> Result<OpBench> {
     let plan = model.ready(&observer())?;
     let (checkpoint, hardware) = (model.checkpoint.clone(), model.hardware[0].clone());
-    let missed = (args.n_depth, cache_bytes(&hardware)?);
+    let missed = (depth, cache_bytes(&hardware)?);
     let bar = progress(plan.weight_bytes as u64, "weights");
     let loaded = |bytes| {
         bar.inc(bytes);
@@ -271,22 +302,7 @@ fn prepared(
     };
     let bed = OpBench::new(&model.config, checkpoint, hardware, plan.sizes, missed, &loaded);
     bar.finish_and_clear();
-    let bed = bed?;
-    let all: Vec<Group> = phases.into_iter().flat_map(|phase| bed.groups(phase)).collect();
-    if let Some(absent) = wanted.iter().find(|k| !all.iter().any(|group| group.kernel == k.name)) {
-        let mut names: Vec<_> = all.iter().map(|group| group.kernel).collect();
-        names.sort_unstable();
-        names.dedup();
-        return Err(Error::usage(format!(
-            "no step of this model has kernel {}: there are {}",
-            absent.name,
-            names.join(", ")
-        )));
-    }
-    let is_wanted = |group: &Group| wanted.iter().any(|kernel| kernel.name == group.kernel);
-    let groups = all.into_iter().filter(|group| wanted.is_empty() || is_wanted(group));
-    let groups = groups.collect();
-    Ok((bed, groups))
+    bed
 }
 
 /// The size of the last cache before the memory.

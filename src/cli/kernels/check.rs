@@ -2,14 +2,13 @@
 
 use serde_json::json;
 
-use super::find;
 use super::watch::watch;
 use super::worker;
 use crate::cli::args::{CasesArg, CheckArgs, SanitizeArg};
 use crate::cli::open::check_gpu;
 use crate::cli::output::print;
 use crate::conformance::{Effort, ORDERS};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, count};
 use crate::executor::cuda::Sanitizer;
 use crate::kernel::{KERNELS, Kernel, Source};
 
@@ -67,14 +66,13 @@ pub fn check(args: &CheckArgs, emulated: Option<u32>) -> Result<()> {
     ended?;
     match wrong {
         0 => Ok(()),
-        _ => Err(Error::failed(format!("{wrong} of {checks} checks failed"))),
+        _ => Err(Error::failed(format!("{wrong} of {} failed", count(checks, "check")))),
     }
 }
 
 fn chosen(args: &CheckArgs, source: Option<&Source>) -> Result<Vec<&'static Kernel>> {
-    let named: Vec<_> = args.names.iter().map(|name| find(name)).collect::<Result<_>>()?;
     match source {
-        Some(source) if named.iter().any(|kernel| kernel.name != source.kernel.name) => {
+        Some(source) if args.names.iter().any(|kernel| kernel.name != source.kernel.name) => {
             let Source { path, kernel, .. } = source;
             Err(Error::usage(format!(
                 "{path} replaces {}: no other kernel can be named",
@@ -82,8 +80,8 @@ fn chosen(args: &CheckArgs, source: Option<&Source>) -> Result<Vec<&'static Kern
             )))
         }
         Some(source) => Ok(vec![source.kernel]),
-        None if named.is_empty() => Ok(KERNELS.iter().collect()),
-        None => Ok(named),
+        None if args.names.is_empty() => Ok(KERNELS.iter().collect()),
+        None => Ok(args.names.clone()),
     }
 }
 
@@ -121,8 +119,9 @@ impl Checked {
         };
         let verdict = if wrong.is_empty() { "right" } else { "WRONG" };
         let mut text = format!(
-            "{:<15} {checker:<8} {cases:>4} cases {seconds:>7.1} s  {verdict}\n",
-            kernel.name
+            "{:<15} {checker:<8} {:>10} {seconds:>7.1} s  {verdict}\n",
+            kernel.name,
+            count(*cases, "case")
         );
         wrong
             .iter()

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::watch::endless;
 use crate::cli::leave;
-use crate::cli::output::note;
+use crate::cli::output::tell;
 use crate::kernel::Kernel;
 
 /// Ends this process when a kernel does not: the driver waits for it, and cannot be stopped from waiting.
@@ -23,7 +23,7 @@ impl Watchdog {
                     Err(RecvTimeoutError::Disconnected) => return,
                     Err(RecvTimeoutError::Timeout) => {
                         if let Some(kernel) = running {
-                            note(format_args!("chaski: {}", endless(kernel, limit)));
+                            tell(format_args!("chaski: {}", endless(kernel, limit)));
                             leave(1);
                         }
                     }

@@ -14,7 +14,7 @@ use super::pull::cached;
 use crate::checkpoint::Checkpoint;
 use crate::config::{Config, Dims};
 use crate::engine::{How, find_out, kept, usable};
-use crate::error::Result;
+use crate::error::{Result, count};
 use crate::executor::cuda::{self, Gpu, Options};
 use crate::qualify::{self, Check, Found, Identity, PeerVerdict, Record, Standing, Verdict};
 
@@ -78,7 +78,8 @@ fn table(record: &Record, standing: &Standing) -> String {
             (None, Some(tuned)) => tuned.to_string(),
             (None, None) => "right".to_owned(),
         };
-        format!("{:<40} {cases:>4} cases {seconds:>7.2} s  {verdict}\n", check.to_string())
+        let cases = count(*cases, "case");
+        format!("{:<40} {cases:>10} {seconds:>7.2} s  {verdict}\n", check.to_string())
     };
     let lines: String = record.verdicts.iter().map(line).collect();
     let not_used: String = standing.lines.iter().map(|line| format!("{line}\n")).collect();
@@ -112,10 +113,17 @@ pub fn state(card: &Gpu) -> Result<String> {
         (0, _) => {
             "not qualified yet: its kernels are checked when a model first runs on it".to_owned()
         }
-        (all, []) => format!("qualified: {all} checks passed, the last at {}", record.date),
+        (all, []) => {
+            format!("qualified: {} passed, the last at {}", count(all, "check"), record.date)
+        }
         (all, wrong) => {
             let wrong: Vec<_> = wrong.iter().map(|verdict| verdict.check.to_string()).collect();
-            format!("qualified except for {} of {all} checks: {}", wrong.len(), wrong.join(", "))
+            format!(
+                "qualified except for {} of {}: {}",
+                wrong.len(),
+                count(all, "check"),
+                wrong.join(", ")
+            )
         }
     };
     Ok(checks + &tuned + &broken)

@@ -1,36 +1,35 @@
 //! `chaski bench`
 
+mod startup;
+
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
-use std::time::Instant;
 
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
 use sysinfo::{CpuRefreshKind, RefreshKind};
 
-use super::args::{BenchArgs, DepthFill, ModelArgs};
-use super::file::Output;
-use super::interrupt::{interrupt, while_waiting};
-use super::observer::observer;
-use super::open::{open, options, source};
-use super::output::{note, print, progress};
 use crate::bench::{
     BUSY, Bench, COLUMNS, Ceilings, Fill, Grid, LINK_COLUMNS, PROFILE_COLUMNS,
     PROFILE_LINK_COLUMNS, Profile, Row, Run, STARTUP_COLUMNS, Sample, Table, Test, roofline, row,
     trace, watched,
 };
 use crate::checkpoint::{Checkpoint, Tensor};
+use crate::cli::args::{BenchArgs, DepthFill, ModelArgs};
+use crate::cli::file::Output;
+use crate::cli::interrupt::{interrupt, while_waiting};
+use crate::cli::observer::observer;
+use crate::cli::open::{open, options, source};
+use crate::cli::output::{note, print, progress};
 use crate::config::Config;
 use crate::encoding::Float;
 use crate::engine::{Engine, Model, Options, system, weights};
 use crate::error::{Error, Result};
+use crate::executor::Hardware;
 use crate::executor::cuda::Nvml;
-use crate::executor::{Hardware, Startup};
-use crate::model::{Logits, Plan};
-use crate::team::Team;
-use crate::tokenizer::Tokenizer;
+use crate::model::Plan;
 use crate::vector;
 
 pub fn run(args: &BenchArgs) -> Result<()> {
@@ -45,15 +44,19 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     };
     let link_columns = if options(&args.model)?.split.world()? > 1 { link_columns } else { &[] };
     let mut table = Table::new(args.output.into(), name, [columns, link_columns].concat());
-    let mut each =
-        models(&args.model.model, &|path| Path::new(path).exists()).into_iter().map(|model| {
-            let model = ModelArgs { model, ..args.model.clone() };
-            match (args.startup, args.profile) {
-                (true, _) => startup(&model, &mut table),
-                (_, true) => profile(args, &model, &mut table, interrupt),
-                _ => tests(args, &model, &mut table, interrupt),
-            }
-        });
+    let models = models(&args.model.model, &|path| Path::new(path).exists());
+    let models = models.into_iter().map(|model| ModelArgs { model, ..args.model.clone() });
+    let models: Vec<_> = models.collect();
+    // What the last of them lacks is better told before the first is measured than after.
+    for model in models.iter().skip(1) {
+        let source = source(model)?;
+        weights(&source, &Config::load(&source)?)?;
+    }
+    let mut each = models.iter().map(|model| match (args.startup, args.profile) {
+        (true, _) => startup::startup(model, &mut table),
+        (_, true) => profile(args, model, &mut table, interrupt),
+        _ => tests(args, model, &mut table, interrupt),
+    });
     // Whatever ends it, what was measured is a whole table.
     let result = each.try_for_each(|result| result);
     drop(each);
@@ -103,6 +106,7 @@ impl<'a> Subject<'a> {
             ));
             opened.config.max_context = context;
         }
+        opened.plan()?; // what does not fit is told before anything is measured
         let (_, weights) = sizes(&opened.checkpoint);
         let devices = devices(&opened.hardware);
         let multiplied = match (&opened.hardware[0], opened.options.activations) {
@@ -111,23 +115,7 @@ impl<'a> Subject<'a> {
         };
         let (hardware, weights) = (&opened.hardware[0], weights / devices);
         let ceilings = Ceilings::measure(hardware, multiplied, weights)? * devices;
-        let together = match devices {
-            1 => String::new(),
-            several => format!(", {several} devices like the first together"),
-        };
-        let [read, multiply] = ceilings.spreads.map(|spread| 100.0 * spread);
-        note(format_args!(
-            "ceilings, measured now: read {:.1} GB/s (median {read:.0}% slower), multiply {:.3} TFLOP/s \
-             in {} (median {multiply:.0}% slower){together}",
-            ceilings.read_bytes_per_s / 1e9,
-            ceilings.flops_per_s / 1e12,
-            multiplied.name().to_lowercase()
-        ));
-        if ceilings.spreads.into_iter().any(|spread| spread > BUSY) {
-            note(
-                "the machine is busy: the rates below are too low and vary; measure on an idle machine",
-            );
-        }
+        note_ceilings(&ceilings, multiplied, devices);
         let nvml = match &opened.hardware[0] {
             Hardware::Cpu(_) => None,
             Hardware::Gpu(card) => card.nvml(),
@@ -366,78 +354,25 @@ fn note_difference(profile: &Profile) {
     }
 }
 
-/// From nothing to the second token, by phases, one after the other; then in use, where the tokenizer is read
-/// beside the weights, and a GPU begins before the last of them is there.
-fn startup(args: &ModelArgs, table: &mut Table) -> Result<()> {
-    let mut last = Instant::now();
-    let mut lap = || std::mem::replace(&mut last, Instant::now()).elapsed().as_secs_f64();
-    let source = source(args)?;
-    lap();
-    let tokenizer = Tokenizer::load(&source).is_ok().then(&mut lap);
-    lap();
-    weights(&source, &Config::load(&source)?)?;
-    let map = lap();
-    let options = options(args)?;
-    let mut opened = Model::of(source.clone(), Options { text: false, ..options.clone() })?;
-    // Opening a model maps its weights, too.
-    let driver = (lap() - map).max(0.0);
-    opened.qualify(&observer())?;
-    lap();
-    opened.plan()?;
-    let plan = lap();
-    let common = common_fields(&opened, None)?;
-    lap();
-    let mut team = opened.load(&observer())?.team;
-    let loaded = lap();
-    let before = slowest(&mut team)?;
-    lap();
-    // The first loads the kernels, after it the graph is captured.
-    for id in [0, 0] {
-        team.forward_and_finish(&[id], Logits::Last)?;
+/// Says what the machine reaches, and when it is too busy to measure on.
+pub(super) fn note_ceilings(ceilings: &Ceilings, multiplied: Float, devices: usize) {
+    let together = match devices {
+        1 => String::new(),
+        several => format!(", {several} devices like the first together"),
+    };
+    let [read, multiply] = ceilings.spreads.map(|spread| 100.0 * spread);
+    note(format_args!(
+        "ceilings, measured now: read {:.1} GB/s (median {read:.0}% slower), multiply {:.3} TFLOP/s in {} \
+         (median {multiply:.0}% slower){together}",
+        ceilings.read_bytes_per_s / 1e9,
+        ceilings.flops_per_s / 1e12,
+        multiplied.name().to_lowercase()
+    ));
+    if ceilings.spreads.into_iter().any(|spread| spread > BUSY) {
+        note(
+            "the machine is busy: the rates below are too low and vary; measure on an idle machine",
+        );
     }
-    let taken = lap();
-    let after = slowest(&mut team)?;
-    let [modules, graphs] = [after.modules, after.graphs].map(|time| time.as_secs_f64());
-    let meanwhile = modules - before.modules.as_secs_f64() + graphs;
-    drop(team);
-    lap();
-    let mut team = Model::of(source, options)?.load(&observer())?.team;
-    for id in [0, 0] {
-        team.forward_and_finish(&[id], Logits::Last)?;
-    }
-    let in_use = lap();
-    let phases = [
-        ("map", Some(map)),
-        ("driver", Some(driver)),
-        ("plan", Some(plan)),
-        ("allocate", Some(after.allocate.as_secs_f64())),
-        ("copy", Some(after.weights.as_secs_f64())),
-        ("tokenizer", tokenizer),
-        ("module load", Some(modules)),
-        ("graph capture", Some(graphs)),
-        ("two tokens", Some((taken - meanwhile).max(0.0))),
-        ("total", Some(map + driver + plan + loaded + taken + tokenizer.unwrap_or(0.0))),
-        ("in use", Some(in_use)),
-    ];
-    for (phase, time) in phases {
-        let mut row = Row::new();
-        row.insert("phase".to_owned(), json!(phase));
-        row.insert("ms".to_owned(), json!(time.map(|seconds| 1e3 * seconds)));
-        row.extend(common.clone());
-        print(&table.row(&row))?;
-    }
-    Ok(())
-}
-
-/// What getting ready has taken so far, of the rank that took longest with each.
-fn slowest(team: &mut Team) -> Result<Startup> {
-    let times = team.each(|rank| Ok(rank.device_mut().startup()))?;
-    Ok(times.into_iter().fold(Startup::default(), |a, b| Startup {
-        allocate: a.allocate.max(b.allocate),
-        weights: a.weights.max(b.weights),
-        modules: a.modules.max(b.modules),
-        graphs: a.graphs.max(b.graphs),
-    }))
 }
 
 #[cfg(test)]
