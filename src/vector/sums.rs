@@ -10,6 +10,10 @@ use super::{Element, LANES, Lanes, simd};
 /// The lanes of one sum, in `P` registers.
 pub type Sum<S, const P: usize> = [<S as Simd>::f32s; P];
 
+/// Steps of a slice: what a dot product's lanes add up before the tree adds them up. The lanes need not be
+/// kept any longer, and a few rows of a slice, widened, stay in the L1 cache.
+pub const SLICE: usize = 64;
+
 /// Nothing added yet.
 #[inline(always)]
 pub fn zero<S: Simd, const P: usize>(simd: S) -> Sum<S, P> {
@@ -112,8 +116,12 @@ impl WithSimd for Dot<'_> {
 impl Dot<'_> {
     #[inline(always)]
     fn in_registers<S: Simd, const P: usize>(self, simd: S) -> f32 {
-        let [[sum]] = lanes_of_dots::<S, f32, P, 1, 1, false>(simd, [self.0], [self.1]);
-        add_lanes(bytemuck::cast(sum))
+        const LEN: usize = SLICE * LANES;
+        let of = |a, b| {
+            let [[sum]] = lanes_of_dots::<S, f32, P, 1, 1, false>(simd, [a], [b]);
+            add_lanes(bytemuck::cast(sum))
+        };
+        self.0.chunks(LEN).zip(self.1.chunks(LEN)).map(|(a, b)| of(a, b)).reduce(|a, b| a + b).unwrap_or(0.0)
     }
 }
 

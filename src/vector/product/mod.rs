@@ -12,13 +12,14 @@ use half::bf16;
 use rayon::prelude::*;
 
 use super::pairs::flushed;
+use super::sums::SLICE;
 use super::{Element, LANES, Lanes, SET, Set, widened_in};
 use crate::checkpoint::Checkpoint;
 use crate::encoding::{Encoding, Float};
 use crate::for_float;
 use crate::memory::{Activation, Scratch, Weight};
 use queue::{Queue, share};
-use tile::{BLOCK, Plain, SLICE, WORKER_LANES, panel_tokens, task};
+use tile::{BLOCK, Plain, WORKER_LANES, panel_tokens, task};
 
 /// The rows of a weight `[N, K]`.
 #[derive(Debug, Clone, Copy)]

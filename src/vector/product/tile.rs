@@ -11,14 +11,12 @@ use crate::encoding::{Encoding, Float};
 use crate::for_float;
 use crate::vector::pairs::{Step, WithPairs};
 use crate::vector::steps::{Singles, Steps, step_len};
-use crate::vector::sums::zero;
+use crate::vector::sums::{SLICE, zero};
 use crate::vector::{Element, LANES, Lanes};
 
 /// Tokens whose part of a slice stays in a core's L2 cache while the task's rows meet them; whole panels
 /// in every instruction set.
 pub const BLOCK: usize = 132;
-/// Steps of a slice of K: a tile's rows, widened, stay in the L1 cache.
-pub const SLICE: usize = 64;
 /// Rows of a tile at most.
 const TILE_ROWS: usize = 4;
 
@@ -28,9 +26,8 @@ const _: () = assert!(FEW * FEW_ROWS <= BLOCK_SUMS);
 /// Weights of a product at most.
 const WEIGHTS: usize = 2;
 
-/// What a worker has for itself: the products of a block, a tile's widened rows, and the lanes of a block
-/// between two slices.
-pub const WORKER_LANES: usize = WEIGHTS * BLOCK_SUMS / LANES + SLICE * TILE_ROWS + BLOCK_SUMS;
+/// What a worker has for itself: the products of a block, and a tile's widened rows.
+pub const WORKER_LANES: usize = WEIGHTS * BLOCK_SUMS / LANES + SLICE * TILE_ROWS;
 
 /// Tokens of a panel: as many as a tile's sums leave registers for.
 const fn tile_tokens(f32_lanes: usize) -> usize {
@@ -183,9 +180,8 @@ impl<W: Pod> Block<'_, '_, W> {
         if few {
             return Few { kind, rows, steps, x, sums }.stream_all::<P, R, T>();
         }
-        let (wide, kept) = own.split_at_mut(SLICE * TILE_ROWS);
-        let wide = wide.as_chunks_mut::<R>().0;
-        Many { kind, rows, steps, x, sums, wide, kept }.multiply::<P, T>();
+        let wide = own[..SLICE * TILE_ROWS].as_chunks_mut::<R>().0;
+        Many { kind, rows, steps, x, sums, wide }.multiply::<P, T>();
     }
 }
 
@@ -232,19 +228,24 @@ impl<K: Steps> Few<'_, '_, K> {
             for (r, line) in lines.iter_mut().enumerate() {
                 *line = rows.row((i + r * far).min(n - 1));
             }
-            let mut lanes = [[zero::<K::Simd, P>(kind.simd()); R]; U];
-            let mut stored = Stored(steps_of::<K, R>(lines, 0, whole));
-            advance(kind, &mut stored, &x[..whole], &mut lanes);
-            if whole < x.len() {
-                let tail = tail_of::<K, R>(lines);
-                let rows = tail.each_ref().map(|tail| &tail[..]);
-                advance(kind, &mut Stored(rows), &x[whole..], &mut lanes);
-            }
-            for (t, dots) in add_lanes_of_tile(kind.simd(), lanes).iter().enumerate() {
-                for (r, dot) in dots.iter().enumerate() {
-                    let row = i + r * far;
-                    if row < n {
-                        sums[t * n + row] = *dot;
+            for from in (0..x.len()).step_by(SLICE) {
+                let to = (from + SLICE).min(x.len());
+                let mut lanes = [[zero::<K::Simd, P>(kind.simd()); R]; U];
+                let whole = whole.clamp(from, to);
+                let mut stored = Stored(steps_of::<K, R>(lines, from, whole));
+                advance(kind, &mut stored, &x[from..whole], &mut lanes);
+                if whole < to {
+                    let tail = tail_of::<K, R>(lines);
+                    let rows = tail.each_ref().map(|tail| &tail[..]);
+                    advance(kind, &mut Stored(rows), &x[whole..to], &mut lanes);
+                }
+                for (t, dots) in add_lanes_of_tile(kind.simd(), lanes).iter().enumerate() {
+                    for (r, dot) in dots.iter().enumerate() {
+                        let row = i + r * far;
+                        if row < n {
+                            let sum = &mut sums[t * n + row];
+                            *sum = if from == 0 { *dot } else { *sum + *dot };
+                        }
                     }
                 }
             }
@@ -264,14 +265,11 @@ struct Many<'b, 'a, K: Steps, const R: usize> {
     sums: &'b mut [f32],
     /// A tile's rows in the slice at hand. `[SLICE][R]`
     wide: &'b mut [[Lanes; R]],
-    /// The sums of all tiles between two slices. `[tile][panel][T][R]`
-    kept: &'b mut [Lanes],
 }
 
 impl<K: Steps, const R: usize> Many<'_, '_, K, R> {
     /// Slice by slice, so that inputs stay in the L2 cache until all rows have met them, and a tile's rows,
-    /// widened while the first panel meets them, in the L1 cache until all panels have. Between
-    /// slices all lanes are kept: the tree comes once, at the end.
+    /// widened while the first panel meets them, in the L1 cache until all panels have.
     #[inline(always)]
     fn multiply<const P: usize, const T: usize>(mut self) {
         let tiles = self.rows.count().div_ceil(R);
@@ -280,7 +278,7 @@ impl<K: Steps, const R: usize> Many<'_, '_, K, R> {
         for from in (0..self.steps).step_by(SLICE) {
             for tile in 0..tiles {
                 for panel in 0..panels {
-                    let at = [tile, panel, tile * panels + panel];
+                    let at = [tile, panel];
                     match (tokens - panel * T).min(T) {
                         1 => self.tile::<P, T, 1>(from, at),
                         2 => self.tile::<P, T, 2>(from, at),
@@ -299,7 +297,7 @@ impl<K: Steps, const R: usize> Many<'_, '_, K, R> {
     fn tile<const P: usize, const T: usize, const U: usize>(
         &mut self,
         from: usize,
-        [tile, panel, place]: [usize; 3],
+        [tile, panel]: [usize; 2],
     ) {
         if const { U > T } {
             unreachable!("{U} tokens in a panel of {T}");
@@ -310,12 +308,6 @@ impl<K: Steps, const R: usize> Many<'_, '_, K, R> {
         let x = &self.x[tokens * from + panel * T * slice..][..U * slice];
         let (x, _) = x.as_chunks::<U>();
         let mut lanes = [[zero::<K::Simd, P>(kind.simd()); R]; U];
-        let kept = &mut self.kept[place * R * T..][..R * U];
-        if from > 0 {
-            for (lanes, kept) in lanes.as_flattened_mut().iter_mut().zip(&*kept) {
-                *lanes = bytemuck::cast(*kept);
-            }
-        }
         let wide = &mut self.wide[..to - from];
         if panel == 0 {
             let mut lines: [&[K::Element]; R] = [&[]; R];
@@ -334,16 +326,10 @@ impl<K: Steps, const R: usize> Many<'_, '_, K, R> {
         } else {
             advance(kind, &mut Wide(wide), x, &mut lanes);
         }
-        if to < self.steps {
-            for (lanes, kept) in lanes.as_flattened().iter().zip(kept) {
-                *kept = bytemuck::cast(*lanes);
-            }
-            return;
-        }
         for (t, dots) in add_lanes_of_tile(kind.simd(), lanes).iter().enumerate() {
             let sums = &mut self.sums[(panel * T + t) * n..][..n];
             for (sum, dot) in sums[R * tile..].iter_mut().zip(dots) {
-                *sum = *dot;
+                *sum = if from == 0 { *dot } else { *sum + *dot };
             }
         }
     }
