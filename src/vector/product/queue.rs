@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::Rows;
 /// Rows of a task for several tokens at most: they are widened once for every block of tokens.
-pub const MANY_ROWS: usize = 64;
+pub const MANY_ROWS: usize = 128;
 /// Rows of a task for a few tokens at most: enough to be read in four long streams.
 pub const FEW_ROWS: usize = 256;
 /// Tokens that are few.
