@@ -190,18 +190,20 @@ impl LayerState {
 }
 
 /// Bytes that any op of the two programs works in on the CPU: the inputs of its products, with one
-/// token's norm, keys and values; rotated keys; what blocks of the cache have found. Where activations are
-/// stored in 16 bits, with what an op reads and writes as f32.
+/// token's norm, keys and values; rotated keys; attention's. Where activations are stored in 16 bits, with what
+/// an op reads and writes as f32.
 fn scratch(dims: &Dims, sizes: Sizes) -> usize {
     let (q, kv) = (dims.heads * dims.head_dim, dims.kv_heads * dims.head_dim);
     let widest = dims.width.max(dims.ffn).max(q);
     let products = matmul_scratch(sizes.chunk, widest, sizes.threads);
     let of_token = Scratch::bytes_of::<f32>(dims.width) + 2 * Scratch::bytes_of::<f32>(kv);
     let keys = Scratch::bytes_of::<f32>(sizes.chunk.saturating_mul(kv));
-    let found = attention_scratch(dims.heads, dims.head_dim, sizes.context);
+    let attention =
+        |tokens| attention_scratch(tokens, dims.heads, dims.head_dim, sizes.context, sizes.threads);
+    let attention = attention(1).max(attention(sizes.chunk));
     let wide = match sizes.activations {
         Float::F32 => 0,
         _ => 2 * Scratch::bytes_of::<f32>(sizes.chunk.saturating_mul(widest)),
     };
-    products.saturating_add(of_token).max(keys).max(found).saturating_add(wide)
+    products.saturating_add(of_token).max(keys).max(attention).saturating_add(wide)
 }

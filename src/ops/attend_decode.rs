@@ -75,8 +75,8 @@ impl Op for AttendDecode {
         attend_cost(1, position, self.heads(), self.kv_heads, self.head_dim, self.cache.dtype)
     }
 
-    fn scratch(&self, _threads: usize) -> usize {
-        attend_scratch(self.heads(), self.kv_heads, self.head_dim, self.cache)
+    fn scratch(&self, threads: usize) -> usize {
+        attend_scratch(1, [self.heads(), self.kv_heads, self.head_dim], self.cache, threads)
     }
 
     fn reference(&self, memory: &mut Memory<'_>) {

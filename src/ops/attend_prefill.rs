@@ -44,12 +44,10 @@ impl Op for AttendPrefill {
         attend_cost(self.tokens(), position, *heads, *kv_heads, *head_dim, cache.dtype)
     }
 
-    fn scratch(&self, _threads: usize) -> usize {
-        let found = match self.tokens() {
-            1 => attend_scratch(self.heads, self.kv_heads, self.head_dim, self.cache),
-            _ => 0,
-        };
-        found + wide_scratch(self.queries) + wide_scratch(self.y)
+    fn scratch(&self, threads: usize) -> usize {
+        let Self { heads, kv_heads, head_dim, cache, .. } = *self;
+        let own = attend_scratch(self.tokens(), [heads, kv_heads, head_dim], cache, threads);
+        own + wide_scratch(self.queries) + wide_scratch(self.y)
     }
 
     fn reference(&self, memory: &mut Memory<'_>) {
@@ -105,15 +103,15 @@ impl Op for AttendPrefill {
     }
 }
 
-/// Bytes of scratch that attention of one token over all of `cache` takes.
+/// Bytes of scratch that attention of so many tokens over all of `cache` takes; `[H, G, D]`.
 pub(super) fn attend_scratch(
-    heads: usize,
-    kv_heads: usize,
-    head_dim: usize,
+    tokens: usize,
+    [heads, kv_heads, head_dim]: [usize; 3],
     cache: Cache,
+    threads: usize,
 ) -> usize {
     let context = cache.keys.len() / (kv_heads * head_dim * cache.dtype.bytes());
-    attention_scratch(heads, head_dim, context)
+    attention_scratch(tokens, heads, head_dim, context, threads)
 }
 
 /// What attention of `tokens` from `position` on must read and compute.

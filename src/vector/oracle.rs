@@ -2,10 +2,16 @@
 
 use half::bf16;
 
+use super::sums::SLICE;
 use super::{Element, LANES, exp};
 
-/// As [`super::dot`] means it: lanes, then the tree.
+/// As [`super::dot`] means it: slice by slice lanes, then the tree.
 pub fn dot<W: Element>(w: &[W], x: &[f32]) -> f32 {
+    let slices = w.chunks(SLICE * LANES).zip(x.chunks(SLICE * LANES));
+    slices.map(|(w, x)| dot_slice(w, x)).reduce(|a, b| a + b).unwrap_or(0.0)
+}
+
+fn dot_slice<W: Element>(w: &[W], x: &[f32]) -> f32 {
     let mut lanes = [0f32; LANES];
     let len = x.len().next_multiple_of(LANES);
     for i in 0..len {
@@ -17,6 +23,11 @@ pub fn dot<W: Element>(w: &[W], x: &[f32]) -> f32 {
 
 /// As products of pairs are meant ([`super::pairs`]).
 pub fn dot_pairs(w: &[bf16], x: &[bf16]) -> f32 {
+    let slices = w.chunks(2 * SLICE * LANES).zip(x.chunks(2 * SLICE * LANES));
+    slices.map(|(w, x)| dot_slice_of_pairs(w, x)).reduce(|a, b| a + b).unwrap_or(0.0)
+}
+
+fn dot_slice_of_pairs(w: &[bf16], x: &[bf16]) -> f32 {
     let mut lanes = [0f32; LANES];
     for i in 0..x.len().next_multiple_of(2 * LANES) {
         let other = i ^ 1; // the second one of a pair comes first

@@ -121,7 +121,12 @@ impl Dot<'_> {
             let [[sum]] = lanes_of_dots::<S, f32, P, 1, 1, false>(simd, [a], [b]);
             add_lanes(bytemuck::cast(sum))
         };
-        self.0.chunks(LEN).zip(self.1.chunks(LEN)).map(|(a, b)| of(a, b)).reduce(|a, b| a + b).unwrap_or(0.0)
+        self.0
+            .chunks(LEN)
+            .zip(self.1.chunks(LEN))
+            .map(|(a, b)| of(a, b))
+            .reduce(|a, b| a + b)
+            .unwrap_or(0.0)
     }
 }
 

@@ -146,6 +146,8 @@ fn products_are_those_of_plain_loops_at_every_edge() {
         (67, 333, 5),
         (300, 15, 6),
         (70, 33, 7),
+        (129, 33, 14),
+        (259, 50, 10),
         (19, 130, 131),
         (64, 64, 132),
         (66, 47, 133),
@@ -221,16 +223,16 @@ impl Attend {
             oracle::attend(q, &keys[offset..], &values[offset..], row, first + token + 1)
         });
         let expected = bits(&plain.collect::<Vec<_>>());
-        let bytes = attention_scratch(heads, head_dim, len);
         for (set, threads) in sets().zip([1, 2, 3, 2]) {
+            let bytes = |tokens| attention_scratch(tokens, heads, head_dim, len, threads);
             let mut y = vec![f32::NAN; q.len()];
-            on(threads, || with_scratch(bytes, |s| attention.run_for(set.arch, &mut y, s)));
+            on(threads, || with_scratch(bytes(tokens), |s| attention.run_for(set.arch, &mut y, s)));
             assert!(bits(&y) == expected, "{self:?} {} {}", E::FLOAT.name(), set.name());
             let width = heads * head_dim;
             for (t, (q, y)) in q.chunks(width).zip(y.chunks_mut(width)).enumerate() {
                 y.fill(f32::NAN);
                 let alone = Attention { q, first: first + t, ..attention };
-                on(threads, || with_scratch(bytes, |s| alone.run_for(set.arch, y, s)));
+                on(threads, || with_scratch(bytes(1), |s| alone.run_for(set.arch, y, s)));
             }
             assert!(bits(&y) == expected, "{self:?} {} token by token", set.name());
         }
@@ -248,6 +250,7 @@ fn attention_is_that_of_plain_loops_at_every_edge() {
         (383, 3, 5, 1, 128),
         (0, 131, 2, 2, 24),
         (250, 70, 1, 1, 36),
+        (30, 130, 5, 1, 16),
         (1000, 1, 8, 2, 64),
     ];
     for (first, tokens, group, kv_heads, head_dim) in edges {
@@ -289,7 +292,7 @@ fn a_score_of_minus_infinity_weighs_nothing() {
         let attention =
             Attention { q: &q, keys, values, first: len - 1, heads: 1, kv_heads: 1, head_dim: d };
         let mut y = vec![f32::NAN; d];
-        with_scratch(attention_scratch(1, d, len), |scratch| attention.run(&mut y, scratch));
+        with_scratch(attention_scratch(1, 1, d, len, 1), |scratch| attention.run(&mut y, scratch));
         y
     };
     assert_eq!(ours(0), ours(2 * attention::BLOCK));

@@ -7,12 +7,15 @@
 
 mod tile;
 
+use std::ops::Range;
+use std::sync::Mutex;
+
 use rayon::prelude::*;
 
 use super::{Element, SET, Simd, WithSimd};
 use crate::memory::Scratch;
 use pulp::Arch;
-use tile::{State, Tile};
+use tile::{Part, State, Tile, Weighed};
 
 /// Positions of the cache that are weighted together.
 pub const BLOCK: usize = 128;
@@ -38,8 +41,18 @@ pub struct Attention<'a, E> {
     pub head_dim: usize,
 }
 
-/// Bytes of scratch that attention of one token takes over a cache of `context` positions.
-pub fn attention_scratch(heads: usize, head_dim: usize, context: usize) -> usize {
+/// Bytes of scratch that attention of so many tokens takes over a cache of `context` positions, on so many
+/// threads.
+pub fn attention_scratch(
+    tokens: usize,
+    heads: usize,
+    head_dim: usize,
+    context: usize,
+    threads: usize,
+) -> usize {
+    if tokens > 1 {
+        return Scratch::bytes_of::<f32>(threads.saturating_mul(BLOCK * head_dim));
+    }
     let found = heads.saturating_mul(head_dim + State::NUMBERS);
     Scratch::bytes_of::<f32>(context.div_ceil(BLOCK).saturating_mul(found))
 }
@@ -55,7 +68,7 @@ impl<E: Element> Attention<'_, E> {
         if y.len() == self.heads * self.head_dim {
             self.one(arch, y, scratch);
         } else {
-            self.several(arch, y);
+            self.several(arch, y, scratch);
         }
     }
 
@@ -77,14 +90,20 @@ impl<E: Element> Attention<'_, E> {
     }
 
     /// Several tokens: tasks take some of them, the last ones, which see most, first.
-    fn several(&self, arch: Arch, y: &mut [f32]) {
-        /// Tokens of a task at most: enough for a block to be met from the L2 cache.
-        const TOKENS: usize = 16;
-        let row = self.heads * self.head_dim;
-        let share = y.len() / row / (4 * rayon::current_num_threads());
-        let tokens = share.clamp(1, TOKENS);
-        y.par_chunks_mut(tokens * row).enumerate().rev().for_each(|(i, y)| {
-            arch.dispatch(OfTokens { attention: self, token: i * tokens, y });
+    fn several(&self, arch: Arch, y: &mut [f32], scratch: &mut Scratch<'_>) {
+        /// Tokens of a task at most: enough for a block to be copied seldom.
+        const TOKENS: usize = 64;
+        let (row, own) = (self.heads * self.head_dim, BLOCK * self.head_dim);
+        let threads = rayon::current_num_threads();
+        let tokens = (y.len() / row).div_ceil(2 * threads).min(TOKENS);
+        let workers = threads.min(scratch.bytes() / Scratch::bytes_of::<f32>(own)).max(1);
+        let own = scratch.take::<f32>(workers * own).par_chunks_exact_mut(own).with_max_len(1);
+        let tasks = Mutex::new(y.chunks_mut(tokens * row).enumerate().rev());
+        let next = || tasks.lock().expect("no worker has panicked").next();
+        own.for_each(|own| {
+            while let Some((i, y)) = next() {
+                arch.dispatch(OfTokens { attention: self, token: i * tokens, own, y });
+            }
         });
     }
 
@@ -93,9 +112,11 @@ impl<E: Element> Attention<'_, E> {
         (self.first + token + 1).saturating_sub(block * BLOCK).min(BLOCK)
     }
 
-    /// From the first element of a block of a KV head on. `keys` or `values`
-    fn block<'e>(&self, stored: &'e [E], block: usize, kv_head: usize) -> &'e [E] {
-        &stored[(block * BLOCK * self.kv_heads + kv_head) * self.head_dim..]
+    /// A block of a KV head's keys and values.
+    fn parts(&self, block: usize, kv_head: usize) -> [Part<'_, E>; 2] {
+        let first = (block * BLOCK * self.kv_heads + kv_head) * self.head_dim;
+        let row = self.kv_heads * self.head_dim;
+        [self.keys, self.values].map(|stored| Part { elements: &stored[first..], row })
     }
 }
 
@@ -117,18 +138,19 @@ impl<E: Element> WithSimd for OfBlock<'_, E> {
         let (d, group) = (attention.head_dim, attention.heads / attention.kv_heads);
         let seen = attention.seen(0, block);
         let queries = attention.q[kv_head * group * d..][..group * d].chunks(QUERIES * d);
+        let [keys, values] = attention.parts(block, kv_head);
+        let mut weighed = Weighed::default();
         for (q, found) in queries.zip(found.chunks_mut(QUERIES * (d + State::NUMBERS))) {
-            let mut tile = Tile::new(attention, block, kv_head);
+            let tile = Tile::new(q.chunks(d).map(|q| (q, seen)));
             let mut states = [State::default(); QUERIES];
-            let mut values: [&mut [f32]; QUERIES] = Default::default();
-            let each = q.chunks(d).zip(found.chunks_mut(d + State::NUMBERS));
+            let mut sums: [&mut [f32]; QUERIES] = Default::default();
             let mut numbers: [&mut [f32]; QUERIES] = Default::default();
-            for (i, (q, found)) in each.enumerate() {
-                (numbers[i], values[i]) = found.split_at_mut(State::NUMBERS);
-                values[i].fill(0.0);
-                (tile.q[i], tile.seen[i]) = (q, seen);
+            for (i, found) in found.chunks_mut(d + State::NUMBERS).enumerate() {
+                (numbers[i], sums[i]) = found.split_at_mut(State::NUMBERS);
+                sums[i].fill(0.0);
             }
-            tile.meet(simd, &mut states, &mut values);
+            tile.weigh(simd, keys, &mut weighed);
+            tile.add(simd, &weighed, values, &mut states, &mut sums);
             for (numbers, state) in numbers.iter_mut().zip(states).take(q.len() / d) {
                 numbers.copy_from_slice(&state.numbers());
             }
@@ -170,54 +192,138 @@ struct OfTokens<'a, E> {
     attention: &'a Attention<'a, E>,
     /// The first.
     token: usize,
+    /// A block's keys or values of a KV head. `[BLOCK, D]`
+    own: &'a mut [f32],
     /// Out. `[some, H, D]`
     y: &'a mut [f32],
 }
 
+/// Tiles of a KV head's queries that meet a block together.
+const TILES: usize = 64;
+/// Queries for which a block is not copied: they would use it once or twice.
+const FEW: usize = 2 * QUERIES;
+
 impl<E: Element> WithSimd for OfTokens<'_, E> {
     type Output = ();
 
-    /// KV head by KV head, some tiles of its queries at a time: a block that one of them has read is in the
-    /// L2 cache for the others.
+    /// KV head by KV head, some tiles of its queries at a time. A block's keys, then its values, are copied to
+    /// one place, where they stay in a core's nearest caches until all tiles have met them: in the cache of keys
+    /// and values positions are so far apart that they would push each other out.
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        const TILES: usize = 16;
-        let Self { attention, token, y } = self;
-        let &Attention { q, heads, kv_heads, head_dim, first, .. } = attention;
+        let Self { attention, token, own, y } = self;
+        let &Attention { heads, kv_heads, head_dim: d, first, .. } = attention;
         y.fill(0.0);
-        let (group, tokens) = (heads / kv_heads, y.len() / (heads * head_dim));
+        let (group, tokens) = (heads / kv_heads, y.len() / (heads * d));
         let blocks = (first + token + tokens).div_ceil(BLOCK);
-        let q = &q[token * heads * head_dim..][..y.len()];
+        let mut weighed = [Weighed::default(); TILES];
         for kv_head in 0..kv_heads {
             for some in (0..tokens * group).step_by(TILES * QUERIES) {
                 let some = some..(some + TILES * QUERIES).min(tokens * group);
+                let queries = Queries { attention, token, kv_head, some };
                 let mut states = [[State::default(); QUERIES]; TILES];
                 for block in 0..blocks {
-                    for (states, tile_start) in states.iter_mut().zip(some.clone().step_by(QUERIES))
-                    {
-                        let queries = tile_start..(tile_start + QUERIES).min(some.end);
-                        let mut tile = Tile::new(attention, block, kv_head);
-                        let mut values: [&mut [f32]; QUERIES] = Default::default();
-                        let mut rest = &mut *y;
-                        let mut before = 0;
-                        for (i, query) in queries.enumerate() {
-                            let (of, head) = (query / group, kv_head * group + query % group);
-                            let at = (of * heads + head) * head_dim;
-                            let (_, from) = rest.split_at_mut(at - before);
-                            (values[i], rest) = from.split_at_mut(head_dim);
-                            before = at + head_dim;
-                            tile.q[i] = &q[at..][..head_dim];
-                            tile.seen[i] = attention.seen(token + of, block);
-                        }
-                        tile.meet(simd, states, &mut values);
-                    }
+                    queries.meet(simd, block, own, &mut weighed, &mut states, y);
                 }
-                for (query, state) in some.zip(states.as_flattened()) {
-                    let head = kv_head * group + query % group;
-                    let at = (query / group * heads + head) * head_dim;
-                    state.normalise(&mut y[at..][..head_dim]);
+                for (query, state) in queries.some.clone().zip(states.as_flattened()) {
+                    let (_, at) = queries.place(query);
+                    state.normalise(&mut y[at..][..d]);
                 }
             }
+        }
+    }
+}
+
+/// Some of the queries that some tokens have of a KV head.
+struct Queries<'a, E> {
+    attention: &'a Attention<'a, E>,
+    /// The first of the tokens.
+    token: usize,
+    kv_head: usize,
+    /// Token by token.
+    some: Range<usize>,
+}
+
+impl<E: Element> Queries<'_, E> {
+    /// Of a query: its token, and where the tokens' queries, and their outputs, have it.
+    #[inline(always)]
+    fn place(&self, query: usize) -> (usize, usize) {
+        let Attention { heads, kv_heads, head_dim, .. } = self.attention;
+        let group = heads / kv_heads;
+        let (token, head) = (query / group, self.kv_head * group + query % group);
+        (token, (token * heads + head) * head_dim)
+    }
+
+    #[inline(always)]
+    fn tile(&self, start: usize, block: usize) -> Tile<'_> {
+        let Attention { q, heads, head_dim, .. } = self.attention;
+        let q = &q[self.token * heads * head_dim..];
+        Tile::new((start..self.some.end).take(QUERIES).map(|query| {
+            let (token, at) = self.place(query);
+            (&q[at..][..*head_dim], self.attention.seen(self.token + token, block))
+        }))
+    }
+
+    /// Merges a block into the tiles' `states` and the tokens' outputs, `y`.
+    #[inline(always)]
+    fn meet<S: Simd>(
+        &self,
+        simd: S,
+        block: usize,
+        own: &mut [f32],
+        weighed: &mut [Weighed; TILES],
+        states: &mut [[State; QUERIES]; TILES],
+        y: &mut [f32],
+    ) {
+        let [keys, values] = self.attention.parts(block, self.kv_head);
+        if self.some.len() <= FEW {
+            self.weigh(simd, block, keys, weighed);
+            return self.add(simd, block, values, weighed, states, y);
+        }
+        let d = self.attention.head_dim;
+        let (of_last, _) = self.place(self.some.end - 1);
+        let own = &mut own[..self.attention.seen(self.token + of_last, block) * d];
+        self.weigh(simd, block, keys.copy(simd, d, own), weighed);
+        self.add(simd, block, values.copy(simd, d, own), weighed, states, y);
+    }
+
+    /// What the keys of a block say to each tile.
+    #[inline(always)]
+    fn weigh<S: Simd, K: Element>(
+        &self,
+        simd: S,
+        block: usize,
+        keys: Part<'_, K>,
+        weighed: &mut [Weighed; TILES],
+    ) {
+        for (weighed, start) in weighed.iter_mut().zip(self.some.clone().step_by(QUERIES)) {
+            self.tile(start, block).weigh(simd, keys, weighed);
+        }
+    }
+
+    /// Adds the block's values by that.
+    #[inline(always)]
+    fn add<S: Simd, V: Element>(
+        &self,
+        simd: S,
+        block: usize,
+        values: Part<'_, V>,
+        weighed: &[Weighed; TILES],
+        states: &mut [[State; QUERIES]; TILES],
+        y: &mut [f32],
+    ) {
+        let d = self.attention.head_dim;
+        let starts = self.some.clone().step_by(QUERIES);
+        for ((weighed, states), start) in weighed.iter().zip(states).zip(starts) {
+            let mut sums: [&mut [f32]; QUERIES] = Default::default();
+            let (mut rest, mut before) = (&mut *y, 0);
+            for (sums, query) in sums.iter_mut().zip(start..self.some.end) {
+                let (_, at) = self.place(query);
+                let (_, from) = rest.split_at_mut(at - before);
+                (*sums, rest) = from.split_at_mut(d);
+                before = at + d;
+            }
+            self.tile(start, block).add(simd, weighed, values, states, &mut sums);
         }
     }
 }

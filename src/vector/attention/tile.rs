@@ -2,7 +2,7 @@
 
 use pulp::Simd;
 
-use super::{Attention, BLOCK, QUERIES};
+use super::{BLOCK, QUERIES};
 use crate::vector::exp::exp;
 use crate::vector::sums::{Sum, add_lanes_of_16, lanes_of_dots, mul_add, zero};
 use crate::vector::{Element, LANES, Lanes};
@@ -75,100 +75,141 @@ impl Factors {
     }
 }
 
-pub struct Tile<'a, E> {
+pub struct Tile<'a> {
     /// `[D]` each; fewer stand first.
     pub q: [&'a [f32]; QUERIES],
     /// How many of the block's positions each sees.
     pub seen: [usize; QUERIES],
-    /// From the block's first element of the KV head on.
-    keys: &'a [E],
-    values: &'a [E],
+}
+
+/// A KV head's keys or values of a block.
+#[derive(Clone, Copy)]
+pub struct Part<'a, E> {
+    /// From the first element on.
+    pub elements: &'a [E],
     /// Elements from one position to the next.
-    row: usize,
+    pub row: usize,
 }
 
 /// Four positions by four queries.
 type Weights = [[f32; QUERIES]; 4];
 
-impl<'a, E: Element> Tile<'a, E> {
-    /// Without queries yet.
-    pub fn new(attention: &Attention<'a, E>, block: usize, kv_head: usize) -> Self {
-        Self {
-            q: [&[]; QUERIES],
-            seen: [0; QUERIES],
-            keys: attention.block(attention.keys, block, kv_head),
-            values: attention.block(attention.values, block, kv_head),
-            row: attention.kv_heads * attention.head_dim,
-        }
-    }
+/// What a tile makes of a block's keys: the queries' weights of each position.
+#[derive(Clone, Copy)]
+pub struct Weighed {
+    weights: [Weights; BLOCK / 4],
+    found: [State; QUERIES],
+}
 
-    /// Merges what the block says into `states` and `values`, `[D]` for each query that is there.
-    #[inline(always)]
-    pub fn meet<S: Simd>(
-        mut self,
-        simd: S,
-        states: &mut [State; QUERIES],
-        values: &mut [&mut [f32]; QUERIES],
-    ) {
-        if self.seen == [0; QUERIES] {
-            return;
+impl Default for Weighed {
+    fn default() -> Self {
+        Self { weights: [Default::default(); BLOCK / 4], found: Default::default() }
+    }
+}
+
+impl<'a> Tile<'a> {
+    /// Of as many queries as there are, each of which sees so many positions.
+    pub fn new(queries: impl Iterator<Item = (&'a [f32], usize)>) -> Self {
+        let mut tile = Self { q: [&[]; QUERIES], seen: [0; QUERIES] };
+        for (i, (q, seen)) in queries.enumerate() {
+            (tile.q[i], tile.seen[i]) = (q, seen);
         }
         // The last one stands in for those that are not there: what it sees costs nothing more.
         for i in 1..QUERIES {
-            if self.q[i].is_empty() {
-                (self.q[i], self.seen[i]) = (self.q[i - 1], self.seen[i - 1]);
+            if tile.q[i].is_empty() {
+                (tile.q[i], tile.seen[i]) = (tile.q[i - 1], tile.seen[i - 1]);
             }
         }
-        // Score tiles and value columns that leave registers: 16 sums of AVX-512's 32, 8 of AVX2's 16.
+        tile
+    }
+
+    /// The longest of what is seen.
+    fn longest(&self) -> usize {
+        self.seen.into_iter().fold(0, usize::max)
+    }
+
+    /// What the block's keys say.
+    #[inline(always)]
+    pub fn weigh<S: Simd, E: Element>(&self, simd: S, keys: Part<'_, E>, weighed: &mut Weighed) {
+        // Tiles that leave registers: 16 sums of AVX-512's 32, 4 of AVX2's 16 in two registers each.
+        let whole = self.q[0].len().is_multiple_of(LANES);
+        let weights = &mut weighed.weights[..self.longest().div_ceil(4)];
+        if weights.is_empty() {
+            return;
+        }
         if const { S::F32_LANES == 16 } {
-            self.meet_in::<S, 1, 4, 4>(simd, states, values);
+            if whole {
+                self.score::<S, E, 1, 4, true>(simd, keys, weights);
+            } else {
+                self.score::<S, E, 1, 4, false>(simd, keys, weights);
+            }
         } else if const { S::F32_LANES == 8 } {
-            self.meet_in::<S, 2, 2, 1>(simd, states, values);
+            self.score::<S, E, 2, 2, false>(simd, keys, weights);
         } else if const { S::F32_LANES == 4 } {
-            self.meet_in::<S, 4, 2, 1>(simd, states, values);
+            self.score::<S, E, 4, 2, false>(simd, keys, weights);
         } else {
-            self.meet_in::<S, LANES, 1, 1>(simd, states, values);
+            self.score::<S, E, LANES, 1, false>(simd, keys, weights);
+        }
+        weighed.found = found(weights);
+    }
+
+    /// Merges that, with the block's values, into `states` and `values`, `[D]` for each query that is there.
+    #[inline(always)]
+    pub fn add<S: Simd, E: Element>(
+        &self,
+        simd: S,
+        weighed: &Weighed,
+        stored: Part<'_, E>,
+        states: &mut [State; QUERIES],
+        values: &mut [&mut [f32]; QUERIES],
+    ) {
+        if self.longest() == 0 {
+            return;
+        }
+        // Columns of values that leave registers.
+        if const { S::F32_LANES == 16 } {
+            self.add_in::<S, E, 1, 4>(simd, weighed, stored, states, values);
+        } else if const { S::F32_LANES == 8 } {
+            self.add_in::<S, E, 2, 1>(simd, weighed, stored, states, values);
+        } else if const { S::F32_LANES == 4 } {
+            self.add_in::<S, E, 4, 1>(simd, weighed, stored, states, values);
+        } else {
+            self.add_in::<S, E, LANES, 1>(simd, weighed, stored, states, values);
         }
     }
 
     #[inline(always)]
-    fn meet_in<S: Simd, const P: usize, const R: usize, const C: usize>(
-        self,
+    fn add_in<S: Simd, E: Element, const P: usize, const C: usize>(
+        &self,
         simd: S,
+        weighed: &Weighed,
+        stored: Part<'_, E>,
         states: &mut [State; QUERIES],
         values: &mut [&mut [f32]; QUERIES],
     ) {
-        let mut weights = [[[0.0; QUERIES]; 4]; BLOCK / 4];
-        let longest = self.seen.into_iter().fold(0, usize::max);
-        let weights = &mut weights[..longest.div_ceil(4)];
-        if self.q[0].len().is_multiple_of(LANES) {
-            self.score::<S, P, R, true>(simd, weights);
-        } else {
-            self.score::<S, P, R, false>(simd, weights);
-        }
-        let found = self.weigh(weights);
+        let weights = &weighed.weights[..self.longest().div_ceil(4)];
         let mut factors = [Factors { mine: 1.0, other: 0.0 }; QUERIES];
         for i in 0..QUERIES {
             if self.seen[i] > 0 && !values[i].is_empty() {
-                factors[i] = states[i].merge(found[i]);
+                factors[i] = states[i].merge(weighed.found[i]);
             }
         }
         let d = self.q[0].len();
         let mut at = 0;
         while at + C * LANES <= d {
-            self.add_values::<S, P, C>(simd, weights, at, &factors, values);
+            self.add_values::<S, E, P, C>(simd, weights, stored, at, &factors, values);
             at += C * LANES;
         }
         while at + LANES <= d {
-            self.add_values::<S, P, 1>(simd, weights, at, &factors, values);
+            self.add_values::<S, E, P, 1>(simd, weights, stored, at, &factors, values);
             at += LANES;
         }
         for i in 0..QUERIES {
             for at in at..if self.seen[i] > 0 { values[i].len() } else { 0 } {
                 let mut sum = 0f32;
                 for s in 0..self.seen[i] {
-                    sum = weights[s / 4][s % 4][i]
-                        .mul_add(self.values[s * self.row + at].widen(), sum);
+                    let value = stored.elements[s * stored.row + at].widen();
+                    sum = weights[s / 4][s % 4][i].mul_add(value, sum);
                 }
                 factors[i].add(&mut values[i][at..=at], &[sum + 0.0]);
             }
@@ -178,19 +219,20 @@ impl<'a, E: Element> Tile<'a, E> {
     /// `q . key / sqrt(D)` for all queries and positions; minus infinity where a query does not see.
     /// In tiles of `R` positions by `R` queries; `WHOLE`: as of [`lanes_of_dots`].
     #[inline(always)]
-    fn score<S: Simd, const P: usize, const R: usize, const WHOLE: bool>(
+    fn score<S: Simd, E: Element, const P: usize, const R: usize, const WHOLE: bool>(
         &self,
         simd: S,
+        stored: Part<'_, E>,
         weights: &mut [Weights],
     ) {
         let d = self.q[0].len();
         let scale = 1.0 / (d as f32).sqrt();
-        let longest = self.seen.into_iter().fold(0, usize::max);
+        let longest = self.longest();
         let shortest = self.seen.into_iter().fold(BLOCK, usize::min);
         for (b, weights) in weights.iter_mut().enumerate() {
             let mut keys: [&[E]; 4] = [&[]; 4];
             for (i, key) in keys.iter_mut().enumerate() {
-                *key = &self.keys[(4 * b + i).min(longest - 1) * self.row..][..d];
+                *key = &stored.elements[(4 * b + i).min(longest - 1) * stored.row..][..d];
             }
             let mut lanes = [[zero::<S, P>(simd); QUERIES]; 4];
             for k in (0..4).step_by(R) {
@@ -224,53 +266,14 @@ impl<'a, E: Element> Tile<'a, E> {
         }
     }
 
-    /// Scores to weights; what each query has found of them.
-    #[inline(always)]
-    fn weigh(&self, weights: &mut [Weights]) -> [State; QUERIES] {
-        let lanes: &mut [Lanes] = bytemuck::cast_slice_mut(weights);
-        let mut max = [f32::NEG_INFINITY; LANES];
-        for scores in &*lanes {
-            for i in 0..LANES {
-                max[i] = if scores[i] > max[i] { scores[i] } else { max[i] };
-            }
-        }
-        for half in [8, 4] {
-            for i in 0..half {
-                max[i] = if max[i + half] > max[i] { max[i + half] } else { max[i] };
-            }
-        }
-        let mut least = [0.0; LANES];
-        for i in 0..LANES {
-            let max = max[i % QUERIES];
-            // Where all scores are minus infinity, all weights are zero.
-            least[i] = if max == f32::NEG_INFINITY { 0.0 } else { max };
-        }
-        let mut sums = [0f32; LANES];
-        for weights in lanes {
-            for i in 0..LANES {
-                weights[i] = exp(weights[i] - least[i]);
-                sums[i] += weights[i];
-            }
-        }
-        for half in [8, 4] {
-            for i in 0..half {
-                sums[i] += sums[i + half];
-            }
-        }
-        let mut found = [State::default(); QUERIES];
-        for i in 0..QUERIES {
-            found[i] = State { max: max[i], sum: sums[i] };
-        }
-        found
-    }
-
     /// Adds `C` registers' worth of the weighted values from dimension `at` on. A position's value is not
     /// multiplied where it is not seen: it may be anything.
     #[inline(always)]
-    fn add_values<S: Simd, const P: usize, const C: usize>(
+    fn add_values<S: Simd, E: Element, const P: usize, const C: usize>(
         &self,
         simd: S,
         weights: &[Weights],
+        stored: Part<'_, E>,
         at: usize,
         factors: &[Factors; QUERIES],
         values: &mut [&mut [f32]; QUERIES],
@@ -278,27 +281,17 @@ impl<'a, E: Element> Tile<'a, E> {
         let shortest = self.seen.into_iter().fold(BLOCK, usize::min);
         let weights = weights.as_flattened();
         let mut sums = [[zero::<S, P>(simd); C]; QUERIES];
-        for (s, weights) in weights[..shortest].iter().enumerate() {
-            let value = self.value::<S, P, C>(simd, s, at);
-            for i in 0..QUERIES {
-                let weight = [simd.splat_f32s(weights[i]); P];
-                for c in 0..C {
-                    mul_add(simd, weight, value[c], &mut sums[i][c]);
-                }
-            }
-        }
+        stored.add(simd, [0, at], &weights[..shortest], 0, &mut sums);
         for i in 0..QUERIES {
-            let seen = weights.iter().enumerate().take(self.seen[i]).skip(shortest);
-            for (s, weights) in seen {
-                let weight = [simd.splat_f32s(weights[i]); P];
-                let value = self.value::<S, P, C>(simd, s, at);
-                for c in 0..C {
-                    mul_add(simd, weight, value[c], &mut sums[i][c]);
-                }
+            let mut sums = [sums[i]];
+            if shortest < self.seen[i] {
+                let weights = &weights[shortest..self.seen[i]];
+                stored.add(simd, [shortest, at], weights, i, &mut sums);
             }
+            let [sums] = sums;
             if self.seen[i] > 0 && !values[i].is_empty() {
                 for c in 0..C {
-                    let mut lanes: Lanes = bytemuck::cast(sums[i][c]);
+                    let mut lanes: Lanes = bytemuck::cast(sums[c]);
                     for lane in &mut lanes {
                         *lane += 0.0; // a block's zero has no sign, however it travels
                     }
@@ -307,20 +300,91 @@ impl<'a, E: Element> Tile<'a, E> {
             }
         }
     }
+}
 
-    /// Of position `s`, from dimension `at` on.
+impl<E: Element> Part<'_, E> {
+    /// Adds to the sums of the queries from `first` on what their `weights` make of the values from position
+    /// `from` and dimension `at` on.
     #[inline(always)]
-    fn value<S: Simd, const P: usize, const C: usize>(
-        &self,
+    fn add<S: Simd, const P: usize, const C: usize, const Q: usize>(
+        self,
         simd: S,
-        s: usize,
-        at: usize,
-    ) -> [Sum<S, P>; C] {
-        let stored: &[[E; LANES]] = self.values[s * self.row + at..][..C * LANES].as_chunks().0;
-        let mut value = [zero::<S, P>(simd); C];
-        for c in 0..C {
-            value[c] = bytemuck::cast(E::widen_lanes(simd, &stored[c]));
+        [from, at]: [usize; 2],
+        weights: &[[f32; QUERIES]],
+        first: usize,
+        sums: &mut [[Sum<S, P>; C]; Q],
+    ) {
+        // A copy, so that the compiler keeps it in registers.
+        let mut lanes = *sums;
+        let values = self.elements[from * self.row + at..].chunks(self.row);
+        for (weights, value) in weights.iter().zip(values) {
+            let stored: &[[E; LANES]] = value[..C * LANES].as_chunks().0;
+            let mut value = [zero::<S, P>(simd); C];
+            for c in 0..C {
+                value[c] = bytemuck::cast(E::widen_lanes(simd, &stored[c]));
+            }
+            for i in 0..Q {
+                let weight = [simd.splat_f32s(weights[first + i]); P];
+                for c in 0..C {
+                    mul_add(simd, weight, value[c], &mut lanes[i][c]);
+                }
+            }
         }
-        value
+        *sums = lanes;
     }
+
+    /// The first positions, one after the other. `copy`: `[positions, D]`
+    #[inline(always)]
+    pub fn copy<'s, S: Simd>(self, simd: S, d: usize, copy: &'s mut [f32]) -> Part<'s, f32> {
+        for (copy, stored) in copy.chunks_exact_mut(d).zip(self.elements.chunks(self.row)) {
+            let ((steps, tail), (stored, rest)) = (copy.as_chunks_mut(), stored[..d].as_chunks());
+            for (step, stored) in steps.iter_mut().zip(stored) {
+                *step = E::widen_lanes(simd, stored);
+            }
+            for (number, stored) in tail.iter_mut().zip(rest) {
+                *number = stored.widen();
+            }
+        }
+        Part { elements: copy, row: d }
+    }
+}
+
+/// Scores to weights; what each query has found of them.
+#[inline(always)]
+fn found(weights: &mut [Weights]) -> [State; QUERIES] {
+    let lanes: &mut [Lanes] = bytemuck::cast_slice_mut(weights);
+    let mut max = [f32::NEG_INFINITY; LANES];
+    for scores in &*lanes {
+        for i in 0..LANES {
+            max[i] = if scores[i] > max[i] { scores[i] } else { max[i] };
+        }
+    }
+    for half in [8, 4] {
+        for i in 0..half {
+            max[i] = if max[i + half] > max[i] { max[i + half] } else { max[i] };
+        }
+    }
+    let mut least = [0.0; LANES];
+    for i in 0..LANES {
+        let max = max[i % QUERIES];
+        // Where all scores are minus infinity, all weights are zero.
+        least[i] = if max == f32::NEG_INFINITY { 0.0 } else { max };
+    }
+    let mut sums = [0f32; LANES];
+    for weights in lanes {
+        for i in 0..LANES {
+            weights[i] = exp(weights[i] - least[i]);
+            sums[i] += weights[i];
+        }
+    }
+    for half in [8, 4] {
+        for i in 0..half {
+            sums[i] += sums[i + half];
+        }
+    }
+    let mut found = [State::default(); QUERIES];
+    for i in 0..QUERIES {
+        found[i] = State { max: max[i], sum: sums[i] };
+    }
+    found
 }
