@@ -77,9 +77,9 @@ impl Factors {
 
 pub struct Tile<'a> {
     /// `[D]` each; fewer stand first.
-    pub q: [&'a [f32]; QUERIES],
+    q: [&'a [f32]; QUERIES],
     /// How many of the block's positions each sees.
-    pub seen: [usize; QUERIES],
+    seen: [usize; QUERIES],
 }
 
 /// A KV head's keys or values of a block.
@@ -131,24 +131,19 @@ impl<'a> Tile<'a> {
     /// What the block's keys say.
     #[inline(always)]
     pub fn weigh<S: Simd, E: Element>(&self, simd: S, keys: Part<'_, E>, weighed: &mut Weighed) {
-        // Tiles that leave registers: 16 sums of AVX-512's 32, 4 of AVX2's 16 in two registers each.
-        let whole = self.q[0].len().is_multiple_of(LANES);
         let weights = &mut weighed.weights[..self.longest().div_ceil(4)];
         if weights.is_empty() {
             return;
         }
+        // Tiles that leave registers: 16 sums of AVX-512's 32, 4 of AVX2's 16 in two registers each.
         if const { S::F32_LANES == 16 } {
-            if whole {
-                self.score::<S, E, 1, 4, true>(simd, keys, weights);
-            } else {
-                self.score::<S, E, 1, 4, false>(simd, keys, weights);
-            }
+            self.score::<S, E, 1, 4>(simd, keys, weights);
         } else if const { S::F32_LANES == 8 } {
-            self.score::<S, E, 2, 2, false>(simd, keys, weights);
+            self.score::<S, E, 2, 2>(simd, keys, weights);
         } else if const { S::F32_LANES == 4 } {
-            self.score::<S, E, 4, 2, false>(simd, keys, weights);
+            self.score::<S, E, 4, 2>(simd, keys, weights);
         } else {
-            self.score::<S, E, LANES, 1, false>(simd, keys, weights);
+            self.score::<S, E, LANES, 1>(simd, keys, weights);
         }
         weighed.found = found(weights);
     }
@@ -217,9 +212,24 @@ impl<'a> Tile<'a> {
     }
 
     /// `q . key / sqrt(D)` for all queries and positions; minus infinity where a query does not see.
-    /// In tiles of `R` positions by `R` queries; `WHOLE`: as of [`lanes_of_dots`].
+    /// In tiles of `R` positions by `R` queries.
     #[inline(always)]
-    fn score<S: Simd, E: Element, const P: usize, const R: usize, const WHOLE: bool>(
+    fn score<S: Simd, E: Element, const P: usize, const R: usize>(
+        &self,
+        simd: S,
+        stored: Part<'_, E>,
+        weights: &mut [Weights],
+    ) {
+        if self.q[0].len().is_multiple_of(LANES) {
+            self.score_in::<S, E, P, R, true>(simd, stored, weights);
+        } else {
+            self.score_in::<S, E, P, R, false>(simd, stored, weights);
+        }
+    }
+
+    /// `WHOLE`: as of [`lanes_of_dots`].
+    #[inline(always)]
+    fn score_in<S: Simd, E: Element, const P: usize, const R: usize, const WHOLE: bool>(
         &self,
         simd: S,
         stored: Part<'_, E>,
@@ -227,12 +237,14 @@ impl<'a> Tile<'a> {
     ) {
         let d = self.q[0].len();
         let scale = 1.0 / (d as f32).sqrt();
-        let longest = self.longest();
         let shortest = self.seen.into_iter().fold(BLOCK, usize::min);
+        let mut positions = stored.elements.chunks(stored.row);
+        let mut keys = [&stored.elements[..d]; 4];
         for (b, weights) in weights.iter_mut().enumerate() {
-            let mut keys: [&[E]; 4] = [&[]; 4];
-            for (i, key) in keys.iter_mut().enumerate() {
-                *key = &stored.elements[(4 * b + i).min(longest - 1) * stored.row..][..d];
+            for key in &mut keys {
+                if let Some(position) = positions.next() {
+                    *key = &position[..d];
+                }
             }
             let mut lanes = [[zero::<S, P>(simd); QUERIES]; 4];
             for k in (0..4).step_by(R) {
