@@ -190,8 +190,8 @@ impl LayerState {
 }
 
 /// Bytes that any op of the two programs works in on the CPU: the inputs of its products, with one
-/// token's norm, keys and values; rotated keys; attention's. Where activations are stored in 16 bits, with what
-/// an op reads and writes as f32.
+/// token's norm, keys and values; rotated keys; attention's. Where activations are stored in 16 bits, with
+/// what an op reads and writes as f32.
 fn scratch(dims: &Dims, sizes: Sizes) -> usize {
     let (q, kv) = (dims.heads * dims.head_dim, dims.kv_heads * dims.head_dim);
     let widest = dims.width.max(dims.ffn).max(q);

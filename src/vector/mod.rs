@@ -2,9 +2,9 @@
 //! f32 accumulation.
 //!
 //! **Same bits everywhere.** A dot product keeps [`LANES`] partial sums, each advanced by fused
-//! multiply-adds in index order, and adds them up in a fixed tree, slice by slice of a fixed length
-//! ([`sums`]). Neither the number of threads, nor how many rows or tokens are computed together, nor the
-//! vector width of the machine changes a bit of it. Attention cuts the cache at fixed positions ([`attention`]). `pulp` picks the
+//! multiply-adds in index order, and adds them up in a fixed tree, slice by slice ([`sums`]). Neither the
+//! number of threads, nor how many rows or tokens are computed together, nor the vector width of the
+//! machine changes a bit of it. Attention cuts the cache at fixed positions ([`attention`]). `pulp` picks the
 //! widest instruction set at run time; the tests hold each one to plain loops (`oracle`).
 
 mod attention;

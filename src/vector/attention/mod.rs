@@ -5,6 +5,7 @@
 //! block, in order ([`State`]; Milakov and Gimelshein, 2018, arXiv:1805.02867). What comes out depends
 //! on the query's position alone: not on who found a block, nor on which queries met it together.
 
+mod state;
 mod tile;
 
 use std::ops::Range;
@@ -15,7 +16,8 @@ use rayon::prelude::*;
 use super::{Element, SET, Simd, WithSimd};
 use crate::memory::Scratch;
 use pulp::Arch;
-use tile::{Part, State, Tile, Weighed};
+use state::State;
+use tile::{Part, Tile, Weighed};
 
 /// Positions of the cache that are weighted together.
 pub const BLOCK: usize = 128;
@@ -206,9 +208,9 @@ const FEW: usize = 2 * QUERIES;
 impl<E: Element> WithSimd for OfTokens<'_, E> {
     type Output = ();
 
-    /// KV head by KV head, some tiles of its queries at a time. A block's keys, then its values, are copied to
-    /// one place, where they stay in a core's nearest caches until all tiles have met them: in the cache of keys
-    /// and values positions are so far apart that they would push each other out.
+    /// KV head by KV head, some tiles of its queries at a time. A block's keys, then its values, are copied
+    /// to one place, where they stay in a core's nearest caches until all tiles have met them: in the cache
+    /// of keys and values positions are so far apart that they would push each other out.
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let Self { attention, token, own, y } = self;

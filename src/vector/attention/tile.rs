@@ -2,79 +2,13 @@
 
 use pulp::Simd;
 
+use super::state::{Factors, State};
 use super::{BLOCK, QUERIES};
 use crate::vector::exp::exp;
 use crate::vector::sums::{Sum, add_lanes_of_16, lanes_of_dots, mul_add, zero};
 use crate::vector::{Element, LANES, Lanes};
 
-/// What a query has found so far, beside its weighted values.
-#[derive(Debug, Clone, Copy)]
-pub struct State {
-    /// The largest score.
-    max: f32,
-    /// Of the weights `e^(score - max)`.
-    sum: f32,
-}
-
-impl Default for State {
-    fn default() -> Self {
-        Self { max: f32::NEG_INFINITY, sum: 0.0 }
-    }
-}
-
-/// What values count for when two states have become one.
-#[derive(Debug, Clone, Copy)]
-pub struct Factors {
-    mine: f32,
-    other: f32,
-}
-
-impl State {
-    /// In it.
-    pub const NUMBERS: usize = 2;
-
-    pub fn numbers(self) -> [f32; Self::NUMBERS] {
-        [self.max, self.sum]
-    }
-
-    pub fn of(numbers: &[f32]) -> Self {
-        Self { max: numbers[0], sum: numbers[1] }
-    }
-
-    /// Takes up what another block has said.
-    #[inline(always)]
-    pub fn merge(&mut self, other: Self) -> Factors {
-        let factors = if other.max > self.max {
-            Factors { mine: exp(self.max - other.max), other: 1.0 }
-        } else if other.max == self.max {
-            Factors { mine: 1.0, other: 1.0 }
-        } else {
-            Factors { mine: 1.0, other: exp(other.max - self.max) }
-        };
-        self.sum = self.sum.mul_add(factors.mine, other.sum * factors.other);
-        self.max = if other.max > self.max { other.max } else { self.max };
-        factors
-    }
-
-    /// Values, from the sum to the mean.
-    #[inline(always)]
-    pub fn normalise(self, values: &mut [f32]) {
-        let factor = 1.0 / self.sum;
-        for value in values {
-            *value *= factor;
-        }
-    }
-}
-
-impl Factors {
-    #[inline(always)]
-    pub fn add(self, values: &mut [f32], others: &[f32]) {
-        for (value, other) in values.iter_mut().zip(others) {
-            *value = value.mul_add(self.mine, other * self.other);
-        }
-    }
-}
-
+/// Queries of one KV head.
 pub struct Tile<'a> {
     /// `[D]` each; fewer stand first.
     q: [&'a [f32]; QUERIES],
