@@ -38,18 +38,20 @@
 #include "lib/shared.cuh"
 #include "lib/trace.cuh"
 
-// y = softmax(q . keys / sqrt(D)) values, over the positions up to the cursor's
+// y = softmax(q . keys / sqrt(D)) values, over the sequence's positions up to the token's
 struct AttendDecode {
     const float* q; // [1, H, D]
-    const kv_t* keys; // [S, G, D]
-    const kv_t* values; // [S, G, D]
-    const uint32_t* cursor; // [1] the token's position
+    const kv_t* keys; // [B, S, G, D]
+    const kv_t* values; // [B, S, G, D]
+    const uint32_t* positions; // [R] of the tokens, R = 1
+    const uint32_t* sequences; // [R] whose part of the cache they see
     float* y; // [1, H, D]
     float* partial; // [splits, H, D] weighted values of each split, not normalised
     float* statistics; // [splits, H, 2] maximum and sum of each split's softmax
     uint32_t* tickets; // [teams, 17] zeros before and after
     uint32_t heads; // H
     uint32_t kv_heads; // G
+    uint32_t context; // S
     uint32_t flow; // lib/flow.cuh
     Trace trace;
 };
@@ -340,19 +342,20 @@ template <int D> __device__ inline void attend(const AttendDecode& args) {
     const uint32_t kv_head = blockIdx.x / teams, from = blockIdx.x % teams * TEAM;
     const uint32_t first_head = kv_head * group + from;
     const uint32_t row = args.kv_heads * D;
-    const kv_t* const cached_keys = args.keys + kv_head * D;
-    const kv_t* const cached_values = args.values + kv_head * D;
+    const uint64_t cached = uint64_t(*args.sequences) * args.context * row + kv_head * D;
+    const kv_t* const cached_keys = args.keys + cached;
+    const kv_t* const cached_values = args.values + cached;
     constexpr uint32_t TILE = WARPS<D> * WARP_TILE;
     const uint32_t split = blockIdx.y, stride = gridDim.y * TILE;
     uint32_t first = split * TILE + warp_id() * WARP_TILE;
-    const uint32_t known = *args.cursor; // or what it was a token ago
+    const uint32_t known = *args.positions; // or what it was a token ago
     prefetch_tile<D>(cached_keys, cached_values, first, known, row);
     prefetch_tile<D>(cached_keys, cached_values, first + stride, known, row);
     if (first + 2 * stride > known || Flow{args.flow}.at_once()) let_next_begin();
     grid_dependency_wait();
     begun(args.trace);
     stamp(Moment::Waited);
-    const uint32_t end = *args.cursor + 1, tiles = (end + TILE - 1) / TILE;
+    const uint32_t end = *args.positions + 1, tiles = (end + TILE - 1) / TILE;
     const uint32_t splits = tiles < gridDim.y ? tiles : gridDim.y;
     if (blockIdx.y >= splits) return;
 

@@ -33,14 +33,16 @@
 #include "lib/trace.cuh"
 
 template <class W> struct AttendPrefill {
-    const kv_t* queries;    // [T, H, D] rotated
-    const kv_t* keys;       // [S, G, D] the layer's cache
-    const kv_t* values;     // [S, G, D]
-    const uint32_t* cursor; // [1] position of the first token
-    Activation<W>* y;       // [T, H, D]
-    uint32_t tokens;        // T
-    uint32_t heads;         // H
-    uint32_t kv_heads;      // G
+    const kv_t* queries;       // [T, H, D] rotated
+    const kv_t* keys;          // [B, S, G, D] the layer's cache
+    const kv_t* values;        // [B, S, G, D]
+    const uint32_t* positions; // [1] of the first token
+    const uint32_t* sequences; // [1] whose part of the cache they see
+    Activation<W>* y;          // [T, H, D]
+    uint32_t tokens;           // T
+    uint32_t heads;            // H
+    uint32_t kv_heads;         // G
+    uint32_t context;          // S
     Trace trace;
 };
 
@@ -75,10 +77,10 @@ template <int D> using Scores = float[2][KEYS<D> / 8][4];
 
 template <class W>
 __device__ Row find_row(const AttendPrefill<W>& args, uint32_t kv_head, uint32_t row,
-                        uint32_t cursor) {
+                        uint32_t first) {
     const uint32_t group = args.heads / args.kv_heads, token = row / group;
-    if (token >= args.tokens) return {NONE, cursor + args.tokens - 1};
-    return {token * args.heads + kv_head * group + row % group, cursor + token};
+    if (token >= args.tokens) return {NONE, first + args.tokens - 1};
+    return {token * args.heads + kv_head * group + row % group, first + token};
 }
 
 // Begins to copy the item's queries; rows past the last one become zero.
@@ -235,14 +237,15 @@ __device__ void store_rows(Activation<W>* y, State<D>& state, AttendTiles<D>& ti
 template <class W, int D>
 __device__ void attend_item(const AttendPrefill<W>& args, uint32_t kv_head, uint32_t first_row,
                             AttendTiles<D>& tiles) {
-    const uint32_t cursor = args.cursor[0], length = cursor + args.tokens;
+    const uint32_t position = args.positions[0], length = position + args.tokens;
     const uint32_t stride = args.kv_heads * D;
-    tiles.rows[threadIdx.x] = find_row(args, kv_head, first_row + threadIdx.x, cursor);
+    const uint64_t cached = uint64_t(args.sequences[0]) * args.context;
+    tiles.rows[threadIdx.x] = find_row(args, kv_head, first_row + threadIdx.x, position);
     __syncthreads();
     fetch_queries<D>(tiles, args.queries);
     const auto fetch_turn = [&](uint32_t first) {
         Turn<D>& turn = tiles.turns[first / KEYS<D> % 2];
-        const uint64_t start = (uint64_t(first) * args.kv_heads + kv_head) * D;
+        const uint64_t start = ((cached + first) * args.kv_heads + kv_head) * D;
         fetch<ATTEND_THREADS>(turn.keys, {args.keys + start}, stride, length - first, D);
         fetch<ATTEND_THREADS>(turn.values, {args.values + start}, stride, length - first, D);
         cp_async_commit();

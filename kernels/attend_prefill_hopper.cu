@@ -14,11 +14,11 @@
 //! The query heads of a KV head are not packed into the rows of a tile: 128 tokens of one head see
 //! as many positions, and read as many tiles, as 32 tokens of four. They are neighbours in the
 //! order of items, so that their tiles come from the L2 cache. A box is then rows and columns of a
-//! matrix [T, H D] or [S, G D], whatever the number of heads. Items go longest first, forwards and
+//! matrix [T, H D] or [B S, G D], whatever the number of heads. Items go longest first, forwards and
 //! backwards over the blocks in turn: what the first block had more of in one round it has less of
 //! in the next.
 //!
-//! Whole tiles are brought: zeros from past the cache's capacity, and from past the sequence
+//! Whole tiles are brought: zeros from past the cache's end, and from past the sequence
 //! whatever lies there. Scores of such positions are hidden as those of all that come after a token.
 //! Their values are overwritten with zeros: a weight of 0 times NaN would not be 0.
 //!
@@ -36,14 +36,16 @@
 #include "lib/trace.cuh"
 
 template <class W> struct AttendPrefillHopper {
-    TensorMap queries;      // [T, H D] rotated: boxes of 128 rows
-    TensorMap keys;         // [S, G D] the layer's cache: boxes of 128 rows
-    TensorMap values;       // [S, G D] boxes of 128 rows
-    const uint32_t* cursor; // [1] position of the first token
-    Activation<W>* y;       // [T, H, D]
-    uint32_t tokens;        // T
-    uint32_t heads;         // H
-    uint32_t kv_heads;      // G
+    TensorMap queries;         // [T, H D] rotated: boxes of 128 rows
+    TensorMap keys;            // [B S, G D] the layer's cache: boxes of 128 rows
+    TensorMap values;          // [B S, G D] boxes of 128 rows
+    const uint32_t* positions; // [1] of the first token
+    const uint32_t* sequences; // [1] whose part of the cache they see
+    Activation<W>* y;          // [T, H, D]
+    uint32_t tokens;           // T
+    uint32_t heads;            // H
+    uint32_t kv_heads;         // G
+    uint32_t context;          // S
     Trace trace;
 };
 
@@ -80,14 +82,14 @@ using Weights = uint32_t[ROWS / 16][4]; // fragments A
 
 template <class W, class Each>
 __device__ void for_each_item(const AttendPrefillHopper<W>& args, Each each) {
-    const uint32_t cursor = args.cursor[0], strips = (args.tokens + ROWS - 1) / ROWS;
+    const uint32_t position = args.positions[0], strips = (args.tokens + ROWS - 1) / ROWS;
     bool backwards = false;
     for (uint32_t first = 0; first < strips * args.heads; first += gridDim.x) {
         const uint32_t i = first + (backwards ? gridDim.x - 1 - blockIdx.x : blockIdx.x);
         backwards = !backwards;
         if (i >= strips * args.heads) continue;
         const uint32_t token = (strips - 1 - i / args.heads) * ROWS;
-        const uint32_t end = cursor + min(token + ROWS, args.tokens);
+        const uint32_t end = position + min(token + ROWS, args.tokens);
         each(Item{token, i % args.heads, (end + ROWS - 1) / ROWS});
     }
 }
@@ -103,9 +105,11 @@ __device__ void fill_ring(const AttendPrefillHopper<W>& args, AttendTiles<D>& ti
             copy_box(to.columns[i], from, row, head * D + i * SLICE, full);
     };
     Turn turn = {0, 0};
+    const uint32_t cached = args.sequences[0] * args.context;
     const auto bring_next = [&](const TensorMap& from, uint32_t tile, uint32_t kv_head) {
         mbarrier_wait(&barriers.ring.empty[turn.stage], turn.round ^ 1);
-        bring(tiles.ring[turn.stage], from, tile * ROWS, kv_head, &barriers.ring.full[turn.stage]);
+        bring(tiles.ring[turn.stage], from, cached + tile * ROWS, kv_head,
+              &barriers.ring.full[turn.stage]);
         turn.next();
     };
     uint32_t round = 0;
@@ -266,14 +270,14 @@ __device__ void attend_item(const AttendPrefillHopper<W>& args, const Item& item
     const auto release = [](uint64_t* empty) {
         if (lane_id() == 0) mbarrier_arrive(empty);
     };
-    const uint32_t cursor = args.cursor[0], token = item.token + (warp_id() - 4) * 16;
+    const uint32_t position = args.positions[0], token = item.token + (warp_id() - 4) * 16;
     State<D> state = {};
     state.max[0] = state.max[1] = LOWEST;
     Scores scores;
     Weights weights;
     const auto weigh = [&](uint32_t first) {
         hold(scores);
-        const int32_t seen = int32_t(cursor + token - first) + 1;
+        const int32_t seen = int32_t(position + token - first) + 1;
         if (seen < int32_t(ROWS)) mask(scores, seen);
         soften<D>(scores, state, LOG2_E / (D == 64 ? 8.0f : 11.313708498984761f));
         hold(scores);
@@ -318,7 +322,7 @@ __device__ void attend_item(const AttendPrefillHopper<W>& args, const Item& item
         weigh(tile * ROWS);
     }
     release(&barriers.queries_empty);
-    const uint32_t values = next(), left = cursor + args.tokens - (item.tiles - 1) * ROWS;
+    const uint32_t values = next(), left = position + args.tokens - (item.tiles - 1) * ROWS;
     if (left < ROWS) clear_rows(tiles.ring[values], left);
     settle();
     begin_turn();

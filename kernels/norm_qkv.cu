@@ -16,11 +16,13 @@ template <class W> struct NormQkv {
     const W* wq; // [H D, C]
     const W* wk; // [G D, C]
     const W* wv; // [G D, C]
-    const uint32_t* cursor; // [1] the token's position
+    const uint32_t* positions; // [R] of the tokens, R = 1
+    const uint32_t* sequences; // [R] whose part of the cache is theirs
     const float* frequencies; // [D/2] radians per position
     float* q; // [1, H, D]
-    kv_t* keys; // [S, G, D] row `cursor` is written
-    kv_t* values; // [S, G, D] row `cursor` is written
+    kv_t* keys; // [B, S, G, D] the sequence's row at the position is written
+    kv_t* values; // [B, S, G, D] the same
+    uint32_t context; // S
     uint32_t width; // C
     uint32_t heads; // H
     uint32_t kv_heads; // G
@@ -34,7 +36,7 @@ template <class W> struct NormQkv {
 template <class W, int D> __device__ void norm_qkv(const NormQkv<W>& args) {
     const uint32_t width = args.width, heads = args.heads, kv_heads = args.kv_heads;
     SHARED(float2[D / 2], turns); // sine and cosine
-    SHARED(uint32_t, position);
+    SHARED(uint64_t, cached); // the row of the cache
     float scale;
     fetch_norm(args.norm, width);
     const auto rows = [&](uint32_t pair) {
@@ -51,12 +53,12 @@ template <class W, int D> __device__ void norm_qkv(const NormQkv<W>& args) {
         stamp(Moment::Waited);
         fetch_columns(args.x, width, x);
         if (threadIdx.x < D / 2) { // while x is in flight
-            const uint32_t i = threadIdx.x, cursor = *args.cursor;
+            const uint32_t i = threadIdx.x, position = *args.positions;
             // The angle is one product in float, as models were trained with it.
             float sine, cosine;
-            sin_cos(float(cursor) * args.frequencies[i], sine, cosine);
+            sin_cos(float(position) * args.frequencies[i], sine, cosine);
             turns[i] = {args.magnitude * sine, args.magnitude * cosine};
-            if (i == 0) position = cursor;
+            if (i == 0) cached = uint64_t(*args.sequences) * args.context + position;
         }
         scale = stage_normed(x, width, args.eps);
     };
@@ -76,7 +78,7 @@ template <class W, int D> __device__ void norm_qkv(const NormQkv<W>& args) {
             args.q[head * D + i + D / 2] = b;
         } else {
             kv_t* cache = head < heads + kv_heads ? args.keys : args.values;
-            kv_t* row = cache + (uint64_t(position) * kv_heads + (head - heads) % kv_heads) * D;
+            kv_t* row = cache + (cached * kv_heads + (head - heads) % kv_heads) * D;
             row[i] = to_kv(a);
             row[i + D / 2] = to_kv(b);
         }

@@ -15,18 +15,20 @@
 #include "lib/trace.cuh"
 
 struct RopeAppend {
-    const float* q;           // [T, H, D]
-    const float* k;           // [T, G, D]
-    const float* v;           // [T, G, D]
-    const uint32_t* cursor;   // [1] position of the first token
-    const float* frequencies; // [D/2] radians per position
-    kv_t* queries;            // [T, H, D] the rotated q
-    kv_t* keys;               // [S, G, D] the layer's cache: rows cursor..cursor + T are written
-    kv_t* values;             // [S, G, D] the same
-    uint32_t tokens;          // T
-    uint32_t heads;           // H
-    uint32_t kv_heads;        // G
-    float magnitude;          // what cosines and sines are multiplied with
+    const float* q;            // [T, H, D]
+    const float* k;            // [T, G, D]
+    const float* v;            // [T, G, D]
+    const uint32_t* positions; // [1] of the first token
+    const uint32_t* sequences; // [1] whose part of the cache is theirs
+    const float* frequencies;  // [D/2] radians per position
+    kv_t* queries;             // [T, H, D] the rotated q
+    kv_t* keys;                // [B, S, G, D] the layer's cache: T rows from the position on are written
+    kv_t* values;              // [B, S, G, D] the same
+    uint32_t context;          // S
+    uint32_t tokens;           // T
+    uint32_t heads;            // H
+    uint32_t kv_heads;         // G
+    float magnitude;           // what cosines and sines are multiplied with
     Trace trace;
 };
 
@@ -87,7 +89,8 @@ template <int D> __device__ void rope_append(const RopeAppend& args) {
     grid_dependency_wait();
     begun(args.trace);
     grid_dependency_launch();
-    const uint32_t first = args.cursor[0], q_row = args.heads * D, kv_row = args.kv_heads * D;
+    const uint32_t first = args.positions[0], q_row = args.heads * D, kv_row = args.kv_heads * D;
+    const uint64_t cached = uint64_t(args.sequences[0]) * args.context * kv_row;
     for (uint64_t token = blockIdx.x; token < args.tokens; token += gridDim.x) {
         const uint64_t position = first + token;
         if (threadIdx.x < D / 2) {
@@ -98,8 +101,8 @@ template <int D> __device__ void rope_append(const RopeAppend& args) {
         }
         __syncthreads();
         rotate<D>(args.queries + token * q_row, args.q + token * q_row, args.heads, rotation);
-        rotate<D>(args.keys + position * kv_row, args.k + token * kv_row, args.kv_heads, rotation);
-        append(args.values + position * kv_row, args.v + token * kv_row, kv_row);
+        rotate<D>(args.keys + cached + position * kv_row, args.k + token * kv_row, args.kv_heads, rotation);
+        append(args.values + cached + position * kv_row, args.v + token * kv_row, kv_row);
         __syncthreads(); // the rotation is read: the next token's may replace it
     }
 }

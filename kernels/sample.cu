@@ -46,8 +46,8 @@ struct Sample {
     const uint32_t* bias_count; // [1] N
     uint32_t* counts; // [V of the rank] times in the answer; the highest bit: in the prompt
     uint32_t* token; // [1] out: the next step's token; 0 where there is none
-    uint32_t* cursor; // [1] in and out: the position of the last token, then of the next
-    uint64_t* ring; // [R] out, at position % R: position * 2^32 + token (or FAILED)
+    uint32_t* positions; // [R] in and out, R = 1: of the last token, then of the next
+    uint64_t* ring; // [ring_size] out, at position % ring_size: position * 2^32 + token (or FAILED)
     uint64_t* slots; // [3, (2 B + 65 + M) world + 1] scratch, see lib/board.cuh; at first zeros
     const uint64_t* addresses; // [world + 1] of all ranks' slots, and of a word: not 0 to give up
     uint32_t* rounds; // [4] the round modulo 3; tokens that any rank has listed, by round
@@ -57,7 +57,7 @@ struct Sample {
     uint32_t vocab; // V
     uint32_t own_vocab; // V of the rank
     uint32_t first_id; // of the rank's tokens
-    uint32_t ring_size; // R
+    uint32_t ring_size;
     uint32_t world; // ranks, at most 8
     uint32_t rank; // this one
     uint32_t blocks; // B
@@ -195,12 +195,12 @@ __device__ inline void publish(const Sample& args, uint64_t best, uint32_t drawn
     if (threadIdx.x != 0) return;
     const bool is_broken = best >> 32 == 0;
     const bool is_empty = best >> 32 == float_bits(-infinity());
-    const uint32_t position = *args.cursor + 1;
+    const uint32_t position = *args.positions + 1;
     const uint32_t token = is_broken || is_empty ? 0 : drawn;
     const uint32_t outcome = is_empty ? ~0u : is_broken ? FAILED | uint32_t(best) : token;
     if (token - args.first_id < args.own_vocab) args.counts[token - args.first_id] += 1;
     *args.token = token;
-    *args.cursor = position;
+    *args.positions = position;
     // All that the host looks at: nothing has to be there before it.
     store_relaxed_system(args.ring + position % args.ring_size, uint64_t(position) << 32 | outcome);
 }
@@ -267,7 +267,7 @@ __device__ inline void choose(const Sample& args, const Board& board, Bins& bins
     Tokens tokens = {logit_of(best), temperature, args.logits + begin, args.first_id + begin,
                      end - begin};
     const Filters filters(args);
-    const uint4 bits = philox(*args.seed, uint64_t(*args.cursor) + 1, 0);
+    const uint4 bits = philox(*args.seed, uint64_t(*args.positions) + 1, 0);
     const uint64_t random = bits.x | uint64_t(bits.y) << 32;
     if (!filters.are_any()) {
         tokens.least = least_weight(args);

@@ -1,6 +1,6 @@
 //! Where a rank's numbers live: slots are laid out before anything is allocated.
 //!
-//! A [`Slot`] is a place in the *state* region (activations, KV cache, cursor), a [`Weight`] one in
+//! A [`Slot`] is a place in the *state* region (activations, KV cache, positions), a [`Weight`] one in
 //! the *weight* region. Neither is a pointer: the same program runs wherever the two regions are. On
 //! the CPU the weight region is the mapped checkpoint itself, its files laid end to end.
 
@@ -265,6 +265,11 @@ impl<'a> Scratch<'a> {
         bytemuck::cast_slice_mut(&mut taken[..len * size_of::<T>()])
     }
 
+    /// The same memory for one of several parts of the op's work, which follow each other.
+    pub fn lend(&mut self) -> Scratch<'_> {
+        Scratch { bytes: self.bytes }
+    }
+
     /// Bytes that are left.
     pub fn bytes(&self) -> usize {
         self.bytes.len()
@@ -311,6 +316,7 @@ impl_slots!(a A, b B, c C, d D, e E);
 impl_slots!(a A, b B, c C, d D, e E, f F);
 impl_slots!(a A, b B, c C, d D, e E, f F, g G);
 impl_slots!(a A, b B, c C, d D, e E, f F, g G, h H);
+impl_slots!(a A, b B, c C, d D, e E, f F, g G, h H, i I);
 
 /// The state region in host memory, zeroed, and what ops on the CPU work in: pages of the system's, so
 /// aligned for every element type and vector load.

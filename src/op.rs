@@ -185,6 +185,28 @@ impl Display for Tuning {
     }
 }
 
+/// Where the tokens of a step stand: a row is a token, or a run of them that follow each other.
+#[derive(Debug, Clone, Copy)]
+pub struct Placement {
+    /// Of each row's first token. `[R]`
+    pub positions: Slot<u32>,
+    /// Each row's part of the cache. `[R]`
+    pub sequences: Slot<u32>,
+}
+
+impl Placement {
+    /// R
+    pub fn rows(&self) -> usize {
+        self.positions.len()
+    }
+
+    /// That of the first `rows` rows.
+    pub fn first(self, rows: usize) -> Self {
+        let Self { positions, sequences } = self;
+        Self { positions: positions.part(0, rows), sequences: sequences.part(0, rows) }
+    }
+}
+
 /// `y = x weight'`, or `y += x weight'`
 #[derive(Debug, Clone, Copy)]
 pub struct Product {

@@ -97,7 +97,7 @@ impl Forecast {
         let program = |stage: usize| {
             let dims = largest.of_rank((stage + 1) * parts - 1);
             let weights = Weights::locate(checkpoint, &dims)?;
-            Ok(decode(&Llama::lay_out(config, dims, weights, sizes).0))
+            Ok(decode(&Llama::lay_out(config, dims, weights, sizes).0, 1))
         };
         let programs = (0..stages).map(program).collect::<Result<Vec<_>>>()?;
         let seconds = |position: usize, all_reduce: f64| {

@@ -18,7 +18,7 @@ use crate::memory::{Layout, Slot, Weight};
 use crate::op::{Cost, Op, Program};
 use content::write;
 pub use content::{Content, NUMBERS, Numbers};
-pub use setup::Setup;
+pub use setup::{CachePlace, Setup};
 
 /// The types of plain weights that there are kernels for, and of the activations that these multiply.
 pub const HALF: [Float; 2] = [Float::Bf16, Float::F16];
@@ -93,9 +93,9 @@ pub struct Place {
     pub slot: Slot<u8>,
     /// So many numbers, each in a part of its own, are to be judged by their sum.
     pub terms: usize,
-    /// The number of leading elements that are given, and what they hold; the others are canaries.
-    before: Option<(usize, Content)>,
-    reach: usize, // how many may be read, canaries too
+    /// The elements that are given, and what they hold; the others are canaries.
+    before: Option<(Range<usize>, Content)>,
+    reach: usize, // where what may be read ends, canaries too
     /// The elements that the op may write, and how they are judged.
     pub after: Option<(Range<usize>, Judge)>,
 }
@@ -103,7 +103,7 @@ pub struct Place {
 impl Place {
     /// What the op may read or write.
     pub fn used(&self) -> Slot<u8> {
-        let read = self.before.as_ref().map(|_| 0..self.reach);
+        let read = self.before.as_ref().map(|(given, _)| given.start..self.reach);
         let written = self.after.as_ref().map(|(range, _)| range.clone());
         let range = read.or(written).unwrap_or_default();
         let size = self.element.bytes();
@@ -175,8 +175,9 @@ impl Case {
         let mut words = canaries(self.layout.bytes());
         let region: &mut [u8] = bytemuck::cast_slice_mut(&mut words);
         for (seed, place) in self.places.iter().enumerate() {
-            let Some((count, content)) = &place.before else { continue };
-            let stored = &mut region[place.slot.offset()..][..count * place.element.bytes()];
+            let Some((given, content)) = &place.before else { continue };
+            let size = place.element.bytes();
+            let stored = &mut region[place.slot.offset()..][given.start * size..given.end * size];
             write(place.element, content, !(seed as u64), stored);
         }
         words

@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::{Case, Content, Element, GUARD_BYTES, Judge, Numbers, Place, Stored};
 use crate::encoding::{Encoding, Float};
 use crate::memory::{Activation, Layout, Slot, Weight};
-use crate::op::{Op, Program};
+use crate::op::{Op, Placement, Program};
 use crate::vector::cores;
 
 /// Lays a case out, place by place.
@@ -54,10 +54,13 @@ impl Setup {
         self.read(name, &[values.len()], content)
     }
 
-    /// The position of the op's first token.
-    pub fn cursor(&mut self, position: usize) -> Slot<u32> {
+    /// Where the op's token stands, the first one of them.
+    pub fn placement(&mut self, position: usize, sequence: usize) -> Placement {
         self.position = position;
-        self.given("cursor", &[position as u32])
+        Placement {
+            positions: self.given("positions", &[position as u32]),
+            sequences: self.given("sequences", &[sequence as u32]),
+        }
     }
 
     /// Read and left as it is.
@@ -67,7 +70,7 @@ impl Setup {
         shape: &[usize],
         content: Content,
     ) -> Slot<T> {
-        self.place(name, T::ELEMENT, shape, Some((len(shape), content)), None).cast()
+        self.place(name, T::ELEMENT, shape, Some((0..len(shape), content)), None).cast()
     }
 
     /// Written and not read.
@@ -88,7 +91,7 @@ impl Setup {
         content: Content,
         judge: Judge,
     ) -> Slot<T> {
-        let before = Some((len(shape), content));
+        let before = Some((0..len(shape), content));
         self.place(name, T::ELEMENT, shape, before, Some((0..len(shape), judge))).cast()
     }
 
@@ -101,7 +104,7 @@ impl Setup {
         content: Content,
     ) -> Activation {
         let shape = [&[terms], shape].concat();
-        let before = Some((len(&shape), content));
+        let before = Some((0..len(&shape), content));
         let bytes = self.place(name, Element::Float(dtype), &shape, before, None);
         Activation { dtype, terms, bytes }
     }
@@ -121,32 +124,33 @@ impl Setup {
         Activation { dtype, terms, bytes }
     }
 
-    /// Keys or values `[S, G, D]` in f16: the rows that are given, and those that may be read.
+    /// Keys or values in f16, of whose sequence the first `rows` positions are given. `in_boxes`: whatever
+    /// lies behind them may be read, too.
     pub fn cached(
         &mut self,
         name: &'static str,
-        shape: [usize; 3],
-        [rows, reach]: [usize; 2],
+        place: CachePlace,
+        (rows, in_boxes): (usize, bool),
         content: Content,
     ) -> Slot<u8> {
-        let row = shape[1] * shape[2];
-        let before = Some((rows * row, content));
-        let slot = self.place(name, Element::Float(Float::F16), &shape, before, None);
-        self.places.last_mut().expect("placed just now").reach = reach * row;
+        let given = place.elements(0..rows);
+        let reach = if in_boxes { len(&place.shape) } else { given.end };
+        let before = Some((given, content));
+        let slot = self.place(name, Element::Float(Float::F16), &place.shape, before, None);
+        self.places.last_mut().expect("placed just now").reach = reach;
         slot
     }
 
-    /// Keys or values `[S, G, D]` in f16, of which these rows are written.
+    /// Keys or values in f16, of whose sequence these positions are written.
     pub fn appended(
         &mut self,
         name: &'static str,
-        shape: [usize; 3],
+        place: CachePlace,
         rows: Range<usize>,
         judge: Judge,
     ) -> Slot<u8> {
-        let row = shape[1] * shape[2];
-        let after = Some((rows.start * row..rows.end * row, judge));
-        self.place(name, Element::Float(Float::F16), &shape, None, after)
+        let after = Some((place.elements(rows), judge));
+        self.place(name, Element::Float(Float::F16), &place.shape, None, after)
     }
 
     /// The case, of which `sizes` tells the types and sizes.
@@ -165,16 +169,40 @@ impl Setup {
         name: &'static str,
         element: Element,
         shape: &[usize],
-        before: Option<(usize, Content)>,
+        before: Option<(Range<usize>, Content)>,
         after: Option<(Range<usize>, Judge)>,
     ) -> Slot<u8> {
         let slot = self.layout.slot(&[len(shape), element.bytes()]);
         self.layout.slot::<u8>(&[GUARD_BYTES]);
-        let (shape, reach) = (shape.to_vec(), before.as_ref().map_or(0, |(count, _)| *count));
+        let (shape, reach) = (shape.to_vec(), before.as_ref().map_or(0, |(given, _)| given.end));
         self.places.push(Place { name, element, shape, slot, terms: 1, before, reach, after });
         slot
     }
 }
+/// A cache, and whose part of it an op touches.
+#[derive(Debug, Clone, Copy)]
+pub struct CachePlace {
+    /// `[B, S, G, D]`
+    pub shape: [usize; 4],
+    /// Below B.
+    pub sequence: usize,
+}
+
+impl CachePlace {
+    /// One sequence, or the second of three, as `seed` has it: of `context` positions, each `[G, D]`.
+    pub fn of_case(context: usize, [kv_heads, head_dim]: [usize; 2], seed: usize) -> Self {
+        let [sequences, sequence] = if seed.is_multiple_of(2) { [1, 0] } else { [3, 1] };
+        Self { shape: [sequences, context, kv_heads, head_dim], sequence }
+    }
+
+    /// The elements of these positions of the sequence.
+    fn elements(&self, positions: Range<usize>) -> Range<usize> {
+        let [_, context, kv_heads, head_dim] = self.shape;
+        let at = |position| (self.sequence * context + position) * kv_heads * head_dim;
+        at(positions.start)..at(positions.end)
+    }
+}
+
 fn len(shape: &[usize]) -> usize {
     shape.iter().product()
 }

@@ -161,7 +161,7 @@ impl Report {
         remarks.iter().for_each(note);
         let plan = plan(&options, &hardware, &config, &dims, &checkpoint)?;
         let (llama, _) = Llama::lay_out(&config, dims, located, plan.sizes);
-        let decode = model::decode(&llama);
+        let decode = model::decode(&llama, 1);
         Ok(Self {
             name: source.to_string(),
             weights: parts,

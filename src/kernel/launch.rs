@@ -111,7 +111,7 @@ impl TensorMap {
         Self { dtype: x.dtype, region, region_offset, rows, cols, box_rows }
     }
 
-    /// Keys or values of a cache, `[S, G D]`.
+    /// Keys or values of a cache, `[B S, G D]`.
     pub fn cache(dtype: Float, bytes: Slot<u8>, cols: usize, box_rows: u32) -> Self {
         Self::activation(Activation { dtype, terms: 1, bytes }, cols, box_rows)
     }

@@ -94,7 +94,7 @@ impl Pair {
             self.step("prefill", program, ids, position, &mut states, told)?;
             position += ids.len();
         }
-        let program = model::decode(&self.model);
+        let program = model::decode(&self.model, 1);
         self.step("decode", program, &[*last], position, &mut states, told)
     }
 
@@ -108,10 +108,10 @@ impl Pair {
         states: &mut [Vec<u64>; 2],
         told: &mut dyn FnMut(Difference) -> Result<()>,
     ) -> Result<()> {
-        let State { ids: ids_slot, cursor, .. } = self.model.state;
+        let State { ids: ids_slot, placement, .. } = self.model.state;
         for state in &mut *states {
             put(state, ids_slot, ids);
-            put(state, cursor, &[position as u32]);
+            put(state, placement.positions, &[position as u32]);
         }
         let labels = self.model.labels(&program);
         for (op, Label { layer, .. }) in program.ops.into_iter().zip(labels) {

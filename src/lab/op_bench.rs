@@ -65,7 +65,7 @@ impl Phase {
         match self {
             Self::Prefill { tokens } => model::prefill(model, tokens, Logits::Last),
             Self::Decode { .. } => {
-                let mut program = model::decode(model);
+                let mut program = model::decode(model, 1);
                 program.push(model::choose(model));
                 program
             }
@@ -291,7 +291,7 @@ impl OpBench {
     /// Seconds that the recording takes once, for ops of `phase`.
     pub(super) fn time(&mut self, phase: Phase, recording: &mut Captured) -> Result<f64> {
         // Sampling moves it.
-        self.device.write(self.model.state.cursor, &[phase.position() as u32])?;
+        self.device.write(self.model.state.placement.positions, &[phase.position() as u32])?;
         let start = Instant::now();
         self.device.step(recording)?;
         self.device.finish()?;

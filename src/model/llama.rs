@@ -1,7 +1,7 @@
 //! The model itself: two programs of the same shape.
 
 use super::weights::floats;
-use super::{DecodeState, Head, LayerState, Sizes, State, Weights};
+use super::{Head, LayerState, Sizes, State, Weights};
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::Checkpoint;
@@ -44,12 +44,13 @@ impl Llama {
         config: &Config,
         checkpoint: &Checkpoint,
     ) -> Result<Vec<(Slot<u8>, Vec<u8>)>> {
-        let State { frequencies, decode, sampling, .. } = &self.state;
+        let State { frequencies, decode, sampling, placement, .. } = &self.state;
         let zeros = [
             decode.scratch.tickets.cast(),
             sampling.tickets.cast(),
             sampling.bins.cast(),
             sampling.rounds.cast(),
+            placement.sequences.cast(),
         ];
         let zeros = zeros.map(|slot: Slot<u8>| (slot, vec![0; slot.len()]));
         let rotations = config.rope.frequencies(config.head_dim, 0);
@@ -91,18 +92,18 @@ impl Logits {
 }
 
 /// The first `tokens` rows of a slot that holds `[T, width]`.
-fn rows<T: bytemuck::Pod>(slot: Slot<T>, tokens: usize, width: usize) -> Slot<T> {
+fn leading<T: bytemuck::Pod>(slot: Slot<T>, tokens: usize, width: usize) -> Slot<T> {
     slot.part(0, tokens * width)
 }
 
 /// The residual stream at the stage's first layer: what the tokens mean, or the stage before has made of it.
 fn begin(p: &mut Program, model: &Llama, tokens: usize) {
     let Llama { dims, weights, state, .. } = model;
-    let [partial, x] = [state.partial, state.x].map(|slot| rows(slot, tokens, dims.width));
+    let [partial, x] = [state.partial, state.x].map(|slot| leading(slot, tokens, dims.width));
     match weights.embedding {
         None => p.push(SendRecv { x, way: Way::Receive }),
         Some(table) => {
-            let (ids, first_id) = (rows(state.ids, tokens, 1), dims.first_id() as u32);
+            let (ids, first_id) = (leading(state.ids, tokens, 1), dims.first_id() as u32);
             p.push(Embed { ids, table, first_id, x: partial });
             all_reduce(p, model, tokens, false);
         }
@@ -113,27 +114,27 @@ fn begin(p: &mut Program, model: &Llama, tokens: usize) {
 fn all_reduce(p: &mut Program, model: &Llama, tokens: usize, residual: bool) {
     let (world, width) = (model.dims.share.parts, model.dims.width);
     if world > 1 {
-        let [partial, x] = [model.state.partial, model.state.x].map(|s| rows(s, tokens, width));
+        let [partial, x] = [model.state.partial, model.state.x].map(|s| leading(s, tokens, width));
         let mailbox = model.state.mailbox;
         p.push(AllReduce { partial, residual, x, world, mailbox });
     }
 }
 
-/// `tokens` tokens at once.
+/// `tokens` tokens of one sequence at once.
 pub fn prefill(model: &Llama, tokens: usize, logits: Logits) -> Program {
     let Llama { dims, norm_eps: eps, magnitude, weights, state } = model;
     let magnitude = *magnitude;
     let (q_width, kv_width) = (dims.heads * dims.head_dim, dims.kv_heads * dims.head_dim);
-    let x = rows(state.x, tokens, dims.width);
-    let partial = rows(state.partial, tokens, dims.width);
-    let q = rows(state.q, tokens, q_width);
-    let k = rows(state.k, tokens, kv_width);
-    let v = rows(state.v, tokens, kv_width);
+    let x = leading(state.x, tokens, dims.width);
+    let partial = leading(state.partial, tokens, dims.width);
+    let q = leading(state.q, tokens, q_width);
+    let k = leading(state.k, tokens, kv_width);
+    let v = leading(state.v, tokens, kv_width);
     let normed = state.prefill.normed.first(tokens * dims.width);
     let queries = state.prefill.queries.first(tokens * q_width);
     let attended = state.prefill.attended.first(tokens * q_width);
     let hidden = state.prefill.hidden.first(tokens * dims.ffn);
-    let (cursor, frequencies) = (state.cursor, state.frequencies);
+    let (placement, frequencies) = (state.placement.first(1), state.frequencies);
     let Dims { heads, kv_heads, head_dim, .. } = *dims;
 
     let mut program = Program::default();
@@ -146,8 +147,8 @@ pub fn prefill(model: &Llama, tokens: usize, logits: Logits) -> Program {
         // Attention's scores are exponentiated: errors in them grow, so these three read both terms.
         let products = [(layer.wq, q), (layer.wk, k), (layer.wv, v)];
         p.push(Matmul { x: normed, products, residual: false });
-        p.push(RopeAppend { q, k, v, cursor, frequencies, magnitude, queries, cache, kv_heads });
-        p.push(AttendPrefill { queries, cache, cursor, heads, kv_heads, head_dim, y: attended });
+        p.push(RopeAppend { q, k, v, placement, frequencies, magnitude, queries, cache, kv_heads });
+        p.push(AttendPrefill { queries, cache, placement, heads, kv_heads, head_dim, y: attended });
         p.push(Matmul { x: attended, products: [(layer.wo, partial)], residual: true });
         all_reduce(p, model, tokens, true);
         norm(p, x, kept.ffn_norm, normed);
@@ -169,41 +170,45 @@ pub fn prefill(model: &Llama, tokens: usize, logits: Logits) -> Program {
         let x = x.part((tokens - scored) * dims.width, scored * dims.width);
         let normed = state.prefill.normed.first(scored * dims.width);
         norm(p, x, state.head_norm, normed);
-        let products = [(matrix, rows(state.logits, scored, dims.vocab))];
+        let products = [(matrix, leading(state.logits, scored, dims.vocab))];
         p.push(Matmul { x: normed.rounded(), products, residual: false });
     }
     program
 }
 
-/// One token, to its logits or the next stage: five ops a layer, if it need not be computed as several are.
-pub fn decode(model: &Llama) -> Program {
+/// `rows` tokens, each the next one of a sequence of its own, to their logits or the next stage: five ops a
+/// layer, if they need not be computed as a prefill is. `rows`: up to R
+pub fn decode(model: &Llama, rows: usize) -> Program {
     if model.state.decode_as_prefill {
+        assert_eq!(rows, 1, "a prefill is of one sequence");
         return prefill(model, 1, Logits::Last);
     }
     let Llama { dims, norm_eps: eps, magnitude, weights, state } = model;
     let (eps, magnitude) = (*eps, *magnitude);
-    let (q_width, cursor, frequencies) =
-        (dims.heads * dims.head_dim, state.cursor, state.frequencies);
-    let x = rows(state.x, 1, dims.width);
-    let partial = rows(state.partial, 1, dims.width);
-    let q = rows(state.q, 1, q_width);
-    let DecodeState { attended, hidden, scratch } = state.decode;
-    let logits = rows(state.logits, 1, dims.vocab);
+    let (placement, frequencies) = (state.placement.first(rows), state.frequencies);
+    let q_width = dims.heads * dims.head_dim;
+    let x = leading(state.x, rows, dims.width);
+    let partial = leading(state.partial, rows, dims.width);
+    let q = leading(state.q, rows, q_width);
+    let attended = leading(state.decode.attended, rows, q_width);
+    let hidden = leading(state.decode.hidden, rows, dims.ffn);
+    let scratch = state.decode.scratch;
+    let logits = leading(state.logits, rows, dims.vocab);
     let Dims { kv_heads, head_dim, .. } = *dims;
 
     let mut p = Program::default();
-    begin(&mut p, model, 1);
+    begin(&mut p, model, rows);
     for (layer, kept) in weights.layers.iter().zip(&state.layers) {
         let &LayerState { attention_norm: norm, ffn_norm, cache } = kept;
         let (wq, wk, wv) = (layer.wq, layer.wk, layer.wv);
-        p.push(NormQkv { x, norm, eps, wq, wk, wv, cursor, frequencies, magnitude, q, cache });
-        p.push(AttendDecode { q, cache, cursor, kv_heads, head_dim, y: attended, scratch });
+        p.push(NormQkv { x, norm, eps, wq, wk, wv, placement, frequencies, magnitude, q, cache });
+        p.push(AttendDecode { q, cache, placement, kv_heads, head_dim, y: attended, scratch });
         p.push(Project { x: attended, weight: layer.wo, y: partial });
-        all_reduce(&mut p, model, 1, true);
+        all_reduce(&mut p, model, rows, true);
         let (w_gate, w_up) = (layer.w_gate, layer.w_up);
         p.push(NormGateUp { x, norm: ffn_norm, eps, w_gate, w_up, hidden });
         p.push(Project { x: hidden, weight: layer.w_down, y: partial });
-        all_reduce(&mut p, model, 1, true);
+        all_reduce(&mut p, model, rows, true);
     }
     match weights.head {
         Some(Head { matrix: head, .. }) => {
@@ -217,9 +222,10 @@ pub fn decode(model: &Llama) -> Program {
 /// The next token, from the logits of the last; it takes the last one's place, so that [`decode`] can
 /// follow at once.
 pub fn choose(model: &Llama) -> Sample {
-    let State { sampling, ring, cursor, .. } = model.state;
-    let logits = rows(model.state.logits, 1, model.dims.vocab);
-    Sample { logits, sampling, ring, token: rows(model.state.ids, 1, 1), cursor }
+    let State { sampling, ring, placement, .. } = model.state;
+    let positions = placement.first(1).positions;
+    let logits = leading(model.state.logits, 1, model.dims.vocab);
+    Sample { logits, sampling, ring, token: leading(model.state.ids, 1, 1), positions }
 }
 
 /// From the logits of the last token to those of the next: its choice comes first, so that the first layer's
@@ -227,6 +233,6 @@ pub fn choose(model: &Llama) -> Sample {
 pub fn step(model: &Llama) -> Program {
     let mut program = Program::default();
     program.push(choose(model));
-    program.ops.extend(decode(model).ops);
+    program.ops.extend(decode(model, 1).ops);
     program
 }

@@ -58,6 +58,8 @@ impl Request {
         let chunk = self.chunk.min(context).max(1);
         Sizes {
             context,
+            sequences: 1,
+            rows: 1,
             chunk,
             logits: if self.all_logits { chunk } else { 1 },
             cache: self.cache,

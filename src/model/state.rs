@@ -1,14 +1,19 @@
 use crate::config::Dims;
 use crate::encoding::Float;
 use crate::memory::{Activation, Layout, Scratch, Slot};
+use crate::op::Placement;
 use crate::ops::{AttendDecode, AttendScratch, Cache, Mailbox, RING, Sampling};
 use crate::vector::{attention_scratch, matmul_scratch};
 
 /// How much state there is room for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sizes {
-    /// S: tokens the KV cache holds.
+    /// S: tokens the KV cache holds of a sequence.
     pub context: usize,
+    /// B: sequences that it holds.
+    pub sequences: usize,
+    /// R: tokens that a decode step takes, each of a sequence of its own.
+    pub rows: usize,
     /// Tokens that one prefill step takes at most.
     pub chunk: usize,
     /// Positions of a step whose logits are kept at most.
@@ -28,10 +33,10 @@ pub struct Sizes {
 /// All that a rank remembers: the activations of the step at hand and the KV cache.
 #[derive(Debug)]
 pub struct State {
-    /// The step's tokens; the first is also where the next one is put. `[T]`
+    /// The step's tokens; the first are also where the next ones are put. `[T]`
     pub ids: Slot<u32>,
-    /// Position of the step's first token. `[1]`
-    pub cursor: Slot<u32>,
+    /// `[R]`
+    pub placement: Placement,
     /// Rotary frequencies, written once. `[D/2]`
     pub frequencies: Slot<f32>,
     /// The residual stream. `[T, C]`
@@ -84,12 +89,12 @@ pub struct PrefillState {
     pub hidden: Activation,
 }
 
-/// What the ops of one token exchange, in f32.
+/// What the ops of a decode step exchange, in f32.
 #[derive(Debug, Clone, Copy)]
 pub struct DecodeState {
-    /// What attention found. `[1, H, D]`
+    /// What attention found. `[R, H, D]`
     pub attended: Slot<f32>,
-    /// The gated hidden units. `[1, F]`
+    /// The gated hidden units. `[R, F]`
     pub hidden: Slot<f32>,
     pub scratch: AttendScratch,
 }
@@ -128,7 +133,8 @@ impl State {
     /// Lays out the state: activations, the cache, what host and device share, and what ops work in.
     pub fn plan(dims: &Dims, sizes: Sizes, layout: &mut Layout) -> Self {
         layout.scratch(scratch(dims, sizes));
-        let t = sizes.chunk;
+        let r = sizes.rows;
+        let t = sizes.chunk.max(r);
         let (h, g, d) = (dims.heads, dims.kv_heads, dims.head_dim);
         let activations = sizes.activations;
         // The cache's type has the longest mantissa of the 16-bit ones.
@@ -138,7 +144,7 @@ impl State {
         let splits = AttendDecode::splits((h, g, d), sizes.context, sizes.attention_blocks);
         Self {
             ids: layout.slot(&[t]),
-            cursor: layout.slot(&[1]),
+            placement: Placement { positions: layout.slot(&[r]), sequences: layout.slot(&[r]) },
             frequencies: layout.slot(&[d / 2]),
             x,
             partial: if dims.share.parts > 1 { layout.slot(&[t, dims.width]) } else { x },
@@ -146,7 +152,7 @@ impl State {
             q: layout.slot(&[t, h, d]),
             k: layout.slot(&[t, g, d]),
             v: layout.slot(&[t, g, d]),
-            logits: layout.slot(&[sizes.logits, dims.vocab]),
+            logits: layout.slot(&[sizes.logits.max(r), dims.vocab]),
             prefill: PrefillState {
                 normed: layout.activation(activations, terms, &[t, dims.width]),
                 queries: layout.activation(queries, 1, &[t, h, d]),
@@ -154,8 +160,8 @@ impl State {
                 hidden: layout.activation(activations, 1, &[t, dims.ffn]),
             },
             decode: DecodeState {
-                attended: layout.slot(&[h, d]),
-                hidden: layout.slot(&[dims.ffn]),
+                attended: layout.slot(&[r, h, d]),
+                hidden: layout.slot(&[r, dims.ffn]),
                 scratch: AttendScratch {
                     partial: layout.slot(&[splits, h, d]),
                     statistics: layout.slot(&[splits, h, 2]),
@@ -176,27 +182,25 @@ impl State {
 
 impl LayerState {
     fn plan(dims: &Dims, sizes: Sizes, layout: &mut Layout) -> Self {
-        let shape = [sizes.context, dims.kv_heads, dims.head_dim, sizes.cache.bytes()];
+        let Sizes { sequences, context, cache: dtype, .. } = sizes;
+        let shape = [sequences, context, dims.kv_heads, dims.head_dim, dtype.bytes()];
         Self {
             attention_norm: layout.slot(&[dims.width]),
             ffn_norm: layout.slot(&[dims.width]),
-            cache: Cache {
-                dtype: sizes.cache,
-                keys: layout.slot(&shape),
-                values: layout.slot(&shape),
-            },
+            cache: Cache { dtype, context, keys: layout.slot(&shape), values: layout.slot(&shape) },
         }
     }
 }
 
-/// Bytes that any op of the two programs works in on the CPU: the inputs of its products, with one
-/// token's norm, keys and values; rotated keys; attention's. Where activations are stored in 16 bits, with
+/// Bytes that any op of the two programs works in on the CPU: the inputs of its products, with a decode
+/// step's norms, keys and values; rotated keys; attention's. Where activations are stored in 16 bits, with
 /// what an op reads and writes as f32.
 fn scratch(dims: &Dims, sizes: Sizes) -> usize {
     let (q, kv) = (dims.heads * dims.head_dim, dims.kv_heads * dims.head_dim);
     let widest = dims.width.max(dims.ffn).max(q);
-    let products = matmul_scratch(sizes.chunk, widest, sizes.threads);
-    let of_token = Scratch::bytes_of::<f32>(dims.width) + 2 * Scratch::bytes_of::<f32>(kv);
+    let products = matmul_scratch(sizes.chunk.max(sizes.rows), widest, sizes.threads);
+    let of_rows = |width| Scratch::bytes_of::<f32>(sizes.rows.saturating_mul(width));
+    let of_rows = of_rows(dims.width) + 2 * of_rows(kv);
     let keys = Scratch::bytes_of::<f32>(sizes.chunk.saturating_mul(kv));
     let attention =
         |tokens| attention_scratch(tokens, dims.heads, dims.head_dim, sizes.context, sizes.threads);
@@ -205,5 +209,5 @@ fn scratch(dims: &Dims, sizes: Sizes) -> usize {
         Float::F32 => 0,
         _ => 2 * Scratch::bytes_of::<f32>(sizes.chunk.saturating_mul(widest)),
     };
-    products.saturating_add(of_token).max(keys).max(attention).saturating_add(wide)
+    products.saturating_add(of_rows).max(keys).max(attention).saturating_add(wide)
 }

@@ -1,28 +1,26 @@
-use super::attend_prefill::{Pins, attend_cost, attend_scratch};
+use super::attend_prefill::{Pins, attend_cost};
 use super::rope_append::Cache;
 use super::{launch, size};
-use crate::case::{Case, F32_NMSE, Judge, NUMBERS, Setup};
+use crate::case::{CachePlace, Case, F32_NMSE, Judge, NUMBERS, Setup};
 use crate::encoding::Float;
 use crate::for_float;
 use crate::kernel::{self, Launch};
 use crate::memory::{Memory, Slot};
-use crate::op::{Cost, Op, Operands, Target};
-use crate::vector::Attention;
+use crate::op::{Cost, Op, Operands, Placement, Target};
+use crate::vector::{Attention, attention_scratch};
 
-/// One token's attention over the cache, which holds its own key and value already: as
+/// Each token's attention over its sequence in the cache, which holds its own key and value already: as
 /// `attend_prefill`, in f32 on both ends.
 pub struct AttendDecode {
-    /// `[1, H, D]`
+    /// `[R, H, D]`
     pub q: Slot<f32>,
-    /// `[S, G, D]`
     pub cache: Cache,
-    /// The token's position. `[1]`
-    pub cursor: Slot<u32>,
+    pub placement: Placement,
     /// G
     pub kv_heads: usize,
     /// D
     pub head_dim: usize,
-    /// Out. `[1, H, D]`
+    /// Out. `[R, H, D]`
     pub y: Slot<f32>,
     /// What a GPU splits the cache with.
     pub scratch: AttendScratch,
@@ -62,7 +60,7 @@ impl AttendDecode {
     }
 
     fn heads(&self) -> usize {
-        self.q.len() / self.head_dim
+        self.q.len() / self.placement.rows() / self.head_dim
     }
 }
 
@@ -72,33 +70,48 @@ impl Op for AttendDecode {
     }
 
     fn cost(&self, position: usize) -> Cost {
-        attend_cost(1, position, self.heads(), self.kv_heads, self.head_dim, self.cache.dtype)
+        let of_row =
+            attend_cost(1, position, self.heads(), self.kv_heads, self.head_dim, self.cache.dtype);
+        (0..self.placement.rows()).fold(Cost::default(), |sum, _| sum + of_row)
     }
 
     fn scratch(&self, threads: usize) -> usize {
-        attend_scratch(1, [self.heads(), self.kv_heads, self.head_dim], self.cache, threads)
+        attention_scratch(1, self.heads(), self.head_dim, self.cache.context, threads)
     }
 
     fn reference(&self, memory: &mut Memory<'_>) {
         let (mut region, mut scratch) = memory.region_and_scratch();
-        let (q, keys, values, cursor, y) =
-            region.slots((self.q, self.cache.keys, self.cache.values, self.cursor, self.y));
+        let (q, keys, values, positions, sequences, y) = region.slots((
+            self.q,
+            self.cache.keys,
+            self.cache.values,
+            self.placement.positions,
+            self.placement.sequences,
+            self.y,
+        ));
         let (heads, &Self { kv_heads, head_dim, .. }) = (self.heads(), self);
-        for_float!(self.cache.dtype, E => {
-            let [keys, values]: [&[E]; 2] = [&*keys, &*values].map(bytemuck::cast_slice);
-            let first = cursor[0] as usize;
-            let attention = Attention { q, keys, values, first, heads, kv_heads, head_dim };
-            attention.run(y, &mut scratch);
-        });
+        let width = heads * head_dim;
+        let rows = q.chunks_exact(width).zip(y.chunks_exact_mut(width));
+        for ((q, y), (position, sequence)) in rows.zip(positions.iter().zip(&*sequences)) {
+            for_float!(self.cache.dtype, E => {
+                let [keys, values]: [&[E]; 2] = [&*keys, &*values].map(|stored| {
+                    let stored = bytemuck::cast_slice(stored);
+                    self.cache.of_sequence(stored, *sequence, kv_heads * head_dim)
+                });
+                let first = *position as usize;
+                let attention = Attention { q, keys, values, first, heads, kv_heads, head_dim };
+                attention.run(y, &mut scratch.lend());
+            });
+        }
     }
 
     fn operands(&self) -> Operands {
-        let input = vec![1, self.heads(), self.head_dim];
+        let input = vec![self.placement.rows(), self.heads(), self.head_dim];
         Operands { input, ..Operands::default() }
     }
 
     fn launch(&self, target: &Target) -> Launch {
-        assert_eq!(self.cache.dtype, Float::F16);
+        assert_eq!((self.cache.dtype, self.placement.rows()), (Float::F16, 1));
         let (heads, AttendScratch { partial, statistics, tickets }) = (self.heads(), self.scratch);
         let splits = partial.len() / self.q.len();
         assert!(splits <= GROUP * GROUP && tickets.len() == Self::tickets(heads, self.kv_heads));
@@ -106,13 +119,15 @@ impl Op for AttendDecode {
             q: self.q,
             keys: self.cache.keys,
             values: self.cache.values,
-            cursor: self.cursor,
+            positions: self.placement.positions,
+            sequences: self.placement.sequences,
             y: self.y,
             partial,
             statistics,
             tickets,
             heads: size(heads),
             kv_heads: size(self.kv_heads),
+            context: size(self.cache.context),
             flow: target.tuning.flow(),
         }
         .arguments();
@@ -158,15 +173,18 @@ impl AttendDecode {
                 let mut setup = Setup::new(numbers);
                 let pins = Pins { heads, kv_heads, head_dim, seen: position + 1 };
                 let [q, keys, values] = pins.contents(numbers);
-                let (shape, rows) = ([position + 70, kv_heads, head_dim], position + 1);
+                let place =
+                    CachePlace::of_case(position + 70, [kv_heads, head_dim], splits + position);
+                let rows = (position + 1, false);
                 let op = Self {
                     q: setup.read("q", &[1, heads, head_dim], q),
                     cache: Cache {
                         dtype: Float::F16,
-                        keys: setup.cached("keys", shape, [rows; 2], keys),
-                        values: setup.cached("values", shape, [rows; 2], values),
+                        context: position + 70,
+                        keys: setup.cached("keys", place, rows, keys),
+                        values: setup.cached("values", place, rows, values),
                     },
-                    cursor: setup.cursor(position),
+                    placement: setup.placement(position, place.sequence),
                     kv_heads,
                     head_dim,
                     y: setup.written("y", &[1, heads, head_dim], numbers.judge(F32_NMSE)),

@@ -1,10 +1,10 @@
 use super::{AttendPrefillHopper, Cache, blocks, launch, size};
-use crate::case::{Case, Content, HALF, MATRIX_NMSE, NUMBERS, Numbers, Setup};
+use crate::case::{CachePlace, Case, Content, HALF, MATRIX_NMSE, NUMBERS, Numbers, Setup};
 use crate::encoding::Float;
 use crate::for_float;
 use crate::kernel::{self, Launch};
-use crate::memory::{Activation, Memory, Slot};
-use crate::op::{Cost, Op, Operands, Target};
+use crate::memory::{Activation, Memory};
+use crate::op::{Cost, Op, Operands, Placement, Target};
 use crate::vector::{Attention, attention_scratch, fill, wide_scratch, widened_in};
 
 /// Causal attention of the step's tokens over the cache, which holds their own keys and values
@@ -14,10 +14,9 @@ use crate::vector::{Attention, attention_scratch, fill, wide_scratch, widened_in
 pub struct AttendPrefill {
     /// Rotated. `[T, H, D]`
     pub queries: Activation,
-    /// `[S, G, D]`
     pub cache: Cache,
-    /// Position of the first token. `[1]`
-    pub cursor: Slot<u32>,
+    /// Of the first token: one row.
+    pub placement: Placement,
     /// H
     pub heads: usize,
     /// G
@@ -45,25 +44,29 @@ impl Op for AttendPrefill {
     }
 
     fn scratch(&self, threads: usize) -> usize {
-        let Self { heads, kv_heads, head_dim, cache, .. } = *self;
-        let own = attend_scratch(self.tokens(), [heads, kv_heads, head_dim], cache, threads);
+        let Self { heads, head_dim, cache, .. } = *self;
+        let own = attention_scratch(self.tokens(), heads, head_dim, cache.context, threads);
         own + wide_scratch(self.queries) + wide_scratch(self.y)
     }
 
     fn reference(&self, memory: &mut Memory<'_>) {
         let (mut region, mut scratch) = memory.region_and_scratch();
-        let (queries, keys, values, cursor, y) = region.slots((
+        let (queries, keys, values, positions, sequences, y) = region.slots((
             self.queries.bytes,
             self.cache.keys,
             self.cache.values,
-            self.cursor,
+            self.placement.positions,
+            self.placement.sequences,
             self.y.bytes,
         ));
         let q = widened_in(self.queries, queries, &mut scratch);
         let &Self { heads, kv_heads, head_dim, .. } = self;
         for_float!(self.cache.dtype, E => {
-            let [keys, values]: [&[E]; 2] = [&*keys, &*values].map(bytemuck::cast_slice);
-            let first = cursor[0] as usize;
+            let [keys, values]: [&[E]; 2] = [&*keys, &*values].map(|stored| {
+                let stored = bytemuck::cast_slice(stored);
+                self.cache.of_sequence(stored, sequences[0], kv_heads * head_dim)
+            });
+            let first = positions[0] as usize;
             let attention = Attention { q, keys, values, first, heads, kv_heads, head_dim };
             fill(self.y, y, &mut scratch, |y, scratch| attention.run(y, scratch));
         });
@@ -86,11 +89,13 @@ impl Op for AttendPrefill {
             queries: self.queries.bytes,
             keys: self.cache.keys,
             values: self.cache.values,
-            cursor: self.cursor,
+            positions: self.placement.positions,
+            sequences: self.placement.sequences,
             y: self.y.bytes,
             tokens: size(self.tokens()),
             heads: size(self.heads),
             kv_heads: size(self.kv_heads),
+            context: size(self.cache.context),
         }
         .arguments();
         launch(
@@ -101,17 +106,6 @@ impl Op for AttendPrefill {
             arguments,
         )
     }
-}
-
-/// Bytes of scratch that attention of so many tokens over all of `cache` takes; `[H, G, D]`.
-pub(super) fn attend_scratch(
-    tokens: usize,
-    [heads, kv_heads, head_dim]: [usize; 3],
-    cache: Cache,
-    threads: usize,
-) -> usize {
-    let context = cache.keys.len() / (kv_heads * head_dim * cache.dtype.bytes());
-    attention_scratch(tokens, heads, head_dim, context, threads)
 }
 
 /// What attention of `tokens` from `position` on must read and compute.
@@ -170,17 +164,19 @@ impl AttendPrefill {
         {
             let mut setup = Setup::new(numbers);
             let pins = Pins { heads, kv_heads, head_dim, seen: first + 1 };
-            let shape = [first + tokens + 2, kv_heads, head_dim];
+            let context = first + tokens + 2;
+            let place = CachePlace::of_case(context, [kv_heads, head_dim], heads + first);
             let [q, keys, values] = pins.contents(numbers);
-            let rows = [first + tokens, if in_boxes { shape[0] } else { first + tokens }];
+            let rows = (first + tokens, in_boxes);
             let op = Self {
                 queries: setup.read_as("queries", (Float::F16, 1), &[tokens, heads, head_dim], q),
                 cache: Cache {
                     dtype: Float::F16,
-                    keys: setup.cached("keys", shape, rows, keys),
-                    values: setup.cached("values", shape, rows, values),
+                    context,
+                    keys: setup.cached("keys", place, rows, keys),
+                    values: setup.cached("values", place, rows, values),
                 },
-                cursor: setup.cursor(first),
+                placement: setup.placement(first, place.sequence),
                 heads,
                 kv_heads,
                 head_dim,

@@ -32,7 +32,7 @@ impl Op for AttendPrefillHopper {
     }
 
     fn launch(&self, target: &Target) -> Launch {
-        let AttendPrefill { queries, cache, cursor, heads, kv_heads, head_dim, y } = self.0;
+        let AttendPrefill { queries, cache, placement, heads, kv_heads, head_dim, y } = self.0;
         assert!(queries.dtype == Float::F16 && cache.dtype == Float::F16);
         let tokens = self.0.tokens();
         let map = |bytes| TensorMap::cache(cache.dtype, bytes, kv_heads * head_dim, ROWS as u32);
@@ -40,11 +40,13 @@ impl Op for AttendPrefillHopper {
             queries: TensorMap::activation(queries, heads * head_dim, ROWS as u32),
             keys: map(cache.keys),
             values: map(cache.values),
-            cursor,
+            positions: placement.positions,
+            sequences: placement.sequences,
             y: y.bytes,
             tokens: size(tokens),
             heads: size(heads),
             kv_heads: size(kv_heads),
+            context: size(cache.context),
         }
         .arguments();
         launch(

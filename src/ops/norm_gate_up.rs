@@ -9,10 +9,10 @@ use crate::memory::{Memory, Slot, Weight};
 use crate::op::{Cost, Op, Operands, Target};
 use crate::vector::{Rows, matmul};
 
-/// One token from the residual stream to the gated hidden units: the chain `rms_norm`, two `matmul`,
+/// Each token from the residual stream to the gated hidden units: the chain `rms_norm`, two `matmul`,
 /// `swiglu`.
 pub struct NormGateUp {
-    /// `[1, C]`
+    /// `[R, C]`
     pub x: Slot<f32>,
     /// `[C]`
     pub norm: Slot<f32>,
@@ -21,7 +21,7 @@ pub struct NormGateUp {
     pub w_gate: Weight,
     /// `[F, C]`
     pub w_up: Weight,
-    /// Out. `[1, F]`
+    /// Out. `[R, F]`
     pub hidden: Slot<f32>,
 }
 
@@ -32,11 +32,12 @@ impl Op for NormGateUp {
 
     fn cost(&self, _position: usize) -> Cost {
         let norm = Cost { weight_bytes: self.norm.bytes() as u64, ..Cost::default() };
-        norm + matmul_cost(self.w_gate, 1) + matmul_cost(self.w_up, 1)
+        let rows = self.x.len() / self.norm.len();
+        norm + matmul_cost(self.w_gate, rows) + matmul_cost(self.w_up, rows)
     }
 
     fn scratch(&self, threads: usize) -> usize {
-        normed_scratch(self.norm.len(), threads)
+        normed_scratch(self.x, self.norm, threads)
     }
 
     fn reference(&self, memory: &mut Memory<'_>) {
@@ -55,6 +56,7 @@ impl Op for NormGateUp {
 
     fn launch(&self, target: &Target) -> Launch {
         let width = self.norm.len();
+        assert_eq!(self.x.len(), width, "one token");
         let gemv = Gemv { pairs: self.w_gate.rows, width };
         let arguments = kernel::NormGateUp {
             x: self.x,

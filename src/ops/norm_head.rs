@@ -8,16 +8,16 @@ use crate::memory::{Memory, Slot, Weight};
 use crate::op::{Cost, Op, Operands, Product, Target};
 use crate::vector::{Rows, matmul, set};
 
-/// One token's logits: the chain `rms_norm`, `matmul`.
+/// Each token's logits: the chain `rms_norm`, `matmul`.
 pub struct NormHead {
-    /// `[1, C]`
+    /// `[R, C]`
     pub x: Slot<f32>,
     /// `[C]`
     pub norm: Slot<f32>,
     pub eps: f32,
     /// The LM head. `[V, C]`
     pub head: Weight,
-    /// Out. `[1, V]`
+    /// Out. `[R, V]`
     pub logits: Slot<f32>,
 }
 
@@ -28,11 +28,11 @@ impl Op for NormHead {
 
     fn cost(&self, _position: usize) -> Cost {
         let norm = Cost { weight_bytes: self.norm.bytes() as u64, ..Cost::default() };
-        norm + matmul_cost(self.head, 1)
+        norm + matmul_cost(self.head, self.x.len() / self.norm.len())
     }
 
     fn scratch(&self, threads: usize) -> usize {
-        normed_scratch(self.norm.len(), threads)
+        normed_scratch(self.x, self.norm, threads)
     }
 
     fn reference(&self, memory: &mut Memory<'_>) {
@@ -55,6 +55,7 @@ impl Op for NormHead {
 
     fn launch(&self, target: &Target) -> Launch {
         let width = self.norm.len();
+        assert_eq!(self.x.len(), width, "one token");
         let gemv = Gemv::of_rows(self.head.rows, width);
         let arguments = kernel::NormHead {
             x: self.x,

@@ -3,17 +3,17 @@ use super::matmul::matmul_cost;
 use super::rms_norm::{normed, normed_scratch};
 use super::rope_append::{Cache, append, rotate, rotation};
 use super::{launch, size};
-use crate::case::{Case, F32_NMSE, HALF, HALF_NMSE, NUMBERS, Setup};
+use crate::case::{CachePlace, Case, F32_NMSE, HALF, HALF_NMSE, NUMBERS, Setup};
 use crate::encoding::Float;
 use crate::kernel::{self, Launch};
 use crate::memory::{Memory, Scratch, Slot, Weight};
-use crate::op::{Cost, Op, Operands, Target};
+use crate::op::{Cost, Op, Operands, Placement, Target};
 use crate::vector::{Rows, matmul, set};
 
-/// One token from the residual stream to its rotated queries and its place in the cache: the chain
+/// Each token from the residual stream to its rotated queries and its place in the cache: the chain
 /// `rms_norm`, three `matmul`, `rope_append`.
 pub struct NormQkv {
-    /// `[1, C]`
+    /// `[R, C]`
     pub x: Slot<f32>,
     /// `[C]`
     pub norm: Slot<f32>,
@@ -24,15 +24,14 @@ pub struct NormQkv {
     pub wk: Weight,
     /// `[G D, C]`
     pub wv: Weight,
-    /// The token's position. `[1]`
-    pub cursor: Slot<u32>,
+    pub placement: Placement,
     /// Radians per position. `[D/2]`
     pub frequencies: Slot<f32>,
     /// What cosines and sines are multiplied with: 1 but for YaRN.
     pub magnitude: f32,
-    /// Out. `[1, H, D]`
+    /// Out. `[R, H, D]`
     pub q: Slot<f32>,
-    /// Out: row `cursor`. `[S, G, D]`
+    /// Out: the tokens' own rows.
     pub cache: Cache,
 }
 
@@ -43,45 +42,56 @@ impl Op for NormQkv {
 
     fn cost(&self, _position: usize) -> Cost {
         let norm = Cost { weight_bytes: self.norm.bytes() as u64, ..Cost::default() };
-        [self.wq, self.wk, self.wv].iter().fold(norm, |sum, w| sum + matmul_cost(*w, 1))
+        [self.wq, self.wk, self.wv]
+            .iter()
+            .fold(norm, |sum, w| sum + matmul_cost(*w, self.placement.rows()))
     }
 
     fn scratch(&self, threads: usize) -> usize {
-        let [k, v] = [self.wk, self.wv].map(|weight| Scratch::bytes_of::<f32>(weight.rows));
-        normed_scratch(self.norm.len(), threads) + k + v
+        let rows = self.placement.rows();
+        let [k, v] = [self.wk, self.wv].map(|weight| Scratch::bytes_of::<f32>(rows * weight.rows));
+        normed_scratch(self.x, self.norm, threads) + k + v
     }
 
     fn reference(&self, memory: &mut Memory<'_>) {
         let weights = memory.weights;
         let (mut region, mut scratch) = memory.region_and_scratch();
-        let (x, norm, cursor, frequencies, q, keys, values) = region.slots((
+        let (x, norm, positions, sequences, frequencies, q, keys, values) = region.slots((
             self.x,
             self.norm,
-            self.cursor,
+            self.placement.positions,
+            self.placement.sequences,
             self.frequencies,
             self.q,
             self.cache.keys,
             self.cache.values,
         ));
-        let [k, v] = [self.wk, self.wv].map(|weight| scratch.take::<f32>(weight.rows));
+        let rows = positions.len();
+        let [k, v] = [self.wk, self.wv].map(|weight| scratch.take::<f32>(rows * weight.rows));
         let inputs = normed(x, norm, self.eps, &mut scratch);
         let [wq, wk, wv] = [self.wq, self.wk, self.wv].map(|weight| [Rows::of(weights, weight)]);
         matmul([(wq, q), (wk, &mut *k), (wv, &mut *v)], inputs, &mut scratch, &set);
-        let position = cursor[0] as usize;
-        let rotation = rotation(position, frequencies, self.magnitude);
-        rotate(q, &rotation);
-        rotate(k, &rotation);
-        append(self.cache.dtype, k, keys, position * k.len());
-        append(self.cache.dtype, v, values, position * v.len());
+        let [q_width, kv_width] = [self.wq.rows, self.wk.rows];
+        let placed = positions.iter().zip(&*sequences);
+        let rotated = q.chunks_exact_mut(q_width).zip(k.chunks_exact_mut(kv_width));
+        for (((position, sequence), (q, k)), v) in placed.zip(rotated).zip(v.chunks(kv_width)) {
+            let rotation = rotation(*position as usize, frequencies, self.magnitude);
+            rotate(q, &rotation);
+            rotate(k, &rotation);
+            let at = self.cache.row(*sequence, *position) * kv_width;
+            append(self.cache.dtype, k, keys, at);
+            append(self.cache.dtype, v, values, at);
+        }
     }
 
     fn operands(&self) -> Operands {
-        let (input, norm) = (vec![1, self.norm.len()], Some(self.norm));
+        let (input, norm) = (vec![self.placement.rows(), self.norm.len()], Some(self.norm));
         Operands { input, matrices: vec![self.wq, self.wk, self.wv], norm }
     }
 
     fn launch(&self, target: &Target) -> Launch {
         let (width, head_dim) = (self.norm.len(), 2 * self.frequencies.len());
+        assert_eq!(self.placement.rows(), 1);
         let gemv = Gemv::of_rows(self.wq.rows + self.wk.rows + self.wv.rows, width);
         let arguments = kernel::NormQkv {
             x: self.x,
@@ -89,11 +99,13 @@ impl Op for NormQkv {
             wq: self.wq,
             wk: self.wk,
             wv: self.wv,
-            cursor: self.cursor,
+            positions: self.placement.positions,
+            sequences: self.placement.sequences,
             frequencies: self.frequencies,
             q: self.q,
             keys: self.cache.keys,
             values: self.cache.values,
+            context: size(self.cache.context),
             width: size(width),
             heads: size(self.wq.rows / head_dim),
             kv_heads: size(self.wk.rows / head_dim),
@@ -136,10 +148,10 @@ impl NormQkv {
                 let mut projection =
                     |heads| setup.weight(dtype, heads * head_dim, width, numbers.upto(4));
                 let (wq, wk, wv) = (projection(heads), projection(kv_heads), projection(kv_heads));
-                let shape = [capacity, kv_heads, head_dim];
+                let place = CachePlace::of_case(capacity, [kv_heads, head_dim], heads);
                 let mut appended = |name| {
                     let judge = numbers.judge(HALF_NMSE);
-                    setup.appended(name, shape, position..position + 1, judge)
+                    setup.appended(name, place, position..position + 1, judge)
                 };
                 let (keys, values) = (appended("keys"), appended("values"));
                 let op = Self {
@@ -149,11 +161,11 @@ impl NormQkv {
                     wq,
                     wk,
                     wv,
-                    cursor: setup.cursor(position),
+                    placement: setup.placement(position, place.sequence),
                     frequencies: setup.given("frequencies", &numbers.frequencies(head_dim)),
                     magnitude: numbers.pick(0.5, 1.25),
                     q: setup.written("q", &[1, heads, head_dim], numbers.judge(F32_NMSE)),
-                    cache: Cache { dtype: Float::F16, keys, values },
+                    cache: Cache { dtype: Float::F16, context: capacity, keys, values },
                 };
                 let heads = format!("{heads}/{kv_heads} heads of {head_dim}");
                 let name = format!("{} {heads}, width {width}, position {position}", dtype.name());

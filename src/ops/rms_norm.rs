@@ -80,21 +80,23 @@ impl Op for RmsNorm {
 /// Elements that are worth a task of their own.
 const ELEMENTS_PER_TASK: usize = 16 * 1024;
 
-/// The norm of one token's `x` `[C]`, for ops that begin with it.
+/// The norm of each token's `x`, `[R, C]`, for ops that begin with it.
 pub(super) fn normed<'s>(
     x: &[f32],
     weight: &[f32],
     eps: f32,
     scratch: &mut Scratch<'s>,
 ) -> Inputs<'s> {
-    let y = scratch.take(x.len());
-    rms_norm(x, weight, eps, y);
-    Inputs::pack(y, x.len(), scratch)
+    let (y, width) = (scratch.take(x.len()), weight.len());
+    let rows = x.chunks_exact(width).zip(y.chunks_exact_mut(width));
+    rows.for_each(|(x, y)| rms_norm(x, weight, eps, y));
+    Inputs::pack(y, width, scratch)
 }
 
-/// Bytes of scratch that [`normed`] of so many numbers and products of it take.
-pub(super) fn normed_scratch(width: usize, threads: usize) -> usize {
-    Scratch::bytes_of::<f32>(width) + matmul_scratch(1, width, threads)
+/// Bytes of scratch that [`normed`] of `x` and products of it take.
+pub(super) fn normed_scratch(x: Slot<f32>, norm: Slot<f32>, threads: usize) -> usize {
+    let width = norm.len();
+    Scratch::bytes_of::<f32>(x.len()) + matmul_scratch(x.len() / width, width, threads)
 }
 
 /// The norm of one token's `x` `[C]` into `y` `[C]`.

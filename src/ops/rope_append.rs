@@ -1,22 +1,37 @@
 use rayon::prelude::*;
 
 use super::{blocks, launch, size};
-use crate::case::{Case, Content, HALF_NMSE, Judge, NUMBERS, Numbers, Setup};
+use crate::case::{CachePlace, Case, Content, HALF_NMSE, Judge, NUMBERS, Numbers, Setup};
 use crate::encoding::Float;
 use crate::for_float;
 use crate::kernel::{self, Launch};
 use crate::memory::{Activation, Memory, Scratch, Slot};
-use crate::op::{Cost, Op, Operands, Target};
+use crate::op::{Cost, Op, Operands, Placement, Target};
 use crate::vector::{Element, fill, wide_scratch};
 
-/// One layer's keys and values of all past tokens, stored as `dtype` in byte slots.
+/// One layer's keys and values of all sequences' past tokens, stored as `dtype` in byte slots.
 #[derive(Debug, Clone, Copy)]
 pub struct Cache {
     pub dtype: Float,
-    /// `[S, G, D]`
+    /// S: positions of a sequence.
+    pub context: usize,
+    /// `[B, S, G, D]`
     pub keys: Slot<u8>,
-    /// `[S, G, D]`
+    /// `[B, S, G, D]`
     pub values: Slot<u8>,
+}
+
+impl Cache {
+    /// A sequence's part `[S, G, D]` of what is stored. `row`: elements of a position, G D
+    pub(super) fn of_sequence<'c, E>(&self, stored: &'c [E], sequence: u32, row: usize) -> &'c [E] {
+        let len = self.context * row;
+        &stored[sequence as usize * len..][..len]
+    }
+
+    /// The position's place among all rows, `[B S]`.
+    pub(super) fn row(&self, sequence: u32, position: u32) -> usize {
+        sequence as usize * self.context + position as usize
+    }
 }
 
 /// Rotates queries and keys to their positions and appends keys and values to the cache.
@@ -32,15 +47,15 @@ pub struct RopeAppend {
     pub k: Slot<f32>,
     /// `[T, G, D]`
     pub v: Slot<f32>,
-    /// Position of the first token. `[1]`
-    pub cursor: Slot<u32>,
+    /// Of the first token: one row.
+    pub placement: Placement,
     /// Radians per position. `[D/2]`
     pub frequencies: Slot<f32>,
     /// What cosines and sines are multiplied with: 1 but for YaRN.
     pub magnitude: f32,
     /// Out: the rotated `q`. `[T, H, D]`
     pub queries: Activation,
-    /// Out: rows `cursor..cursor + T`. `[S, G, D]`
+    /// Out: T rows from the placement on.
     pub cache: Cache,
     /// G
     pub kv_heads: usize,
@@ -64,11 +79,12 @@ impl Op for RopeAppend {
 
     fn reference(&self, memory: &mut Memory<'_>) {
         let (mut region, mut scratch) = memory.region_and_scratch();
-        let (q, k, v, cursor, frequencies, queries, keys, values) = region.slots((
+        let (q, k, v, positions, sequences, frequencies, queries, keys, values) = region.slots((
             self.q,
             self.k,
             self.v,
-            self.cursor,
+            self.placement.positions,
+            self.placement.sequences,
             self.frequencies,
             self.queries.bytes,
             self.cache.keys,
@@ -77,7 +93,7 @@ impl Op for RopeAppend {
         let head_dim = 2 * frequencies.len();
         let row = self.kv_heads * head_dim; // of one token in k, v and the cache
         let tokens = k.len() / row;
-        let first = cursor[0] as usize;
+        let first = positions[0] as usize;
         let rotated = scratch.take::<f32>(k.len());
         rotated.copy_from_slice(k);
         fill(self.queries, queries, &mut scratch, |queries, _| {
@@ -90,8 +106,9 @@ impl Op for RopeAppend {
                 rotate(keys, &rotation);
             });
         });
-        append(self.cache.dtype, rotated, keys, first * row);
-        append(self.cache.dtype, v, values, first * row);
+        let at = self.cache.row(sequences[0], positions[0]) * row;
+        append(self.cache.dtype, rotated, keys, at);
+        append(self.cache.dtype, v, values, at);
     }
 
     fn operands(&self) -> Operands {
@@ -109,11 +126,13 @@ impl Op for RopeAppend {
             q: self.q,
             k: self.k,
             v: self.v,
-            cursor: self.cursor,
+            positions: self.placement.positions,
+            sequences: self.placement.sequences,
             frequencies: self.frequencies,
             queries: self.queries.bytes,
             keys: self.cache.keys,
             values: self.cache.values,
+            context: size(self.cache.context),
             tokens: size(tokens),
             heads: size(self.q.len() / (tokens * head_dim)),
             kv_heads: size(self.kv_heads),
@@ -178,21 +197,23 @@ impl RopeAppend {
             |((tokens, heads, kv_heads, head_dim, first, capacity), numbers): (_, Numbers)| {
                 let mut setup = Setup::new(numbers);
                 let (q, kv) = ([tokens, heads, head_dim], [tokens, kv_heads, head_dim]);
-                let shape = [capacity, kv_heads, head_dim];
-                let (judge, rows) = (numbers.judge(HALF_NMSE), first..first + tokens);
+                let judge = numbers.judge(HALF_NMSE);
+                let place = CachePlace::of_case(capacity, [kv_heads, head_dim], tokens);
+                let rows = first..first + tokens;
                 let op = Self {
                     q: setup.read("q", &q, numbers.upto(100)),
                     k: setup.read("k", &kv, numbers.upto(100)),
                     // Every third is too large for the cache.
                     v: setup.read("v", &kv, Content::each(|i| i as f32 * [0.5, -2.0, 1e6][i % 3])),
-                    cursor: setup.cursor(first),
+                    placement: setup.placement(first, place.sequence),
                     frequencies: setup.given("frequencies", &numbers.frequencies(head_dim)),
                     magnitude: numbers.pick(0.5, 1.25),
                     queries: setup.written_as("queries", (Float::F16, 1), &q, judge),
                     cache: Cache {
                         dtype: Float::F16,
-                        keys: setup.appended("keys", shape, rows.clone(), judge),
-                        values: setup.appended("values", shape, rows, Judge::Exact),
+                        context: capacity,
+                        keys: setup.appended("keys", place, rows.clone(), judge),
+                        values: setup.appended("values", place, rows, Judge::Exact),
                     },
                     kv_heads,
                 };

@@ -8,7 +8,7 @@ use crate::memory::{Layout, Memory, Slot};
 use crate::op::{Cost, Op, Target};
 use crate::sampler::{self, IN_PROMPT, Outcome, SamplingOptions};
 
-/// Chooses the next token and moves the cursor to it, as `sampler` specifies it to the bit.
+/// Chooses the next token and moves its row's position to it, as `sampler` specifies it to the bit.
 pub struct Sample {
     /// In and out: bias and penalties are applied. Those of the rank's share of the tokens. `[1, V]`
     pub logits: Slot<f32>,
@@ -17,8 +17,8 @@ pub struct Sample {
     pub ring: Slot<u64>,
     /// Out: the token; 0 where there is none. `[1]`
     pub token: Slot<u32>,
-    /// In and out: the position of the last token, then of the chosen one. `[1]`
-    pub cursor: Slot<u32>,
+    /// In and out: that of the last token, then of the chosen one. `[R]`, R = 1
+    pub positions: Slot<u32>,
 }
 
 /// What sampling reads and remembers.
@@ -158,9 +158,14 @@ impl Op for Sample {
 
     fn reference(&self, memory: &mut Memory<'_>) {
         let (options, comm) = (self.sampling.read(memory), memory.comm);
-        let (logits, counts, token, cursor, ring) =
-            memory.slots((self.logits, self.sampling.counts, self.token, self.cursor, self.ring));
-        let position = cursor[0] + 1;
+        let (logits, counts, token, positions, ring) = memory.slots((
+            self.logits,
+            self.sampling.counts,
+            self.token,
+            self.positions,
+            self.ring,
+        ));
+        let position = positions[0] + 1;
         let outcome = match comm.world() {
             1 => sampler::choose(&options, counts, logits, position.into()),
             _ => {
@@ -176,7 +181,7 @@ impl Op for Sample {
         if let Some(count) = row.and_then(|row| counts.get_mut(row)) {
             *count += 1;
         }
-        cursor[0] = position;
+        positions[0] = position;
         ring[position as usize % RING] = entry(position, outcome);
     }
 
@@ -187,7 +192,8 @@ impl Op for Sample {
         let Sampling { options, top_k, seed, bias_ids, biases, bias_count, counts, .. } =
             self.sampling;
         let floats = [self.logits, options, biases].map(Slot::cast);
-        let whole = [top_k, bias_ids, bias_count, counts, self.token, self.cursor].map(Slot::cast);
+        let whole =
+            [top_k, bias_ids, bias_count, counts, self.token, self.positions].map(Slot::cast);
         Some([&floats[..], &whole, &[seed, self.ring].map(Slot::cast)].concat())
     }
 
@@ -207,7 +213,7 @@ impl Op for Sample {
             bias_count,
             counts,
             token: self.token,
-            cursor: self.cursor,
+            positions: self.positions,
             ring: self.ring,
             slots,
             addresses,
@@ -379,9 +385,9 @@ impl Sample {
             },
             ring: setup.written("ring", &[RING], exact),
             token: setup.written("token", &[1], exact),
-            cursor: {
+            positions: {
                 let bytes = Content::Bytes(1234u32.to_ne_bytes().to_vec());
-                setup.changed("cursor", &[1], bytes, exact)
+                setup.changed("positions", &[1], bytes, exact)
             },
         };
         setup.case(name, op)

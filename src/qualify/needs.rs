@@ -27,6 +27,8 @@ pub fn of_model(
 ) -> Result<Vec<Check>> {
     let sizes = Sizes {
         context: 2 * TOKENS,
+        sequences: 1,
+        rows: 1,
         chunk: TOKENS,
         logits: 1,
         cache: Float::F16,

@@ -193,12 +193,12 @@ impl TimedRank {
         }
         match work {
             Work::Tokens => {
-                let cursor = rank.model().state.cursor;
+                let positions = rank.model().state.placement.positions;
                 let (_, recording) = recordings
                     .iter_mut()
                     .find(|(known, _)| *known == tuning)
                     .ok_or_else(|| Error::failed("a tuning that was not made ready"))?;
-                rank.device_mut().write(cursor, &[POSITION as u32 - 1])?;
+                rank.device_mut().write(positions, &[POSITION as u32 - 1])?;
                 for _ in 0..TOKENS {
                     rank.device_mut().step(recording)?;
                 }

@@ -115,7 +115,7 @@ impl Rank {
         choose.push(model::choose(&model));
         let mut rank = Self {
             sizes: plan.sizes,
-            decode: Captured::new(model::decode(&model)),
+            decode: Captured::new(model::decode(&model, 1)),
             step: Captured::new(model::step(&model)),
             choose,
             prefills: HashMap::new(),
@@ -362,7 +362,7 @@ impl Rank {
     /// A device or a rank that fails.
     pub fn choice(&mut self) -> Result<Outcome> {
         self.is_ahead = false;
-        self.device.write(self.model.state.cursor, &[self.position as u32 - 1])?;
+        self.device.write(self.model.state.placement.positions, &[self.position as u32 - 1])?;
         self.device.clear(self.entry());
         self.device.run(&self.choose)?;
         self.chosen()
@@ -414,7 +414,7 @@ impl Rank {
         self.is_ahead = false;
         self.turn(self.position + ids.len())?;
         self.device.write(self.model.state.ids, ids)?;
-        self.device.write(self.model.state.cursor, &[self.position as u32])
+        self.device.write(self.model.state.placement.positions, &[self.position as u32])
     }
 
     fn check_room(&self, tokens: usize) -> Result<()> {

@@ -224,7 +224,7 @@ fn a_graph_is_asked_about_where_the_driver_may_keep_it() {
     let mut rank = rank(&case("gqa4-hd64-bf16-tied"), 8, DEFAULT).unwrap();
     rank.forward(&[1, 2, 3], Logits::Last).unwrap();
     for (asks, queries) in [(false, 0), (true, 1)] {
-        let mut step = Captured::new(decode(rank.model()));
+        let mut step = Captured::new(decode(rank.model(), 1));
         let device = rank.device_mut();
         let Executor::Cuda(cuda) = device else { panic!("on a GPU") };
         cuda.set_options(Options { asks, ..DEFAULT });

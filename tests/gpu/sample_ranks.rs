@@ -30,7 +30,7 @@ struct Rank {
     sampling: Sampling,
     logits: Slot<f32>,
     token: Slot<u32>,
-    cursor: Slot<u32>,
+    positions: Slot<u32>,
     ring: Slot<u64>,
 }
 
@@ -41,7 +41,7 @@ impl Rank {
         let one_stage = Shard { part: 0, parts: 1 };
         let sampling = Sampling::plan(vocab, share, one_stage, &mut layout);
         let logits = layout.slot(&[share.of(vocab).len()]);
-        let (token, cursor) = (layout.slot(&[1]), layout.slot(&[1]));
+        let (token, positions) = (layout.slot(&[1]), layout.slot(&[1]));
         layout.begin_shared();
         let ring = layout.slot(&[RING]);
         let (hardware, nothing) = (Hardware::Gpu(card), Checkpoint::empty());
@@ -51,17 +51,17 @@ impl Rank {
         device.write(sampling.bins, &[0; 64]).unwrap();
         device.write(sampling.rounds, &[0; 4]).unwrap();
         device.write(sampling.counts, &counts(share.of(vocab))).unwrap();
-        device.write(cursor, &[START]).unwrap();
-        let mut rank = Self { device, comm, sampling, logits, token, cursor, ring };
+        device.write(positions, &[START]).unwrap();
+        let mut rank = Self { device, comm, sampling, logits, token, positions, ring };
         rank.device.prepare(&[&rank.program()], &mut []).unwrap();
         rank.device.connect(sampling.slots, 0, sampling.addresses).unwrap();
         rank
     }
 
     fn program(&self) -> Program {
-        let Self { logits, sampling, ring, token, cursor, .. } = *self;
+        let Self { logits, sampling, ring, token, positions, .. } = *self;
         let mut program = Program::default();
-        program.push(Sample { logits, sampling, ring, token, cursor });
+        program.push(Sample { logits, sampling, ring, token, positions });
         program
     }
 
@@ -167,7 +167,7 @@ fn check(world: usize, vocab: usize, rounds: usize) {
         }
         let last = chosen.last().unwrap().token().unwrap_or(0);
         assert_eq!(rank.device.read(rank.token).unwrap(), [last]);
-        assert_eq!(rank.device.read(rank.cursor).unwrap(), [START + rounds as u32]);
+        assert_eq!(rank.device.read(rank.positions).unwrap(), [START + rounds as u32]);
         (chosen, rank)
     });
     let expected = expected(vocab, rounds);

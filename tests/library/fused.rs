@@ -1,6 +1,6 @@
 //! A fused op is the chain of simple ops that it replaces: equal to the bit on the CPU.
 
-use chaski::case::{Case, Content, HALF, Judge, Numbers, Setup};
+use chaski::case::{CachePlace, Case, Content, HALF, Judge, Numbers, Setup};
 use chaski::checkpoint::Checkpoint;
 use chaski::encoding::Float;
 use chaski::executor::{Cpu, Threads};
@@ -33,9 +33,9 @@ fn matrix(setup: &mut Setup, dtype: Float, rows: usize) -> Weight {
 }
 
 fn empty_cache(setup: &mut Setup, rows: usize, kv_heads: usize) -> Cache {
-    let shape = [rows, kv_heads, HEAD_DIM];
-    let mut part = |name| setup.appended(name, shape, 0..rows, Judge::Any);
-    Cache { dtype: Float::F16, keys: part("keys"), values: part("values") }
+    let place = CachePlace { shape: [2, rows, kv_heads, HEAD_DIM], sequence: 1 };
+    let mut part = |name| setup.appended(name, place, 0..rows, Judge::Any);
+    Cache { dtype: Float::F16, context: rows, keys: part("keys"), values: part("values") }
 }
 
 /// That the fused op leaves in `outputs` what the chain leaves there.
@@ -68,7 +68,7 @@ fn norm_qkv_is_its_chain() {
         let norm = real(&mut s, "norm", &[WIDTH]);
         let wq = matrix(&mut s, dtype, heads * HEAD_DIM);
         let [wk, wv] = [(); 2].map(|()| matrix(&mut s, dtype, kv_heads * HEAD_DIM));
-        let cursor = s.cursor(5);
+        let placement = s.placement(5, 1);
         let frequencies = s.given("frequencies", &Numbers::Real.frequencies(HEAD_DIM));
         let q = output(&mut s, "q", &[1, heads, HEAD_DIM]);
         let cache = empty_cache(&mut s, 9, kv_heads);
@@ -86,7 +86,7 @@ fn norm_qkv_is_its_chain() {
             q: raw,
             k,
             v,
-            cursor,
+            placement,
             frequencies,
             magnitude,
             queries,
@@ -94,7 +94,7 @@ fn norm_qkv_is_its_chain() {
             kv_heads,
         });
         let fused =
-            NormQkv { x, norm, eps: EPS, wq, wk, wv, cursor, frequencies, magnitude, q, cache };
+            NormQkv { x, norm, eps: EPS, wq, wk, wv, placement, frequencies, magnitude, q, cache };
         let case = s.case("norm_qkv", fused);
         assert_same(&case, &chain, &[q.cast(), cache.keys, cache.values]);
     }
@@ -143,10 +143,11 @@ fn attend_decode_is_attention_of_one_token() {
     let (heads, kv_heads, rows) = (6, 2, 100);
     let mut s = Setup::new(Numbers::Real);
     let q = real(&mut s, "q", &[1, heads, HEAD_DIM]);
-    let mut part =
-        |name| s.cached(name, [rows + 3, kv_heads, HEAD_DIM], [rows; 2], Content::Real(1.0));
-    let cache = Cache { dtype: Float::F16, keys: part("keys"), values: part("values") };
-    let cursor = s.cursor(rows - 1);
+    let place = CachePlace { shape: [3, rows + 3, kv_heads, HEAD_DIM], sequence: 1 };
+    let mut part = |name| s.cached(name, place, (rows, false), Content::Real(1.0));
+    let cache =
+        Cache { dtype: Float::F16, context: rows + 3, keys: part("keys"), values: part("values") };
+    let placement = s.placement(rows - 1, 1);
     let y = output(&mut s, "y", &[1, heads, HEAD_DIM]);
     let scratch = AttendScratch {
         partial: output(&mut s, "partial", &[1, heads, HEAD_DIM]),
@@ -155,7 +156,7 @@ fn attend_decode_is_attention_of_one_token() {
     };
     let mut chain = Program::default();
     let (queries, head_dim) = (wide(q), HEAD_DIM);
-    chain.push(AttendPrefill { queries, cache, cursor, heads, kv_heads, head_dim, y: wide(y) });
-    let fused = AttendDecode { q, cache, cursor, kv_heads, head_dim, y, scratch };
+    chain.push(AttendPrefill { queries, cache, placement, heads, kv_heads, head_dim, y: wide(y) });
+    let fused = AttendDecode { q, cache, placement, kv_heads, head_dim, y, scratch };
     assert_same(&s.case("attend_decode", fused), &chain, &[y.cast()]);
 }

@@ -20,6 +20,8 @@ fn llama(model: &str) -> Llama {
     let checkpoint = Checkpoint::open(&source).unwrap();
     let sizes = Sizes {
         context: 8192,
+        sequences: 1,
+        rows: 1,
         chunk: 512,
         logits: 1,
         cache: Float::F16,

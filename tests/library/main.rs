@@ -28,6 +28,7 @@ mod launches;
 mod machine_code;
 mod parallel;
 mod rendezvous;
+mod rows;
 mod synthetic;
 mod tidy;
 mod tokenizer;
