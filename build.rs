@@ -13,7 +13,7 @@ use std::sync::Mutex;
 use std::{env, fs, thread};
 
 use arch::{ARCHS, Arch, ptx_archs};
-use compile::{Cache, Image, Program};
+use compile::{Cache, CompileUnit, Image};
 use encoding::Encoding;
 use nvrtc::{Nvrtc, Search};
 use signature::{Field, Kind};
@@ -89,9 +89,11 @@ fn build_kernels() -> Result<(), String> {
     let headers: BTreeMap<String, &String> =
         library.iter().map(|(name, text)| (format!("lib/{name}.cuh"), text)).collect();
     let headers = headers.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
-    let programs: Vec<Program> = sources
+    let programs: Vec<CompileUnit> = sources
         .iter()
-        .map(|(name, source)| Program::new(name, &format!("kernels/{name}.cu"), source, &headers))
+        .map(|(name, source)| {
+            CompileUnit::new(name, &format!("kernels/{name}.cu"), source, &headers)
+        })
         .collect::<Result<_, _>>()?;
     let archs = wanted_archs()?;
     let images = match find_nvrtc(&out)? {
@@ -194,7 +196,7 @@ fn fetch(wheels: &Path) -> Result<(), String> {
 /// Compiles every program for every architecture, on all cores.
 fn compile_all(
     nvrtc: &Nvrtc,
-    programs: &[Program<'_>],
+    programs: &[CompileUnit<'_>],
     archs: &[&'static Arch],
     folder: &Path,
 ) -> Result<Vec<Images>, String> {
@@ -262,7 +264,7 @@ fn forget_others(folder: &Path, images: &[Images]) {
 }
 
 /// The Rust side: the table of kernels and a struct of arguments for each.
-fn generate(programs: &[Program<'_>], images: &[Images]) -> Result<String, std::fmt::Error> {
+fn generate(programs: &[CompileUnit<'_>], images: &[Images]) -> Result<String, std::fmt::Error> {
     // Constants refer to a static: anything else would be in the binary, with all the machine code,
     // once for each unit of the compiler's that uses one.
     let mut text =
@@ -279,7 +281,7 @@ fn generate(programs: &[Program<'_>], images: &[Images]) -> Result<String, std::
 }
 
 /// The kernel's entry in the table. `{:?}` of a string is a literal of Rust.
-fn write_kernel(text: &mut String, program: &Program<'_>, images: &Images) -> std::fmt::Result {
+fn write_kernel(text: &mut String, program: &CompileUnit<'_>, images: &Images) -> std::fmt::Result {
     let signature = &program.signature;
     let name = &signature.name;
     let file =
@@ -333,7 +335,7 @@ fn write_kernel(text: &mut String, program: &Program<'_>, images: &Images) -> st
 }
 
 /// The struct of the kernel's arguments, and how it becomes the kernel's own.
-fn write_arguments(text: &mut String, index: usize, program: &Program<'_>) -> std::fmt::Result {
+fn write_arguments(text: &mut String, index: usize, program: &CompileUnit<'_>) -> std::fmt::Result {
     let signature = &program.signature;
     let (name, arguments) = (&signature.name, &signature.arguments);
     writeln!(text, "/// Arguments of kernel `{name}`: {}", signature.summary)?;

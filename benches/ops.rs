@@ -9,7 +9,7 @@ use chaski::case::Case;
 use chaski::checkpoint::Checkpoint;
 use chaski::conformance::{Effort, cases};
 use chaski::executor::cuda::{self, Emulation, Gpu};
-use chaski::executor::{Executor, Hardware};
+use chaski::executor::{Blueprint, Executor, Hardware};
 use chaski::ops::CASES;
 use criterion::measurement::WallTime;
 use criterion::{
@@ -19,7 +19,7 @@ use support::nothing_is_measured;
 
 fn ops(criterion: &mut Criterion) {
     let emulated = std::env::var_os("CHASKI_BENCH_EMULATE").is_some();
-    let card = match emulated {
+    let gpu = match emulated {
         true => Emulation::from_variables(1, std::env::vars_os())
             .and_then(|emulation| cuda::emulate(&emulation, &|_| ()))
             .and_then(|()| Gpu::open(0)),
@@ -31,10 +31,10 @@ fn ops(criterion: &mut Criterion) {
         true => Effort::Quick,
     };
     let mut places = vec![("cpu", Hardware::cpu().unwrap())];
-    match card {
-        Ok(card) => {
-            println!("on the CPU and on {}", card.name);
-            places.push(("gpu", Hardware::Gpu(card)));
+    match gpu {
+        Ok(gpu) => {
+            println!("on the CPU and on {}", gpu.name);
+            places.push(("gpu", Hardware::Gpu(gpu)));
         }
         Err(error) => println!("on the CPU alone: {error}"),
     }
@@ -65,7 +65,7 @@ fn measure(
     group.bench_function(BenchmarkId::new(place, &case.name), |bencher| {
         let weights = Checkpoint::in_memory(case.encoding(), case.weight_region());
         let mut device =
-            Executor::new(hardware, weights, &case.weights, &case.layout, &|_| Ok(())).unwrap();
+            Executor::new(hardware, Blueprint::new(weights, &case.weights, &case.layout)).unwrap();
         let before = case.state();
         let before: &[u8] = &bytemuck::cast_slice(&before)[..case.layout.bytes()];
         bencher.iter_custom(|runs| {

@@ -4,7 +4,7 @@
 
 use chaski::engine::{Model, Options};
 use chaski::error::{Error, Result};
-use chaski::lab::{Candidate, OpBench, Phase, measure};
+use chaski::lab::{BenchStep, Candidate, OpBench, measure};
 
 /// More than any cache between memory and what computes holds.
 const CACHE_BYTES: usize = 64 << 20;
@@ -21,7 +21,7 @@ fn main() -> Result<()> {
     let missed = (0, CACHE_BYTES);
     let mut bed =
         OpBench::new(&model.config, checkpoint, hardware, plan.sizes, missed, &|_| Ok(()))?;
-    let groups = bed.groups(Phase::Decode { depth: 0 });
+    let groups = bed.groups(BenchStep::Decode { depth: 0 });
     let group = groups.iter().find(|group| group.kernel == op);
     let group = group.ok_or_else(|| Error::failed(format!("no op {op} in a decode step")))?;
     let runs = measure(&mut bed, group, &[Candidate::BuiltIn], REPETITIONS, &|| Ok(()))?;

@@ -1,12 +1,13 @@
 //! What a model's program is made of.
 
+use std::any::Any;
 use std::fmt::{self, Display};
 
 use serde::{Deserialize, Serialize};
 
-use crate::comm::Way;
+use crate::comm::Direction;
 use crate::kernel::{KernelSet, Launch};
-use crate::memory::{Activation, Memory, Slot, Weight};
+use crate::memory::{Memory, Slot, Weight};
 
 pub(crate) use sealed::Sealed;
 
@@ -19,7 +20,7 @@ mod sealed {
 ///
 /// An op owns no memory. It names the weights it reads and the slots it reads and writes; several
 /// programs may hold ops on the same slots. All ops are in this crate: a launch on a GPU does what it says.
-pub trait Op: Sealed + Send + Sync {
+pub trait Op: Any + Sealed + Send + Sync {
     /// The op's name, which is also its file's.
     fn name(&self) -> &'static str;
 
@@ -34,25 +35,14 @@ pub trait Op: Sealed + Send + Sync {
     /// Computes the op in host memory, in f32. This is the meaning that every kernel is held to.
     fn reference(&self, memory: &mut Memory<'_>);
 
-    /// What ranks exchange for the op, if it is of several ranks' and no kernel does that.
-    fn exchange(&self, _gpu: &Target) -> Option<Exchange> {
-        None
-    }
-
-    /// All that the op reads and writes, if several ranks do it together and no kernel can on such GPUs:
-    /// their hosts do it for them.
-    fn together(&self, _gpu: &Target) -> Option<Vec<Slot<u8>>> {
+    /// What ranks do for the op that no kernel does, if it is of several ranks'.
+    fn exchange(&self, _target: &Target) -> Option<Exchange> {
         None
     }
 
     /// What it works on; nothing, if no step of a model has it.
     fn operands(&self) -> Operands {
         Operands::default()
-    }
-
-    /// The plain products in it, if they are all or next to all that it does: what other libraries have too.
-    fn products(&self) -> Vec<Product> {
-        Vec::new()
     }
 
     /// The launch that computes the op on a GPU.
@@ -71,12 +61,25 @@ pub struct Operands {
 }
 
 /// What no kernel does.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub enum Exchange {
     /// Replaced by its sum over the ranks of the stage before the op's kernel begins.
     Sum(Slot<f32>),
     /// Goes to the next stage or comes from the one before: there is no kernel.
-    SendRecv(Slot<f32>, Way),
+    SendRecv(Slot<f32>, Direction),
+    /// All of the op, by its reference, which the ranks' hosts run at the same time. These are all slots that
+    /// it reads or writes.
+    ByHosts(Vec<Slot<u8>>),
+}
+
+impl Exchange {
+    /// The numbers that NCCL, or else the hosts, exchange beside a kernel.
+    pub fn numbers(&self) -> Option<Slot<f32>> {
+        match self {
+            Self::Sum(slot) | Self::SendRecv(slot, _) => Some(*slot),
+            Self::ByHosts(_) => None,
+        }
+    }
 }
 
 /// What the launch of a kernel depends on, beside the op.
@@ -205,18 +208,6 @@ impl Placement {
         let Self { positions, sequences } = self;
         Self { positions: positions.part(0, rows), sequences: sequences.part(0, rows) }
     }
-}
-
-/// `y = x weight'`, or `y += x weight'`
-#[derive(Debug, Clone, Copy)]
-pub struct Product {
-    /// Of the weight's type, `[T, K]`; none where it is f32, which only our kernels take.
-    pub x: Option<Activation>,
-    /// `[N, K]`
-    pub weight: Weight,
-    pub residual: bool,
-    /// `[T, N]`
-    pub y: Slot<f32>,
 }
 
 /// The floor under an op's time. Activations count as nothing: they stay in caches.

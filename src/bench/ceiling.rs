@@ -3,11 +3,10 @@
 
 use std::time::{Duration, Instant};
 
-use crate::checkpoint::Checkpoint;
 use crate::checkpoint::synthetic::Recipe;
 use crate::encoding::Float;
 use crate::error::Result;
-use crate::executor::{Captured, Executor, Hardware, Threads};
+use crate::executor::{Blueprint, Captured, Executor, Hardware, Threads};
 use crate::memory::Layout;
 use crate::op::Program;
 use crate::ops::{MmaPeak, ReadAll, Synthesize};
@@ -54,13 +53,13 @@ impl Ceilings {
     pub fn measure(hardware: &Hardware, multiplied: Float, weight_bytes: usize) -> Result<Self> {
         let (most, free) = match hardware {
             Hardware::Cpu(_) => (MOST_CPU_BYTES, usize::MAX),
-            Hardware::Gpu(card) => (MOST_GPU_BYTES, card.memory()?.0 / 2),
+            Hardware::Gpu(gpu) => (MOST_GPU_BYTES, gpu.memory()?.0 / 2),
         };
         let read_bytes = weight_bytes.min(most).min(free).next_multiple_of(1 << 12);
         let read = read_rate(hardware, read_bytes)?;
         let products = match hardware {
             Hardware::Cpu(threads) => cpu_rate(threads, multiplied)?,
-            Hardware::Gpu(card) => tensor_core_rate(hardware, card.multiprocessors)?,
+            Hardware::Gpu(gpu) => tensor_core_rate(hardware, gpu.multiprocessors)?,
         };
         Ok(Self {
             read_bytes_per_s: read.per_s,
@@ -96,10 +95,10 @@ fn read_rate(hardware: &Hardware, bytes: usize) -> Result<Rate> {
     let words = memory.cast::<u32>();
     let blocks = match hardware {
         Hardware::Cpu(_) => 1,
-        Hardware::Gpu(card) => ReadAll::blocks(card.multiprocessors),
+        Hardware::Gpu(gpu) => ReadAll::blocks(gpu.multiprocessors),
     };
     let sums = layout.slot::<u32>(&[blocks as usize]);
-    let mut device = Executor::new(hardware, Checkpoint::empty(), &[], &layout, &|_| Ok(()))?;
+    let mut device = Executor::new(hardware, Blueprint::of_state(&layout))?;
     // Memory that was never written may be one page of zeros again and again.
     let mut fill = Program::default();
     fill.push(Synthesize::whole(Recipe::standard(Float::Bf16, 0, 0), memory));
@@ -114,7 +113,7 @@ fn read_rate(hardware: &Hardware, bytes: usize) -> Result<Rate> {
 fn tensor_core_rate(hardware: &Hardware, multiprocessors: u32) -> Result<Rate> {
     let mut layout = Layout::default();
     let y = layout.slot::<f32>(&[2 * multiprocessors as usize, 256]);
-    let mut device = Executor::new(hardware, Checkpoint::empty(), &[], &layout, &|_| Ok(()))?;
+    let mut device = Executor::new(hardware, Blueprint::of_state(&layout))?;
     let products = |rounds| {
         let mut program = Program::default();
         program.push(MmaPeak { rounds, y });

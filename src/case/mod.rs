@@ -84,7 +84,7 @@ impl Stored for u64 {
 }
 
 /// A slot of a case.
-pub struct Place {
+pub struct CaseSlot {
     /// As the op's field is called.
     pub name: &'static str,
     pub element: Element,
@@ -100,7 +100,7 @@ pub struct Place {
     pub after: Option<(Range<usize>, Judge)>,
 }
 
-impl Place {
+impl CaseSlot {
     /// What the op may read or write.
     pub fn used(&self) -> Slot<u8> {
         let read = self.before.as_ref().map(|(given, _)| given.start..self.reach);
@@ -120,7 +120,7 @@ pub struct Case {
     /// The op alone.
     pub program: Program,
     pub layout: Layout,
-    pub places: Vec<Place>,
+    pub places: Vec<CaseSlot>,
     /// The weight region in order: with the canaries between them.
     pub weights: Vec<Weight>,
     contents: Vec<(Weight, Content)>,
@@ -136,10 +136,10 @@ impl Case {
         self.op().cost(self.position)
     }
 
-    /// What lies between the places' [`Place::used`] parts: the op may not touch it.
+    /// What lies between the places' [`CaseSlot::used`] parts: the op may not touch it.
     pub fn gaps(&self) -> impl Iterator<Item = Slot<u8>> {
         let whole = self.layout.whole();
-        let used: Vec<_> = self.places.iter().map(Place::used).collect();
+        let used: Vec<_> = self.places.iter().map(CaseSlot::used).collect();
         let ends = used.clone().into_iter().map(|used| used.offset() + used.len());
         let starts = used.into_iter().map(|used| used.offset()).chain([whole.len()]);
         let gaps = std::iter::once(0).chain(ends).zip(starts);

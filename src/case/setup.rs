@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::ops::Range;
 
-use super::{Case, Content, Element, GUARD_BYTES, Judge, Numbers, Place, Stored};
+use super::{Case, CaseSlot, Content, Element, GUARD_BYTES, Judge, Numbers, Stored};
 use crate::encoding::{Encoding, Float};
 use crate::memory::{Activation, Layout, Slot, Weight};
 use crate::op::{Op, Placement, Program};
@@ -14,7 +14,7 @@ pub struct Setup {
     numbers: Numbers,
     position: usize,
     layout: Layout,
-    places: Vec<Place>,
+    places: Vec<CaseSlot>,
     weights: Vec<Weight>,
     contents: Vec<(Weight, Content)>,
 }
@@ -175,7 +175,7 @@ impl Setup {
         let slot = self.layout.slot(&[len(shape), element.bytes()]);
         self.layout.slot::<u8>(&[GUARD_BYTES]);
         let (shape, reach) = (shape.to_vec(), before.as_ref().map_or(0, |(given, _)| given.end));
-        self.places.push(Place { name, element, shape, slot, terms: 1, before, reach, after });
+        self.places.push(CaseSlot { name, element, shape, slot, terms: 1, before, reach, after });
         slot
     }
 }

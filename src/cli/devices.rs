@@ -55,10 +55,10 @@ fn cpu() -> Result<(String, Value)> {
 }
 
 /// As [`cpu`].
-fn gpu(card: &Gpu) -> Result<(String, Value)> {
-    let Gpu { ordinal, name, multiprocessors, .. } = card;
-    let ((free, total), (major, minor)) = (card.memory()?, card.capability);
-    let state = state(card)?;
+fn gpu(gpu: &Gpu) -> Result<(String, Value)> {
+    let Gpu { ordinal, name, multiprocessors, .. } = gpu;
+    let ((free, total), (major, minor)) = (gpu.memory()?, gpu.capability);
+    let state = state(gpu)?;
     let line = format!(
         "cuda:{ordinal}  {name}, compute capability {major}.{minor}, {}, {} of {} of memory free; \
          {state}\n",

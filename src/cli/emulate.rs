@@ -26,7 +26,7 @@ pub fn devices(argument: Option<u32>) -> Result<Option<u32>> {
 ///
 /// # Errors
 /// As [`cuda::emulate`].
-pub fn emulate(devices: u32, told: &dyn Fn(&str)) -> Result<()> {
+pub fn emulate(devices: u32, on_message: &dyn Fn(&str)) -> Result<()> {
     let emulation = Emulation::from_variables(devices, env::vars_os())?;
     if !emulation.sanitizer.is_here() {
         let variables = emulation.environment()?;
@@ -38,5 +38,5 @@ pub fn emulate(devices: u32, told: &dyn Fn(&str)) -> Result<()> {
             return Err(failed(again.args(env::args_os().skip(1)).envs(variables).exec()));
         }
     }
-    cuda::emulate(&emulation, told)
+    cuda::emulate(&emulation, on_message)
 }

@@ -22,7 +22,7 @@ pub fn observer() -> Observer {
             Event::WeightsBegin(bytes) => *bar = progress(bytes, "weights"),
             Event::Weights(bytes) => bar.inc(bytes),
             Event::WeightsEnd => bar.finish_and_clear(),
-            Event::Link(link) => note(link),
+            Event::ProcessLink(link) => note(link),
             Event::Stuck(why) => {
                 tell(format_args!("chaski: {why}"));
                 leave(why.exit_status());

@@ -10,7 +10,7 @@ use super::observer::observer;
 use super::output::note;
 use super::pull;
 use super::text::read_text;
-use crate::comm::Place;
+use crate::comm::ProcessPlace;
 use crate::encoding::Float;
 use crate::engine::{Checker, Engine, Model, Options, Split};
 use crate::error::{Error, Result, count};
@@ -70,15 +70,15 @@ fn at_most_the_cores(threads: usize) -> usize {
 ///
 /// # Errors
 /// As [`defaults`].
-pub fn hub_options(offline: bool) -> Result<hub::Options> {
+pub fn hub_options(offline: bool) -> Result<hub::HubOptions> {
     let hub = defaults()?.hub;
-    Ok(hub::Options { offline: hub.offline || offline, ..hub })
+    Ok(hub::HubOptions { offline: hub.offline || offline, ..hub })
 }
 
 fn split(args: &SplitArgs) -> Result<Split> {
     let variable = |name: &str| std::env::var(name).ok();
     let rendezvous = args.rendezvous.as_deref();
-    let process = args.join.map(|launcher| Place::of(launcher.into(), rendezvous, &variable));
+    let process = args.join.map(|launcher| ProcessPlace::of(launcher, rendezvous, &variable));
     let mut process = process.transpose()?.flatten();
     if let (Some(place), Some(file)) = (&mut process, &args.secret_file) {
         let text = read_text(file)?;

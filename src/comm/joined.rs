@@ -3,13 +3,13 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use super::{Communicator, Gather, InProcess, Link, Look};
+use super::{Communicator, Gather, InProcess, Look, ProcessLink};
 use crate::error::Result;
 
 /// A rank's place in its process, and the way to the others.
 pub struct Joined {
     own: InProcess,
-    link: Arc<Link>,
+    link: Arc<ProcessLink>,
     stages: usize,
     /// NCCL, once its ranks have found each other.
     gather: OnceLock<Gather>,
@@ -17,7 +17,7 @@ pub struct Joined {
 
 impl Joined {
     /// For the rank of this place in its process. All processes' ranks are in `stages`.
-    pub fn new(own: InProcess, link: Arc<Link>, stages: usize) -> Self {
+    pub fn new(own: InProcess, link: Arc<ProcessLink>, stages: usize) -> Self {
         Self { own, link, stages, gather: OnceLock::new() }
     }
 

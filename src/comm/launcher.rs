@@ -5,22 +5,23 @@ use crate::error::{Error, Result};
 
 /// Whose environment variables tell a process which of several it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum Launcher {
-    /// The first of the others whose variables are set.
+    /// The first of the others whose variables are set
     Auto,
-    /// torchrun, or a Kubernetes PyTorchJob.
+    /// torchrun, or a Kubernetes PyTorchJob: RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT
     Torchrun,
-    /// mpirun of Open MPI, MPICH or Intel MPI.
+    /// mpirun of Open MPI, MPICH or Intel MPI
     Mpi,
-    /// srun.
+    /// srun
     Slurm,
-    /// An indexed Kubernetes job.
+    /// An indexed Kubernetes job: JOB_COMPLETION_INDEX, WORLD_SIZE, MASTER_ADDR
     Kubernetes,
 }
 
 /// A process among others.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct ProcessPlace {
     /// From 0 on, and of how many.
     pub process: usize,
     pub processes: usize,
@@ -103,7 +104,7 @@ const PORT: u16 = 29501;
 
 type Variables<'a> = &'a dyn Fn(&str) -> Option<String>;
 
-impl Place {
+impl ProcessPlace {
     /// What shows the processes of the run to each other.
     pub(crate) fn secret(&self) -> Secret {
         Secret::new(self.secret.as_ref().unwrap_or(&self.run).as_bytes())
@@ -129,7 +130,7 @@ fn place_in(
     launcher: Launcher,
     rendezvous: Option<&str>,
     variable: Variables<'_>,
-) -> Result<Place> {
+) -> Result<ProcessPlace> {
     let suits = |names: &&Names| match launcher {
         Launcher::Auto => variable(names.process).is_some(),
         other => other == names.launcher && variable(names.process).is_some(),
@@ -181,7 +182,7 @@ fn place_in(
     };
     let run: Vec<_> = names.run.iter().filter_map(|name| variable(name)).collect();
     let run = run.join(".");
-    Ok(Place { process, processes, local, machines, address, run, secret: None })
+    Ok(ProcessPlace { process, processes, local, machines, address, run, secret: None })
 }
 
 /// Where the first process is, and the port beside the one that torchrun has taken itself.
@@ -232,7 +233,7 @@ fn first_node(list: &str) -> String {
 mod tests {
     use super::*;
 
-    fn asked(launcher: Launcher, variables: &[(&str, &str)]) -> Result<Place> {
+    fn asked(launcher: Launcher, variables: &[(&str, &str)]) -> Result<ProcessPlace> {
         let variable = |name: &str| {
             let found = variables.iter().find(|(known, _)| *known == name)?;
             Some(found.1.to_owned())
@@ -280,7 +281,8 @@ mod tests {
         ] {
             let (address, run) = (address.to_owned(), run.to_owned());
             let secret = None;
-            let place = Place { process: 3, processes: 4, local, machines, address, run, secret };
+            let place =
+                ProcessPlace { process: 3, processes: 4, local, machines, address, run, secret };
             assert_eq!(asked(Launcher::Auto, variables), Ok(place));
         }
         assert_eq!(asked(Launcher::Slurm, &open_mpi).unwrap().processes, 9);

@@ -28,15 +28,15 @@ const HEARING: Duration = Duration::from_secs(6);
 
 /// A process's connections.
 #[derive(Debug)]
-pub struct Link {
+pub struct ProcessLink {
     process: usize,
     /// Of all processes, by number.
     all: Vec<Hello>,
     /// To all others, or from them to the first one.
-    ways: Vec<Way>,
+    connections: Vec<Connection>,
     timeout: Duration,
     is_closing: AtomicBool,
-    /// What the others have said after a stall, by way: which of their ranks is late, if one is.
+    /// What the others have said after a stall, by connection: which of their ranks is late, if one is.
     said: Mutex<Vec<Option<Option<String>>>>,
     /// Something of that.
     has_said: Condvar,
@@ -44,7 +44,7 @@ pub struct Link {
 
 /// A connection to another process.
 #[derive(Debug)]
-struct Way {
+struct Connection {
     process: usize,
     /// Held while a message is sent.
     stream: Mutex<TcpStream>,
@@ -57,7 +57,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Link {
+impl ProcessLink {
     /// `streams` lead to all processes but the first in order, or to the first.
     pub(super) fn new(
         process: usize,
@@ -65,13 +65,13 @@ impl Link {
         streams: Vec<TcpStream>,
         timeout: Duration,
     ) -> io::Result<Arc<Self>> {
-        let way = |(i, stream): (usize, TcpStream)| -> io::Result<Way> {
+        let connection = |(i, stream): (usize, TcpStream)| -> io::Result<Connection> {
             stream.set_nodelay(true)?;
             // Whatever is there is alive: it tells so four times as often.
             stream.set_read_timeout(Some(timeout / 2))?;
             stream.set_write_timeout(Some(timeout))?;
             let (sender, inbox) = channel();
-            Ok(Way {
+            Ok(Connection {
                 process: if process == 0 { i + 1 } else { 0 },
                 listener: Mutex::new(Some((stream.try_clone()?, sender))),
                 stream: Mutex::new(stream),
@@ -82,7 +82,11 @@ impl Link {
             process,
             said: Mutex::new(vec![None; streams.len()]),
             has_said: Condvar::new(),
-            ways: streams.into_iter().enumerate().map(way).collect::<io::Result<_>>()?,
+            connections: streams
+                .into_iter()
+                .enumerate()
+                .map(connection)
+                .collect::<io::Result<_>>()?,
             all,
             timeout,
             is_closing: AtomicBool::new(false),
@@ -138,8 +142,8 @@ impl Link {
             }
         }));
         room.join(self);
-        for (number, way) in self.ways.iter().enumerate() {
-            if let Some((stream, inbox)) = lock(&way.listener).take() {
+        for (number, connection) in self.connections.iter().enumerate() {
+            if let Some((stream, inbox)) = lock(&connection.listener).take() {
                 let (link, room) = (Arc::downgrade(self), room.clone());
                 thread::spawn(move || listen(Frames::new(stream), &inbox, number, &link, &room));
             }
@@ -169,12 +173,12 @@ impl Link {
         let waited = self.has_said.wait_timeout_while(said, HEARING, missing);
         let said = waited.unwrap_or_else(PoisonError::into_inner).0;
         let told = said.iter().flatten().flatten().next();
-        let silent = || said.iter().zip(&self.ways).find(|(said, _)| said.is_none());
-        let unheard = |way: &Way| {
-            let who = self.name(way.process);
+        let silent = || said.iter().zip(&self.connections).find(|(said, _)| said.is_none());
+        let unheard = |connection: &Connection| {
+            let who = self.name(connection.process);
             Error::failed(format!("{who} reports no failure, yet the others wait for it"))
         };
-        told.map(Error::failed).or_else(|| silent().map(|(_, way)| unheard(way)))
+        told.map(Error::failed).or_else(|| silent().map(|(_, connection)| unheard(connection)))
     }
 
     fn says(&self, number: usize, late: Option<String>) {
@@ -193,7 +197,7 @@ impl Link {
     /// One that cannot be told.
     pub fn tell(&self, work: Value) -> Result<()> {
         let work = Message::Work(work);
-        self.ways.iter().try_for_each(|way| self.send(way, &work))
+        self.connections.iter().try_for_each(|connection| self.send(connection, &work))
     }
 
     /// What this process's ranks are to do next; none when the run is over.
@@ -201,11 +205,11 @@ impl Link {
     /// # Errors
     /// What `failure` says, or the first process that makes no sense.
     pub fn next(&self, failure: impl Fn() -> Option<Error>) -> Result<Option<Value>> {
-        let way = &self.ways[0];
-        match self.receive(way, None, failure)? {
+        let connection = &self.connections[0];
+        match self.receive(connection, None, failure)? {
             Message::Work(work) => Ok(Some(work)),
             Message::End => Ok(None),
-            _ => Err(self.out_of_turn(way)),
+            _ => Err(self.out_of_turn(connection)),
         }
     }
 
@@ -214,12 +218,12 @@ impl Link {
     /// # Errors
     /// What `failure` says, or a process that makes no sense.
     pub fn ready(&self, failure: impl Fn() -> Option<Error>) -> Result<()> {
-        for way in &self.ways {
+        for connection in &self.connections {
             match self.is_first() {
-                false => self.send(way, &Message::Ready)?,
-                true => match self.receive(way, None, &failure)? {
+                false => self.send(connection, &Message::Ready)?,
+                true => match self.receive(connection, None, &failure)? {
                     Message::Ready => {}
-                    _ => return Err(self.out_of_turn(way)),
+                    _ => return Err(self.out_of_turn(connection)),
                 },
             }
         }
@@ -235,13 +239,13 @@ impl Link {
         let deadline = Some(Instant::now() + self.timeout);
         let mut all = own.to_vec();
         if !self.is_first() {
-            self.send(&self.ways[0], &Message::Words(all.clone()))?;
+            self.send(&self.connections[0], &Message::Words(all.clone()))?;
             all.clear();
         }
-        for way in &self.ways {
-            match self.receive(way, deadline, &failure)? {
+        for connection in &self.connections {
+            match self.receive(connection, deadline, &failure)? {
                 Message::Words(words) => all.extend(words),
-                _ => return Err(self.out_of_turn(way)),
+                _ => return Err(self.out_of_turn(connection)),
             }
         }
         if all.len() != own.len() * self.all.len() {
@@ -249,45 +253,48 @@ impl Link {
         }
         if self.is_first() {
             let words = Message::Words(all.clone());
-            self.ways.iter().try_for_each(|way| self.send(way, &words))?;
+            self.connections.iter().try_for_each(|connection| self.send(connection, &words))?;
         }
         Ok(all)
     }
 
     fn receive(
         &self,
-        way: &Way,
+        connection: &Connection,
         deadline: Option<Instant>,
         failure: impl Fn() -> Option<Error>,
     ) -> Result<Message> {
-        let inbox = lock(&way.inbox);
+        let inbox = lock(&connection.inbox);
         loop {
             if let Some(failure) = failure() {
                 return Err(failure);
             }
             if deadline.is_some_and(|deadline| Instant::now() > deadline) {
-                return Err(Error::failed(format!("{} did not come", self.name(way.process))));
+                return Err(Error::failed(format!(
+                    "{} did not come",
+                    self.name(connection.process)
+                )));
             }
             match inbox.recv_timeout(GLANCE) {
                 Ok(message) => return Ok(message),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => {
-                    return Err(failure().unwrap_or_else(|| self.gone(way)));
+                    return Err(failure().unwrap_or_else(|| self.gone(connection)));
                 }
             }
         }
     }
 
-    fn send(&self, way: &Way, message: &Message) -> Result<()> {
-        send(&lock(&way.stream), message).map_err(|error| {
-            Error::failed(format!("cannot send to {}: {error}", self.name(way.process)))
+    fn send(&self, connection: &Connection, message: &Message) -> Result<()> {
+        send(&lock(&connection.stream), message).map_err(|error| {
+            Error::failed(format!("cannot send to {}: {error}", self.name(connection.process)))
         })
     }
 
     /// What cannot be told shows when nothing comes back.
     fn tell_all(&self, message: &Message) {
-        for way in &self.ways {
-            let _ = self.send(way, message);
+        for connection in &self.connections {
+            let _ = self.send(connection, message);
         }
     }
 
@@ -300,13 +307,13 @@ impl Link {
         ranks.join(" and ")
     }
 
-    fn gone(&self, way: &Way) -> Error {
-        let who = self.name(way.process);
+    fn gone(&self, connection: &Connection) -> Error {
+        let who = self.name(connection.process);
         Error::failed(format!("{who} is gone: its process was ended, or cannot be reached"))
     }
 
-    fn out_of_turn(&self, way: &Way) -> Error {
-        Error::failed(format!("{} sent a message out of turn", self.name(way.process)))
+    fn out_of_turn(&self, connection: &Connection) -> Error {
+        Error::failed(format!("{} sent a message out of turn", self.name(connection.process)))
     }
 
     fn is_closing(&self) -> bool {
@@ -324,29 +331,29 @@ impl Link {
     /// Leaves when all have heard what this process has said, or do not listen any more.
     pub fn close(&self) {
         self.is_closing.store(true, Ordering::Relaxed);
-        for way in &self.ways {
-            let _ = lock(&way.stream).shutdown(Shutdown::Write);
+        for connection in &self.connections {
+            let _ = lock(&connection.stream).shutdown(Shutdown::Write);
         }
         let deadline = Instant::now() + PARTING;
-        for way in &self.ways {
-            let inbox = lock(&way.inbox);
+        for connection in &self.connections {
+            let inbox = lock(&connection.inbox);
             while inbox.recv_timeout(deadline.saturating_duration_since(Instant::now())).is_ok() {}
         }
     }
 }
 
-/// Passes on what comes by a way, until it ends.
+/// Passes on what comes by a connection, until it ends.
 fn listen(
     mut frames: Frames,
     inbox: &Sender<Message>,
     number: usize,
-    link: &Weak<Link>,
+    link: &Weak<ProcessLink>,
     room: &LocalGroup,
 ) {
     loop {
         let next = frames.next(MOST, None);
         let Some(link) = link.upgrade() else { return };
-        let way = &link.ways[number];
+        let connection = &link.connections[number];
         let is_silent = matches!(&next, Err(error) if is_timeout(error));
         let failure = match next {
             Ok(Some(Message::Beat)) => continue,
@@ -378,14 +385,15 @@ fn listen(
             }
             Err(_) if is_silent && link.is_closing() => continue,
             Err(_) if is_silent => {
-                let (who, seconds) = (link.name(way.process), (link.timeout / 2).as_secs_f64());
+                let (who, seconds) =
+                    (link.name(connection.process), (link.timeout / 2).as_secs_f64());
                 Error::failed(format!(
                     "{who} has not been heard from for {seconds} s; `timeout` allows more"
                 ))
             }
             _ if link.is_closing() => return,
-            Ok(None) => link.gone(way),
-            Err(error) => Error::failed(format!("{}: {error}", link.gone(way))),
+            Ok(None) => link.gone(connection),
+            Err(error) => Error::failed(format!("{}: {error}", link.gone(connection))),
         };
         room.end(failure);
         if !is_silent {

@@ -15,8 +15,8 @@ mod seal;
 pub use frame::{Decoded, MOST_OF_STRANGERS, Message, decode};
 pub use in_process::{Fault, InProcess, Kind, LocalGroup};
 pub use joined::Joined;
-pub use launcher::{Launcher, Place};
-pub use link::Link;
+pub use launcher::{Launcher, ProcessPlace};
+pub use link::ProcessLink;
 pub use rendezvous::{Hello, excuse, join};
 pub use seal::Secret;
 
@@ -37,7 +37,7 @@ pub type Look = Box<dyn Fn(bool) -> Option<String> + Send + Sync>;
 
 /// Which way numbers go from stage to stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Way {
+pub enum Direction {
     /// To the rank in the same place of the next stage.
     Send,
     /// From the rank in the same place of the stage before.
@@ -81,9 +81,9 @@ pub trait Communicator: Send + Sync {
     }
 
     /// Gives `values` to the next stage, or replaces them by what the stage before gives.
-    fn pass(&self, _values: &mut [f32], way: Way) {
+    fn pass(&self, _values: &mut [f32], direction: Direction) {
         unreachable!(
-            "{way:?} by the hosts of ranks that have no stages, or are in several processes"
+            "{direction:?} by the hosts of ranks that have no stages, or are in several processes"
         )
     }
 

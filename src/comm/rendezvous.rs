@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::Link;
+use super::ProcessLink;
 use super::frame::{Frames, MOST, MOST_OF_STRANGERS, Message, is_timeout, send};
 use super::seal::{Secret, Sender, nonce};
 use crate::error::{Error, Result};
@@ -76,14 +76,20 @@ impl Hello {
 ///
 /// # Errors
 /// One that does not come, comes twice or does not suit the others; an address that cannot be used.
-pub fn join(hello: Hello, address: &str, secret: &Secret, timeout: Duration) -> Result<Arc<Link>> {
+pub fn join(
+    hello: Hello,
+    address: &str,
+    secret: &Secret,
+    timeout: Duration,
+) -> Result<Arc<ProcessLink>> {
     let deadline = Instant::now() + timeout;
     let joined = match hello.process {
         0 => gather(&hello, address, secret, deadline),
         _ => reach(&hello, address, secret, deadline),
     };
     let (all, streams) = joined?;
-    Link::new(hello.process, all, streams, timeout).map_err(|error| cannot("join", address, &error))
+    ProcessLink::new(hello.process, all, streams, timeout)
+        .map_err(|error| cannot("join", address, &error))
 }
 
 /// Tells the first process, if it is there, why another one will not come.

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::case::{CANARY, Case, Element, Judge, Place};
+use crate::case::{CANARY, Case, CaseSlot, Element, Judge};
 use crate::encoding::Float;
 use crate::for_float;
 use crate::vector::Element as _;
@@ -32,7 +32,7 @@ pub fn different(case: &Case, one: &[u8], other: &[u8]) -> Option<String> {
     })
 }
 
-fn bytes_of(place: &Place, range: &Range<usize>) -> Range<usize> {
+fn bytes_of(place: &CaseSlot, range: &Range<usize>) -> Range<usize> {
     let start = place.slot.offset();
     let size = place.element.bytes();
     start + range.start * size..start + range.end * size
@@ -71,7 +71,7 @@ fn name_of(case: &Case, at: usize) -> String {
     }
 }
 
-impl Place {
+impl CaseSlot {
     /// `y[3, 17]`
     fn index(&self, mut element: usize) -> String {
         let mut indices = Vec::new();
@@ -86,7 +86,7 @@ impl Place {
 
 /// The numbers of a place, from element `first` on.
 struct Numbers<'c> {
-    place: &'c Place,
+    place: &'c CaseSlot,
     first: usize,
 }
 

@@ -6,11 +6,11 @@ pub mod report;
 
 use std::time::{Duration, Instant};
 
-use crate::case::{Case, Place};
+use crate::case::{Case, CaseSlot};
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
 use crate::executor::cuda::{self, Gpu, Order};
-use crate::executor::{Cpu, Cuda, Threads};
+use crate::executor::{Blueprint, Cpu, Cuda, Threads};
 use crate::ops;
 
 /// The orders in which an emulated GPU runs a kernel's warps, one after the other; a real GPU runs the
@@ -64,18 +64,19 @@ fn work(case: &Case) -> u64 {
     case.cost().flops
 }
 
-/// Runs a case on `card`.
+/// Runs a case on `gpu`.
 ///
 /// # Errors
 /// When the GPU fails, which it then does for good: with the kernel, and where it can be told the line.
-pub fn run(case: &Case, card: &Gpu, orders: &[Order]) -> Result<Outcome> {
+pub fn run(case: &Case, gpu: &Gpu, orders: &[Order]) -> Result<Outcome> {
     let start = Instant::now();
     let region = case.weight_region();
     let checkpoint = || Checkpoint::in_memory(case.encoding(), region.clone());
     let before = case.state();
     let before: &[u8] = &bytemuck::cast_slice(&before)[..case.layout.bytes()];
 
-    let mut cpu = Cpu::new(checkpoint(), &case.layout, &Threads::new(None)?)?;
+    let blueprint = || Blueprint::new(checkpoint(), &case.weights, &case.layout);
+    let mut cpu = Cpu::new(&Threads::new(None)?, blueprint())?;
     cpu.write(case.layout.whole(), before);
     cpu.run(&case.program)?;
     let expected = cpu.read(case.layout.whole());
@@ -83,21 +84,21 @@ pub fn run(case: &Case, card: &Gpu, orders: &[Order]) -> Result<Outcome> {
         panic!("{}: {}: the reference is wrong: {wrong}", case.op().name(), case.name);
     }
 
-    let mut gpu = Cuda::new(card, &checkpoint(), &case.weights, &case.layout, &|_| Ok(()))?;
-    gpu.write(case.layout.whole(), before)?;
-    let forbidden = case.gaps().map(|gap| gpu.forbid(gap));
-    let forbidden = forbidden.chain(case.weight_gaps().map(|gap| gpu.forbid_weight(gap)));
+    let mut cuda = Cuda::new(gpu, blueprint())?;
+    cuda.write(case.layout.whole(), before)?;
+    let forbidden = case.gaps().map(|gap| cuda.forbid(gap));
+    let forbidden = forbidden.chain(case.weight_gaps().map(|gap| cuda.forbid_weight(gap)));
     let watched = forbidden.fold(false, |watched, gap| watched | gap);
     let mut first: Option<Vec<u8>> = None;
     for order in orders {
         cuda::set_order(*order)?;
         if first.is_some() {
-            restore(case, &mut gpu, before)?;
+            restore(case, &mut cuda, before)?;
         }
-        gpu.run(&case.program)?;
+        cuda.run(&case.program)?;
         let found = match watched {
-            true => used(case, &mut gpu, before)?,
-            false => gpu.read(case.layout.whole())?.to_vec(),
+            true => used(case, &mut cuda, before)?,
+            false => cuda.read(case.layout.whole())?.to_vec(),
         };
         let wrong = match &first {
             None => compare::wrong(case, before, expected, &found),
@@ -113,16 +114,16 @@ pub fn run(case: &Case, card: &Gpu, orders: &[Order]) -> Result<Outcome> {
 }
 
 /// Puts everything back that the op may have changed.
-fn restore(case: &Case, gpu: &mut Cuda, before: &[u8]) -> Result<()> {
-    let mut used = case.places.iter().map(Place::used);
-    used.try_for_each(|used| gpu.write(used, &before[used.offset()..][..used.len()]))
+fn restore(case: &Case, cuda: &mut Cuda, before: &[u8]) -> Result<()> {
+    let mut used = case.places.iter().map(CaseSlot::used);
+    used.try_for_each(|used| cuda.write(used, &before[used.offset()..][..used.len()]))
 }
 
 /// The state region, read without what nobody may touch.
-fn used(case: &Case, gpu: &mut Cuda, before: &[u8]) -> Result<Vec<u8>> {
+fn used(case: &Case, cuda: &mut Cuda, before: &[u8]) -> Result<Vec<u8>> {
     let mut found = before.to_vec();
-    for used in case.places.iter().map(Place::used) {
-        found[used.offset()..][..used.len()].copy_from_slice(gpu.read(used)?);
+    for used in case.places.iter().map(CaseSlot::used) {
+        found[used.offset()..][..used.len()].copy_from_slice(cuda.read(used)?);
     }
     Ok(found)
 }

@@ -29,7 +29,7 @@ pub enum Event<'a> {
     /// will never return, and only the end of the process helps.
     Stuck(&'a Error),
     /// By which way ranks reach each other.
-    Link(&'a str),
+    ProcessLink(&'a str),
 }
 
 /// Is told of what happens. An error of its ends the loading. It may be called from several threads.

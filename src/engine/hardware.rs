@@ -2,7 +2,7 @@
 
 use super::{Device, Options, Split};
 use crate::checkpoint::Checkpoint;
-use crate::comm::Place;
+use crate::comm::ProcessPlace;
 use crate::config::{Config, Dims};
 use crate::error::{Error, Result, count as counted};
 use crate::executor::cuda::{self, Gpu, device_count};
@@ -84,10 +84,10 @@ pub(super) fn of_ranks(
             cpu @ Hardware::Cpu(_) => Ok(vec![cpu; world]),
             Hardware::Gpu(_) => {
                 let all: Vec<u32> = (0..world as u32).collect();
-                cards(options, &all, dims, weights)
+                gpus(options, &all, dims, weights)
             }
         },
-        several => cards(options, several, dims, weights),
+        several => gpus(options, several, dims, weights),
     }
 }
 
@@ -124,27 +124,27 @@ pub fn one(
             None => Threads::new(options.threads).map(Hardware::Cpu),
         };
     };
-    let card = Gpu::open_as(ordinal, &options.cuda)?;
-    match card.suits(dims, weights) {
+    let gpu = Gpu::open_as(ordinal, &options.cuda)?;
+    match gpu.suits(dims, weights) {
         Err(error) if device == Device::Auto && options.kernels.is_empty() => {
             remarks.push(format!("running on the CPU, not the GPU: {error}"));
             return Threads::new(options.threads).map(Hardware::Cpu);
         }
         suits => suits?,
     }
-    replace_kernels(options, &card);
-    Ok(Hardware::Gpu(card))
+    replace_kernels(options, &gpu);
+    Ok(Hardware::Gpu(gpu))
 }
 
 /// Has the options' sources run in place of built-in kernels.
-fn replace_kernels(options: &Options, card: &Gpu) {
-    options.kernels.iter().cloned().for_each(|source| card.replace_kernel(source));
+fn replace_kernels(options: &Options, gpu: &Gpu) {
+    options.kernels.iter().cloned().for_each(|source| gpu.replace_kernel(source));
 }
 
 /// What the ranks of one of several processes run on.
 fn joined(
     options: &Options,
-    place: &Place,
+    place: &ProcessPlace,
     dims: &Dims,
     weights: &Checkpoint,
 ) -> Result<Vec<Hardware>> {
@@ -163,11 +163,11 @@ fn joined(
         }
         (devices, _) => devices.to_vec(),
     };
-    cards(options, &ordinals, dims, weights)
+    gpus(options, &ordinals, dims, weights)
 }
 
 /// One rank on each of these GPUs.
-fn cards(
+fn gpus(
     options: &Options,
     ordinals: &[u32],
     dims: &Dims,
@@ -182,10 +182,10 @@ fn cards(
         )));
     }
     let open = |ordinal: &u32| {
-        let card = Gpu::open_as(*ordinal, &options.cuda)?;
-        card.suits(dims, weights)?;
-        replace_kernels(options, &card);
-        Ok(Hardware::Gpu(card))
+        let gpu = Gpu::open_as(*ordinal, &options.cuda)?;
+        gpu.suits(dims, weights)?;
+        replace_kernels(options, &gpu);
+        Ok(Hardware::Gpu(gpu))
     };
     ordinals.iter().map(open).collect()
 }
@@ -193,7 +193,7 @@ fn cards(
 /// What ranks run on, for people.
 pub fn devices(hardware: &[Hardware]) -> String {
     match hardware {
-        [Hardware::Gpu(card)] => format!("cuda:{} ({})", card.ordinal, card.name),
+        [Hardware::Gpu(gpu)] => format!("cuda:{} ({})", gpu.ordinal, gpu.name),
         [Hardware::Cpu(threads), others @ ..] => {
             let ranks = match others.len() {
                 0 => String::new(),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use sysinfo::System;
 
 use super::Model;
-use crate::comm::{Hello, Link, Place, excuse, join};
+use crate::comm::{Hello, ProcessLink, ProcessPlace, excuse, join};
 use crate::error::{Error, Result};
 use crate::executor::Hardware;
 use crate::kernel::compile::hash;
@@ -15,9 +15,9 @@ use crate::model::{Plan, Sizes};
 ///
 /// # Errors
 /// What keeps the processes from each other.
-pub(super) fn meet(model: &Model, place: &Place, plan: &Plan) -> Result<Arc<Link>> {
+pub(super) fn meet(model: &Model, place: &ProcessPlace, plan: &Plan) -> Result<Arc<ProcessLink>> {
     let secret = place.secret();
-    let Place { process, processes, address, run, .. } = place.clone();
+    let ProcessPlace { process, processes, address, run, .. } = place.clone();
     let Model { config, checkpoint, dims, hardware, options, .. } = model;
     let sizes = Sizes { context: 0, threads: 0, ..plan.sizes };
     let tensors: Vec<_> = checkpoint.tensors().collect();
@@ -44,8 +44,8 @@ pub(super) fn meet(model: &Model, place: &Place, plan: &Plan) -> Result<Arc<Link
 }
 
 /// Tells the other processes of the run, if this is one of several, that it will not come.
-pub(super) fn cannot_meet(place: Option<&Place>, why: &Error) {
-    if let Some(place @ Place { process: process @ 1.., address, .. }) = place {
+pub(super) fn cannot_meet(place: Option<&ProcessPlace>, why: &Error) {
+    if let Some(place @ ProcessPlace { process: process @ 1.., address, .. }) = place {
         excuse(*process, address, &place.secret(), why);
     }
 }

@@ -4,12 +4,12 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::{Event, Model, Observer, devices, join, peers, qualify};
-use crate::comm::{Link, SingleRank};
+use crate::comm::{ProcessLink, SingleRank};
 use crate::error::Result;
 use crate::executor::cuda::{Cuda, Gpu};
-use crate::executor::{Executor, Hardware};
+use crate::executor::{Blueprint, Executor, Hardware};
 use crate::model::Plan;
-use crate::rank::Rank;
+use crate::rank::{Rank, RankSpec};
 use crate::session::Session;
 use crate::team::{self, Team};
 
@@ -66,8 +66,8 @@ impl Model {
         let last_weight = Arc::new(OnceLock::new());
         let since = start - self.opening.files - self.opening.devices;
         let team = match (&hardware[..], &link) {
-            ([Hardware::Gpu(card)], None) => {
-                self.begin(card, &plan, observer, (since, &last_weight))?
+            ([Hardware::Gpu(gpu)], None) => {
+                self.begin(gpu, &plan, observer, (since, &last_weight))?
             }
             _ => self.team(&plan, &hardware, link, observer)?,
         };
@@ -92,7 +92,7 @@ impl Model {
         &self,
         hardware: &[Hardware],
         observer: &Observer,
-    ) -> Result<(Plan, Option<Arc<Link>>)> {
+    ) -> Result<(Plan, Option<Arc<ProcessLink>>)> {
         let mut plan = self.plan_on(hardware, self.options.context)?;
         let Some(place) = &self.options.split.process else {
             let devices = devices(hardware);
@@ -114,22 +114,21 @@ impl Model {
         &self,
         plan: &Plan,
         hardware: &[Hardware],
-        link: Option<Arc<Link>>,
+        link: Option<Arc<ProcessLink>>,
         observer: &Observer,
     ) -> Result<Team> {
         let is_first = link.as_ref().is_none_or(|link| link.is_first());
         let tell = |event| if is_first { observer(event) } else { Ok(()) };
         tell(Event::WeightsBegin((plan.weight_bytes * hardware.len()) as u64))?;
-        let (timeout, stages) = (self.options.timeout, self.dims.stage.parts);
+        let timeout = self.options.timeout;
         let hears = observer.clone();
         let stuck: team::Stuck = Arc::new(move |why| {
             // There is nobody to return an error to.
             let _ = hears(Event::Stuck(why));
         });
-        let options = team::Options { timeout, fault: None, link, stages, stuck };
-        let (config, checkpoint) = (&self.config, self.checkpoint.clone());
-        let loaded = |bytes| tell(Event::Weights(bytes));
-        let team = Team::new(config, checkpoint, plan, hardware, options, &loaded);
+        let options = team::TeamOptions { timeout, fault: None, link, stuck };
+        let on_progress = |bytes| tell(Event::Weights(bytes));
+        let team = Team::new(self.rank_spec(plan), hardware, options, &on_progress);
         tell(Event::WeightsEnd)?;
         let mut team = team?;
         if !self.options.trust_kernels {
@@ -138,7 +137,7 @@ impl Model {
         if team.leads()
             && let Some(Some(link)) = team.each(|rank| Ok(rank.device_mut().link()))?.first()
         {
-            observer(Event::Link(link))?;
+            observer(Event::ProcessLink(link))?;
         }
         Ok(team)
     }
@@ -146,21 +145,27 @@ impl Model {
     /// A model on one GPU, to which weights may still be on their way.
     fn begin(
         &self,
-        card: &Gpu,
+        gpu: &Gpu,
         plan: &Plan,
         observer: &Observer,
         (since, last_weight): (Instant, &Arc<OnceLock<Duration>>),
     ) -> Result<Team> {
         observer(Event::WeightsBegin(plan.weight_bytes as u64))?;
         let coming = Coming { observer: observer.clone(), since, last_weight: last_weight.clone() };
-        let told = Box::new(move |bytes| (coming.observer)(Event::Weights(bytes)));
-        let (config, checkpoint) = (&self.config, self.checkpoint.clone());
-        let rank = Rank::on(config, self.dims, checkpoint, plan, |checkpoint, weights, layout| {
-            let alone = Arc::new(SingleRank { timeout: self.options.timeout });
-            let cuda = Cuda::while_loading(card, &checkpoint, weights, layout, alone, told)?;
+        let on_progress = Box::new(move |bytes| (coming.observer)(Event::Weights(bytes)));
+        let rank = Rank::new(self.rank_spec(plan), |blueprint| {
+            let comm = Arc::new(SingleRank { timeout: self.options.timeout });
+            let blueprint = Blueprint { comm, ..blueprint };
+            let cuda = Cuda::while_loading(gpu, &blueprint, on_progress)?;
             Ok(Executor::Cuda(Box::new(cuda)))
         });
         Ok(rank?.into())
+    }
+
+    /// The rank with the largest share.
+    fn rank_spec<'a>(&'a self, plan: &'a Plan) -> RankSpec<'a> {
+        let Self { config, dims, checkpoint, .. } = self;
+        RankSpec { config, dims: *dims, checkpoint: checkpoint.clone(), plan }
     }
 }
 

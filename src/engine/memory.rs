@@ -31,23 +31,23 @@ pub fn system(what: RefreshKind) -> Result<System> {
         .map_err(|error| Error::failed(format!("cannot read the system's memory: {error}")))
 }
 
-pub(super) fn cards(hardware: &[Hardware]) -> impl Iterator<Item = &Gpu> {
+pub(super) fn gpus(hardware: &[Hardware]) -> impl Iterator<Item = &Gpu> {
     hardware.iter().filter_map(|hardware| match hardware {
         Hardware::Cpu(_) => None,
-        Hardware::Gpu(card) => Some(card),
+        Hardware::Gpu(gpu) => Some(gpu),
     })
 }
 
 /// What a rank can have on the GPU that has least.
 pub(super) fn gpu_room(hardware: &[Hardware], dims: &Dims) -> Result<MemoryBudget> {
-    let room_of = |card: &Gpu| {
-        let (free, total) = card.memory()?;
-        let ranks = cards(hardware).filter(|other| other.ordinal == card.ordinal).count();
+    let room_of = |gpu: &Gpu| {
+        let (free, total) = gpu.memory()?;
+        let ranks = gpus(hardware).filter(|other| other.ordinal == gpu.ordinal).count();
         let joins = ranks == 1 && dims.world() > 1;
         let communicators = if !joins { 0 } else { 1 + usize::from(dims.stage.parts > 1) };
         Ok((free / ranks).saturating_sub(communicators * cuda::communicator_bytes(total)))
     };
-    let rooms = cards(hardware).map(room_of).collect::<Result<Vec<_>>>()?;
+    let rooms = gpus(hardware).map(room_of).collect::<Result<Vec<_>>>()?;
     Ok(MemoryBudget::Gpu(rooms.into_iter().min().unwrap_or(0)))
 }
 

@@ -239,18 +239,18 @@ pub fn plan(
             let room = MemoryBudget::Host(available_memory_bytes()? / world);
             Plan::new(config, dims, checkpoint.total_bytes() / world, request, room)
         }
-        Hardware::Gpu(card) => {
+        Hardware::Gpu(gpu) => {
             if !matches!(options.kv_type, None | Some(Float::F16)) {
                 return Err(Error::usage("on a GPU the KV cache is f16: leave `kv_type` out"));
             }
-            request = request.on_gpu(checkpoint.encoding(), card.attention_blocks());
+            request = request.on_gpu(checkpoint.encoding(), gpu.attention_blocks());
             let matrices: Vec<_> = Weights::locate(checkpoint, dims)?.matrices().collect();
             let weight_bytes = cuda::region_bytes(&matrices);
             let room = memory::gpu_room(hardware, dims)?;
             // Processes that join have the same plan, whatever memory each one's GPU has.
             match (options.prefill_chunk, &options.split.process) {
                 (None, None) => {
-                    let chunks = memory::cards(hardware).map(|card| card.options.tuning.chunk);
+                    let chunks = memory::gpus(hardware).map(|gpu| gpu.options.tuning.chunk);
                     request.longest_chunk = chunks.min();
                 }
                 (given, _) => request.chunk = given.unwrap_or(Tuning::DEFAULT.chunk),

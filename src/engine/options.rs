@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Checker;
-use crate::comm::{DEFAULT_TIMEOUT, Place};
+use crate::comm::{DEFAULT_TIMEOUT, ProcessPlace};
 use crate::encoding::Float;
 use crate::error::Result;
 use crate::executor::cuda;
@@ -45,7 +45,7 @@ pub struct Options {
     /// What is asked of GPUs.
     pub cuda: Arc<cuda::Settings>,
     /// Where models come from that are not on this machine.
-    pub hub: hub::Options,
+    pub hub: hub::HubOptions,
 }
 
 impl Default for Options {
@@ -65,14 +65,14 @@ impl Default for Options {
             threads: None,
             timeout: DEFAULT_TIMEOUT,
             cuda: Arc::default(),
-            hub: hub::Options::default(),
+            hub: hub::HubOptions::default(),
         }
     }
 }
 
 impl Options {
     /// What environment variables say, which only the command line and tests have asked for: the hub's
-    /// ([`hub::Options::from_variables`]), those of GPUs ([`cuda::Settings::from_variables`]), and
+    /// ([`hub::HubOptions::from_variables`]), those of GPUs ([`cuda::Settings::from_variables`]), and
     /// `CHASKI_TRUST_KERNELS=on`.
     ///
     /// # Errors
@@ -81,7 +81,7 @@ impl Options {
         Ok(Self {
             trust_kernels: variable("CHASKI_TRUST_KERNELS").is_some_and(|given| given == "on"),
             cuda: Arc::new(cuda::Settings::from_variables(variable)?),
-            hub: hub::Options::from_variables(variable),
+            hub: hub::HubOptions::from_variables(variable),
             ..Self::default()
         })
     }
@@ -108,5 +108,5 @@ pub struct Split {
     /// The GPUs that this process's ranks run on; one may stand there several times.
     pub devices: Vec<u32>,
     /// Which of several processes this is that run the model together.
-    pub process: Option<Place>,
+    pub process: Option<ProcessPlace>,
 }

@@ -1,6 +1,6 @@
 //! Whether the GPUs of ranks reach each other's memory: kept as ranks have found it, and not tried again.
 
-use super::memory::cards;
+use super::memory::gpus;
 use super::{Event, Observer};
 use crate::error::Result;
 use crate::executor::Hardware;
@@ -20,14 +20,14 @@ struct Stage {
 
 impl Stage {
     fn of(stage: &[Hardware]) -> Result<Option<Self>> {
-        let cards: Vec<_> = cards(stage).collect();
-        let [first, _, ..] = cards[..] else { return Ok(None) };
-        let gpus = cards.iter().map(|card| card.uuid()).collect::<Result<_>>()?;
+        let gpus: Vec<_> = gpus(stage).collect();
+        let [first, _, ..] = gpus[..] else { return Ok(None) };
+        let gpus = gpus.iter().map(|gpu| gpu.uuid()).collect::<Result<_>>()?;
         let code = first.code(kernel::AllReduce::KERNEL)?;
         Ok(Some(Self {
             gpus,
             code,
-            record: Record::load(Identity::of(first)?, &first.settings.places),
+            record: Record::load(Identity::of(first)?, &first.settings.paths),
         }))
     }
 }
@@ -37,10 +37,10 @@ pub(super) fn recall(stage: &mut [Hardware]) -> Result<()> {
     let Some(Stage { gpus, code, record }) = Stage::of(stage)? else { return Ok(()) };
     let Some(works) = record.peers(&gpus, &code) else { return Ok(()) };
     for hardware in stage {
-        if let Hardware::Gpu(card) = hardware
-            && card.options.peers == Peers::Untried
+        if let Hardware::Gpu(gpu) = hardware
+            && gpu.options.peers == Peers::Untried
         {
-            card.options.peers = if works { Peers::Work } else { Peers::Broken };
+            gpu.options.peers = if works { Peers::Work } else { Peers::Broken };
         }
     }
     Ok(())

@@ -11,7 +11,7 @@ use crate::checkpoint::Checkpoint;
 use crate::config::{Config, Dims};
 use crate::error::{Error, Result};
 use crate::executor::Hardware;
-use crate::executor::cuda::{Gpu, Options as CudaOptions};
+use crate::executor::cuda::{Gpu, LaunchOptions};
 use crate::qualify::{
     self, Check, Dialogue, Found, Identity, Order, Record, Standing, kernel_of, perform,
 };
@@ -44,8 +44,8 @@ pub struct How<'a> {
 /// # Errors
 /// When no check can be performed; what `observer` returns.
 pub fn find_out(
-    card: &Gpu,
-    options: CudaOptions,
+    gpu: &Gpu,
+    options: LaunchOptions,
     checks: &[Check],
     record: &mut Record,
     how: How<'_>,
@@ -54,17 +54,17 @@ pub fn find_out(
     let (mut dialogue, mut is_new) = (None, false);
     let mut ask = |order: &Order| {
         if !std::mem::replace(&mut is_new, true) {
-            observer(Event::Qualifying(card))?;
+            observer(Event::Qualifying(gpu))?;
         }
         match how.checker {
-            None => Ok(here(order, card)),
+            None => Ok(here(order, gpu)),
             Some(Checker(start)) => {
-                Dialogue::perform(&mut dialogue, &|| start(card.ordinal), order, how.limit)
+                Dialogue::perform(&mut dialogue, &|| start(gpu.ordinal), order, how.limit)
             }
         }
     };
     let (anew, thorough) = (how.anew, how.thorough);
-    let found = qualify::go_through(card, options, checks, record, (anew, thorough), &mut ask);
+    let found = qualify::go_through(gpu, options, checks, record, (anew, thorough), &mut ask);
     if is_new && !record.verdicts.is_empty() {
         // What cannot be kept is found out again.
         record.save().or_else(|error| observer(Event::NotKept(&error)))?;
@@ -73,22 +73,22 @@ pub fn find_out(
 }
 
 /// Performs a check in this process.
-fn here(order: &Order, card: &Gpu) -> Found {
-    perform(order, card, &mut |_| ())
+fn here(order: &Order, gpu: &Gpu) -> Found {
+    perform(order, gpu, &mut |_| ())
 }
 
 /// That nothing is wrong that the GPU needs.
 ///
 /// # Errors
 /// A kernel that is wrong and that nothing stands in for.
-pub fn usable(card: &Gpu, standing: &Standing, record: &Record) -> Result<()> {
+pub fn usable(gpu: &Gpu, standing: &Standing, record: &Record) -> Result<()> {
     let Some((kernel, wrong)) = standing.faults.first() else { return Ok(()) };
     Err(Error::failed(format!(
         "kernel {} is wrong on cuda:{} ({}), and has no fallback: {}: {}; attach the verdicts, {}, \
          to an issue; `device` cpu avoids it, `trust_kernels` runs it anyway",
         kernel.name,
-        card.ordinal,
-        card.name,
+        gpu.ordinal,
+        gpu.name,
         wrong.case,
         wrong.how.trim_end().replace('\n', " "),
         kept(record)
@@ -114,36 +114,36 @@ pub(super) fn qualify(
     hardware: &mut [Hardware],
     observer: &Observer,
 ) -> Result<Option<String>> {
-    let cards = hardware.iter_mut().filter_map(|hardware| match hardware {
+    let gpus = hardware.iter_mut().filter_map(|hardware| match hardware {
         Hardware::Cpu(_) => None,
-        Hardware::Gpu(card) => Some(card),
+        Hardware::Gpu(gpu) => Some(gpu),
     });
     let mut qualified = None;
-    for card in cards {
+    for gpu in gpus {
         if options.trust_kernels {
             qualified = Some("trusted".to_owned());
             continue;
         }
-        let wanted = card.settings.wanted().on(card.capability);
-        let mut checks = qualify::of_model(card, wanted, config, dims, checkpoint)?;
+        let wanted = gpu.settings.wanted().on(gpu.capability);
+        let mut checks = qualify::of_model(gpu, wanted, config, dims, checkpoint)?;
         checks.retain(|check| !is_replaced(check, options));
-        let mut record = Record::load(Identity::of(card)?, &card.settings.places);
+        let mut record = Record::load(Identity::of(gpu)?, &gpu.settings.paths);
         let checker = options.checker.as_ref();
         let how = How { anew: false, thorough: false, limit: options.timeout, checker };
-        match find_out(card, wanted, &checks, &mut record, how, observer) {
+        match find_out(gpu, wanted, &checks, &mut record, how, observer) {
             Ok(standing) => {
-                usable(card, &standing, &record)?;
+                usable(gpu, &standing, &record)?;
                 for what in &standing.lines {
-                    observer(Event::NotUsed { gpu: card, what })?;
+                    observer(Event::NotUsed { gpu, what })?;
                 }
-                card.options = standing.options;
+                gpu.options = standing.options;
                 let is_whole = standing.lines.is_empty();
                 let how = if is_whole { "yes".to_owned() } else { standing.lines.join("; ") };
                 qualified.get_or_insert(how);
             }
             Err(error @ (Error::Interrupted | Error::ReaderLeft)) => return Err(error),
             Err(error) => {
-                observer(Event::NotQualified { gpu: card, why: &error })?;
+                observer(Event::NotQualified { gpu, why: &error })?;
                 qualified.get_or_insert("no".to_owned());
             }
         }

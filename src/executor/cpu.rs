@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use bytemuck::Pod;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-use super::Startup;
+use super::{Blueprint, Startup};
 use crate::checkpoint::Checkpoint;
-use crate::comm::{Communicator, SingleRank};
+use crate::comm::Communicator;
 use crate::error::{Error, Result, count};
-use crate::memory::{Layout, Memory, Slot, StateRegion};
+use crate::memory::{Memory, Slot, StateRegion};
 use crate::op::{Op, Program};
 use crate::vector::cores;
 
@@ -56,32 +56,25 @@ impl fmt::Debug for Threads {
 }
 
 impl Cpu {
-    /// The weight region is `weights` itself; the state region is allocated from `layout`.
-    ///
-    /// # Errors
-    /// When the system refuses the memory.
-    pub fn new(weights: Checkpoint, layout: &Layout, threads: &Threads) -> Result<Self> {
-        Self::of_rank(weights, layout, threads, Arc::new(SingleRank::default()))
-    }
-
-    /// As [`Self::new`], for a rank that has its share of the threads: as many of its own, since they wait
-    /// for other ranks inside of ops, so none of them may be waited for by two.
+    /// The weight region is the checkpoint itself; a rank that is not alone has its share of the threads, as
+    /// many of its own, since ranks wait for others inside of ops: none may be waited for by two.
     ///
     /// # Errors
     /// When the system refuses the memory, or threads.
-    pub fn of_rank(
-        weights: Checkpoint,
-        layout: &Layout,
-        threads: &Threads,
-        comm: Arc<dyn Communicator>,
-    ) -> Result<Self> {
+    pub fn new(threads: &Threads, blueprint: Blueprint<'_>) -> Result<Self> {
+        let Blueprint { mut checkpoint, layout, comm, on_progress, .. } = blueprint;
+        let mut startup = Startup::default();
+        let start = Instant::now();
+        threads.run(|| checkpoint.make(on_progress))?;
+        startup.weights = start.elapsed();
         let state = StateRegion::allocate(layout)?;
         let threads = match comm.world() {
             1 => threads.clone(),
             // Of several stages one is at work at a time.
             _ => Threads::new(Some((threads.count() / comm.stage().len()).max(1)))?,
         };
-        Ok(Self { weights, state, comm, threads, startup: Startup::default() })
+        startup.allocate = start.elapsed() - startup.weights;
+        Ok(Self { weights: checkpoint, state, comm, threads, startup })
     }
 
     /// The way to the other ranks.

@@ -4,7 +4,7 @@ mod cpu;
 pub mod cuda;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytemuck::Pod;
 
@@ -12,7 +12,7 @@ use crate::checkpoint::{Checkpoint, Progress};
 use crate::comm::{Communicator, SingleRank};
 use crate::error::{Error, Result};
 use crate::memory::{Layout, Slot, Weight};
-use crate::op::{Product, Program};
+use crate::op::Program;
 pub use cpu::{Cpu, Threads};
 pub use cuda::Cuda;
 
@@ -36,8 +36,32 @@ impl Hardware {
     pub fn name(&self) -> String {
         match self {
             Self::Cpu(_) => "cpu".to_owned(),
-            Self::Gpu(card) => format!("cuda:{}", card.ordinal),
+            Self::Gpu(gpu) => format!("cuda:{}", gpu.ordinal),
         }
+    }
+}
+
+/// What an executor is made of, handed down to where its memory is allocated.
+pub struct Blueprint<'a> {
+    pub checkpoint: Checkpoint,
+    /// What programs read of it, in the order of their use.
+    pub weights: &'a [Weight],
+    pub layout: &'a Layout,
+    /// The way to the other ranks.
+    pub comm: Arc<dyn Communicator>,
+    pub on_progress: Progress<'a>,
+}
+
+impl<'a> Blueprint<'a> {
+    /// Of a rank that is alone, whose progress nobody is told of.
+    pub fn new(checkpoint: Checkpoint, weights: &'a [Weight], layout: &'a Layout) -> Self {
+        let comm = Arc::new(SingleRank::default());
+        Self { checkpoint, weights, layout, comm, on_progress: &|_| Ok(()) }
+    }
+
+    /// Of one that has no weights.
+    pub fn of_state(layout: &'a Layout) -> Self {
+        Self::new(Checkpoint::empty(), &[], layout)
     }
 }
 
@@ -78,54 +102,14 @@ impl Captured {
 }
 
 impl Executor {
-    /// Allocates what `layout` asks for and brings the weights to where they are read. `loaded` is told
-    /// of bytes of them that have been copied.
+    /// Allocates what `blueprint` asks for and brings the weights to where they are read.
     ///
     /// # Errors
     /// When the system or the GPU refuses the memory.
-    pub fn new(
-        hardware: &Hardware,
-        checkpoint: Checkpoint,
-        weights: &[Weight],
-        layout: &Layout,
-        loaded: Progress<'_>,
-    ) -> Result<Self> {
-        Self::of_rank(
-            hardware,
-            checkpoint,
-            weights,
-            layout,
-            Arc::new(SingleRank::default()),
-            loaded,
-        )
-    }
-
-    /// As [`Self::new`], for a rank that `comm` leads to others.
-    ///
-    /// # Errors
-    /// When the system or the GPU refuses the memory.
-    pub fn of_rank(
-        hardware: &Hardware,
-        mut checkpoint: Checkpoint,
-        weights: &[Weight],
-        layout: &Layout,
-        comm: Arc<dyn Communicator>,
-        loaded: Progress<'_>,
-    ) -> Result<Self> {
+    pub fn new(hardware: &Hardware, blueprint: Blueprint<'_>) -> Result<Self> {
         Ok(match hardware {
-            Hardware::Cpu(threads) => {
-                let start = Instant::now();
-                threads.run(|| checkpoint.make(loaded))?;
-                let weights = start.elapsed();
-                let mut cpu = Cpu::of_rank(checkpoint, layout, threads, comm)?;
-                let allocate = start.elapsed() - weights;
-                cpu.startup = Startup { allocate, weights, ..Startup::default() };
-                Self::Cpu(Box::new(cpu))
-            }
-            Hardware::Gpu(card) => {
-                let cuda = Cuda::of_rank(card, &checkpoint, weights, layout, comm, loaded)?;
-                Self::Cuda(Box::new(cuda))
-            }
+            Hardware::Cpu(threads) => Self::Cpu(Box::new(Cpu::new(threads, blueprint)?)),
+            Hardware::Gpu(gpu) => Self::Cuda(Box::new(Cuda::new(gpu, blueprint)?)),
         })
     }
 
@@ -223,7 +207,7 @@ impl Executor {
     ///
     /// # Errors
     /// Where there is no GPU or no cuBLASLt; when that fails.
-    pub fn record_products(&mut self, products: &[Product]) -> Result<Captured> {
+    pub fn record_products(&mut self, products: &[cuda::Product]) -> Result<Captured> {
         let Self::Cuda(cuda) = self else {
             return Err(Error::usage("cuBLASLt multiplies on a GPU, not on the CPU"));
         };

@@ -38,7 +38,7 @@ pub enum Told {
 
 /// Where models come from that are not on this machine.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub struct HubOptions {
     /// The hub's address.
     pub endpoint: String,
     /// The folder of models in the Hugging Face cache, if there is a place for one.
@@ -49,7 +49,7 @@ pub struct Options {
     pub offline: bool,
 }
 
-impl Default for Options {
+impl Default for HubOptions {
     /// The Hugging Face hub, without a cache.
     fn default() -> Self {
         let endpoint = "https://huggingface.co".to_owned();
@@ -57,7 +57,7 @@ impl Default for Options {
     }
 }
 
-impl Options {
+impl HubOptions {
     /// By `HF_ENDPOINT`, `HF_HUB_CACHE`, `HF_HOME`, `HF_TOKEN`, the token that `hf auth login` has left,
     /// `HF_HUB_OFFLINE` and their like, as `huggingface_hub` reads them.
     pub fn from_variables(variable: Variables<'_>) -> Self {
@@ -117,8 +117,8 @@ struct Remote {
 impl Hub {
     /// # Errors
     /// No place for a cache; a token that cannot be one.
-    pub fn new(options: Options) -> Result<Self> {
-        let Options { endpoint, cache, token, offline } = options;
+    pub fn new(options: HubOptions) -> Result<Self> {
+        let HubOptions { endpoint, cache, token, offline } = options;
         let Some(root) = cache else {
             return Err(Error::failed("there is no place for a Hugging Face cache: set HF_HOME"));
         };

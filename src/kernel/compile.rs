@@ -9,7 +9,7 @@ use super::private;
 use super::signature::{Mistake, Signature};
 
 /// A kernel's source, ready to be compiled.
-pub struct Program<'s> {
+pub struct CompileUnit<'s> {
     /// As messages write it: `kernels/embed.cu`.
     pub path: String,
     pub signature: Signature,
@@ -49,7 +49,7 @@ pub struct Image {
 /// The folder of headers below that of the kernels, as `#include` writes it.
 const LIBRARY: &str = "lib/";
 
-impl<'s> Program<'s> {
+impl<'s> CompileUnit<'s> {
     /// Reads the kernel `name`, whose file is at `path`; `library`: all headers, by name.
     ///
     /// # Errors
@@ -203,7 +203,7 @@ impl Cache {
     /// The file of the code, the compiler's log, and whether both were made now.
     fn get(
         &self,
-        program: &Program<'_>,
+        program: &CompileUnit<'_>,
         nvrtc: &Nvrtc,
         arch: &str,
         output: Output,

@@ -56,14 +56,14 @@ pub struct Arguments {
     /// Whole words, so that the struct is aligned.
     words: Box<[u64]>,
     bytes: usize,
-    places: Vec<Place>,
+    pointers: Vec<Pointer>,
     maps: Vec<(usize, TensorMap)>,
     trace: Option<usize>,
 }
 
 /// A pointer that is to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place {
+pub struct Pointer {
     /// Bytes from the start of the argument struct.
     pub offset: usize,
     pub region: Region,
@@ -128,7 +128,7 @@ impl Arguments {
         Self {
             words: vec![0; bytes.div_ceil(8)].into(),
             bytes,
-            places: Vec::new(),
+            pointers: Vec::new(),
             maps: Vec::new(),
             trace: None,
         }
@@ -136,12 +136,12 @@ impl Arguments {
 
     pub(super) fn weight(&mut self, offset: usize, weight: Weight) {
         let (region_offset, bytes) = (weight.offset, weight.bytes());
-        self.places.push(Place { offset, region: Region::Weights, region_offset, bytes });
+        self.pointers.push(Pointer { offset, region: Region::Weights, region_offset, bytes });
     }
 
     pub(super) fn slot<T: Pod>(&mut self, offset: usize, slot: Slot<T>) {
         let (region_offset, bytes) = (slot.offset(), slot.bytes());
-        self.places.push(Place { offset, region: Region::State, region_offset, bytes });
+        self.pointers.push(Pointer { offset, region: Region::State, region_offset, bytes });
     }
 
     pub(super) fn map(&mut self, offset: usize, map: TensorMap) {
@@ -163,8 +163,8 @@ impl Arguments {
     }
 
     /// Where the pointers are.
-    pub fn places(&self) -> &[Place] {
-        &self.places
+    pub fn pointers(&self) -> &[Pointer] {
+        &self.pointers
     }
 
     /// The matrices for TMA, each with its place in bytes from the start of the struct.
@@ -180,7 +180,7 @@ impl Arguments {
 
     /// The struct with addresses in all places: `base` is where a region begins.
     pub fn resolve(mut self, base: impl Fn(Region) -> u64) -> Self {
-        for place in std::mem::take(&mut self.places) {
+        for place in std::mem::take(&mut self.pointers) {
             self.scalar(place.offset, base(place.region) + place.region_offset as u64);
         }
         self

@@ -18,13 +18,13 @@
 //! }
 //! ```
 //!
-//! Nothing here knows a device: an executor turns [`Place`]s into addresses and [`Launch`]es into calls.
+//! Nothing here knows a device: an executor turns [`Pointer`]s into addresses and [`Launch`]es into calls.
 
 mod arch;
 pub mod compile;
 mod launch;
 pub mod nvrtc;
-mod places;
+mod paths;
 pub mod private;
 mod set;
 pub mod signature;
@@ -32,8 +32,8 @@ mod source;
 
 pub use arch::{ARCHS, Arch, PROGRAMMATIC};
 pub use compile::Resources;
-pub use launch::{Arguments, Launch, Place, Region, TensorMap};
-pub use places::Places;
+pub use launch::{Arguments, Launch, Pointer, Region, TensorMap};
+pub use paths::Paths;
 pub use set::KernelSet;
 pub use source::Source;
 

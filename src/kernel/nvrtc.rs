@@ -160,7 +160,7 @@ impl Nvrtc {
         let options = options.iter().map(|option| text(option)).collect::<Result<Vec<_>, _>>()?;
         let pointers = |strings: &[CString]| strings.iter().map(|s| s.as_ptr()).collect::<Vec<_>>();
         let (names, texts, arguments) = (pointers(&names), pointers(&texts), pointers(&options));
-        let mut program = Program { functions: &self.functions, handle: ptr::null_mut() };
+        let mut program = NvrtcProgram { functions: &self.functions, handle: ptr::null_mut() };
         // SAFETY: all strings end in 0 and live until the calls return; the counts are the lists' own.
         let status = unsafe {
             self.functions.check((self.functions.create)(
@@ -222,12 +222,12 @@ impl Functions {
 }
 
 /// A program that is destroyed at the end.
-struct Program<'f> {
+struct NvrtcProgram<'f> {
     functions: &'f Functions,
     handle: Handle,
 }
 
-impl Program<'_> {
+impl NvrtcProgram<'_> {
     /// What one of the library's pairs of size and copy returns.
     fn read(&self, (size, copy): (SizeOf, CopyOf)) -> Result<Vec<u8>, String> {
         let mut bytes = 0;
@@ -240,7 +240,7 @@ impl Program<'_> {
     }
 }
 
-impl Drop for Program<'_> {
+impl Drop for NvrtcProgram<'_> {
     fn drop(&mut self) {
         if !self.handle.is_null() {
             // SAFETY: created by this library and destroyed once.

@@ -6,10 +6,10 @@ use std::fs;
 use std::io::{self, Read};
 use std::path::Path;
 
-use super::compile::{Cache, Program};
+use super::compile::{Cache, CompileUnit};
 use super::nvrtc::{self, Nvrtc};
 use super::signature::{Field, Kind};
-use super::{KERNELS, Kernel, Places, private};
+use super::{KERNELS, Kernel, Paths, private};
 use crate::error::{Error, Result};
 
 /// A kernel's source with the headers that it includes.
@@ -95,9 +95,9 @@ impl Source {
         Ok(())
     }
 
-    fn program(&self) -> std::result::Result<Program<'_>, String> {
+    fn program(&self) -> std::result::Result<CompileUnit<'_>, String> {
         let library = self.headers.iter().map(|(name, text)| (&**name, &**text)).collect();
-        Program::new(self.kernel.name, &self.path, &self.text, &library)
+        CompileUnit::new(self.kernel.name, &self.path, &self.text, &library)
     }
 
     /// Name and text of the headers.
@@ -110,11 +110,11 @@ impl Source {
     /// # Errors
     /// When there is no NVRTC here, it does not know the architecture, or has something against the
     /// source.
-    pub fn compile(&self, arch: &str, places: &Places) -> Result<Vec<u8>> {
+    pub fn compile(&self, arch: &str, paths: &Paths) -> Result<Vec<u8>> {
         let doing = format!("cannot compile kernel {} for {arch}", self.kernel.name);
         let executable = std::env::current_exe().unwrap_or_default();
         let wheels = nvrtc::target_folder(&executable).map(|target| target.join("nvrtc"));
-        let nvrtc = match Nvrtc::find(&places.nvrtc, wheels.as_deref()) {
+        let nvrtc = match Nvrtc::find(&paths.nvrtc, wheels.as_deref()) {
             Ok(Some(nvrtc)) => nvrtc,
             Ok(None) => {
                 return Err(Error::failed(format!(
@@ -124,7 +124,7 @@ impl Source {
             }
             Err(error) => return Err(Error::failed(format!("{doing}: {error}"))),
         };
-        let cache = Cache { folder: places.user_cache("kernels")? };
+        let cache = Cache { folder: paths.user_cache("kernels")? };
         self.program()
             .and_then(|program| program.cubin(&nvrtc, arch, &cache))
             .and_then(|image| {

@@ -8,12 +8,11 @@ use serde_json::{Value, json};
 
 use super::bench::{FEWEST, MOST_TIME, RUN_TIME, Times};
 use crate::bench::{Column, Conditions, Row, number, percentile, text};
-use crate::checkpoint::Checkpoint;
 use crate::comm::{Communicator, LocalGroup};
 use crate::config::Shard;
 use crate::error::{Error, Result};
 use crate::executor::cuda::Gpu;
-use crate::executor::{Captured, Executor, Hardware};
+use crate::executor::{Blueprint, Captured, Executor, Hardware};
 use crate::memory::{Layout, Slot};
 use crate::op::{Op, Program};
 use crate::ops::{AllReduce, EMPTY, Mailbox};
@@ -37,7 +36,7 @@ const MOST_ROUNDS: usize = 512;
 
 /// What carries a sum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Way {
+pub enum Transport {
     /// The kernel `all_reduce`.
     Peers,
     /// NCCL; the kernel then takes the sum up.
@@ -46,7 +45,7 @@ pub enum Way {
     Hosts,
 }
 
-impl Way {
+impl Transport {
     const ALL: [Self; 3] = [Self::Peers, Self::Nccl, Self::Hosts];
 
     /// As the fields of rows begin.
@@ -72,18 +71,18 @@ pub struct Sums {
 #[derive(Debug)]
 struct SumTimes {
     bytes: usize,
-    ways: Vec<(Way, Times)>,
+    ways: Vec<(Transport, Times)>,
 }
 
 impl SumTimes {
-    fn median(&self, way: Way) -> Option<f64> {
+    fn median(&self, way: Transport) -> Option<f64> {
         let (_, times) = self.ways.iter().find(|(known, _)| *known == way)?;
         percentile(times, 0.5)
     }
 
     /// Those of NCCL over those of the kernel.
     fn ratio(&self) -> Option<f64> {
-        Some(self.median(Way::Nccl)? / self.median(Way::Peers)?)
+        Some(self.median(Transport::Nccl)? / self.median(Transport::Peers)?)
     }
 }
 
@@ -122,15 +121,14 @@ struct Member {
 
 impl Member {
     /// `most`: N
-    fn new(card: &Gpu, comm: Arc<dyn Communicator>, most: usize, shares_gpu: bool) -> Result<Self> {
+    fn new(gpu: &Gpu, comm: Arc<dyn Communicator>, most: usize, shares_gpu: bool) -> Result<Self> {
         let share = Shard { part: comm.rank(), parts: comm.world() };
         let mut layout = Layout::default();
         let (partial, x) = (layout.slot(&[most]), layout.slot(&[most]));
         let mailbox = Mailbox::with_room(share, most, &mut layout);
         layout.begin_shared();
-        let (hardware, nothing) = (Hardware::Gpu(card.clone()), Checkpoint::empty());
-        let mut device =
-            Executor::of_rank(&hardware, nothing, &[], &layout, comm.clone(), &|_| Ok(()))?;
+        let blueprint = Blueprint { comm: comm.clone(), ..Blueprint::of_state(&layout) };
+        let mut device = Executor::new(&Hardware::Gpu(gpu.clone()), blueprint)?;
         device.write(mailbox.rounds, &[0; 3])?;
         let mut member = Self { device, comm, mailbox, shares_gpu, partial, x };
         let programs: Vec<_> =
@@ -141,33 +139,33 @@ impl Member {
         Ok(member)
     }
 
-    fn sum(&self, way: Way, count: usize) -> AllReduce {
+    fn sum(&self, way: Transport, count: usize) -> AllReduce {
         let [partial, x] = [self.partial, self.x].map(|slot| slot.part(0, count));
-        let mailbox = (way == Way::Peers).then_some(self.mailbox);
+        let mailbox = (way == Transport::Peers).then_some(self.mailbox);
         AllReduce { partial, residual: true, x, world: self.comm.world(), mailbox }
     }
 
-    fn program(&self, way: Way, count: usize, rounds: usize) -> Program {
+    fn program(&self, way: Transport, count: usize, rounds: usize) -> Program {
         let mut program = Program::default();
         (0..rounds).for_each(|_| program.push(self.sum(way, count)));
         program
     }
 
     /// The ways to sum `count` numbers.
-    fn ways(&self, count: usize) -> Vec<Way> {
+    fn ways(&self, count: usize) -> Vec<Transport> {
         let Executor::Cuda(cuda) = &self.device else { panic!("a rank on the CPU") };
-        let by_kernel = self.sum(Way::Peers, count).exchange(&cuda.gpu()).is_none();
-        let is_there = |way: &Way| match way {
-            Way::Peers => by_kernel,
-            Way::Nccl => !self.shares_gpu,
-            Way::Hosts => self.shares_gpu,
+        let by_kernel = self.sum(Transport::Peers, count).exchange(&cuda.target()).is_none();
+        let is_there = |way: &Transport| match way {
+            Transport::Peers => by_kernel,
+            Transport::Nccl => !self.shares_gpu,
+            Transport::Hosts => self.shares_gpu,
         };
-        Way::ALL.into_iter().filter(is_there).collect()
+        Transport::ALL.into_iter().filter(is_there).collect()
     }
 
     /// That what all ranks have comes together, of numbers that are others for another `seed`. Zeros are left
     /// to be added up.
-    fn check(&mut self, way: Way, count: usize, seed: usize) -> Result<()> {
+    fn check(&mut self, way: Transport, count: usize, seed: usize) -> Result<()> {
         let Shard { part, parts } = self.mailbox.share;
         // Whole numbers: their sums are exact.
         let numbers = |factor: usize| -> Vec<f32> {
@@ -207,7 +205,7 @@ impl Member {
     }
 
     /// Captured sums of `count` numbers, warmed up, and how many a run has.
-    fn recording(&mut self, way: Way, count: usize) -> Result<(Captured, usize)> {
+    fn recording(&mut self, way: Transport, count: usize) -> Result<(Captured, usize)> {
         let mut run = self.recorded(self.program(way, count, 1))?;
         self.time(&mut run)?; // not as a graph
         let warm = self.time(&mut run)?;
@@ -258,18 +256,18 @@ impl Member {
 /// before every run. Returns what was timed before an error, and the error. A rank that makes no progress
 /// for longer than `patience` is one.
 pub fn time_sums(
-    cards: &[Gpu],
+    gpus: &[Gpu],
     sizes: &[usize],
     repetitions: usize,
     patience: Duration,
     begins: &(dyn Fn() -> Result<()> + Sync),
 ) -> (Sums, Result<()>) {
-    let names: Vec<String> = cards.iter().map(|card| format!("cuda:{}", card.ordinal)).collect();
+    let names: Vec<String> = gpus.iter().map(|gpu| format!("cuda:{}", gpu.ordinal)).collect();
     let room = LocalGroup::new(names.clone(), patience, None);
     let most = sizes.iter().max().map_or(0, |bytes| bytes / size_of::<f32>());
-    let shares_gpu = shares_gpu(cards);
+    let shares_gpu = shares_gpu(gpus);
     let work = |rank: usize, sums: &mut Sums| {
-        let mut member = Member::new(&cards[rank], Arc::new(room.place(rank)), most, shares_gpu)?;
+        let mut member = Member::new(&gpus[rank], Arc::new(room.place(rank)), most, shares_gpu)?;
         sums.link = member.device.link().unwrap_or_default();
         let begins = || if rank == 0 { begins() } else { Ok(()) };
         for bytes in sizes {
@@ -287,7 +285,7 @@ pub fn time_sums(
     };
     let mut ended: Vec<_> = thread::scope(|scope| {
         let work = &work;
-        let ranks: Vec<_> = (0..cards.len()).map(|rank| scope.spawn(move || work(rank))).collect();
+        let ranks: Vec<_> = (0..gpus.len()).map(|rank| scope.spawn(move || work(rank))).collect();
         // No rank's memory goes before the last one has ended.
         ranks.into_iter().map(|rank| rank.join().expect("no panics in it")).collect()
     });
@@ -296,9 +294,9 @@ pub fn time_sums(
 }
 
 /// Whether some of these GPUs are one.
-pub fn shares_gpu(cards: &[Gpu]) -> bool {
-    let is_known = |at: usize| cards[..at].iter().any(|card| card.ordinal == cards[at].ordinal);
-    (1..cards.len()).any(is_known)
+pub fn shares_gpu(gpus: &[Gpu]) -> bool {
+    let is_known = |at: usize| gpus[..at].iter().any(|gpu| gpu.ordinal == gpus[at].ordinal);
+    (1..gpus.len()).any(is_known)
 }
 
 /// A row for each size. Bandwidths are as nccl-tests defines them (its doc/PERFORMANCE.md): `algbw` is the
@@ -306,16 +304,15 @@ pub fn shares_gpu(cards: &[Gpu]) -> bool {
 /// whatever n is. `token_bytes`: the size of one token's sum.
 pub fn sum_rows(
     sums: &Sums,
-    cards: &[Gpu],
+    gpus: &[Gpu],
     token_bytes: usize,
     conditions: &Conditions,
     subject: &Row,
 ) -> Vec<Row> {
     let row = |sum: &SumTimes| {
-        let names: Vec<String> =
-            cards.iter().map(|card| format!("cuda:{}", card.ordinal)).collect();
+        let names: Vec<String> = gpus.iter().map(|gpu| format!("cuda:{}", gpu.ordinal)).collect();
         let Value::Object(mut row) = json!({
-            "ranks": cards.len(),
+            "ranks": gpus.len(),
             "on": names.join(","),
             "bytes": sum.bytes,
             "is_token": sum.bytes == token_bytes,
@@ -326,8 +323,8 @@ pub fn sum_rows(
         }) else {
             unreachable!("json! of braces is an object");
         };
-        for way in Way::ALL {
-            row.extend(way_fields(way, sum, cards.len()));
+        for way in Transport::ALL {
+            row.extend(way_fields(way, sum, gpus.len()));
         }
         let Value::Object(more) = json!({
             "link": sums.link,
@@ -346,7 +343,7 @@ pub fn sum_rows(
 }
 
 /// What a row says of one way; nothing where it was not taken.
-fn way_fields(way: Way, sum: &SumTimes, ranks: usize) -> Row {
+fn way_fields(way: Transport, sum: &SumTimes, ranks: usize) -> Row {
     let times = sum.ways.iter().find(|(known, _)| *known == way).map(|(_, times)| times);
     let at = |part| percentile(times?, part);
     let us = |part| at(part).map(|seconds: f64| 1e6 * seconds);
@@ -365,7 +362,7 @@ fn way_fields(way: Way, sum: &SumTimes, ranks: usize) -> Row {
 }
 
 /// `4.98/5.12/5.40`, of one way.
-fn spread(row: &Row, way: Way) -> String {
+fn spread(row: &Row, way: Transport) -> String {
     let fields = ["p10_us", "us", "p90_us"].map(|field| format!("{}_{field}", way.name()));
     match row[&fields[1]].is_number() {
         true => fields.map(|field| number(row, &field, 2)).join("/"),
@@ -394,9 +391,9 @@ pub const SUM_COLUMNS: &[Column] = &[
     DEVICE,
     ("ranks", |row| number(row, "ranks", 0)),
     SIZE,
-    ("peers us p10/50/90", |row| spread(row, Way::Peers)),
+    ("peers us p10/50/90", |row| spread(row, Transport::Peers)),
     ("busbw GB/s", |row| number(row, "peers_busbw_gb_per_s", 2)),
-    ("NCCL us p10/50/90", |row| spread(row, Way::Nccl)),
+    ("NCCL us p10/50/90", |row| spread(row, Transport::Nccl)),
     ("busbw GB/s", |row| number(row, "nccl_busbw_gb_per_s", 2)),
     ("NCCL/peers", |row| number(row, "nccl_over_peers", 2)),
     FOR,
@@ -407,7 +404,7 @@ pub const SHARED_SUM_COLUMNS: &[Column] = &[
     DEVICE,
     ("ranks", |row| number(row, "ranks", 0)),
     SIZE,
-    ("hosts us p10/50/90", |row| spread(row, Way::Hosts)),
+    ("hosts us p10/50/90", |row| spread(row, Transport::Hosts)),
     ("busbw GB/s", |row| number(row, "hosts_busbw_gb_per_s", 2)),
     FOR,
 ];
@@ -419,14 +416,14 @@ mod tests {
     fn sums(times: &[(usize, f64, f64)]) -> Sums {
         let sum = |&(bytes, peers, nccl): &(usize, f64, f64)| SumTimes {
             bytes,
-            ways: vec![(Way::Peers, vec![peers]), (Way::Nccl, vec![nccl])],
+            ways: vec![(Transport::Peers, vec![peers]), (Transport::Nccl, vec![nccl])],
         };
         Sums { link: String::new(), times: times.iter().map(sum).collect() }
     }
 
     #[test]
     fn nccl_is_for_sizes_from_which_on_it_is_always_faster() {
-        let alone = SumTimes { bytes: 8, ways: vec![(Way::Nccl, vec![1.0])] };
+        let alone = SumTimes { bytes: 8, ways: vec![(Transport::Nccl, vec![1.0])] };
         for (times, from) in [
             (&[(1, 5.0, 9.0), (2, 5.0, 4.0), (4, 5.0, 6.0), (8, 9.0, 8.0)][..], Some(8)),
             (&[(1, 5.0, 4.0), (2, 5.0, 4.0)], Some(1)),
@@ -445,13 +442,13 @@ mod tests {
     fn bandwidths_are_those_of_nccl_tests() {
         let sums = sums(&[(1 << 20, 1e-3, 2e-3)]);
         for (ranks, bus) in [(2, 1.0), (4, 1.5), (8, 1.75)] {
-            let fields = way_fields(Way::Peers, &sums.times[0], ranks);
+            let fields = way_fields(Transport::Peers, &sums.times[0], ranks);
             let rate = (1 << 20) as f64 / 1e-3 / 1e9;
             let field = |name: &str| fields[name].as_f64().expect("a number");
             assert!((field("peers_algbw_gb_per_s") - rate).abs() < 1e-12);
             assert!((field("peers_busbw_gb_per_s") - bus * rate).abs() < 1e-12);
             assert!((field("peers_us") - 1000.0).abs() < 1e-9);
         }
-        assert!(way_fields(Way::Hosts, &sums.times[0], 2)["hosts_us"].is_null());
+        assert!(way_fields(Transport::Hosts, &sums.times[0], 2)["hosts_us"].is_null());
     }
 }

@@ -8,7 +8,7 @@ use super::cut::Cut;
 use super::op_bench::{Group, Left, OpBench};
 use crate::bench::{Ceilings, Column, Conditions, Row, number, percent, percentile, text};
 use crate::error::{Error, Result};
-use crate::executor::cuda::Options;
+use crate::executor::cuda::LaunchOptions;
 use crate::executor::{Captured, Hardware};
 use crate::kernel::{Kernel, Source};
 use crate::op::Op;
@@ -70,12 +70,12 @@ impl Candidate {
 
     /// Has what is recorded from now on on this hardware made of it.
     fn take_place(&self, kernel: &str, hardware: &Hardware) {
-        let Hardware::Gpu(card) = hardware else { return };
+        let Hardware::Gpu(gpu) = hardware else { return };
         match self {
-            Self::Source(source) => card.replace_kernel(source.clone()),
+            Self::Source(source) => gpu.replace_kernel(source.clone()),
             _ => {
                 let kernel = Kernel::find(kernel).expect("ops are named as their kernels");
-                card.restore_kernel(kernel);
+                gpu.restore_kernel(kernel);
             }
         }
     }
@@ -158,7 +158,7 @@ fn judge<'a>(
 ///
 /// # Errors
 /// When graphs are turned off.
-pub fn check_turns(options: &Options) -> Result<()> {
+pub fn check_turns(options: &LaunchOptions) -> Result<()> {
     match options.graphs && !options.synchronous {
         true => Ok(()),
         false => Err(Error::usage(

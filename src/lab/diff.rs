@@ -7,7 +7,7 @@ use crate::checkpoint::Checkpoint;
 use crate::config::{Config, Dims};
 use crate::encoding::Float;
 use crate::error::Result;
-use crate::executor::{Executor, Hardware};
+use crate::executor::{Blueprint, Executor, Hardware};
 use crate::memory::Slot;
 use crate::model::{self, Label, Llama, Logits, Plan, State, Weights};
 use crate::op::Program;
@@ -64,7 +64,8 @@ impl Pair {
         let (model, layout) = Llama::lay_out(config, dims, weights, plan.sizes);
         let load = |(hardware, checkpoint): (Hardware, Checkpoint)| -> Result<Executor> {
             let initial = model.initial_state(config, &checkpoint)?;
-            let mut device = Executor::new(&hardware, checkpoint, &matrices, &layout, &|_| Ok(()))?;
+            let blueprint = Blueprint::new(checkpoint, &matrices, &layout);
+            let mut device = Executor::new(&hardware, blueprint)?;
             device.write(layout.whole(), &vec![0; layout.whole().len()])?;
             for (slot, bytes) in initial {
                 device.write(slot, &bytes)?;
@@ -75,15 +76,15 @@ impl Pair {
         Ok(Self { devices: [a?, b?], whole: layout.whole().cast(), chunk: plan.sizes.chunk, model })
     }
 
-    /// Runs the prompt `ids`, all but its last token as prefill and that as a decode step. `told` hears of
-    /// every result of every op.
+    /// Runs the prompt `ids`, all but its last token as prefill and that as a decode step. `on_difference`
+    /// hears of every result of every op.
     ///
     /// # Errors
-    /// A device that fails, or what `told` returns.
+    /// A device that fails, or what `on_difference` returns.
     pub fn run(
         &mut self,
         ids: &[u32],
-        told: &mut dyn FnMut(Difference) -> Result<()>,
+        on_difference: &mut dyn FnMut(Difference) -> Result<()>,
     ) -> Result<()> {
         let [a, b] = &mut self.devices;
         let mut states = [a.read(self.whole)?.to_vec(), b.read(self.whole)?.to_vec()];
@@ -91,11 +92,11 @@ impl Pair {
         let mut position = 0;
         for ids in before.chunks(self.chunk) {
             let program = model::prefill(&self.model, ids.len(), Logits::None);
-            self.step("prefill", program, ids, position, &mut states, told)?;
+            self.step("prefill", program, ids, position, &mut states, on_difference)?;
             position += ids.len();
         }
         let program = model::decode(&self.model, 1);
-        self.step("decode", program, &[*last], position, &mut states, told)
+        self.step("decode", program, &[*last], position, &mut states, on_difference)
     }
 
     /// Runs one program, `states` being what each executor's own run has come to.
@@ -106,7 +107,7 @@ impl Pair {
         ids: &[u32],
         position: usize,
         states: &mut [Vec<u64>; 2],
-        told: &mut dyn FnMut(Difference) -> Result<()>,
+        on_difference: &mut dyn FnMut(Difference) -> Result<()>,
     ) -> Result<()> {
         let State { ids: ids_slot, placement, .. } = self.model.state;
         for state in &mut *states {
@@ -133,7 +134,15 @@ impl Pair {
                     Float::F32 => F32_TOLERANCE,
                     _ => HALF_TOLERANCE,
                 };
-                told(Difference { step, layer, op: name, slot, alone, so_far, tolerance })?;
+                on_difference(Difference {
+                    step,
+                    layer,
+                    op: name,
+                    slot,
+                    alone,
+                    so_far,
+                    tolerance,
+                })?;
             }
             states.clone_from(&after);
         }

@@ -6,6 +6,7 @@ mod cut;
 mod diff;
 mod judge;
 mod op_bench;
+mod products;
 mod tune;
 
 pub use all_reduce::{
@@ -13,5 +14,6 @@ pub use all_reduce::{
 };
 pub use bench::{Candidate, KERNEL_COLUMNS, Times, check_turns, kernel_row, measure};
 pub use diff::{Difference, Pair};
-pub use op_bench::{Group, OpBench, Phase, ROTATION, kernels_of};
+pub use op_bench::{BenchStep, Group, OpBench, ROTATION, kernels_of};
+pub use products::products;
 pub use tune::{Tuning, table};

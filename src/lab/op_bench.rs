@@ -4,16 +4,18 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use super::products::products;
 use crate::checkpoint::synthetic::Recipe;
 use crate::checkpoint::{Checkpoint, Progress};
 use crate::config::{Config, Dims};
 use crate::encoding::Float;
 use crate::error::Result;
-use crate::executor::{Captured, Executor, Hardware};
+use crate::executor::cuda::Product;
+use crate::executor::{Blueprint, Captured, Executor, Hardware};
 use crate::kernel::Launch;
 use crate::memory::{Activation, Slot};
 use crate::model::{self, Llama, Logits, PrefillState, Sizes, Weights};
-use crate::op::{Cost, Op, Product, Program, Target};
+use crate::op::{Cost, Op, Program, Target};
 use crate::ops::Synthesize;
 use crate::random::random_ids;
 use crate::vector::widened;
@@ -28,14 +30,14 @@ const PIECE_BYTES: usize = 16;
 
 /// The steps whose ops are looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Phase {
+pub enum BenchStep {
     /// One token, after `depth` others.
     Decode { depth: usize },
     /// The first `tokens` of a prompt.
     Prefill { tokens: usize },
 }
 
-impl Phase {
+impl BenchStep {
     /// As `chaski bench --profile` calls it.
     pub fn name(self) -> String {
         match self {
@@ -82,18 +84,18 @@ pub fn kernels_of(
     config: &Config,
     checkpoint: &Checkpoint,
     sizes: Sizes,
-    phases: &[Phase],
+    phases: &[BenchStep],
 ) -> Result<BTreeMap<&'static str, bool>> {
     let dims = Dims::new(config, 1)?;
     let (model, _) = Llama::lay_out(config, dims, Weights::locate(checkpoint, &dims)?, sizes);
     let ops = phases.iter().flat_map(|phase| phase.program(&model).ops);
-    Ok(ops.map(|op| (op.name(), !op.products().is_empty())).collect())
+    Ok(ops.map(|op| (op.name(), !products(&*op).is_empty())).collect())
 }
 
 /// The ops of one name and size in a step.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Group {
-    pub phase: Phase,
+    pub phase: BenchStep,
     /// Name of the op and of its kernel.
     pub kernel: &'static str,
     /// The numbers that the kernel is launched with; empty on the CPU.
@@ -147,7 +149,7 @@ impl OpBench {
         hardware: Hardware,
         sizes: Sizes,
         (depth, cache_bytes): (usize, usize),
-        loaded: Progress<'_>,
+        on_progress: Progress<'_>,
     ) -> Result<Self> {
         let mut dims = Dims::new(config, 1)?;
         let mut weights = Weights::locate(&checkpoint, &dims)?;
@@ -159,7 +161,8 @@ impl OpBench {
         weights.layers = weights.layers.iter().copied().cycle().take(dims.layers).collect();
         let (model, layout) = Llama::lay_out(config, dims, weights, sizes);
         let initial = model.initial_state(config, &checkpoint)?;
-        let device = Executor::new(&hardware, checkpoint, &matrices, &layout, loaded)?;
+        let blueprint = Blueprint::new(checkpoint, &matrices, &layout);
+        let device = Executor::new(&hardware, Blueprint { on_progress, ..blueprint })?;
         let mut bed = Self { device, hardware, model, loaded_layers, cache_bytes };
         bed.fill(initial, layout.whole())?;
         Ok(bed)
@@ -203,7 +206,7 @@ impl OpBench {
     }
 
     /// What ops of `phase` can have left for others, by name, and the tokens.
-    pub(super) fn left(&mut self, phase: Phase) -> Result<Left> {
+    pub(super) fn left(&mut self, phase: BenchStep) -> Result<Left> {
         let Self { model: Llama { state, dims, .. }, device, .. } = self;
         let position = dims.kv_heads * dims.head_dim * state.layers[0].cache.dtype.bytes();
         let mut all = Vec::new();
@@ -220,7 +223,7 @@ impl OpBench {
     }
 
     /// The ops of a step by name and size, in their order.
-    pub fn groups(&self, phase: Phase) -> Vec<Group> {
+    pub fn groups(&self, phase: BenchStep) -> Vec<Group> {
         let mut groups: Vec<Group> = Vec::new();
         for op in phase.program(&self.model).ops {
             let group = self.group(phase, &*op);
@@ -247,8 +250,8 @@ impl OpBench {
     }
 
     /// The group of an op, without what is known of it only when all of a step's are.
-    fn group(&self, phase: Phase, op: &dyn Op) -> Group {
-        let shape = self.gpu().map_or(String::new(), |gpu| shape(&op.launch(&gpu)));
+    fn group(&self, phase: BenchStep, op: &dyn Op) -> Group {
+        let shape = self.target().map_or(String::new(), |target| shape(&op.launch(&target)));
         let cost = op.cost(phase.position());
         Group { phase, kernel: op.name(), shape, cost, count: 0, instances: 1 }
     }
@@ -269,14 +272,14 @@ impl OpBench {
     pub(super) fn products(&self, group: &Group, rounds: usize) -> Vec<Product> {
         let PrefillState { normed, attended, hidden, .. } = self.model.state.prefill;
         let ops = self.program(group, rounds).ops;
-        let products = ops.iter().flat_map(|op| op.products()).filter_map(|product| {
+        let found = ops.iter().flat_map(|op| products(&**op)).filter_map(|product| {
             let width = product.weight.cols;
             // In place of f32 numbers, as many of 16 bits that are there anyway.
             let others = [normed, attended, hidden].into_iter();
             let other = others.map(Activation::rounded).find(|numbers| numbers.len() >= width)?;
             Some(Product { x: product.x.or(Some(other.first(width))), ..product })
         });
-        products.collect()
+        found.collect()
     }
 
     /// Whether cuBLASLt can be compared with.
@@ -289,7 +292,7 @@ impl OpBench {
     }
 
     /// Seconds that the recording takes once, for ops of `phase`.
-    pub(super) fn time(&mut self, phase: Phase, recording: &mut Captured) -> Result<f64> {
+    pub(super) fn time(&mut self, phase: BenchStep, recording: &mut Captured) -> Result<f64> {
         // Sampling moves it.
         self.device.write(self.model.state.placement.positions, &[phase.position() as u32])?;
         let start = Instant::now();
@@ -302,10 +305,10 @@ impl OpBench {
         &self.hardware
     }
 
-    pub(super) fn gpu(&self) -> Option<Target> {
+    pub(super) fn target(&self) -> Option<Target> {
         match &self.device {
             Executor::Cpu(_) => None,
-            Executor::Cuda(cuda) => Some(cuda.gpu()),
+            Executor::Cuda(cuda) => Some(cuda.target()),
         }
     }
 }

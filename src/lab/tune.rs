@@ -23,14 +23,14 @@ pub struct Tuning {
 impl Tuning {
     /// None, where nothing can be chosen.
     pub fn of(bed: &OpBench, group: &Group) -> Option<Self> {
-        let gpu = bed.gpu()?;
+        let target = bed.target()?;
         let program = bed.program(group, 1);
-        let launch = program.ops.first()?.launch(&gpu);
+        let launch = program.ops.first()?.launch(&target);
         let number = |wanted| launch.numbers().find(|(name, _)| *name == wanted).map(|(_, n)| n);
         let (parts, width) = (number("parts")?, number("width")? as usize);
         // A multiply-add for each number of two rows.
         let pairs = (group.cost.flops as usize).div_ceil(4 * width);
-        Some(Self { multiprocessors: gpu.multiprocessors, pairs, width, parts })
+        Some(Self { multiprocessors: target.multiprocessors, pairs, width, parts })
     }
 
     /// All choices, the one that is made now first.

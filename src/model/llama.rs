@@ -5,7 +5,7 @@ use super::{Head, LayerState, Sizes, State, Weights};
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::Checkpoint;
-use crate::comm::Way;
+use crate::comm::Direction;
 use crate::config::{Config, Dims};
 use crate::error::Result;
 use crate::memory::{Layout, Slot, Weight};
@@ -101,7 +101,7 @@ fn begin(p: &mut Program, model: &Llama, tokens: usize) {
     let Llama { dims, weights, state, .. } = model;
     let [partial, x] = [state.partial, state.x].map(|slot| leading(slot, tokens, dims.width));
     match weights.embedding {
-        None => p.push(SendRecv { x, way: Way::Receive }),
+        None => p.push(SendRecv { x, direction: Direction::Receive }),
         Some(table) => {
             let (ids, first_id) = (leading(state.ids, tokens, 1), dims.first_id() as u32);
             p.push(Embed { ids, table, first_id, x: partial });
@@ -162,7 +162,7 @@ pub fn prefill(model: &Llama, tokens: usize, logits: Logits) -> Program {
         all_reduce(p, model, tokens, true);
     }
     let Some(Head { matrix, .. }) = weights.head else {
-        p.push(SendRecv { x, way: Way::Send });
+        p.push(SendRecv { x, direction: Direction::Send });
         return program;
     };
     let scored = logits.of(tokens);
@@ -214,7 +214,7 @@ pub fn decode(model: &Llama, rows: usize) -> Program {
         Some(Head { matrix: head, .. }) => {
             p.push(NormHead { x, norm: state.head_norm, eps, head, logits });
         }
-        None => p.push(SendRecv { x, way: Way::Send }),
+        None => p.push(SendRecv { x, direction: Direction::Send }),
     }
     p
 }

@@ -139,13 +139,13 @@ pub fn check_tie(tied: Option<bool>, checkpoint: &Checkpoint) -> Result<Option<S
             let same = first.encoding == last.encoding
                 && checkpoint.bytes(first.offset, first.bytes)
                     == checkpoint.bytes(last.offset, last.bytes);
-            let told = || {
+            let message = || {
                 format!(
                     "config.json says tie_word_embeddings true, but {head} differs from \
                      {embedding}: {head} is used"
                 )
             };
-            return Ok((!same).then(told));
+            return Ok((!same).then(message));
         }
         (Some(_), None) => (head, embedding),
         (None, Some(_)) => (embedding, head),

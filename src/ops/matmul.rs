@@ -4,7 +4,7 @@ use crate::case::{Case, Content, F32_NMSE, HALF, Judge, NUMBERS, Numbers, Setup}
 use crate::encoding::Float;
 use crate::kernel::{self, Launch};
 use crate::memory::{Activation, Memory, Slot, Weight};
-use crate::op::{Cost, Op, Operands, Product, Target, Tile};
+use crate::op::{Cost, Op, Operands, Target, Tile};
 use crate::vector::{Inputs, Rows, add, matmul, matmul_scratch, set, wide_scratch};
 
 /// `y[t] = weight x[t]`, or `y[t] += weight x[t]` onto the residual stream, for each of up to three weights
@@ -42,15 +42,6 @@ impl<const N: usize> Op for Matmul<N> {
         let mut outputs = region.slots(self.products.map(|(_, y)| y)).into_iter();
         let products = rows.map(|rows| ([rows], outputs.next().expect("one for each")));
         matmul(products, inputs, &mut scratch, if self.residual { &add } else { &set });
-    }
-
-    fn products(&self) -> Vec<Product> {
-        let Self { x, residual, .. } = *self;
-        let product = |(weight, y): (Weight, _)| {
-            let x = (x.dtype == weight.encoding.activation()).then_some(x);
-            Product { x, weight, residual, y }
-        };
-        self.products.map(product).to_vec()
     }
 
     fn operands(&self) -> Operands {

@@ -52,7 +52,7 @@ impl Op for MmaPeak {
         }
     }
 
-    fn launch(&self, _gpu: &Target) -> Launch {
+    fn launch(&self, _target: &Target) -> Launch {
         let arguments = kernel::MmaPeak { y: self.y, rounds: self.rounds }.arguments();
         let grid = [size(self.y.len() / THREADS), 1];
         launch(kernel::MmaPeak::KERNEL, (Float::Bf16, 0), grid, 0, arguments)

@@ -5,7 +5,7 @@ use super::{launch, size};
 use crate::case::{Case, F32_NMSE, HALF, NUMBERS, Setup};
 use crate::kernel::{self, Launch};
 use crate::memory::{Memory, Slot, Weight};
-use crate::op::{Cost, Op, Operands, Product, Target};
+use crate::op::{Cost, Op, Operands, Target};
 use crate::vector::{Rows, matmul, set};
 
 /// Each token's logits: the chain `rms_norm`, `matmul`.
@@ -42,10 +42,6 @@ impl Op for NormHead {
         let inputs = normed(x, norm, self.eps, &mut scratch);
         let head = Rows::of(weights, self.head);
         matmul([([head], logits)], inputs, &mut scratch, &set);
-    }
-
-    fn products(&self) -> Vec<Product> {
-        vec![Product { x: None, weight: self.head, residual: false, y: self.logits }]
     }
 
     fn operands(&self) -> Operands {

@@ -4,7 +4,7 @@ use super::{launch, size};
 use crate::case::{Case, Content, F32_NMSE, HALF, Judge, NUMBERS, Numbers, Setup};
 use crate::kernel::{self, Launch};
 use crate::memory::{Memory, Slot, Weight};
-use crate::op::{Cost, Op, Operands, Product, Target};
+use crate::op::{Cost, Op, Operands, Target};
 use crate::vector::{Inputs, Rows, add, matmul, matmul_scratch};
 
 /// One token's activations onto the residual stream: `y += weight x`
@@ -36,10 +36,6 @@ impl Op for Project {
         let (x, y) = region.slots((self.x, self.y));
         let inputs = Inputs::pack(x, self.weight.cols, &mut scratch);
         matmul([([rows], y)], inputs, &mut scratch, &add);
-    }
-
-    fn products(&self) -> Vec<Product> {
-        vec![Product { x: None, weight: self.weight, residual: true, y: self.y }]
     }
 
     fn operands(&self) -> Operands {

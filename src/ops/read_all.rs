@@ -42,7 +42,7 @@ impl Op for ReadAll {
         sums[0] = words.par_chunks(TASK_WORDS).map(sum).reduce(|| 0, u32::wrapping_add);
     }
 
-    fn launch(&self, _gpu: &Target) -> Launch {
+    fn launch(&self, _target: &Target) -> Launch {
         let words = self.words.len();
         assert!(words.is_multiple_of(4), "{words} words are not of whole 16-byte pieces");
         let arguments =

@@ -5,7 +5,7 @@ use crate::config::Shard;
 use crate::encoding::Float;
 use crate::kernel::{self, Launch};
 use crate::memory::{Layout, Memory, Slot};
-use crate::op::{Cost, Op, Target};
+use crate::op::{Cost, Exchange, Op, Target};
 use crate::sampler::{self, IN_PROMPT, Outcome, SamplingOptions};
 
 /// Chooses the next token and moves its row's position to it, as `sampler` specifies it to the bit.
@@ -185,7 +185,7 @@ impl Op for Sample {
         ring[position as usize % RING] = entry(position, outcome);
     }
 
-    fn together(&self, target: &Target) -> Option<Vec<Slot<u8>>> {
+    fn exchange(&self, target: &Target) -> Option<Exchange> {
         if self.sampling.suits(target) {
             return None;
         }
@@ -194,7 +194,8 @@ impl Op for Sample {
         let floats = [self.logits, options, biases].map(Slot::cast);
         let whole =
             [top_k, bias_ids, bias_count, counts, self.token, self.positions].map(Slot::cast);
-        Some([&floats[..], &whole, &[seed, self.ring].map(Slot::cast)].concat())
+        let words = [seed, self.ring].map(Slot::cast);
+        Some(Exchange::ByHosts([&floats[..], &whole, &words].concat()))
     }
 
     fn launch(&self, target: &Target) -> Launch {

@@ -1,4 +1,4 @@
-use crate::comm::Way;
+use crate::comm::Direction;
 use crate::kernel::Launch;
 use crate::memory::{Memory, Slot};
 use crate::op::{Cost, Exchange, Op, Operands, Target};
@@ -8,39 +8,39 @@ use crate::op::{Cost, Exchange, Op, Operands, Target};
 pub struct SendRecv {
     /// In, or out. `[T, C]`
     pub x: Slot<f32>,
-    pub way: Way,
+    pub direction: Direction,
 }
 
 impl Op for SendRecv {
     fn name(&self) -> &'static str {
-        match self.way {
-            Way::Send => "send",
-            Way::Receive => "receive",
+        match self.direction {
+            Direction::Send => "send",
+            Direction::Receive => "receive",
         }
     }
 
     fn cost(&self, _position: usize) -> Cost {
-        match self.way {
-            Way::Send => Cost { link_bytes: self.x.bytes() as u64, ..Cost::default() },
-            Way::Receive => Cost::default(),
+        match self.direction {
+            Direction::Send => Cost { link_bytes: self.x.bytes() as u64, ..Cost::default() },
+            Direction::Receive => Cost::default(),
         }
     }
 
     fn reference(&self, memory: &mut Memory<'_>) {
         let comm = memory.comm;
         let (x,) = memory.slots((self.x,));
-        comm.pass(x, self.way);
+        comm.pass(x, self.direction);
     }
 
-    fn exchange(&self, _gpu: &Target) -> Option<Exchange> {
-        Some(Exchange::SendRecv(self.x, self.way))
+    fn exchange(&self, _target: &Target) -> Option<Exchange> {
+        Some(Exchange::SendRecv(self.x, self.direction))
     }
 
     fn operands(&self) -> Operands {
         Operands { input: vec![self.x.len()], ..Operands::default() }
     }
 
-    fn launch(&self, _gpu: &Target) -> Launch {
+    fn launch(&self, _target: &Target) -> Launch {
         unreachable!("{} is an exchange between ranks and nothing else", self.name())
     }
 }

@@ -1,23 +1,21 @@
 //! Performs a check, in this process: whatever is wrong may take that with it.
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use super::tune::{Lengths, Tuned, host_clock, tune};
 use super::{Check, Found, Order, Small, Wrong, kernel_of};
 use crate::case::Case;
 use crate::checkpoint::Checkpoint;
-use crate::comm::SingleRank;
 use crate::config::{Config, Dims};
 use crate::conformance::{self, Effort, ORDERS};
 use crate::error::{Error, Result};
-use crate::executor::Executor;
-use crate::executor::cuda::{self, Gpu, Options};
+use crate::executor::cuda::{self, Gpu, LaunchOptions};
+use crate::executor::{Executor, Hardware};
 use crate::kernel::{Kernel, KernelSet};
 use crate::model::{Logits, MemoryBudget, Plan, Request, Weights};
 use crate::op::Target;
 use crate::random::random_ids;
-use crate::rank::Rank;
+use crate::rank::{Rank, RankSpec, Sequence};
 use crate::sampler::SamplingOptions;
 use crate::source::{Source, Synthetic};
 
@@ -36,28 +34,28 @@ const ANSWER: usize = 5;
 /// A model whose step reads less than so many times what caches hold is not read from memory alone.
 const ROTATION: u64 = 4;
 
-/// Performs the check on `card`; `told` hears of its phases.
-pub fn perform(order: &Order, card: &Gpu, told: &mut dyn FnMut(Phase<'_>)) -> Found {
+/// Performs the check on `gpu`; `on_phase` hears of its phases.
+pub fn perform(order: &Order, gpu: &Gpu, on_phase: &mut dyn FnMut(Phase<'_>)) -> Found {
     let start = Instant::now();
-    let (mut tuned, right) = (None, Options { graphs: order.graphs, ..plain(order) });
+    let (mut tuned, right) = (None, LaunchOptions { graphs: order.graphs, ..plain(order) });
     let (cases, wrong) = match &order.check {
         Check::Kernel(export) => {
             // The ops of special kernels launch these themselves; others are to launch none.
-            let options = Options { kernels: KernelSet::PORTABLE, ..plain(order) };
-            let card = with(options, card);
-            kernel(export, order.thorough, &card, told)
+            let options = LaunchOptions { kernels: KernelSet::PORTABLE, ..plain(order) };
+            let gpu = with(options, gpu);
+            kernel(export, order.thorough, &gpu, on_phase)
         }
         Check::Graphs(small) => {
-            let how = Options { graphs: true, programmatic: false, ..plain(order) };
-            launches(*small, plain(order), how, card, told)
+            let how = LaunchOptions { graphs: true, programmatic: false, ..plain(order) };
+            launches(*small, plain(order), how, gpu, on_phase)
         }
         Check::Programmatic(small) => {
-            let how = Options { programmatic: true, ..right };
-            launches(*small, plain(order), how, card, told)
+            let how = LaunchOptions { programmatic: true, ..right };
+            launches(*small, plain(order), how, gpu, on_phase)
         }
         Check::Tuning(small) => {
-            let how = Options { programmatic: order.programmatic, ..right };
-            match tuning(*small, how, card, told) {
+            let how = LaunchOptions { programmatic: order.programmatic, ..right };
+            match tuning(*small, how, gpu, on_phase) {
                 Ok(found) => {
                     tuned = Some(found);
                     (1, None)
@@ -72,63 +70,63 @@ pub fn perform(order: &Order, card: &Gpu, told: &mut dyn FnMut(Phase<'_>)) -> Fo
 /// What is the fastest for a small model, on a GPU whose time means something.
 fn tuning(
     small: Small,
-    options: Options,
-    card: &Gpu,
-    told: &mut dyn FnMut(Phase<'_>),
+    options: LaunchOptions,
+    gpu: &Gpu,
+    on_phase: &mut dyn FnMut(Phase<'_>),
 ) -> Result<Tuned> {
     if cuda::emulated().is_some() {
         return Ok(Tuned::untimed("an emulated GPU's time says nothing of a real one's"));
     }
-    told(Phase::Loading);
+    on_phase(Phase::Loading);
     let lengths = Lengths::USUAL;
-    let rank = match rank(small, &with(options, card), (lengths.longest() + 1, lengths.longest())) {
+    let rank = match rank(small, &with(options, gpu), (lengths.longest() + 1, lengths.longest())) {
         Ok(rank) => rank,
         Err(error) => return Ok(Tuned::untimed(error.to_string())),
     };
-    if rank.decode_cost(0).weight_bytes < ROTATION * card.cache_bytes()? as u64 {
+    if rank.decode_cost(0).weight_bytes < ROTATION * gpu.cache_bytes()? as u64 {
         return Ok(Tuned::untimed("its caches hold too much of the model that is timed"));
     }
     let name = small.to_string();
-    tune(rank, options, lengths, &mut host_clock, &mut || told(Phase::Case(&name)))
+    tune(rank, options, lengths, &mut host_clock, &mut || on_phase(Phase::Case(&name)))
 }
 
 /// Kernel by kernel, by those that are used.
-fn plain(order: &Order) -> Options {
+fn plain(order: &Order) -> LaunchOptions {
     let out = order.without.iter().filter_map(|name| Kernel::find(name));
     let kernels = out.fold(KernelSet::ALL, KernelSet::without);
     let (graphs, programmatic) = (false, false);
-    Options { graphs, programmatic, synchronous: false, kernels, ..Options::default() }
+    LaunchOptions { graphs, programmatic, synchronous: false, kernels, ..LaunchOptions::default() }
 }
 
-fn with(options: Options, card: &Gpu) -> Gpu {
-    let mut card = card.clone();
-    card.options = options;
-    card
+fn with(options: LaunchOptions, gpu: &Gpu) -> Gpu {
+    let mut gpu = gpu.clone();
+    gpu.options = options;
+    gpu
 }
 
 fn kernel(
     export: &str,
     thorough: bool,
-    card: &Gpu,
-    told: &mut dyn FnMut(Phase<'_>),
+    gpu: &Gpu,
+    on_phase: &mut dyn FnMut(Phase<'_>),
 ) -> (usize, Option<Wrong>) {
     let wrong = |case: &str, how: String| Some(Wrong { case: case.to_owned(), how });
     let Some(kernel) = kernel_of(export) else {
         return (0, wrong(export, "there is no such kernel".to_owned()));
     };
-    let cases = cases(kernel, export, thorough, card.multiprocessors);
+    let cases = cases(kernel, export, thorough, gpu.multiprocessors);
     // A real GPU takes its own ways: it runs each case as often as an emulated one has orders.
     let orders = if cuda::emulated().is_some() && !thorough { &ORDERS[..1] } else { &ORDERS[..] };
     for (number, case) in cases.iter().enumerate() {
         if number == 0 {
-            told(Phase::Loading);
-            let launch = case.op().launch(&Target::portable(card.multiprocessors));
-            if let Err(error) = card.load(&launch) {
+            on_phase(Phase::Loading);
+            let launch = case.op().launch(&Target::portable(gpu.multiprocessors));
+            if let Err(error) = gpu.load(&launch) {
                 return (0, wrong("any", error.to_string()));
             }
         }
-        told(Phase::Case(&case.name));
-        let how = match conformance::run(case, card, orders) {
+        on_phase(Phase::Case(&case.name));
+        let how = match conformance::run(case, gpu, orders) {
             Ok(outcome) => outcome.wrong,
             Err(error) => Some(error.to_string()),
         };
@@ -143,10 +141,10 @@ fn kernel(
 fn cases(kernel: &Kernel, export: &str, thorough: bool, multiprocessors: u32) -> Vec<Case> {
     /// Whole numbers and real ones.
     const KINDS: usize = 2;
-    let gpu = Target::portable(multiprocessors);
+    let target = Target::portable(multiprocessors);
     let of_export = |effort| {
         let cases = conformance::cases(kernel.name, effort).into_iter();
-        cases.filter(|case| case.op().launch(&gpu).export.name == export).collect::<Vec<_>>()
+        cases.filter(|case| case.op().launch(&target).export.name == export).collect::<Vec<_>>()
     };
     match (thorough, cuda::emulated().is_some()) {
         (true, true) => return of_export(Effort::Usual),
@@ -165,13 +163,13 @@ fn cases(kernel: &Kernel, export: &str, thorough: bool, multiprocessors: u32) ->
 /// That a small model says the same, to the bit, when kernels are launched in another way.
 fn launches(
     small: Small,
-    plain: Options,
-    other: Options,
-    card: &Gpu,
-    told: &mut dyn FnMut(Phase<'_>),
+    plain: LaunchOptions,
+    other: LaunchOptions,
+    gpu: &Gpu,
+    on_phase: &mut dyn FnMut(Phase<'_>),
 ) -> (usize, Option<Wrong>) {
     let case = small.to_string();
-    let mut said = |options| said(small, options, card, &case, told);
+    let mut said = |options| said(small, options, gpu, &case, on_phase);
     let how = match (said(plain), said(other)) {
         (Ok(right), Ok(found)) => difference(&right, &found),
         (Err(error), _) | (_, Err(error)) => Some(error.to_string()),
@@ -197,29 +195,33 @@ fn difference(right: &[u32], found: &[u32]) -> Option<String> {
 /// The bits of a small model's logits after a prompt and after an answer; the tokens decide the latter.
 fn said(
     small: Small,
-    options: Options,
-    card: &Gpu,
+    options: LaunchOptions,
+    gpu: &Gpu,
     case: &str,
-    told: &mut dyn FnMut(Phase<'_>),
+    on_phase: &mut dyn FnMut(Phase<'_>),
 ) -> Result<Vec<u32>> {
-    told(Phase::Loading);
-    let mut rank = rank(small, &with(options, card), (2 * PROMPT, PROMPT))?;
-    told(Phase::Case(case));
+    on_phase(Phase::Loading);
+    let mut rank = rank(small, &with(options, gpu), (2 * PROMPT, PROMPT))?;
+    on_phase(Phase::Case(case));
     let sampling = SamplingOptions { temperature: 0.8, seed: 1, ..SamplingOptions::default() };
     let prompt = random_ids(0, PROMPT, rank.vocab());
-    rank.begin(&sampling, &prompt)?;
+    let mut sequence = Sequence::default();
+    sequence.begin(&sampling, &prompt, rank.vocab())?;
+    rank.begin(&sequence)?;
     let bits = |logits: &[f32]| logits.iter().map(|logit| logit.to_bits()).collect::<Vec<_>>();
-    let after_prompt = bits(rank.prefill(&prompt, Logits::Last)?);
-    let mut token = rank.sample()?;
+    let after_prompt = bits(rank.prefill(&sequence, &prompt, Logits::Last)?);
+    sequence.position = prompt.len();
+    let mut token = rank.choice(&sequence)?.token()?;
     for _ in 0..ANSWER {
-        token = rank.decode_step()?;
+        token = rank.next_choice(&sequence)?.token()?;
+        sequence.position += 1;
     }
-    let after_answer = bits(rank.prefill(&[token], Logits::Last)?);
+    let after_answer = bits(rank.prefill(&sequence, &[token], Logits::Last)?);
     Ok([after_prompt, after_answer].concat())
 }
 
 /// A model of random weights, small for the GPU that it is on.
-fn rank(small: Small, card: &Gpu, (context, chunk): (usize, usize)) -> Result<Rank> {
+fn rank(small: Small, gpu: &Gpu, (context, chunk): (usize, usize)) -> Result<Rank> {
     const LAYERS: usize = 2;
     let name = match (cuda::emulated().is_some(), small.head_dim) {
         (true, 64) => "synthetic:tiny",
@@ -232,21 +234,12 @@ fn rank(small: Small, card: &Gpu, (context, chunk): (usize, usize)) -> Result<Ra
     let (config, checkpoint) = (Config::load(&source)?, Checkpoint::open(&source)?);
     let dims = Dims::new(&config, 1)?;
     let request = Request { context: Some(context), chunk, ..Request::default() };
-    let request = request.on_gpu(checkpoint.encoding(), card.attention_blocks());
+    let request = request.on_gpu(checkpoint.encoding(), gpu.attention_blocks());
     let matrices: Vec<_> = Weights::locate(&checkpoint, &dims)?.matrices().collect();
-    let room = MemoryBudget::Gpu(card.memory()?.0);
+    let room = MemoryBudget::Gpu(gpu.memory()?.0);
     let plan = Plan::new(&config, &dims, cuda::region_bytes(&matrices), request, room)?;
-    Rank::on(&config, dims, checkpoint, &plan, |checkpoint, weights, layout| {
-        let hardware = crate::executor::Hardware::Gpu(card.clone());
-        Executor::of_rank(
-            &hardware,
-            checkpoint,
-            weights,
-            layout,
-            Arc::new(SingleRank::default()),
-            &|_| Ok(()),
-        )
-    })
+    let spec = RankSpec { config: &config, dims, checkpoint, plan: &plan };
+    Rank::new(spec, |blueprint| Executor::new(&Hardware::Gpu(gpu.clone()), blueprint))
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use crate::checkpoint::Checkpoint;
 use crate::config::{Config, Dims};
 use crate::encoding::Float;
 use crate::error::Result;
-use crate::executor::cuda::{Gpu, Options};
+use crate::executor::cuda::{Gpu, LaunchOptions};
 use crate::kernel::{KERNELS, Kernel, KernelSet, Synthesize};
 use crate::model::{self, Llama, Logits, Sizes, Weights};
 use crate::op::{Exchange, Op, Program, Target};
@@ -19,8 +19,8 @@ const TOKENS: usize = 2;
 /// # Errors
 /// Tensors that do not suit the config.
 pub fn of_model(
-    card: &Gpu,
-    options: Options,
+    gpu: &Gpu,
+    options: LaunchOptions,
     config: &Config,
     dims: &Dims,
     checkpoint: &Checkpoint,
@@ -34,7 +34,7 @@ pub fn of_model(
         cache: Float::F16,
         activations: checkpoint.encoding().activation(),
         decode_as_prefill: false,
-        attention_blocks: card.attention_blocks(),
+        attention_blocks: gpu.attention_blocks(),
         threads: 0,
     };
     let (model, _) = Llama::lay_out(config, *dims, Weights::locate(checkpoint, dims)?, sizes);
@@ -46,8 +46,8 @@ pub fn of_model(
     }
     let reaches_peers = dims.share.parts > 1;
     for kernels in [KernelSet::PORTABLE, options.kernels] {
-        let gpu = Target { reaches_peers, kernels, ..Target::portable(card.multiprocessors) };
-        programs.iter().for_each(|program| launched(program, &gpu, &mut exports));
+        let target = Target { reaches_peers, kernels, ..Target::portable(gpu.multiprocessors) };
+        programs.iter().for_each(|program| launched(program, &target, &mut exports));
     }
     let mut checks: Vec<Check> = exports.into_iter().map(|e| Check::Kernel(e.to_owned())).collect();
     add_launches(&mut checks, Small::of(checkpoint.encoding(), dims.head_dim), options);
@@ -55,11 +55,10 @@ pub fn of_model(
 }
 
 /// The functions that a program launches, those that are new at the end.
-fn launched(program: &Program, gpu: &Target, exports: &mut Vec<&'static str>) {
-    let is_passed = |op: &dyn Op| matches!(op.exchange(gpu), Some(Exchange::SendRecv(..)));
-    let is_launched = |op: &&dyn Op| !is_passed(*op) && op.together(gpu).is_none();
+fn launched(program: &Program, target: &Target, exports: &mut Vec<&'static str>) {
+    let is_launched = |op: &&dyn Op| matches!(op.exchange(target), None | Some(Exchange::Sum(_)));
     for op in program.ops.iter().map(|op| &**op).filter(is_launched) {
-        let name = op.launch(gpu).export.name;
+        let name = op.launch(target).export.name;
         if !exports.contains(&name) {
             exports.push(name);
         }
@@ -67,9 +66,8 @@ fn launched(program: &Program, gpu: &Target, exports: &mut Vec<&'static str>) {
 }
 
 /// The checks for any model, and of the kernels that measure.
-pub fn all(card: &Gpu, options: Options) -> Vec<Check> {
-    let suits =
-        |kernel: &&Kernel| kernel.suits(card.capability) && options.kernels.contains(kernel);
+pub fn all(gpu: &Gpu, options: LaunchOptions) -> Vec<Check> {
+    let suits = |kernel: &&Kernel| kernel.suits(gpu.capability) && options.kernels.contains(kernel);
     let exports = KERNELS.iter().filter(suits).flat_map(|kernel| kernel.exports);
     let mut checks: Vec<_> = exports.map(|export| Check::Kernel(export.name.to_owned())).collect();
     for (f16, head_dim) in [(false, 64), (false, 128), (true, 64), (true, 128)] {
@@ -78,7 +76,7 @@ pub fn all(card: &Gpu, options: Options) -> Vec<Check> {
     checks
 }
 
-fn add_launches(checks: &mut Vec<Check>, small: Small, options: Options) {
+fn add_launches(checks: &mut Vec<Check>, small: Small, options: LaunchOptions) {
     if options.graphs && !options.synchronous {
         checks.push(Check::Graphs(small));
     }

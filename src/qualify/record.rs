@@ -8,7 +8,7 @@ use super::{Check, Verdict};
 use crate::error::{Error, Result};
 use crate::executor::cuda::{self, Gpu};
 use crate::kernel::compile::hash;
-use crate::kernel::{Places, private};
+use crate::kernel::{Paths, private};
 
 /// Whatever could change a verdict, beside the machine code that it is about.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,12 +28,12 @@ pub struct Identity {
 impl Identity {
     /// # Errors
     /// When the driver does not say.
-    pub fn of(card: &Gpu) -> Result<Self> {
+    pub fn of(gpu: &Gpu) -> Result<Self> {
         Ok(Self {
-            gpu: card.name.clone(),
-            capability: card.capability,
-            multiprocessors: card.multiprocessors,
-            driver: card.driver()?,
+            gpu: gpu.name.clone(),
+            capability: gpu.capability,
+            multiprocessors: gpu.multiprocessors,
+            driver: gpu.driver()?,
             version: env!("CHASKI_VERSION").to_owned(),
             emulator: cuda::emulated(),
         })
@@ -51,7 +51,7 @@ pub struct Record {
     pub peers: Vec<PeerVerdict>,
     /// Where it is kept.
     #[serde(skip)]
-    places: Places,
+    paths: Paths,
 }
 
 /// Whether GPUs that are to reach each other's memory do, as ranks on them have found when they tried it.
@@ -66,15 +66,15 @@ pub struct PeerVerdict {
 
 impl Record {
     /// What was kept; nothing where there is no file, or one that another version has written.
-    pub fn load(identity: Identity, places: &Places) -> Self {
-        let kept = path(&identity, places).ok().and_then(|path| private::read(&path).ok());
+    pub fn load(identity: Identity, paths: &Paths) -> Self {
+        let kept = path(&identity, paths).ok().and_then(|path| private::read(&path).ok());
         let kept = kept.and_then(|text| serde_json::from_slice::<Self>(&text).ok());
-        let places = places.clone();
+        let paths = paths.clone();
         match kept.filter(|kept| kept.identity == identity) {
-            Some(kept) => Self { places, ..kept },
+            Some(kept) => Self { paths, ..kept },
             None => {
                 let (date, verdicts, peers) = (String::new(), Vec::new(), Vec::new());
-                Self { identity, date, verdicts, peers, places }
+                Self { identity, date, verdicts, peers, paths }
             }
         }
     }
@@ -108,7 +108,7 @@ impl Record {
     /// # Errors
     /// When there is no cache for it.
     pub fn path(&self) -> Result<PathBuf> {
-        path(&self.identity, &self.places)
+        path(&self.identity, &self.paths)
     }
 
     /// Keeps the record: the whole file or none, whoever else may be at it.
@@ -124,9 +124,9 @@ impl Record {
     }
 }
 
-fn path(identity: &Identity, places: &Places) -> Result<PathBuf> {
+fn path(identity: &Identity, paths: &Paths) -> Result<PathBuf> {
     let letters = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
     let name: String = identity.gpu.chars().map(letters).collect();
     let hash = hash([&*format!("{identity:?}")].into_iter());
-    Ok(places.user_cache("qualified")?.join(format!("{name}-{hash}.json")))
+    Ok(paths.user_cache("qualified")?.join(format!("{name}-{hash}.json")))
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::{Check, Found, Order, Record, Tuned, Verdict, Wrong, kernel_of};
 use crate::error::Result;
-use crate::executor::cuda::{Gpu, Options};
+use crate::executor::cuda::{Gpu, LaunchOptions};
 use crate::kernel::compile::hash;
 use crate::kernel::{KERNELS, Kernel};
 
@@ -12,7 +12,7 @@ use crate::kernel::{KERNELS, Kernel};
 #[derive(Debug, Clone)]
 pub struct Standing {
     /// What it may be given.
-    pub options: Options,
+    pub options: LaunchOptions,
     /// What was chosen by its time, before the environment's wishes.
     pub tuned: Option<Tuned>,
     /// What is not used, a line each.
@@ -25,12 +25,12 @@ pub struct Standing {
 ///
 /// # Errors
 /// What keeps the GPU from having any.
-pub fn code(check: &Check, card: &Gpu) -> Result<String> {
+pub fn code(check: &Check, gpu: &Gpu) -> Result<String> {
     match check {
-        Check::Kernel(export) => kernel_of(export).map_or(Ok(String::new()), |k| card.code(k)),
+        Check::Kernel(export) => kernel_of(export).map_or(Ok(String::new()), |k| gpu.code(k)),
         Check::Graphs(_) | Check::Programmatic(_) | Check::Tuning(_) => {
-            let used = KERNELS.iter().filter(|kernel| kernel.suits(card.capability));
-            let codes = used.map(|kernel| card.code(kernel)).collect::<Result<Vec<_>>>()?;
+            let used = KERNELS.iter().filter(|kernel| kernel.suits(gpu.capability));
+            let codes = used.map(|kernel| gpu.code(kernel)).collect::<Result<Vec<_>>>()?;
             Ok(hash(codes.iter().map(String::as_str)))
         }
     }
@@ -43,8 +43,8 @@ pub fn code(check: &Check, card: &Gpu) -> Result<String> {
 /// # Errors
 /// When no check can be performed.
 pub fn go_through(
-    card: &Gpu,
-    options: Options,
+    gpu: &Gpu,
+    options: LaunchOptions,
     checks: &[Check],
     record: &mut Record,
     (anew, thorough): (bool, bool),
@@ -65,7 +65,7 @@ pub fn go_through(
         let code = match codes.get(about) {
             Some(known) => String::clone(known),
             None => {
-                let code = code(check, card).unwrap_or_else(|error| error.to_string());
+                let code = code(check, gpu).unwrap_or_else(|error| error.to_string());
                 codes.insert(about, code.clone());
                 code
             }
@@ -74,7 +74,7 @@ pub fn go_through(
         let found = match kept {
             Some(verdict) => verdict.found.clone(),
             None => {
-                let Options { graphs, programmatic, .. } = standing.options;
+                let LaunchOptions { graphs, programmatic, .. } = standing.options;
                 let (check, without) = (check.clone(), without.clone());
                 let order = Order { check, thorough, without, graphs, programmatic };
                 let found = ask(&order)?;
@@ -87,7 +87,7 @@ pub fn go_through(
             standing.leave_out(check, wrong, &mut without);
         }
         if let Some(tuned) = found.tuned {
-            standing.options.tuning = card.settings.over(tuned.tuning);
+            standing.options.tuning = gpu.settings.over(tuned.tuning);
             standing.tuned = Some(tuned);
         }
     }

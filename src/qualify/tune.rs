@@ -7,12 +7,12 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::executor::cuda::Options;
+use crate::executor::cuda::LaunchOptions;
 use crate::executor::{Captured, Executor};
 use crate::model::{self, Logits};
 use crate::op::{Prefetch, Tile, Trigger, Tuning};
 use crate::random::random_ids;
-use crate::rank::Rank;
+use crate::rank::{Rank, Sequence};
 use crate::sampler::SamplingOptions;
 
 /// What was chosen, and what that brings.
@@ -92,7 +92,7 @@ const MOST: usize = 25;
 const CLEARLY: f64 = 0.99;
 
 /// Ways for weights to come.
-pub fn flows(base: Tuning, options: Options) -> Vec<Tuning> {
+pub fn flows(base: Tuning, options: LaunchOptions) -> Vec<Tuning> {
     let triggers = [Trigger::Last, Trigger::First];
     let triggers = &triggers[..if options.programmatic { 2 } else { 1 }];
     let ways = [Prefetch::Lines, Prefetch::Paced, Prefetch::Bulk];
@@ -120,7 +120,7 @@ pub fn tiles(base: Tuning) -> Vec<Tuning> {
 /// What fails; a tuning by which other bits come.
 pub fn tune(
     rank: Rank,
-    options: Options,
+    options: LaunchOptions,
     lengths: Lengths<'_>,
     clock: Clock<'_>,
     begins: &mut dyn FnMut(),
@@ -162,7 +162,7 @@ impl Work {
 /// A small model, whose weights in a step are many times what caches hold.
 struct TimedRank {
     rank: Rank,
-    options: Options,
+    options: LaunchOptions,
     /// A token's kernels, by the tuning that they were recorded under.
     recordings: Vec<(Tuning, Captured)>,
 }
@@ -173,9 +173,10 @@ impl TimedRank {
         if let Work::Tokens = work {
             let sampling = SamplingOptions { temperature: 0.8, seed: 1, ..Default::default() };
             let prompt = random_ids(0, POSITION, self.rank.vocab());
-            self.rank.rewind(0);
-            self.rank.begin(&sampling, &prompt)?;
-            self.rank.forward(&prompt, Logits::Last)?;
+            let mut sequence = Sequence::default();
+            sequence.begin(&sampling, &prompt, self.rank.vocab())?;
+            self.rank.begin(&sequence)?;
+            self.rank.forward(&sequence, &prompt, Logits::Last)?;
             let recording = Captured::new(model::step(self.rank.model()));
             self.recordings.push((tuning, recording));
         }
@@ -189,7 +190,7 @@ impl TimedRank {
     fn run(&mut self, tuning: Tuning, work: Work) -> Result<()> {
         let Self { rank, options, recordings } = self;
         if let Executor::Cuda(cuda) = rank.device_mut() {
-            cuda.set_options(Options { tuning, ..*options });
+            cuda.set_options(LaunchOptions { tuning, ..*options });
         }
         match work {
             Work::Tokens => {
@@ -204,10 +205,12 @@ impl TimedRank {
                 }
             }
             Work::Prompt(tokens) => {
-                rank.rewind(0);
+                let mut sequence = Sequence::default();
                 for ids in random_ids(0, tokens, rank.vocab()).chunks(tuning.chunk) {
-                    let is_last = rank.position() + ids.len() == tokens;
-                    rank.forward(ids, if is_last { Logits::Last } else { Logits::None })?;
+                    let is_last = sequence.position + ids.len() == tokens;
+                    let logits = if is_last { Logits::Last } else { Logits::None };
+                    rank.forward(&sequence, ids, logits)?;
+                    sequence.position += ids.len();
                 }
             }
         }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::Rank;
+use super::{Rank, Sequence};
 use crate::error::Result;
 use crate::model::{self, Label, Logits};
 use crate::op::Cost;
@@ -22,8 +22,13 @@ impl Rank {
     ///
     /// # Errors
     /// As [`Self::forward`].
-    pub fn forward_timed(&mut self, ids: &[u32], logits: Logits) -> Result<Vec<OpTime>> {
-        self.start(ids)?;
+    pub fn forward_timed(
+        &mut self,
+        sequence: &Sequence,
+        ids: &[u32],
+        logits: Logits,
+    ) -> Result<Vec<OpTime>> {
+        self.start(sequence, ids)?;
         let built;
         let program = if ids.len() == 1 {
             self.decode.program()
@@ -36,11 +41,9 @@ impl Rank {
         let times = ops.map(|((op, label), time)| OpTime {
             op: op.name(),
             label,
-            cost: op.cost(self.position),
+            cost: op.cost(sequence.position),
             time,
         });
-        let times = times.collect();
-        self.position += ids.len();
-        Ok(times)
+        Ok(times.collect())
     }
 }

@@ -7,8 +7,6 @@ use crate::config::Rope;
 /// Which frequencies are on the device.
 pub struct Turning {
     pub rope: Rope,
-    /// Tokens of the text that is being taken, where more of it is known than the step at hand.
-    pub text: usize,
     /// The length of text that they are of; 0 where that does not matter.
     written_for: usize,
 }
@@ -16,12 +14,12 @@ pub struct Turning {
 impl Turning {
     /// Those of a short text are there.
     pub fn new(rope: Rope) -> Self {
-        Self { rope, text: 0, written_for: rope.fixed_up_to().unwrap_or(0) }
+        Self { rope, written_for: rope.fixed_up_to().unwrap_or(0) }
     }
 
     /// The frequencies of a text of `tokens` tokens, if the device has others.
     pub fn changed(&mut self, head_dim: usize, tokens: usize) -> Option<Vec<f32>> {
-        let tokens = tokens.max(self.text).max(self.rope.fixed_up_to()?);
+        let tokens = tokens.max(self.rope.fixed_up_to()?);
         let is_new = std::mem::replace(&mut self.written_for, tokens) != tokens;
         is_new.then(|| self.rope.frequencies(head_dim, tokens))
     }

@@ -12,25 +12,23 @@ use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::thread::{self, JoinHandle};
 
-use crate::checkpoint::{Checkpoint, Progress};
-use crate::comm::{Communicator, Joined, Link, LocalGroup, SingleRank};
-use crate::config::{Config, Dims};
+use crate::checkpoint::Progress;
+use crate::comm::{Communicator, Joined, LocalGroup, ProcessLink, SingleRank};
 use crate::error::{Error, Result};
-use crate::executor::Hardware;
-use crate::model::{Logits, Plan};
-use crate::rank::{self, OpTime, Rank};
+use crate::executor::{Blueprint, Executor, Hardware};
+use crate::model::Logits;
+use crate::rank::{self, OpTime, Rank, RankSpec, Sequence};
 use crate::sampler::{Outcome, SamplingOptions};
 use gather::gather;
 use loading::Loading;
-pub use options::{Options, Stuck};
+pub use options::{Stuck, TeamOptions};
 use processes::Command;
 
 /// A model that can take the next token, and choose it.
 pub struct Team {
     ranks: Ranks,
     sizes: Sizes,
-    /// Tokens in the KV cache: the next one's position.
-    position: usize,
+    sequence: Sequence,
     /// What the ranks have last said of the logits. `[_, V]`
     logits: Vec<f32>,
 }
@@ -52,7 +50,7 @@ enum Ranks {
         members: Vec<Member>,
         room: Arc<LocalGroup>,
         /// To other processes.
-        link: Option<Arc<Link>>,
+        link: Option<Arc<ProcessLink>>,
     },
 }
 
@@ -69,7 +67,7 @@ impl From<Rank> for Team {
     fn from(rank: Rank) -> Self {
         let (context, chunk, vocab) = (rank.context(), rank.chunk(), rank.vocab());
         Self {
-            position: rank.position(),
+            sequence: Sequence::default(),
             sizes: Sizes { context, chunk, vocab, stages: 1, fixed_up_to: rank.fixed_up_to() },
             ranks: Ranks::One(Box::new(rank)),
             logits: Vec::new(),
@@ -78,30 +76,31 @@ impl From<Rank> for Team {
 }
 
 impl Team {
-    /// Loads a rank on each of `hardware`. `plan` is for the largest of them, and `loaded` is told of bytes
-    /// of weights that have been copied.
+    /// Loads a rank on each of `hardware`. `spec` is that of any rank, with a plan for the largest of them;
+    /// `on_progress` is told of bytes of weights that have been copied.
     ///
     /// # Errors
-    /// A split that the model does not allow, and what keeps a rank from being loaded.
+    /// What keeps a rank from being loaded.
     pub fn new(
-        config: &Config,
-        mut checkpoint: Checkpoint,
-        plan: &Plan,
+        spec: RankSpec<'_>,
         hardware: &[Hardware],
-        options: Options,
-        loaded: Progress<'_>,
+        options: TeamOptions,
+        on_progress: Progress<'_>,
     ) -> Result<Self> {
-        let Options { timeout, fault, link, stages, stuck } = options;
-        let world = link.as_ref().map_or(hardware.len(), |link| link.world());
+        let TeamOptions { timeout, fault, link, stuck } = options;
+        let RankSpec { config, dims, mut checkpoint, plan } = spec;
+        let stages = dims.stage.parts;
         let first = link.as_ref().map_or(0, |link| link.first_rank());
-        let dims = Dims::in_stages(config, world, stages)?;
         if let ([hardware], None) = (hardware, &link) {
-            let alone = Arc::new(SingleRank { timeout });
-            let rank = Rank::of_several(config, dims, checkpoint, plan, hardware, alone, loaded);
+            let spec = RankSpec { config, dims, checkpoint, plan };
+            let comm = Arc::new(SingleRank { timeout });
+            let rank = Rank::new(spec, |blueprint| {
+                Executor::new(hardware, Blueprint { comm, on_progress, ..blueprint })
+            });
             return rank.map(Self::from);
         }
         if let Some(Hardware::Cpu(threads)) = hardware.first() {
-            threads.run(|| checkpoint.make(loaded))?; // once for all
+            threads.run(|| checkpoint.make(on_progress))?; // once for all
         }
         let names = match &link {
             None => hardware.iter().map(Hardware::name).collect(),
@@ -118,11 +117,14 @@ impl Team {
                 None => Arc::new(own),
                 Some(link) => Arc::new(Joined::new(own, link.clone(), stages)),
             };
-            let loaded = |bytes| {
+            let on_progress = |bytes| {
                 room.gets_on(place);
-                loaded(bytes)
+                on_progress(bytes)
             };
-            let rank = Rank::of_several(config, dims, checkpoint, plan, hardware, comm, &loaded);
+            let rank = Rank::new(RankSpec { config, dims, checkpoint, plan }, |blueprint| {
+                let on_progress = &on_progress;
+                Executor::new(hardware, Blueprint { comm, on_progress, ..blueprint })
+            });
             loading.ended(place);
             room.is_at_work(place, false);
             rank.map_err(|error| {
@@ -157,7 +159,7 @@ impl Team {
         let team = Self {
             ranks: Ranks::Several { members, room, link },
             sizes: Sizes { context, chunk, vocab, stages, fixed_up_to },
-            position: 0,
+            sequence: Sequence::default(),
             logits: Vec::new(),
         };
         team.ready()?;
@@ -185,7 +187,20 @@ impl Team {
 
     /// Tokens in the KV cache.
     pub fn position(&self) -> usize {
-        self.position
+        self.sequence.position
+    }
+
+    /// What is known of the text that is being taken.
+    pub fn sequence(&self) -> &Sequence {
+        &self.sequence
+    }
+
+    /// The rank of a model that is not split.
+    pub fn single_mut(&mut self) -> Option<&mut Rank> {
+        match &mut self.ranks {
+            Ranks::One(rank) => Some(rank),
+            Ranks::Several { .. } => None,
+        }
     }
 
     /// S: tokens the KV cache can hold.
@@ -208,12 +223,10 @@ impl Team {
     /// # Errors
     /// When the run has ended.
     pub fn rewind(&mut self, position: usize) -> Result<()> {
+        let known = self.sequence.position;
+        assert!(position <= known, "rewind from {known} to {position}");
         self.tell(|| Command::Rewind(position))?;
-        self.position = position;
-        self.each(move |rank| {
-            rank.rewind(position);
-            Ok(())
-        })?;
+        self.sequence.position = position;
         Ok(())
     }
 
@@ -225,11 +238,8 @@ impl Team {
     pub fn expect(&mut self, tokens: usize) -> Result<bool> {
         let Some(fixed) = self.sizes.fixed_up_to else { return Ok(true) };
         self.tell(|| Command::Expect(tokens))?;
-        self.each(move |rank| {
-            rank.expect(tokens);
-            Ok(())
-        })?;
-        Ok(tokens.max(self.position) <= fixed)
+        self.sequence.text = tokens;
+        Ok(tokens.max(self.sequence.position) <= fixed)
     }
 
     /// Takes up to [`Self::chunk`] tokens at once.
@@ -239,10 +249,7 @@ impl Team {
     pub fn forward(&mut self, ids: &[u32], logits: Logits) -> Result<()> {
         self.check(ids)?;
         self.tell(|| Command::Forward(ids.into(), logits))?;
-        let taken: Arc<[u32]> = ids.into();
-        self.each(move |rank| rank.forward(&taken, logits))?;
-        self.position += ids.len();
-        Ok(())
+        self.take(ids, move |rank, sequence, ids| rank.forward(sequence, ids, logits)).map(drop)
     }
 
     /// As [`Self::forward`], and waits until it is done.
@@ -251,13 +258,11 @@ impl Team {
     /// As [`Self::forward`].
     pub fn forward_and_finish(&mut self, ids: &[u32], logits: Logits) -> Result<()> {
         self.check(ids)?;
-        let taken: Arc<[u32]> = ids.into();
-        self.each(move |rank| {
-            rank.forward(&taken, logits)?;
+        let take = move |rank: &mut Rank, sequence: &Sequence, ids: &[u32]| {
+            rank.forward(sequence, ids, logits)?;
             rank.finish()
-        })?;
-        self.position += ids.len();
-        Ok(())
+        };
+        self.take(ids, take).map(drop)
     }
 
     /// As [`Self::forward`], op by op. Returns what each op had to do and how long it took, by rank.
@@ -266,10 +271,7 @@ impl Team {
     /// As [`Self::forward`].
     pub fn forward_timed(&mut self, ids: &[u32], logits: Logits) -> Result<Vec<Vec<OpTime>>> {
         self.check(ids)?;
-        let taken: Arc<[u32]> = ids.into();
-        let times = self.each(move |rank| rank.forward_timed(&taken, logits))?;
-        self.position += ids.len();
-        Ok(times)
+        self.take(ids, move |rank, sequence, ids| rank.forward_timed(sequence, ids, logits))
     }
 
     /// Goes on as if `tokens` tokens had been taken: see [`Rank::pretend`].
@@ -281,7 +283,7 @@ impl Team {
             rank.pretend(tokens)?;
             rank.finish()
         })?;
-        self.position = tokens;
+        self.sequence.position = tokens;
         Ok(())
     }
 
@@ -292,15 +294,18 @@ impl Team {
     pub fn prefill(&mut self, ids: &[u32], logits: Logits) -> Result<&[f32]> {
         self.check(ids)?;
         self.tell(|| Command::Prefill(ids.into(), logits))?;
-        self.position += ids.len();
         if matches!(self.ranks, Ranks::Several { .. }) {
-            let taken: Arc<[u32]> = ids.into();
-            let mut logits = self.each(move |rank| rank.prefill_whole(&taken, logits))?;
+            let mut logits = self
+                .take(ids, move |rank, sequence, ids| rank.prefill_whole(sequence, ids, logits))?;
             self.logits = logits.swap_remove(0);
             return Ok(&self.logits);
         }
         match &mut self.ranks {
-            Ranks::One(rank) => rank.prefill(ids, logits),
+            Ranks::One(rank) => {
+                let logits = rank.prefill(&self.sequence, ids, logits)?;
+                self.sequence.position += ids.len();
+                Ok(logits)
+            }
             Ranks::Several { .. } => Ok(&self.logits),
         }
     }
@@ -316,12 +321,12 @@ impl Team {
     /// Sets how tokens are chosen from now on, and what has been said so far.
     ///
     /// # Errors
-    /// Options without meaning; a rank that fails.
+    /// TeamOptions without meaning; a rank that fails.
     pub fn begin(&mut self, options: &SamplingOptions, prompt: &[u32]) -> Result<()> {
-        options.validate(self.vocab())?;
+        self.sequence.begin(options, prompt, self.sizes.vocab)?;
         self.tell(|| Command::Begin(options.clone(), prompt.into()))?;
-        let (options, prompt): (Arc<_>, Arc<[u32]>) = (Arc::new(options.clone()), prompt.into());
-        self.each(move |rank| rank.begin(&options, &prompt))?;
+        let sequence = self.sequence.clone();
+        self.each(move |rank| rank.begin(&sequence))?;
         Ok(())
     }
 
@@ -335,7 +340,8 @@ impl Team {
 
     fn choice(&mut self) -> Result<Outcome> {
         self.tell(|| Command::Sample)?;
-        Ok(self.each(Rank::choice)?[0])
+        let sequence = self.sequence.clone();
+        Ok(self.each(move |rank| rank.choice(&sequence))?[0])
     }
 
     /// Takes the token that was chosen last, and chooses the next.
@@ -348,13 +354,26 @@ impl Team {
 
     fn next_choice(&mut self) -> Result<Outcome> {
         self.tell(|| Command::DecodeStep)?;
-        self.position += 1;
-        Ok(self.each(Rank::next_choice)?[0])
+        let sequence = self.sequence.clone();
+        self.sequence.position += 1;
+        Ok(self.each(move |rank| rank.next_choice(&sequence))?[0])
     }
 
     fn check(&self, ids: &[u32]) -> Result<()> {
         rank::check(ids, self.vocab())?;
-        rank::check_room(self.position + ids.len(), self.context())
+        rank::check_room(self.sequence.position + ids.len(), self.context())
+    }
+
+    /// Has all ranks of this process take `ids` by `work`, and moves on.
+    fn take<R: Send + 'static>(
+        &mut self,
+        ids: &[u32],
+        work: impl Fn(&mut Rank, &Sequence, &[u32]) -> Result<R> + Clone + Send + 'static,
+    ) -> Result<Vec<R>> {
+        let (sequence, taken): (_, Arc<[u32]>) = (self.sequence.clone(), ids.into());
+        let results = self.each(move |rank| work(rank, &sequence, &taken))?;
+        self.sequence.position += ids.len();
+        Ok(results)
     }
 
     /// What `work` comes to on every rank of this process, by rank.

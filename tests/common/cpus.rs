@@ -6,23 +6,22 @@ use std::time::{Duration, Instant};
 use chaski::engine::{self, Model, Split};
 use chaski::error::Result;
 use chaski::model::Logits;
+use chaski::rank::RankSpec;
 use chaski::sampler::SamplingOptions;
-use chaski::team::{Options, Team};
+use chaski::team::{Team, TeamOptions};
 
 use crate::golden::source;
 
-/// The model of a golden case on `world` ranks, in as many stages as the options say.
-pub fn team(case: &Path, world: usize, options: Options) -> Result<Team> {
-    let split = Split {
-        tensor_parallel: Some(world / options.stages),
-        pipeline_parallel: Some(options.stages),
-        ..Split::default()
-    };
+/// The model of a golden case in so many stages of so many parts.
+pub fn team(case: &Path, [stages, parts]: [usize; 2], options: TeamOptions) -> Result<Team> {
+    let split =
+        Split { tensor_parallel: Some(parts), pipeline_parallel: Some(stages), ..Split::default() };
     let device = engine::Device::Cpu;
     let asked = engine::Options { device, split, all_logits: true, ..engine::Options::default() };
     let model = Model::of(source(case), asked)?;
-    let (plan, Model { config, checkpoint, hardware, .. }) = (model.plan()?, model);
-    Team::new(&config, checkpoint, &plan, &hardware, options, &|_| Ok(()))
+    let (plan, Model { config, dims, checkpoint, hardware, .. }) = (model.plan()?, model);
+    let spec = RankSpec { config: &config, dims, checkpoint, plan: &plan };
+    Team::new(spec, &hardware, options, &|_| Ok(()))
 }
 
 /// Runs until something fails, which ends the run for good; the error, and how long it took.

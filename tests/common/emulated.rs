@@ -2,14 +2,13 @@
 
 use std::sync::Once;
 
-use chaski::checkpoint::Checkpoint;
 use chaski::engine::{self, Model, Options};
 use chaski::error::Result;
 use chaski::executor::cuda::{self, Emulation};
-use chaski::executor::{Executor, Hardware};
-use chaski::memory::{Layout, Weight};
-use chaski::rank::Rank;
+use chaski::executor::{Blueprint, Executor, Hardware};
+use chaski::rank::{Rank, RankSpec};
 use chaski::source::Source;
+use chaski::team::Team;
 
 /// Emulated GPUs of a process that tests.
 const GPUS: u32 = 8;
@@ -23,22 +22,24 @@ pub fn start() {
 
 /// `source` on one emulated GPU.
 pub fn rank(source: &Source, options: Options) -> Result<Rank> {
-    rank_on(source, options, |hardware, checkpoint, weights, layout| {
-        Executor::new(hardware, checkpoint, weights, layout, &|_| Ok(()))
-    })
+    rank_on(source, options, Executor::new)
 }
 
-/// As [`rank`], on what `device` makes of the GPU, the weights in the order of their use, and the state.
+/// `source` on one emulated GPU, with the sequence that it takes.
+pub fn team(source: &Source, options: Options) -> Result<Team> {
+    rank(source, options).map(Team::from)
+}
+
+/// As [`rank`], on what `device` makes of the GPU.
 pub fn rank_on(
     source: &Source,
     options: Options,
-    device: impl FnOnce(&Hardware, Checkpoint, &[Weight], &Layout) -> Result<Executor>,
+    device: impl FnOnce(&Hardware, Blueprint<'_>) -> Result<Executor>,
 ) -> Result<Rank> {
     start();
     let on_gpu = Options { device: engine::Device::Cuda(0), ..options };
     let model = Model::of(source.clone(), on_gpu)?;
     let (plan, Model { config, dims, checkpoint, hardware, .. }) = (model.plan()?, model);
-    Rank::on(&config, dims, checkpoint, &plan, |checkpoint, weights, layout| {
-        device(&hardware[0], checkpoint, weights, layout)
-    })
+    let spec = RankSpec { config: &config, dims, checkpoint, plan: &plan };
+    Rank::new(spec, |blueprint| device(&hardware[0], blueprint))
 }

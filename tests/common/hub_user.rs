@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use chaski::error::Result;
-use chaski::hub::{Hub, Options, Told};
+use chaski::hub::{Hub, HubOptions, Told};
 use chaski::source::{Repository, Source};
 use tempfile::{TempDir, tempdir};
 
@@ -53,11 +53,11 @@ impl User {
 
     /// The same hub, which may not be asked.
     pub fn offline(&self) -> Hub {
-        Hub::new(Options { offline: true, ..self.options() }).unwrap()
+        Hub::new(HubOptions { offline: true, ..self.options() }).unwrap()
     }
 
-    fn options(&self) -> Options {
-        Options::from_variables(&|key| self.variables.get(key).map(OsString::from))
+    fn options(&self) -> HubOptions {
+        HubOptions::from_variables(&|key| self.variables.get(key).map(OsString::from))
     }
 
     pub fn pull(&self, model: &str) -> Result<Source> {

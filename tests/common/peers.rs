@@ -22,14 +22,14 @@ const PATIENCE: Duration = Duration::from_secs(600);
 /// The environment's name for a file that takes a kernel's place.
 pub const KERNEL: &str = "CHASKI_TEST_KERNEL";
 
-pub fn cards(world: usize) -> Vec<Gpu> {
+pub fn gpus(world: usize) -> Vec<Gpu> {
     emulated::start();
     let open = |ordinal| {
-        let card = Gpu::open(ordinal).unwrap();
+        let gpu = Gpu::open(ordinal).unwrap();
         if let Some(file) = std::env::var_os(KERNEL) {
-            card.replace_kernel(Source::read(Path::new(&file)).unwrap());
+            gpu.replace_kernel(Source::read(Path::new(&file)).unwrap());
         }
-        card
+        gpu
     };
     (0..world as u32).map(open).collect()
 }
@@ -46,16 +46,15 @@ pub fn each<T: Send, Kept: Send>(
 ) -> Vec<T> {
     let room = room(world);
     // Nobody waits for one that has panicked.
-    let work = |part: usize, card: Gpu| {
+    let work = |part: usize, gpu: Gpu| {
         let share = Shard { part, parts: world };
-        let result = catch_unwind(AssertUnwindSafe(|| work(card, &room, share)));
+        let result = catch_unwind(AssertUnwindSafe(|| work(gpu, &room, share)));
         result.map_err(|_| room.fail(part, "it panicked"))
     };
     thread::scope(|scope| {
         let work = &work;
-        let ranks = cards(world).into_iter().enumerate();
-        let ranks: Vec<_> =
-            ranks.map(|(part, card)| scope.spawn(move || work(part, card))).collect();
+        let ranks = gpus(world).into_iter().enumerate();
+        let ranks: Vec<_> = ranks.map(|(part, gpu)| scope.spawn(move || work(part, gpu))).collect();
         let ended: Vec<_> = ranks.into_iter().map(|rank| rank.join().unwrap()).collect();
         ended.into_iter().map(|rank| rank.expect("no rank panics").0).collect()
     })
@@ -138,8 +137,8 @@ pub fn left_alone<R: Send>(
     start: impl Fn(&mut R) -> Result<()> + Sync,
 ) -> String {
     let (room, both_are_there) = (room(2), Barrier::new(2));
-    let work = |(part, card): (usize, Gpu)| {
-        let mut rank = ready(card, &room, Shard { part, parts: 2 });
+    let work = |(part, gpu): (usize, Gpu)| {
+        let mut rank = ready(gpu, &room, Shard { part, parts: 2 });
         both_are_there.wait();
         match part {
             0 => (start(&mut rank).unwrap_err().to_string(), rank),
@@ -151,7 +150,7 @@ pub fn left_alone<R: Send>(
     };
     thread::scope(|scope| {
         let work = &work;
-        let ranks = cards(2).into_iter().enumerate();
+        let ranks = gpus(2).into_iter().enumerate();
         let ranks: Vec<_> = ranks.map(|rank| scope.spawn(move || work(rank))).collect();
         let ended: Vec<_> = ranks.into_iter().map(|rank| rank.join().unwrap()).collect();
         ended[0].0.clone()

@@ -7,7 +7,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::SystemTime;
 
 use crate::tiny::TINY;
-use chaski::kernel::compile::{Cache, Program};
+use chaski::kernel::compile::{Cache, CompileUnit};
 use chaski::kernel::nvrtc::{Nvrtc, Search, target_folder};
 use chaski::kernel::{ARCHS, Arch, KERNELS};
 use tempfile::{TempDir, tempdir};
@@ -96,9 +96,9 @@ fn every_kernel_is_built_for_every_architecture_without_spills() {
     }
 }
 
-fn program<'s>(source: &'s str, library: &[(&'s str, &'s str)]) -> Result<Program<'s>, String> {
+fn program<'s>(source: &'s str, library: &[(&'s str, &'s str)]) -> Result<CompileUnit<'s>, String> {
     let library: BTreeMap<_, _> = library.iter().copied().collect();
-    Program::new("tiny", "kernels/tiny.cu", source, &library)
+    CompileUnit::new("tiny", "kernels/tiny.cu", source, &library)
 }
 
 fn types() -> &'static str {
@@ -137,7 +137,7 @@ fn a_compile_error_names_the_line_of_its_own_file() {
     let Some(nvrtc) = nvrtc() else { return };
     let (_folder, cache) = cache();
     let error = |source: &str, library: &[(&str, &str)]| {
-        let compile = |program: Program<'_>| program.cubin(&nvrtc, "sm_80", &cache).map(drop);
+        let compile = |program: CompileUnit<'_>| program.cubin(&nvrtc, "sm_80", &cache).map(drop);
         program(source, library).and_then(compile).unwrap_err()
     };
     let wrong = TINY.replace("args.x[i]", "args.z[i]");

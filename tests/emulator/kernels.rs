@@ -149,8 +149,11 @@ fn arguments_are_the_bytes_of_the_struct_and_places_for_addresses() {
         first_id: 5,
     };
     let arguments = embed.arguments();
-    let places: Vec<_> =
-        arguments.places().iter().map(|p| (p.offset, p.region, p.region_offset, p.bytes)).collect();
+    let places: Vec<_> = arguments
+        .pointers()
+        .iter()
+        .map(|p| (p.offset, p.region, p.region_offset, p.bytes))
+        .collect();
     let (ids_at, x_at) = (256, 512 + 16 * 4); // after the skipped slot
     assert_eq!(skipped.offset(), 0);
     let expected = [

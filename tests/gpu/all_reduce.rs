@@ -5,15 +5,14 @@ use std::sync::Arc;
 use std::thread;
 
 use crate::peers::{
-    LATE_STORES, THREAD_SANITIZER, cards, catches, each, left_alone,
+    LATE_STORES, THREAD_SANITIZER, catches, each, gpus, left_alone,
     passes_under_every_schedule_and_checker, room, tarry,
 };
-use chaski::checkpoint::Checkpoint;
 use chaski::comm::{Communicator, LocalGroup};
 use chaski::config::Shard;
 use chaski::error::Result;
 use chaski::executor::cuda::Gpu;
-use chaski::executor::{Executor, Hardware};
+use chaski::executor::{Blueprint, Executor, Hardware};
 use chaski::memory::{Layout, Slot};
 use chaski::op::Program;
 use chaski::ops::{AllReduce, EMPTY, Mailbox};
@@ -32,15 +31,14 @@ struct Rank {
 }
 
 impl Rank {
-    fn new(card: Gpu, room: &Arc<LocalGroup>, share: Shard) -> Self {
+    fn new(gpu: Gpu, room: &Arc<LocalGroup>, share: Shard) -> Self {
         let comm: Arc<dyn Communicator> = Arc::new(room.place(share.part));
         let mut layout = Layout::default();
         let (partial, x) = (layout.slot(&[MOST]), layout.slot(&[MOST]));
         let mailbox = Mailbox::plan(share, MOST, &mut layout).unwrap();
         layout.begin_shared();
-        let (hardware, nothing) = (Hardware::Gpu(card), Checkpoint::empty());
-        let device =
-            Executor::of_rank(&hardware, nothing, &[], &layout, comm.clone(), &|_| Ok(())).unwrap();
+        let blueprint = Blueprint { comm: comm.clone(), ..Blueprint::of_state(&layout) };
+        let device = Executor::new(&Hardware::Gpu(gpu), blueprint).unwrap();
         let mut rank = Self { device, comm, mailbox, partial, x };
         rank.device.write(mailbox.rounds, &[0; 3]).unwrap();
         rank.device.prepare(&[&rank.program(MOST, true)], &mut []).unwrap();
@@ -104,8 +102,8 @@ fn bits(numbers: &[f32]) -> Vec<u32> {
 
 /// The residual stream of each rank after `rounds`, which nobody waits for between.
 fn run(world: usize, rounds: usize) -> Vec<Vec<f32>> {
-    each(world, |card, room, share| {
-        let mut rank = Rank::new(card, room, share);
+    each(world, |gpu, room, share| {
+        let mut rank = Rank::new(gpu, room, share);
         rank.device.write(rank.x, &[0.0; MOST]).unwrap();
         for round in 0..rounds {
             tarry(share.part, round);
@@ -145,11 +143,11 @@ fn thousands_of_rounds() {
 #[test]
 fn a_rank_that_is_a_round_ahead_takes_nothing_away() {
     let room = room(2);
-    let ready = |(part, card)| Rank::new(card, &room, Shard { part, parts: 2 });
+    let ready = |(part, gpu)| Rank::new(gpu, &room, Shard { part, parts: 2 });
     let mut ranks: Vec<Rank> = thread::scope(|scope| {
         let ready = &ready;
-        let cards = cards(2).into_iter().enumerate();
-        let threads: Vec<_> = cards.map(|rank| scope.spawn(move || ready(rank))).collect();
+        let gpus = gpus(2).into_iter().enumerate();
+        let threads: Vec<_> = gpus.map(|rank| scope.spawn(move || ready(rank))).collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
     let Rank { device, mailbox, x, .. } = &mut ranks[0];
@@ -190,7 +188,7 @@ fn mistakes_in_the_kernel_are_caught() {
 /// A kernel that waits for a rank which never comes ends when the run does.
 #[test]
 fn a_rank_that_is_gone_keeps_nobody() {
-    let ready = |card, room: &_, share| Rank::new(card, room, share);
+    let ready = |gpu, room: &_, share| Rank::new(gpu, room, share);
     let said =
         left_alone(ready, |rank| rank.start(&[1.0; 4], false).and_then(|()| rank.comm.leave()));
     assert!(said.contains("rank 1 on cuda:1") && said.contains("it is gone"), "{said}");

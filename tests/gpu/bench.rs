@@ -6,11 +6,10 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use chaski::checkpoint::Checkpoint;
 use chaski::checkpoint::synthetic::Recipe;
 use chaski::encoding::Float;
 use chaski::executor::cuda::Gpu;
-use chaski::executor::{Executor, Hardware};
+use chaski::executor::{Blueprint, Executor, Hardware};
 use chaski::memory::Layout;
 use chaski::op::Program;
 use chaski::ops::{MmaPeak, ReadAll, Synthesize};
@@ -384,8 +383,7 @@ fn ceilings_and_weights_are_computed_as_on_the_cpu() {
         program.push(Synthesize::whole(recipe, memory));
         program.push(ReadAll { words: memory.cast(), sums });
         program.push(MmaPeak { rounds: 3, y });
-        let mut device =
-            Executor::new(&hardware, Checkpoint::empty(), &[], &layout, &|_| Ok(())).unwrap();
+        let mut device = Executor::new(&hardware, Blueprint::of_state(&layout)).unwrap();
         device.run(&program).unwrap();
         let made = device.read(memory).unwrap().to_vec();
         let sum = device.read(sums).unwrap().iter().fold(0u32, |sum, part| sum.wrapping_add(*part));

@@ -16,15 +16,16 @@ use chaski::conformance::{self, Effort};
 use chaski::encoding::Float;
 use chaski::engine;
 use chaski::error::Result;
-use chaski::executor::cuda::{self, Gpu, Options, Peers};
-use chaski::executor::{Captured, Cuda, Executor};
+use chaski::executor::cuda::{self, Gpu, LaunchOptions, Peers, Product};
+use chaski::executor::{Blueprint, Captured, Cuda, Executor};
 use chaski::kernel::KernelSet;
+use chaski::lab::products;
 use chaski::memory::{Layout, Slot};
 use chaski::model::{Logits, decode};
-use chaski::op::{Prefetch, Product, Program, Target, Tile, Trigger, Tuning};
+use chaski::op::{Prefetch, Program, Target, Tile, Trigger, Tuning};
 use chaski::ops::{Matmul, MmaPeak};
-use chaski::rank::Rank;
 use chaski::sampler::SamplingOptions;
+use chaski::team::Team;
 
 /// Prefill takes activations in the weights' type, decoding keeps them in f32; the cache is f16 in
 /// both. That rounding is all there is to see: the CPU reference with the same types is as far off.
@@ -32,7 +33,7 @@ const PREFILL_BF16: f64 = 8e-3;
 const PREFILL_F16: f64 = 2e-3;
 const DECODE: f64 = 1e-3;
 
-const DEFAULT: Options = Options {
+const DEFAULT: LaunchOptions = LaunchOptions {
     graphs: true,
     programmatic: true,
     synchronous: false,
@@ -42,7 +43,7 @@ const DEFAULT: Options = Options {
     asks: false,
 };
 
-fn rank(case: &Path, chunk: usize, options: Options) -> Result<Rank> {
+fn team(case: &Path, chunk: usize, options: LaunchOptions) -> Result<Team> {
     let context = Some(expected(case).ids.len() + 64);
     let request = engine::Options {
         context,
@@ -54,7 +55,7 @@ fn rank(case: &Path, chunk: usize, options: Options) -> Result<Rank> {
     if let Executor::Cuda(cuda) = rank.device_mut() {
         cuda.set_options(options);
     }
-    Ok(rank)
+    Ok(rank.into())
 }
 
 /// What keeps a GPU from a case; the type of its weights.
@@ -132,7 +133,7 @@ fn prefill_matches_transformers_in_chunks_too() {
 /// And bit for bit the same in chunks.
 #[test]
 fn prefill_with_hoppers_own_kernels_matches() {
-    let hopper = Options { kernels: KernelSet::ALL, ..DEFAULT };
+    let hopper = LaunchOptions { kernels: KernelSet::ALL, ..DEFAULT };
     for (case, dtype) in half_cases() {
         let whole = prefilled(&case, expected(&case).ids.len(), hopper);
         assert_close(&case, "prefill on Hopper", &whole, bound(dtype));
@@ -140,18 +141,18 @@ fn prefill_with_hoppers_own_kernels_matches() {
     }
 }
 
-fn prefilled(case: &Path, chunk: usize, options: Options) -> Vec<f32> {
-    let mut rank = rank(case, chunk, options).unwrap();
+fn prefilled(case: &Path, chunk: usize, options: LaunchOptions) -> Vec<f32> {
+    let mut team = team(case, chunk, options).unwrap();
     let ids = expected(case).ids;
-    rank.expect(ids.len());
-    ids.chunks(chunk).flat_map(|ids| rank.prefill(ids, Logits::All).unwrap().to_vec()).collect()
+    team.expect(ids.len()).unwrap();
+    ids.chunks(chunk).flat_map(|ids| team.prefill(ids, Logits::All).unwrap().to_vec()).collect()
 }
 
-fn decoded(case: &Path, options: Options) -> Vec<f32> {
-    let mut rank = rank(case, 1, options).unwrap();
+fn decoded(case: &Path, options: LaunchOptions) -> Vec<f32> {
+    let mut team = team(case, 1, options).unwrap();
     let ids = expected(case).ids;
-    rank.expect(ids.len());
-    ids.iter().flat_map(|id| rank.decode(*id).unwrap().to_vec()).collect()
+    team.expect(ids.len()).unwrap();
+    ids.iter().flat_map(|id| team.decode(*id).unwrap().to_vec()).collect()
 }
 
 /// And bit for bit the same with and without graphs.
@@ -160,7 +161,7 @@ fn decoding_token_by_token_matches_with_graphs_and_without() {
     for (case, _) in half_cases() {
         let with = decoded(&case, DEFAULT);
         assert_close(&case, "decoding", &with, DECODE);
-        let without = decoded(&case, Options { graphs: false, ..DEFAULT });
+        let without = decoded(&case, LaunchOptions { graphs: false, ..DEFAULT });
         assert!(with == without, "{}: graphs change the result", case.display());
     }
 }
@@ -183,20 +184,20 @@ fn what_tensor_cores_cut_off_is_little() {
 fn greedy_choices_on_the_device_are_the_highest_logits() {
     let case = &case("gqa4-hd64-bf16-tied");
     let Expected { ids, greedy: theirs, .. } = expected(case);
-    let mut rank = rank(case, ids.len(), DEFAULT).unwrap();
+    let mut team = team(case, ids.len(), DEFAULT).unwrap();
     let greedy = SamplingOptions { temperature: 0.0, ..Default::default() };
-    rank.begin(&greedy, &ids).unwrap();
-    rank.forward(&ids, Logits::Last).unwrap();
-    let mut chosen = vec![rank.sample().unwrap()];
+    team.begin(&greedy, &ids).unwrap();
+    team.forward(&ids, Logits::Last).unwrap();
+    let mut chosen = vec![team.sample().unwrap()];
     for _ in 1..16 {
-        chosen.push(rank.decode_step().unwrap());
+        chosen.push(team.decode_step().unwrap());
     }
     assert_eq!(chosen[0], theirs[0]);
-    rank.rewind(0);
-    let mut last = argmax(rank.prefill(&ids, Logits::Last).unwrap());
+    team.rewind(0).unwrap();
+    let mut last = argmax(team.prefill(&ids, Logits::Last).unwrap());
     for token in &chosen {
         assert_eq!(last, *token);
-        last = argmax(rank.decode(last).unwrap());
+        last = argmax(team.decode(last).unwrap());
     }
 }
 
@@ -206,13 +207,13 @@ fn greedy_choices_on_the_device_are_the_highest_logits() {
 fn a_token_costs_the_host_one_launch() {
     let case = &case("gqa4-hd64-bf16-tied");
     let ids = expected(case).ids;
-    let mut rank = rank(case, ids.len(), DEFAULT).unwrap();
-    rank.begin(&SamplingOptions::default(), &ids).unwrap();
-    rank.forward(&ids, Logits::Last).unwrap();
-    rank.sample().unwrap();
-    rank.decode_step().unwrap(); // the graph is made
+    let mut team = team(case, ids.len(), DEFAULT).unwrap();
+    team.begin(&SamplingOptions::default(), &ids).unwrap();
+    team.forward(&ids, Logits::Last).unwrap();
+    team.sample().unwrap();
+    team.decode_step().unwrap(); // the graph is made
     let before = cuda::calls().unwrap();
-    (0..8).for_each(|_| _ = rank.decode_step().unwrap());
+    (0..8).for_each(|_| _ = team.decode_step().unwrap());
     let after = cuda::calls().unwrap();
     let (calls, queries) = (after.0 - before.0, after.1 - before.1);
     assert_eq!(calls - 2 * queries, 2 * 8, "{calls} calls, {queries} queries");
@@ -221,13 +222,14 @@ fn a_token_costs_the_host_one_launch() {
 /// Windows' driver may keep a graph until somebody asks about it.
 #[test]
 fn a_graph_is_asked_about_where_the_driver_may_keep_it() {
-    let mut rank = rank(&case("gqa4-hd64-bf16-tied"), 8, DEFAULT).unwrap();
-    rank.forward(&[1, 2, 3], Logits::Last).unwrap();
+    let mut team = team(&case("gqa4-hd64-bf16-tied"), 8, DEFAULT).unwrap();
+    team.forward(&[1, 2, 3], Logits::Last).unwrap();
+    let rank = team.single_mut().unwrap();
     for (asks, queries) in [(false, 0), (true, 1)] {
         let mut step = Captured::new(decode(rank.model(), 1));
         let device = rank.device_mut();
         let Executor::Cuda(cuda) = device else { panic!("on a GPU") };
-        cuda.set_options(Options { asks, ..DEFAULT });
+        cuda.set_options(LaunchOptions { asks, ..DEFAULT });
         device.step(&mut step).unwrap(); // the graph is made
         device.finish().unwrap();
         let before = cuda::calls().unwrap();
@@ -278,25 +280,26 @@ fn bits_do_not_depend_on_how_work_is_given_or_run() {
 fn products_in_one_launch_are_those_of_several() {
     emulated::start();
     let cases = conformance::cases("matmul", Effort::Usual).into_iter();
-    let cases: Vec<_> = cases.filter(|case| case.op().products().len() > 1).collect();
+    let cases: Vec<_> = cases.filter(|case| products(case.op()).len() > 1).collect();
     assert!(cases.len() >= 16);
     for case in cases {
         let mut several = Program::default();
-        for Product { x, weight, y, residual } in case.op().products() {
+        for Product { x, weight, y, residual } in products(case.op()) {
             several.push(Matmul { x: x.unwrap(), products: [(weight, y)], residual });
         }
         for kernels in [KernelSet::PORTABLE, KernelSet::ALL] {
-            let left = |program: &Program| left(&case, program, Options { kernels, ..DEFAULT });
+            let left =
+                |program: &Program| left(&case, program, LaunchOptions { kernels, ..DEFAULT });
             assert!(left(&case.program) == left(&several), "{}, {kernels:?}", case.name);
         }
     }
 }
 
 /// What `program` leaves of a case's state.
-fn left(case: &Case, program: &Program, options: Options) -> Vec<u8> {
+fn left(case: &Case, program: &Program, options: LaunchOptions) -> Vec<u8> {
     let weights = Checkpoint::in_memory(case.encoding(), case.weight_region());
-    let (card, layout) = (Gpu::open(0).unwrap(), &case.layout);
-    let mut gpu = Cuda::new(&card, &weights, &case.weights, layout, &|_| Ok(())).unwrap();
+    let (gpu, layout) = (Gpu::open(0).unwrap(), &case.layout);
+    let mut gpu = Cuda::new(&gpu, Blueprint::new(weights, &case.weights, layout)).unwrap();
     gpu.set_options(options);
     let state = case.state();
     gpu.write(layout.whole(), &bytemuck::cast_slice(&state)[..layout.bytes()]).unwrap();
@@ -322,7 +325,7 @@ fn tuning_changes_no_bit() {
     let of = |ops: &[&'static str], tunings: &[Tuning]| {
         for op in ops {
             for case in conformance::cases(op, Effort::Few) {
-                let with = |tuning| left(&case, &case.program, Options { tuning, ..DEFAULT });
+                let with = |tuning| left(&case, &case.program, LaunchOptions { tuning, ..DEFAULT });
                 let usual = with(Tuning::DEFAULT);
                 for tuning in tunings {
                     assert!(with(*tuning) == usual, "{op}: {}: {tuning:?}", case.name);
@@ -338,7 +341,7 @@ fn tuning_changes_no_bit() {
 #[test]
 fn what_is_not_in_a_ranks_memory_is_not_touched() {
     emulated::start();
-    let card = Gpu::open(0).unwrap();
+    let gpu = Gpu::open(0).unwrap();
     let mut layout = Layout::default();
     let own = layout.slot::<u64>(&[32]);
     layout.begin_shared();
@@ -352,8 +355,7 @@ fn what_is_not_in_a_ranks_memory_is_not_touched() {
     };
     type Act<'a> = &'a dyn Fn(&mut Cuda) -> Result<()>;
     let is_refused = |act: Act<'_>| {
-        let nothing = Checkpoint::empty();
-        let mut cuda = Cuda::new(&card, &nothing, &[], &layout, &|_| Ok(())).unwrap();
+        let mut cuda = Cuda::new(&gpu, Blueprint::of_state(&layout)).unwrap();
         catch_unwind(AssertUnwindSafe(|| act(&mut cuda).unwrap())).is_err()
     };
     let clear = |slot| {
@@ -381,10 +383,10 @@ fn blocks_that_wait_for_each_other_and_do_not_all_fit_are_refused() {
     emulated::start();
     let case = conformance::cases("sample", Effort::Few).remove(0);
     let mut launch = case.op().launch(&Target::portable(4));
-    let card = Gpu::open(0).unwrap();
-    card.load(&launch).unwrap();
+    let gpu = Gpu::open(0).unwrap();
+    gpu.load(&launch).unwrap();
     launch.grid = [1000, 1, 1];
-    let error = card.load(&launch).unwrap_err().to_string();
+    let error = gpu.load(&launch).unwrap_err().to_string();
     assert!(error.contains("its 1000 blocks wait for each other, and 16 run at once"), "{error}");
 }
 

@@ -109,7 +109,7 @@ fn give_work(team: &mut Team, graphs: bool) {
         program.push(choose(rank.model()));
         let Executor::Cuda(cuda) = rank.device_mut() else { panic!("on a GPU") };
         assert!(!cuda.needs_hosts(&program));
-        cuda.set_options(cuda::Options {
+        cuda.set_options(cuda::LaunchOptions {
             graphs,
             programmatic: true,
             synchronous: false,

@@ -12,11 +12,11 @@ use crate::process::chaski;
 use chaski::comm::{Communicator, SingleRank};
 use chaski::engine;
 use chaski::error::{Error, Result};
-use chaski::executor::Executor;
-use chaski::executor::cuda::{Cuda, Gpu, Told};
+use chaski::executor::cuda::{Cuda, Gpu, OnProgress};
+use chaski::executor::{Blueprint, Executor};
 use chaski::model::Logits;
-use chaski::rank::Rank;
 use chaski::source::Source;
+use chaski::team::Team;
 
 /// Threads that load.
 const LOADERS: usize = 6;
@@ -122,23 +122,24 @@ fn request(tokens: usize) -> engine::Options {
     }
 }
 
-fn card() -> Gpu {
+fn gpu() -> Gpu {
     emulated::start();
     Gpu::open(0).unwrap()
 }
 
 /// The model on an emulated GPU, to which its weights may still be on their way.
 fn begin(
-    card: &Gpu,
+    gpu: &Gpu,
     case: &Path,
     tokens: usize,
     comm: Arc<dyn Communicator>,
-    told: Told,
-) -> Result<Rank> {
-    emulated::rank_on(&source(case), request(tokens), |_, checkpoint, weights, layout| {
-        let cuda = Cuda::while_loading(card, &checkpoint, weights, layout, comm, told)?;
+    on_progress: OnProgress,
+) -> Result<Team> {
+    let rank = emulated::rank_on(&source(case), request(tokens), |_, blueprint| {
+        let cuda = Cuda::while_loading(gpu, &Blueprint { comm, ..blueprint }, on_progress)?;
         Ok(Executor::Cuda(Box::new(cuda)))
-    })
+    });
+    rank.map(Team::from)
 }
 
 /// The weights, one after the other, that are the last which each op of a prefill needs.
@@ -158,11 +159,11 @@ fn needed(layers: usize, tied: bool) -> Vec<usize> {
 fn no_op_begins_before_its_weights_are_there() {
     for (name, layers, tied) in [("gqa4-hd64-bf16-tied", 3, true), ("gqa8-hd64-f16", 2, false)] {
         let (case, ids) = (case(name), [5, 3, 8, 2, 9, 1, 7]);
-        let mut plain = emulated::rank(&source(&case), request(7)).unwrap();
+        let mut plain = emulated::team(&source(&case), request(7)).unwrap();
         let plain = plain.prefill(&ids, Logits::All).unwrap().to_vec();
-        // The card's kernels are loaded then: nothing but its weights holds up an op.
-        let (card, alone) = (card(), Arc::new(SingleRank::default()));
-        let mut warm = begin(&card, &case, 7, alone, Box::new(|_| Ok(()))).unwrap();
+        // The gpu's kernels are loaded then: nothing but its weights holds up an op.
+        let (gpu, alone) = (gpu(), Arc::new(SingleRank::default()));
+        let mut warm = begin(&gpu, &case, 7, alone, Box::new(|_| Ok(()))).unwrap();
         assert!(warm.prefill(&ids, Logits::All).unwrap() == plain, "{name}: other bits");
         let needed = needed(layers, tied);
         let pieces = *needed.last().unwrap();
@@ -173,7 +174,7 @@ fn no_op_begins_before_its_weights_are_there() {
             held.hold();
             Ok(())
         });
-        let mut rank = begin(&card, &case, 7, Arc::new(Witness(watch.clone())), told).unwrap();
+        let mut rank = begin(&gpu, &case, 7, Arc::new(Witness(watch.clone())), told).unwrap();
         let logits = rank.prefill(&ids, Logits::All).unwrap().to_vec();
         let seen = watch.seen.lock().unwrap();
         assert_eq!((seen.ops.len(), seen.here), (needed.len(), pieces), "{:?}", seen.ops);
@@ -206,17 +207,16 @@ fn copied(case: &Path) -> tempfile::TempDir {
 #[test]
 fn a_file_that_becomes_shorter_is_told() {
     let folder = copied(&tied());
-    let (card, source) = (card(), source(folder.path()));
-    let mut rank = emulated::rank_on(&source, request(3), |_, checkpoint, weights, layout| {
+    let (gpu, source) = (gpu(), source(folder.path()));
+    let rank = emulated::rank_on(&source, request(3), |_, blueprint| {
         let file = File::options().write(true).open(folder.path().join("model.safetensors"));
         file.unwrap().set_len(4096).unwrap();
-        let (alone, told) = (Arc::new(SingleRank::default()), Box::new(|_| Ok(())));
-        let cuda = Cuda::while_loading(&card, &checkpoint, weights, layout, alone, told)?;
+        let cuda = Cuda::while_loading(&gpu, &blueprint, Box::new(|_| Ok(())))?;
         Ok(Executor::Cuda(Box::new(cuda)))
-    })
-    .unwrap();
+    });
+    let mut team = Team::from(rank.unwrap());
     for _ in 0..2 {
-        let told = rank.prefill(&[1, 2, 3], Logits::Last).unwrap_err().to_string();
+        let told = team.prefill(&[1, 2, 3], Logits::Last).unwrap_err().to_string();
         let file = folder.path().join("model.safetensors").display().to_string();
         assert!(told.starts_with(&file) && told.contains("has become shorter"), "{told}");
     }
@@ -225,7 +225,7 @@ fn a_file_that_becomes_shorter_is_told() {
 #[test]
 fn loading_ends_when_it_is_told_to_and_with_its_rank() {
     let stop = Box::new(|_| Err(Error::Interrupted));
-    let mut rank = begin(&card(), &tied(), 3, Arc::new(SingleRank::default()), stop).unwrap();
+    let mut rank = begin(&gpu(), &tied(), 3, Arc::new(SingleRank::default()), stop).unwrap();
     assert_eq!(rank.prefill(&[1, 2, 3], Logits::Last).unwrap_err(), Error::Interrupted);
     // What was told of weights is dropped with the rank, if not before.
     let owned = Arc::new(());
@@ -234,7 +234,7 @@ fn loading_ends_when_it_is_told_to_and_with_its_rank() {
         let _ = &owned;
         Ok(())
     });
-    drop(begin(&card(), &tied(), 3, Arc::new(SingleRank::default()), told).unwrap());
+    drop(begin(&gpu(), &tied(), 3, Arc::new(SingleRank::default()), told).unwrap());
     assert!(kept.upgrade().is_none());
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::gpus;
 use chaski::engine;
 use chaski::model::Logits;
-use chaski::rank::Rank;
+use chaski::rank::{Rank, Sequence};
 use chaski::sampler::SamplingOptions;
 use chaski::source::Source;
 
@@ -39,31 +39,38 @@ fn a_rank_that_is_late_has_everything_ready() {
     let mut team = gpus::team(&source, request, 1, &[0, 1]).unwrap();
     let ids = [1, 2, 3];
     team.begin(&SamplingOptions::default(), &ids).unwrap();
+    let mut sequence = team.sequence().clone();
+    let begun = sequence.clone();
     let take = move |rank: &mut Rank| {
         late(rank);
-        rank.forward(&ids, Logits::Last)?;
+        rank.forward(&begun, &ids, Logits::Last)?;
         rank.finish()
     };
     team.each(take).unwrap();
-    let choose = |rank: &mut Rank| {
+    sequence.position = ids.len();
+    let taken = sequence.clone();
+    let choose = move |rank: &mut Rank| {
         late(rank);
-        rank.sample()
+        rank.choice(&taken)?.token()
     };
     team.each(choose).unwrap();
     for _ in 0..3 {
-        let advance = |rank: &mut Rank| {
+        let taken = sequence.clone();
+        let advance = move |rank: &mut Rank| {
             late(rank);
-            rank.decode_step()
+            rank.next_choice(&taken)?.token()
         };
         let chosen = team.each(advance).unwrap();
         assert_eq!(chosen[0], chosen[1]);
+        sequence.position += 1;
     }
     // NCCL's first sum of a prompt that is long, behind a short one's over peer memory.
-    team.rewind(0).unwrap();
+    let begun = Sequence { position: 0, ..sequence };
     let take = move |rank: &mut Rank| {
         late(rank);
-        rank.forward(&ids, Logits::None)?;
-        rank.forward(&[1; LONG], Logits::Last)?;
+        rank.forward(&begun, &ids, Logits::None)?;
+        let short = Sequence { position: ids.len(), ..begun.clone() };
+        rank.forward(&short, &[1; LONG], Logits::Last)?;
         rank.finish()
     };
     team.each(take).unwrap();

@@ -8,12 +8,11 @@ use crate::peers::{
     LATE_STORES, THREAD_SANITIZER, catches, each, left_alone,
     passes_under_every_schedule_and_checker, tarry,
 };
-use chaski::checkpoint::Checkpoint;
 use chaski::comm::{Communicator, LocalGroup};
 use chaski::config::Shard;
 use chaski::error::Result;
 use chaski::executor::cuda::Gpu;
-use chaski::executor::{Executor, Hardware};
+use chaski::executor::{Blueprint, Executor, Hardware};
 use chaski::memory::{Layout, Slot};
 use chaski::op::Program;
 use chaski::ops::{self, RING, Sample, Sampling};
@@ -35,7 +34,7 @@ struct Rank {
 }
 
 impl Rank {
-    fn new(card: Gpu, room: &Arc<LocalGroup>, share: Shard, vocab: usize) -> Self {
+    fn new(gpu: Gpu, room: &Arc<LocalGroup>, share: Shard, vocab: usize) -> Self {
         let comm: Arc<dyn Communicator> = Arc::new(room.place(share.part));
         let mut layout = Layout::default();
         let one_stage = Shard { part: 0, parts: 1 };
@@ -44,9 +43,8 @@ impl Rank {
         let (token, positions) = (layout.slot(&[1]), layout.slot(&[1]));
         layout.begin_shared();
         let ring = layout.slot(&[RING]);
-        let (hardware, nothing) = (Hardware::Gpu(card), Checkpoint::empty());
-        let mut device =
-            Executor::of_rank(&hardware, nothing, &[], &layout, comm.clone(), &|_| Ok(())).unwrap();
+        let blueprint = Blueprint { comm: comm.clone(), ..Blueprint::of_state(&layout) };
+        let mut device = Executor::new(&Hardware::Gpu(gpu), blueprint).unwrap();
         device.write(sampling.tickets, &[0; 4]).unwrap();
         device.write(sampling.bins, &[0; 64]).unwrap();
         device.write(sampling.rounds, &[0; 4]).unwrap();
@@ -150,8 +148,8 @@ fn expected(vocab: usize, rounds: usize) -> Vec<Outcome> {
 
 /// What `world` ranks choose; the hosts wait only when the ring is full.
 fn check(world: usize, vocab: usize, rounds: usize) {
-    let chosen = each(world, |card, room, share| {
-        let mut rank = Rank::new(card, room, share, vocab);
+    let chosen = each(world, |gpu, room, share| {
+        let mut rank = Rank::new(gpu, room, share, vocab);
         let mut chosen = Vec::new();
         for round in 0..rounds {
             tarry(share.part, round);
@@ -221,7 +219,7 @@ fn mistakes_in_the_kernel_are_caught() {
 #[test]
 fn a_rank_that_is_gone_keeps_nobody() {
     for round in [0, 1, 2] {
-        let ready = |card, room: &_, share| Rank::new(card, room, share, 300);
+        let ready = |gpu, room: &_, share| Rank::new(gpu, room, share, 300);
         let said = left_alone(ready, |rank| rank.start(round).and_then(|()| rank.comm.leave()));
         assert!(said.contains("rank 1 on cuda:1") && said.contains("it is gone"), "{said}");
     }

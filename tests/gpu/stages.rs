@@ -18,15 +18,15 @@ use chaski::engine;
 use chaski::memory::Weight;
 use chaski::model::{Logits, Weights, cache_bytes_per_token};
 use chaski::sampler::SamplingOptions;
-use chaski::team::{Options, Team};
+use chaski::team::{Team, TeamOptions};
 
 fn case(name: &str) -> PathBuf {
     cases().into_iter().find(|case| case.ends_with(name)).unwrap()
 }
 
 /// Ranks in `stages` on the CPU.
-fn on_cpu(case: &Path, stages: usize, parts: usize, options: Options) -> Team {
-    cpus::team(case, stages * parts, Options { stages, ..options }).unwrap()
+fn on_cpu(case: &Path, stages: usize, parts: usize, options: TeamOptions) -> Team {
+    cpus::team(case, [stages, parts], options).unwrap()
 }
 
 /// Ranks in `stages` on emulated GPUs of these numbers.
@@ -68,11 +68,11 @@ fn stages_change_no_bit_of_the_logits_and_no_token() {
             if Dims::new(&config, parts).is_err() {
                 continue;
             }
-            let mut one = on_cpu(&case, 1, parts, Options::default());
+            let mut one = on_cpu(&case, 1, parts, TeamOptions::default());
             let plain = prefill(&mut one, &ids, ids.len());
             for stages in 2..=config.layers {
                 let told = format!("{}: {stages} x {parts}", case.display());
-                let mut team = on_cpu(&case, stages, parts, Options::default());
+                let mut team = on_cpu(&case, stages, parts, TeamOptions::default());
                 assert_eq!((team.world(), team.stages()), (stages * parts, stages));
                 for chunk in [ids.len(), 7, 1] {
                     assert!(plain == prefill(&mut team, &ids, chunk), "{told}, by {chunk}");
@@ -195,7 +195,7 @@ fn a_rank_of_any_stage_that_fails_or_stalls_ends_all() {
             Kind::Delay(_) => Duration::from_millis(500),
             _ => Duration::from_secs(30),
         };
-        let options = Options { timeout, fault: Some(fault), ..Options::default() };
+        let options = TeamOptions { timeout, fault: Some(fault), ..TeamOptions::default() };
         let (error, took) = failure(on_cpu(&case, 2, 2, options));
         let named = format!("rank {rank} on cpu failed in ");
         assert!(error.starts_with(&named) && !error.contains("in no op"), "{fault:?}: {error}");
@@ -208,11 +208,11 @@ fn a_rank_of_any_stage_that_fails_or_stalls_ends_all() {
 fn a_slow_stage_changes_nothing() {
     let case = case("gqa8-hd64-f16");
     let ids = expected(&case).ids;
-    let plain = prefill(&mut on_cpu(&case, 2, 2, Options::default()), &ids, 5);
+    let plain = prefill(&mut on_cpu(&case, 2, 2, TeamOptions::default()), &ids, 5);
     for rank in [1, 2] {
         let kind = Kind::Delay(Duration::from_millis(300));
         let fault = Some(Fault { rank, op: 20, kind });
-        let options = Options { fault, ..Options::default() };
+        let options = TeamOptions { fault, ..TeamOptions::default() };
         assert!(plain == prefill(&mut on_cpu(&case, 2, 2, options), &ids, 5));
     }
 }

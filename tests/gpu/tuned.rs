@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use chaski::engine::{Device, Engine, Model, Options, silent};
 use chaski::executor::cuda::Settings;
-use chaski::kernel::Places;
+use chaski::kernel::Paths;
 use chaski::source::Source;
 use serde_json::{Value, json};
 
@@ -15,8 +15,8 @@ use crate::emulated;
 fn a_tuned_step_is_that_of_a_model_that_is_loaded() {
     emulated::start();
     let cache = tempfile::tempdir().unwrap();
-    let places = Places { cache: Some(cache.path().to_owned()), ..Places::default() };
-    let cuda = Arc::new(Settings { places, ..Settings::default() });
+    let paths = Paths { cache: Some(cache.path().to_owned()), ..Paths::default() };
+    let cuda = Arc::new(Settings { paths, ..Settings::default() });
     let load = || -> Engine {
         let cuda = cuda.clone();
         let options = Options { device: Device::Cuda(0), cuda, text: false, ..Options::default() };

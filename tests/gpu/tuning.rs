@@ -4,7 +4,7 @@ use crate::emulated;
 use crate::process::chaski;
 use chaski::engine;
 use chaski::error::Result;
-use chaski::executor::cuda::Options;
+use chaski::executor::cuda::LaunchOptions;
 use chaski::op::{Prefetch, Trigger, Tuning};
 use chaski::qualify::{Lengths, tune};
 use chaski::source::Source;
@@ -30,7 +30,8 @@ fn a_small_model_says_the_same_under_each_tuning() {
     let mut clock =
         |tuning: &Tuning, _: &mut dyn FnMut() -> Result<()>| Ok(1.0 - 0.2 * wanted(tuning));
     let mut begun = 0;
-    let tuned = tune(small(), Options::default(), lengths, &mut clock, &mut || begun += 1).unwrap();
+    let tuned =
+        tune(small(), LaunchOptions::default(), lengths, &mut clock, &mut || begun += 1).unwrap();
     let (trigger, prefetch) = (Trigger::First, Prefetch::Paced);
     let chosen = Tuning { trigger, prefetch, ahead: 2, chunk: 20, tile: None };
     assert_eq!((tuned.tuning, begun), (chosen, 4));
@@ -38,7 +39,7 @@ fn a_small_model_says_the_same_under_each_tuning() {
     assert!(gains.iter().all(|gain| gain.abs() < 1e-9), "{tuned}");
     // What is slower for all its trouble stays out.
     let mut clock = |tuning: &Tuning, _: &mut dyn FnMut() -> Result<()>| Ok(2.0 + wanted(tuning));
-    let tuned = tune(small(), Options::default(), lengths, &mut clock, &mut || ()).unwrap();
+    let tuned = tune(small(), LaunchOptions::default(), lengths, &mut clock, &mut || ()).unwrap();
     let usual = Tuning { chunk: 48, ..Tuning::DEFAULT };
     assert_eq!((tuned.tuning, tuned.token, tuned.prompt), (usual, 1.0, 1.0));
 }

@@ -3,7 +3,7 @@
 use chaski::case::{CachePlace, Case, Content, HALF, Judge, Numbers, Setup};
 use chaski::checkpoint::Checkpoint;
 use chaski::encoding::Float;
-use chaski::executor::{Cpu, Threads};
+use chaski::executor::{Blueprint, Cpu, Threads};
 use chaski::memory::{Activation, Slot, Weight};
 use chaski::op::Program;
 use chaski::ops::{
@@ -42,7 +42,8 @@ fn empty_cache(setup: &mut Setup, rows: usize, kv_heads: usize) -> Cache {
 fn assert_same(case: &Case, chain: &Program, outputs: &[Slot<u8>]) {
     let run = |program: &Program| {
         let weights = Checkpoint::in_memory(case.encoding(), case.weight_region());
-        let mut cpu = Cpu::new(weights, &case.layout, &Threads::new(None).unwrap()).unwrap();
+        let blueprint = Blueprint::new(weights, &case.weights, &case.layout);
+        let mut cpu = Cpu::new(&Threads::new(None).unwrap(), blueprint).unwrap();
         let state = case.state();
         cpu.write(case.layout.whole().cast(), &state);
         cpu.run(program).unwrap();

@@ -9,7 +9,7 @@ use std::path::Path;
 use crate::hub_user::{User, file, model, names};
 use crate::process::chaski;
 use crate::stand_in::{COMMIT, File, Reply, Request, Server};
-use chaski::hub::{Hub, Options, Told};
+use chaski::hub::{Hub, HubOptions, Told};
 use chaski::source::{Repository, Source};
 use tempfile::tempdir;
 
@@ -264,7 +264,7 @@ fn tokens_are_found_where_they_are_kept_and_go_to_the_hub_alone() {
     assert!(elsewhere.requests().iter().all(|request| token(request).is_none()));
 
     let odd = BTreeMap::from([("HF_TOKEN", "hf\u{7}"), ("HF_HOME", "/none")]);
-    let Err(error) = Hub::new(Options::from_variables(&|key| odd.get(key).map(OsString::from)))
+    let Err(error) = Hub::new(HubOptions::from_variables(&|key| odd.get(key).map(OsString::from)))
     else {
         panic!()
     };

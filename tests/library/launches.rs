@@ -4,6 +4,7 @@ use chaski::checkpoint::Checkpoint;
 use chaski::config::{Config, Dims};
 use chaski::encoding::Float;
 use chaski::kernel::{Kernel, Launch};
+use chaski::lab::products;
 use chaski::model::{Llama, Logits, Sizes, Weights, prefill, step};
 use chaski::op::{Op, Target};
 use chaski::source::Source;
@@ -61,7 +62,8 @@ fn a_prompt_is_eight_kernels_a_layer_and_three() {
         let model = llama(model);
         let ops = prefill(&model, 512, Logits::Last).ops;
         assert_eq!(ops.len(), 8 * model.dims.layers + 3);
-        let products = ops.iter().filter(|op| op.name() == "matmul").map(|op| op.products().len());
+        let products =
+            ops.iter().filter(|op| op.name() == "matmul").map(|op| products(&**op).len());
         assert_eq!(products.max(), Some(3), "q, k and v in one launch");
     }
 }

@@ -16,8 +16,9 @@ use chaski::config::{Config, Dims};
 use chaski::executor::Hardware;
 use chaski::memory::Weight;
 use chaski::model::{Logits, MemoryBudget, Plan, Request, Weights};
+use chaski::rank::RankSpec;
 use chaski::sampler::SamplingOptions;
-use chaski::team::{Options, Team};
+use chaski::team::{Team, TeamOptions};
 
 /// Relative L2 of the logits at any position.
 const TOLERANCE: f64 = 1e-4;
@@ -35,8 +36,9 @@ fn logits_of_2_4_and_8_ranks_are_those_of_one_in_any_chunking() {
     for world in [2, 4, 8] {
         for case in splittable(world) {
             let Expected { ids, logits, .. } = expected(&case);
-            let one = prefill(&mut team(&case, 1, Options::default()).unwrap(), &ids, ids.len());
-            let mut team = team(&case, world, Options::default()).unwrap();
+            let one =
+                prefill(&mut team(&case, [1, 1], TeamOptions::default()).unwrap(), &ids, ids.len());
+            let mut team = team(&case, [1, world], TeamOptions::default()).unwrap();
             let ours = prefill(&mut team, &ids, ids.len());
             let told = format!("{} on {world} ranks", case.display());
             for other in [one, logits] {
@@ -55,7 +57,7 @@ fn all_ranks_hold_the_same_bits() {
     for world in [2, 8] {
         for case in splittable(world) {
             let ids = expected(&case).ids;
-            let mut team = team(&case, world, Options::default()).unwrap();
+            let mut team = team(&case, [1, world], TeamOptions::default()).unwrap();
             prefill(&mut team, &ids, 5);
             let residual = team.each(|rank| {
                 let x = rank.model().state.x;
@@ -73,7 +75,7 @@ fn all_ranks_hold_the_same_bits() {
 fn greedy_continuation_is_the_same_64_tokens() {
     for case in splittable(2) {
         let Expected { ids, greedy: theirs, .. } = expected(&case);
-        let mut team = team(&case, 2, Options::default()).unwrap();
+        let mut team = team(&case, [1, 2], TeamOptions::default()).unwrap();
         let greedy = SamplingOptions { temperature: 0.0, ..Default::default() };
         team.begin(&greedy, &ids).unwrap();
         team.forward(&ids, Logits::Last).unwrap();
@@ -196,8 +198,8 @@ fn a_rank_that_errs_or_panics_or_stalls_anywhere_ends_the_run_in_time() {
             Kind::Delay(_) => Duration::from_millis(500),
             _ => Duration::from_secs(30),
         };
-        let options = Options { timeout, fault: Some(fault), ..Options::default() };
-        let (error, took) = failure(team(case, world, options).unwrap());
+        let options = TeamOptions { timeout, fault: Some(fault), ..TeamOptions::default() };
+        let (error, took) = failure(team(case, [1, world], options).unwrap());
         let said = match kind {
             Kind::Error => "a fault that was asked for",
             Kind::Panic => "it panicked: a fault that was asked for",
@@ -242,10 +244,11 @@ fn what_is_to_be_done_on_failure_is_done_after_it_too() {
 fn a_slow_rank_changes_nothing() {
     let case = &splittable(2)[0];
     let ids = expected(case).ids;
-    let plain = prefill(&mut team(case, 2, Options::default()).unwrap(), &ids, 5);
+    let plain = prefill(&mut team(case, [1, 2], TeamOptions::default()).unwrap(), &ids, 5);
     let kind = Kind::Delay(Duration::from_millis(300));
-    let options = Options { fault: Some(Fault { rank: 1, op: 20, kind }), ..Options::default() };
-    assert!(plain == prefill(&mut team(case, 2, options).unwrap(), &ids, 5));
+    let options =
+        TeamOptions { fault: Some(Fault { rank: 1, op: 20, kind }), ..TeamOptions::default() };
+    assert!(plain == prefill(&mut team(case, [1, 2], options).unwrap(), &ids, 5));
 }
 
 #[test]
@@ -257,7 +260,8 @@ fn a_rank_that_gets_no_memory_is_named() {
     let mut plan = Plan::new(&config, &dims, 0, request, MemoryBudget::Host(1 << 30)).unwrap();
     plan.sizes.context = 1 << 50;
     let hardware = [Hardware::cpu().unwrap(), Hardware::cpu().unwrap()];
-    let team = Team::new(&config, checkpoint, &plan, &hardware, Options::default(), &|_| Ok(()));
+    let spec = RankSpec { config: &config, dims, checkpoint, plan: &plan };
+    let team = Team::new(spec, &hardware, TeamOptions::default(), &|_| Ok(()));
     let error = team.err().expect("no machine has that much").to_string();
     // Neither gets it: the first to be told so is named.
     let told =

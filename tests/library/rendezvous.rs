@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use chaski::comm::{Hello, Link, Secret, excuse, join};
+use chaski::comm::{Hello, ProcessLink, Secret, excuse, join};
 use chaski::error::{Error, Result};
 
 /// For those that come.
@@ -37,7 +37,7 @@ fn address() -> String {
 }
 
 /// What comes of it that these want to join, the first of them at once.
-fn meet(address: &str, hellos: Vec<Hello>, timeout: Duration) -> Vec<Result<Arc<Link>>> {
+fn meet(address: &str, hellos: Vec<Hello>, timeout: Duration) -> Vec<Result<Arc<ProcessLink>>> {
     thread::scope(|scope| {
         let come = |hello| scope.spawn(move || join(hello, address, &secret(), timeout));
         let threads: Vec<_> = hellos.into_iter().map(come).collect();
@@ -142,7 +142,7 @@ fn connect(address: &str) -> TcpStream {
     }
 }
 
-fn first(address: &str, timeout: Duration) -> thread::JoinHandle<Result<Arc<Link>>> {
+fn first(address: &str, timeout: Duration) -> thread::JoinHandle<Result<Arc<ProcessLink>>> {
     let address = address.to_owned();
     thread::spawn(move || join(hello(0, 2), &address, &secret(), timeout))
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use chaski::checkpoint::Checkpoint;
 use chaski::config::{Config, Dims};
 use chaski::encoding::Float;
-use chaski::executor::{Executor, Hardware};
+use chaski::executor::{Blueprint, Executor, Hardware};
 use chaski::model::{Llama, Logits, Sizes, Weights, decode, prefill};
 use chaski::op::Program;
 
@@ -42,8 +42,8 @@ impl Bed {
         let (model, layout) = Llama::lay_out(&config, dims, weights, sizes);
         let initial = model.initial_state(&config, &checkpoint).unwrap();
         let cpu = Hardware::cpu().unwrap();
-        let mut executor =
-            Executor::new(&cpu, checkpoint, &matrices, &layout, &|_| Ok(())).unwrap();
+        let blueprint = Blueprint::new(checkpoint, &matrices, &layout);
+        let mut executor = Executor::new(&cpu, blueprint).unwrap();
         for (slot, bytes) in initial {
             executor.write(slot, &bytes).unwrap();
         }

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 
-use crate::comm::{self, DEFAULT_TIMEOUT};
+use crate::comm::{DEFAULT_TIMEOUT, Launcher};
 
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Several ranks")]
@@ -42,33 +42,6 @@ pub struct SplitArgs {
     #[arg(long, value_name = "SECONDS", default_value_t = DEFAULT_TIMEOUT.as_secs_f64())]
     #[arg(value_parser = seconds)]
     pub timeout: f64,
-}
-
-/// Whose environment variables tell a process which of several it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Launcher {
-    /// The first of the others whose variables are set
-    Auto,
-    /// torchrun, or a Kubernetes PyTorchJob: RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT
-    Torchrun,
-    /// mpirun of Open MPI, MPICH or Intel MPI
-    Mpi,
-    /// srun
-    Slurm,
-    /// An indexed Kubernetes job: JOB_COMPLETION_INDEX, WORLD_SIZE, MASTER_ADDR
-    Kubernetes,
-}
-
-impl From<Launcher> for comm::Launcher {
-    fn from(launcher: Launcher) -> Self {
-        match launcher {
-            Launcher::Auto => Self::Auto,
-            Launcher::Torchrun => Self::Torchrun,
-            Launcher::Mpi => Self::Mpi,
-            Launcher::Slurm => Self::Slurm,
-            Launcher::Kubernetes => Self::Kubernetes,
-        }
-    }
 }
 
 impl SplitArgs {

@@ -118,7 +118,7 @@ impl<'a> Subject<'a> {
         note_ceilings(&ceilings, multiplied, devices);
         let nvml = match &opened.hardware[0] {
             Hardware::Cpu(_) => None,
-            Hardware::Gpu(card) => card.nvml(),
+            Hardware::Gpu(gpu) => gpu.nvml(),
         };
         let mut row = common_fields(&opened, nvml.as_ref())?;
         let fill = match args.depth_fill {
@@ -149,7 +149,7 @@ fn ready<R>(table: &Table, make: impl FnOnce() -> R) -> R {
 fn devices(hardware: &[Hardware]) -> usize {
     let ordinals = hardware.iter().filter_map(|hardware| match hardware {
         Hardware::Cpu(_) => None,
-        Hardware::Gpu(card) => Some(card.ordinal),
+        Hardware::Gpu(gpu) => Some(gpu.ordinal),
     });
     ordinals.collect::<BTreeSet<_>>().len().max(1)
 }
@@ -160,7 +160,7 @@ fn llama_bench_fields(opened: &Model, plan: &Plan) -> Result<Row> {
     let (parameters, weight_bytes) = sizes(checkpoint);
     let gpus = hardware.iter().filter_map(|hardware| match hardware {
         Hardware::Cpu(_) => None,
-        Hardware::Gpu(card) => Some((card.name.clone(), card.ordinal)),
+        Hardware::Gpu(gpu) => Some((gpu.name.clone(), gpu.ordinal)),
     });
     let gpus: Vec<_> = gpus.collect();
     let run = Run {
@@ -209,7 +209,7 @@ pub(super) fn common_fields(opened: &Model, nvml: Option<&Nvml>) -> Result<Row> 
             let device = format!("{cpu}, {}", vector::instruction_set());
             (device, Some(threads.count()), None)
         }
-        Hardware::Gpu(card) => (card.name.clone(), None, Some(card.options.tuning.to_string())),
+        Hardware::Gpu(gpu) => (gpu.name.clone(), None, Some(gpu.options.tuning.to_string())),
     };
     let Value::Object(row) = json!({
         "model": source.to_string(),

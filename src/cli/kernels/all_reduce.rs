@@ -61,18 +61,18 @@ pub fn bench(
     let settings = options(&args.model)?.cuda;
     let mut table = None;
     let mut each = places.into_iter().map(|ordinals| {
-        let cards = cards(&ordinals, source, &settings)?;
-        let columns = if shares_gpu(&cards) { SHARED_SUM_COLUMNS } else { SUM_COLUMNS };
+        let gpus = gpus(&ordinals, source, &settings)?;
+        let columns = if shares_gpu(&gpus) { SHARED_SUM_COLUMNS } else { SUM_COLUMNS };
         let table = table.get_or_insert_with(|| Table::new(args.output.into(), NAME, columns));
-        let nvml = cards[0].nvml();
-        let subject = subject(&model.to_string(), &cards[0], nvml.as_ref(), source);
-        let timed = || time_sums(&cards, &sizes, args.repetitions, limit, &begins);
+        let nvml = gpus[0].nvml();
+        let subject = subject(&model.to_string(), &gpus[0], nvml.as_ref(), source);
+        let timed = || time_sums(&gpus, &sizes, args.repetitions, limit, &begins);
         let ((sums, result), conditions) = watched(nvml.as_ref(), timed);
-        for row in sum_rows(&sums, &cards, token_bytes, &conditions, &subject) {
+        for row in sum_rows(&sums, &gpus, token_bytes, &conditions, &subject) {
             print(&table.row(&row))?;
         }
         result?;
-        conclude(&sums, cards.len());
+        conclude(&sums, gpus.len());
         Ok(())
     });
     // Whatever ends it, what was measured is a whole table.
@@ -122,20 +122,20 @@ fn places(args: &KernelBenchArgs) -> Result<Vec<Vec<u32>>> {
     Ok(ranks.map(|ranks| (0..ranks).collect()).collect())
 }
 
-fn cards(ordinals: &[u32], source: Option<&Source>, settings: &Arc<Settings>) -> Result<Vec<Gpu>> {
+fn gpus(ordinals: &[u32], source: Option<&Source>, settings: &Arc<Settings>) -> Result<Vec<Gpu>> {
     let open = |ordinal: &u32| {
-        let card = Gpu::open_as(*ordinal, settings)?;
-        source.into_iter().for_each(|source| card.replace_kernel(source.clone()));
-        Ok(card)
+        let gpu = Gpu::open_as(*ordinal, settings)?;
+        source.into_iter().for_each(|source| gpu.replace_kernel(source.clone()));
+        Ok(gpu)
     };
     ordinals.iter().map(open).collect()
 }
 
 /// What all rows have in common.
-fn subject(model: &str, card: &Gpu, nvml: Option<&Nvml>, source: Option<&Source>) -> Row {
+fn subject(model: &str, gpu: &Gpu, nvml: Option<&Nvml>, source: Option<&Source>) -> Row {
     let Value::Object(row) = json!({
         "model": model,
-        "device": card.name,
+        "device": gpu.name,
         "source": source.map_or("built-in", |source| &source.path),
         "driver": nvml.and_then(Nvml::driver),
         "commit": env!("CHASKI_VERSION"),

@@ -24,7 +24,7 @@ use crate::executor::Hardware;
 use crate::executor::cuda::{Nvml, check_cublas};
 use crate::kernel::{Kernel, Source};
 use crate::lab::{
-    Candidate, Group, KERNEL_COLUMNS, OpBench, Phase, ROTATION, Times, Tuning, check_turns,
+    BenchStep, Candidate, Group, KERNEL_COLUMNS, OpBench, ROTATION, Times, Tuning, check_turns,
     kernel_row, kernels_of, measure, table,
 };
 use crate::ops::Tuned;
@@ -61,17 +61,17 @@ pub fn bench(args: &KernelBenchArgs, emulated: Option<u32>) -> Result<()> {
     check_wanted(&model, &phases, &wanted, &candidates)?;
     let hardware = &model.hardware[0];
     for source in candidates.iter().filter_map(Candidate::source) {
-        let Hardware::Gpu(card) = hardware else {
+        let Hardware::Gpu(gpu) = hardware else {
             return Err(Error::usage(format!(
                 "{}: kernels run on a GPU; --emulate 1 emulates one",
                 source.path
             )));
         };
-        passed(source, card.ordinal, emulated, args.time_limit)?;
+        passed(source, gpu.ordinal, emulated, args.time_limit)?;
     }
     let nvml = match hardware {
         Hardware::Cpu(_) => None,
-        Hardware::Gpu(card) => card.nvml(),
+        Hardware::Gpu(gpu) => gpu.nvml(),
     };
     let subject = common_fields(&model, nvml.as_ref())?;
     let weights = model.checkpoint.tensors().map(|(_, tensor)| tensor.bytes).sum();
@@ -251,9 +251,9 @@ fn fitted(args: &KernelBenchArgs) -> Result<Model> {
 }
 
 /// The steps whose kernels are timed.
-fn phases(args: &KernelBenchArgs) -> Vec<Phase> {
-    let decode = Phase::Decode { depth: args.n_depth };
-    let prefill = (args.n_prompt > 0).then_some(Phase::Prefill { tokens: args.n_prompt });
+fn phases(args: &KernelBenchArgs) -> Vec<BenchStep> {
+    let decode = BenchStep::Decode { depth: args.n_depth };
+    let prefill = (args.n_prompt > 0).then_some(BenchStep::Prefill { tokens: args.n_prompt });
     [decode].into_iter().chain(prefill).collect()
 }
 
@@ -267,7 +267,7 @@ fn is_against_cublas(candidates: &[Candidate]) -> bool {
 /// A kernel that no step has.
 fn check_wanted(
     model: &Model,
-    phases: &[Phase],
+    phases: &[BenchStep],
     wanted: &[&Kernel],
     candidates: &[Candidate],
 ) -> Result<()> {
@@ -296,21 +296,21 @@ fn loaded(model: &Model, depth: usize) -> Result<OpBench> {
     let (checkpoint, hardware) = (model.checkpoint.clone(), model.hardware[0].clone());
     let missed = (depth, cache_bytes(&hardware)?);
     let bar = progress(plan.weight_bytes as u64, "weights");
-    let loaded = |bytes| {
+    let on_progress = |bytes| {
         bar.inc(bytes);
         Ok(())
     };
-    let bed = OpBench::new(&model.config, checkpoint, hardware, plan.sizes, missed, &loaded);
+    let bed = OpBench::new(&model.config, checkpoint, hardware, plan.sizes, missed, &on_progress);
     bar.finish_and_clear();
     bed
 }
 
 /// The size of the last cache before the memory.
 fn cache_bytes(hardware: &Hardware) -> Result<usize> {
-    let Hardware::Gpu(card) = hardware else {
+    let Hardware::Gpu(gpu) = hardware else {
         let text = fs::read_to_string("/sys/devices/system/cpu/cpu0/cache/index3/size");
         let kibibytes = text.ok().and_then(|text| text.trim().strip_suffix('K')?.parse().ok());
         return Ok(kibibytes.map_or(USUAL_CPU_CACHE, |kibibytes: usize| kibibytes << 10));
     };
-    card.cache_bytes()
+    gpu.cache_bytes()
 }

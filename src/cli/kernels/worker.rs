@@ -52,20 +52,20 @@ pub fn work(
         emulate(devices, &|_| ())?;
     }
     thread::spawn(end_with_the_other);
-    let card = Gpu::open_as(device, &defaults()?.cuda)?;
+    let gpu = Gpu::open_as(device, &defaults()?.cuda)?;
     if let Some(source) = source {
-        card.replace_kernel(source);
+        gpu.replace_kernel(source);
     }
     for kernel in kernels {
-        Event::Kernel { device: card.name.clone() }.tell()?;
-        let cases = match kernel.suits(card.capability) {
+        Event::Kernel { device: gpu.name.clone() }.tell()?;
+        let cases = match kernel.suits(gpu.capability) {
             true => conformance::cases(kernel.name, effort),
             false => Vec::new(),
         };
         let mut wrong = 0;
         for case in &cases {
             Event::Begin { case: case.name.clone() }.tell()?;
-            let outcome = conformance::run(case, &card, orders)?;
+            let outcome = conformance::run(case, &gpu, orders)?;
             wrong += usize::from(outcome.wrong.is_some());
             Event::End { wrong: outcome.wrong }.tell()?;
             if wrong == MOST_WRONG {

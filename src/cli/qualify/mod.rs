@@ -15,7 +15,7 @@ use crate::checkpoint::Checkpoint;
 use crate::config::{Config, Dims};
 use crate::engine::{How, find_out, kept, usable};
 use crate::error::{Result, count};
-use crate::executor::cuda::{self, Gpu, Options};
+use crate::executor::cuda::{self, Gpu, LaunchOptions};
 use crate::qualify::{self, Check, Found, Identity, PeerVerdict, Record, Standing, Verdict};
 
 /// Finds out anew what a GPU computes, and prints it.
@@ -27,17 +27,17 @@ pub fn run(args: &QualifyArgs) -> Result<()> {
         return worker::work(args.device);
     }
     check_gpu()?;
-    let card = Gpu::open_as(args.device, &defaults()?.cuda)?;
-    let options = card.settings.wanted().on(card.capability);
+    let gpu = Gpu::open_as(args.device, &defaults()?.cuda)?;
+    let options = gpu.settings.wanted().on(gpu.capability);
     let checks = match &args.model {
-        None => qualify::all(&card, options),
-        Some(model) => of_model(&card, options, model)?,
+        None => qualify::all(&gpu, options),
+        Some(model) => of_model(&gpu, options, model)?,
     };
-    let mut record = Record::load(Identity::of(&card)?, &card.settings.places);
+    let mut record = Record::load(Identity::of(&gpu)?, &gpu.settings.paths);
     record.peers.clear(); // ranks try it again
     let (limit, checker) = (limit(args.time_limit), checker()?);
     let how = How { anew: true, thorough: args.thorough, limit, checker: Some(&checker) };
-    let standing = find_out(&card, options, &checks, &mut record, how, &observer())?;
+    let standing = find_out(&gpu, options, &checks, &mut record, how, &observer())?;
     match args.json {
         true => {
             let Standing { options, tuned, lines, faults } = &standing;
@@ -57,16 +57,16 @@ pub fn run(args: &QualifyArgs) -> Result<()> {
         }
         false => print(&table(&record, &standing))?,
     }
-    usable(&card, &standing, &record)
+    usable(&gpu, &standing, &record)
 }
 
 /// The checks for a model of this name that is not split.
-fn of_model(card: &Gpu, options: Options, name: &str) -> Result<Vec<Check>> {
+fn of_model(gpu: &Gpu, options: LaunchOptions, name: &str) -> Result<Vec<Check>> {
     let source = cached(name)?;
     let config = Config::load(&source)?;
     let (dims, checkpoint) = (Dims::new(&config, 1)?, Checkpoint::open(&source)?);
-    card.suits(&dims, &checkpoint)?;
-    qualify::of_model(card, options, &config, &dims, &checkpoint)
+    gpu.suits(&dims, &checkpoint)?;
+    qualify::of_model(gpu, options, &config, &dims, &checkpoint)
 }
 
 fn table(record: &Record, standing: &Standing) -> String {
@@ -95,15 +95,15 @@ fn limit(given: Option<f64>) -> Duration {
 ///
 /// # Errors
 /// When the driver does not answer.
-pub fn state(card: &Gpu) -> Result<String> {
-    let record = Record::load(Identity::of(card)?, &card.settings.places);
+pub fn state(gpu: &Gpu) -> Result<String> {
+    let record = Record::load(Identity::of(gpu)?, &gpu.settings.paths);
     let is_wrong = |verdict: &&Verdict| verdict.found.wrong.is_some();
     let wrong: Vec<_> = record.verdicts.iter().filter(is_wrong).collect();
     let tuned = |Verdict { check, found, .. }: &Verdict| {
         found.tuned.as_ref().map(|tuned| format!("; {check}: {tuned}"))
     };
     let tuned: String = record.verdicts.iter().filter_map(tuned).collect();
-    let own = card.uuid()?;
+    let own = gpu.uuid()?;
     let broken = |verdict: &&PeerVerdict| !verdict.works && verdict.gpus.contains(&own);
     let broken = record.peers.iter().filter(broken).map(|PeerVerdict { gpus, .. }| {
         format!("; peer memory between {} GPUs, of which it is one, does not work", gpus.len())

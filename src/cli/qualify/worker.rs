@@ -24,7 +24,7 @@ fn tell(reply: &Reply) -> Result<()> {
 /// A GPU that cannot be used.
 pub fn work(device: u32) -> Result<()> {
     let (ordered, orders) = mpsc::channel();
-    let card = Gpu::open_as(device, &defaults()?.cuda)?;
+    let gpu = Gpu::open_as(device, &defaults()?.cuda)?;
     // Even when a kernel does not end, the process does when nobody has orders any more.
     thread::spawn(move || {
         let lines = io::stdin().lines().map_while(|line| line.ok());
@@ -35,7 +35,7 @@ pub fn work(device: u32) -> Result<()> {
     tell(&Reply::Ready)?;
     for order in orders {
         let mut unheard = Ok(());
-        let found = perform(&order, &card, &mut |phase| {
+        let found = perform(&order, &gpu, &mut |phase| {
             let told = tell(&match phase {
                 Phase::Loading => Reply::Loading,
                 Phase::Case(name) => Reply::Case(name.to_owned()),

@@ -5,7 +5,7 @@ mod stall;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
-use super::{Communicator, Link, Look, Way};
+use super::{Communicator, Direction, Look, ProcessLink};
 use crate::error::{Error, Result};
 use stall::Stall;
 
@@ -13,7 +13,7 @@ use stall::Stall;
 pub struct LocalGroup {
     own: Weak<LocalGroup>,
     /// To other processes.
-    link: OnceLock<Weak<Link>>,
+    link: OnceLock<Weak<ProcessLink>>,
     /// What each rank runs on, for messages.
     devices: Vec<String>,
     /// The number of the first rank, of all that are in other rooms too.
@@ -342,14 +342,14 @@ impl Communicator for InProcess {
         }
     }
 
-    fn pass(&self, values: &mut [f32], way: Way) {
-        let (sender, own) = match way {
-            Way::Send => (self.rank, &*values),
-            Way::Receive => (self.rank - self.stage().len(), &[][..]),
+    fn pass(&self, values: &mut [f32], direction: Direction) {
+        let (sender, own) = match direction {
+            Direction::Send => (self.rank, &*values),
+            Direction::Receive => (self.rank - self.stage().len(), &[][..]),
         };
         let passing = 1 + self.room.stages + sender;
         let given = self.give(passing, bytemuck::cast_slice(own));
-        if let (Some([given, _]), Way::Receive) = (given, way) {
+        if let (Some([given, _]), Direction::Receive) = (given, direction) {
             let given = given.read().unwrap_or_else(PoisonError::into_inner);
             values.copy_from_slice(bytemuck::cast_slice(&given));
         }

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::{Doing, LocalGroup, Progress, lock};
-use crate::comm::Link;
+use crate::comm::ProcessLink;
 use crate::error::Error;
 
 /// How long ranks have to come out of what they wait for, once they have been woken.
@@ -99,7 +99,7 @@ impl LocalGroup {
     }
 
     /// From now on who is to blame is settled with the other processes.
-    pub(in crate::comm) fn join(&self, link: &Arc<Link>) {
+    pub(in crate::comm) fn join(&self, link: &Arc<ProcessLink>) {
         let _ = self.link.set(Arc::downgrade(link)); // there is but one
     }
 
@@ -160,7 +160,7 @@ impl LocalGroup {
             thread::sleep(GLANCE);
         }
         let before = self.places();
-        if has_devices && before.iter().any(Place::is_busy) {
+        if has_devices && before.iter().any(Activity::is_busy) {
             thread::sleep(STILL);
         }
         let mut places = self.places();
@@ -170,11 +170,11 @@ impl LocalGroup {
         Some(self.stall_of(rank, places[rank].looked.take()))
     }
 
-    fn places(&self) -> Vec<Place> {
+    fn places(&self) -> Vec<Activity> {
         let place = |rank: usize| {
             let doing = *lock(&self.doing[rank]);
             let begun = doing.is_at_work.then_some(doing.count);
-            Place { begun, looked: self.look(rank, false) }
+            Activity { begun, looked: self.look(rank, false) }
         };
         (0..self.doing.len()).map(place).collect()
     }
@@ -182,14 +182,14 @@ impl LocalGroup {
 
 /// Where a rank is.
 #[derive(PartialEq)]
-struct Place {
+struct Activity {
     /// Ops that its host has begun, if it is at work.
     begun: Option<usize>,
     /// The op that its device is in, if it is in any.
     looked: Option<String>,
 }
 
-impl Place {
+impl Activity {
     fn is_busy(&self) -> bool {
         self.begun.is_some() || self.looked.is_some()
     }

@@ -12,8 +12,7 @@ use super::stream::Stream;
 use super::{Cuda, Recorded};
 use crate::encoding::{Encoding, Float};
 use crate::error::{Error, Result};
-use crate::memory::{Slot, Weight};
-use crate::op::Product;
+use crate::memory::{Activation, Slot, Weight};
 
 /// What NVIDIA says that products on Hopper are best given.
 const WORKSPACE_BYTES: usize = 32 << 20;
@@ -26,6 +25,18 @@ pub struct CublasLt {
 
 // SAFETY: any thread may use a handle.
 unsafe impl Send for CublasLt {}
+
+/// `y = x weight'`, or `y += x weight'`
+#[derive(Debug, Clone, Copy)]
+pub struct Product {
+    /// Of the weight's type, `[T, K]`; none where it is f32, which only our kernels take.
+    pub x: Option<Activation>,
+    /// `[N, K]`
+    pub weight: Weight,
+    pub residual: bool,
+    /// `[T, N]`
+    pub y: Slot<f32>,
+}
 
 /// `y = x weight'`, or `y += x weight'`, by addresses: all matrices of whole rows.
 struct Multiply {

@@ -6,7 +6,7 @@ use super::driver::{self, Context};
 use super::kernels::Kernels;
 use super::locked;
 use super::nvml::Nvml;
-use super::options::Options;
+use super::options::LaunchOptions;
 use super::settings::Settings;
 use crate::checkpoint::Checkpoint;
 use crate::config::Dims;
@@ -28,7 +28,7 @@ pub struct Gpu {
     /// Compute capability, major and minor.
     pub capability: (u32, u32),
     /// How work is given to it; of that it does what it can.
-    pub options: Options,
+    pub options: LaunchOptions,
     /// What was asked for.
     pub settings: Arc<Settings>,
 }

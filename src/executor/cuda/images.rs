@@ -7,7 +7,7 @@ use std::path::Path;
 use super::emulator;
 use crate::error::{Error, Result};
 use crate::kernel::nvrtc::{Nvrtc, Output};
-use crate::kernel::{ARCHS, Arch, Kernel, Places, Source};
+use crate::kernel::{ARCHS, Arch, Kernel, Paths, Source};
 
 /// Code as the driver takes it.
 pub struct Image {
@@ -66,7 +66,7 @@ impl Form {
         self,
         source: &Source,
         (major, minor): (u32, u32),
-        places: &Places,
+        paths: &Paths,
     ) -> Result<Image> {
         let known = ARCHS.iter().rev().find(|arch| arch.runs_on(major, minor));
         let (name, arch) = match (self, known) {
@@ -83,7 +83,7 @@ impl Form {
             (Some(nvrtc), ..) => emulated(nvrtc, source, &name)?.into(),
             (None, Some(build), _) => build.cubin.into(),
             (None, None, Some(ptx)) => [ptx.text.as_bytes(), &[0]].concat().into(),
-            (None, None, None) => source.compile(&name, places)?.into(),
+            (None, None, None) => source.compile(&name, paths)?.into(),
         };
         Ok(Image { bytes, arch })
     }

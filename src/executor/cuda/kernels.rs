@@ -13,7 +13,7 @@ use super::settings::{Carveout, Settings};
 use super::stream::{Function, Module};
 use crate::error::{Error, Result};
 use crate::kernel::compile::hash;
-use crate::kernel::{Export, KERNELS, Kernel, Launch, Places, Source};
+use crate::kernel::{Export, KERNELS, Kernel, Launch, Paths, Source};
 
 /// Modules by kernel, functions by export.
 #[derive(Debug)]
@@ -21,7 +21,7 @@ pub struct Kernels {
     context: Arc<Context>,
     capability: (u32, u32),
     carveout: Carveout,
-    places: Places,
+    paths: Paths,
     /// What takes the place of built-in sources, by kernel.
     sources: HashMap<&'static str, Source>,
     functions: HashMap<&'static str, (Function, u32)>,
@@ -38,7 +38,7 @@ impl Kernels {
             context: context.clone(),
             capability: context.capability()?,
             carveout: settings.carveout,
-            places: settings.places.clone(),
+            paths: settings.paths.clone(),
             sources: HashMap::new(),
             functions: HashMap::new(),
             modules: HashMap::new(),
@@ -108,7 +108,7 @@ impl Kernels {
         }
         let mut hasher = DefaultHasher::new();
         let first = forms(kernel, self.capability)?[0];
-        first.image(&kernel.into(), self.capability, &self.places)?.bytes.hash(&mut hasher);
+        first.image(&kernel.into(), self.capability, &self.paths)?.bytes.hash(&mut hasher);
         Ok(format!("{:016x}", hasher.finish()))
     }
 
@@ -132,7 +132,7 @@ impl Kernels {
         };
         let mut refused = None;
         for form in forms {
-            let image = form.image(&own, self.capability, &self.places);
+            let image = form.image(&own, self.capability, &self.paths);
             // What is the matter with the first form is what a user can mend.
             let image = image.map_err(|error| refused.take().unwrap_or(error))?;
             match Module::load(&self.context, &image, &doing)? {

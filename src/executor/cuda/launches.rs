@@ -47,7 +47,7 @@ impl Resolved {
 
     /// What the host does before [`Self::queue`], if it has to.
     pub(super) fn prepare(&self, cuda: &mut Cuda) -> Result<()> {
-        match self.exchange {
+        match &self.exchange {
             Some(exchange) if cuda.link.is_by_hosts() => cuda.exchange_on_host(exchange),
             _ => Ok(()),
         }
@@ -55,8 +55,9 @@ impl Resolved {
 
     /// Queues what NCCL does for it.
     pub(super) fn exchange(&self, cuda: &Cuda) -> Result<()> {
-        if let (Some(exchange), Some(nccl)) = (self.exchange, cuda.link.nccl()) {
-            let (Exchange::Sum(slot) | Exchange::SendRecv(slot, _)) = exchange;
+        if let (Some(exchange), Some(nccl)) = (&self.exchange, cuda.link.nccl())
+            && let Some(slot) = exchange.numbers()
+        {
             let address = cuda.state.address(slot.offset()..slot.offset() + slot.bytes());
             // SAFETY: the address is of a slot of the exchange's size in the state region, as below.
             unsafe { nccl.exchange(&cuda.stream, exchange, address) }?;
@@ -98,18 +99,21 @@ impl Cuda {
     pub(super) fn resolve(&self, program: &Program) -> Result<Vec<Resolved>> {
         let mut kernels = locked(&self.kernels);
         let mut follows_pass = false;
-        let by_nccl = |op: &dyn Op| op.exchange(&self.gpu).is_some() && self.link.nccl().is_some();
+        let by_nccl = |op: &dyn Op| {
+            let numbers = op.exchange(&self.target).and_then(|exchange| exchange.numbers());
+            numbers.is_some() && self.link.nccl().is_some()
+        };
         let traced = program.ops.iter().map(|op| (op.name(), by_nccl(&**op))).collect();
         let [word, first_place] = self.trace.of(traced);
         let mut resolve = |number: usize, op: &dyn Op| {
-            let exchange = op.exchange(&self.gpu);
+            let exchange = op.exchange(&self.target);
             // NCCL's kernels do not let others begin early.
             let is_programmatic = !by_nccl(op) && !follows_pass;
             follows_pass = matches!(exchange, Some(Exchange::SendRecv(..)));
             if follows_pass {
                 return Ok(Resolved::only(op.name(), exchange));
             }
-            let launch = op.launch(&self.gpu);
+            let launch = op.launch(&self.target);
             let mut words = self.addresses(&launch.arguments)?;
             if let Some(at) = launch.arguments.trace() {
                 words[at / 8..][..2].copy_from_slice(&[word, first_place + number as u64]);
@@ -137,7 +141,7 @@ impl Cuda {
         let mut words = vec![0u64; arguments.bytes().len().div_ceil(8)];
         bytemuck::cast_slice_mut(&mut words)[..arguments.bytes().len()]
             .copy_from_slice(arguments.bytes());
-        for place in arguments.places() {
+        for place in arguments.pointers() {
             let (at, bytes) = (place.region_offset, place.bytes);
             words[place.offset / 8] = match (place.region, at.checked_sub(self.own_bytes)) {
                 (Which::Weights, _) => self.weights.address(at, bytes),
@@ -158,7 +162,7 @@ impl Cuda {
 
     /// How many of the weights must be here for a kernel with these arguments, in the order of their use.
     pub(super) fn weights_of(&self, arguments: &Arguments) -> usize {
-        let places = arguments.places().iter().map(|place| (place.region, place.region_offset));
+        let places = arguments.pointers().iter().map(|place| (place.region, place.region_offset));
         let maps = arguments.maps().iter().map(|(_, map)| (map.region, map.region_offset));
         let of_weights = places.chain(maps).filter(|(region, _)| matches!(region, Which::Weights));
         of_weights.map(|(_, at)| self.weights.count_with(at)).max().unwrap_or(0)
@@ -166,7 +170,8 @@ impl Cuda {
 
     /// Whether the hosts of several ranks must do some of `program` for their GPUs.
     pub fn needs_hosts(&self, program: &Program) -> bool {
-        program.ops.iter().any(|op| op.together(&self.gpu).is_some())
+        let by_hosts = |exchange| matches!(exchange, Some(Exchange::ByHosts(_)));
+        program.ops.iter().any(|op| by_hosts(op.exchange(&self.target)))
     }
 
     /// Does an op of several ranks that no kernel does: by its reference, on copies of `slots`, which are

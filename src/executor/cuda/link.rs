@@ -11,7 +11,7 @@ use super::driver::{Alarm, Context};
 use super::nccl::Nccl;
 use super::stream::Stream;
 use super::{Cuda, Gpu, Peers, emulator};
-use crate::comm::{Communicator, Way};
+use crate::comm::{Communicator, Direction};
 use crate::error::{Error, Result};
 use crate::memory::Slot;
 use crate::op::{Exchange, Program};
@@ -62,18 +62,24 @@ impl Joined {
     ///
     /// # Safety
     /// The exchange's numbers are there, on the GPU that the stream is of, until the stream has come past.
-    pub unsafe fn exchange(&self, stream: &Stream, exchange: Exchange, address: u64) -> Result<()> {
+    pub unsafe fn exchange(
+        &self,
+        stream: &Stream,
+        exchange: &Exchange,
+        address: u64,
+    ) -> Result<()> {
         // SAFETY: as the caller says.
         unsafe {
             match exchange {
                 Exchange::Sum(slot) => self.stage.all_reduce(stream, address, slot.len()),
-                Exchange::SendRecv(slot, way) => {
-                    let peer = match way {
-                        Way::Send => self.rank + self.parts,
-                        Way::Receive => self.rank - self.parts,
+                Exchange::SendRecv(slot, direction) => {
+                    let peer = match direction {
+                        Direction::Send => self.rank + self.parts,
+                        Direction::Receive => self.rank - self.parts,
                     };
-                    self.all.pass(stream, (address, slot.len()), way, peer)
+                    self.all.pass(stream, (address, slot.len()), *direction, peer)
                 }
+                Exchange::ByHosts(_) => Ok(()),
             }
         }
     }
@@ -84,9 +90,9 @@ const TRIAL: Duration = Duration::from_secs(1);
 
 /// Where a rank runs: the process, by a random number, since two containers of a machine may both be its
 /// process 1; and the GPU.
-fn place(card: &Gpu) -> [u64; 2] {
+fn place(gpu: &Gpu) -> [u64; 2] {
     static PROCESS: OnceLock<u64> = OnceLock::new();
-    [*PROCESS.get_or_init(|| RandomState::new().hash_one(0)), card.ordinal.into()]
+    [*PROCESS.get_or_init(|| RandomState::new().hash_one(0)), gpu.ordinal.into()]
 }
 
 /// In the place of a GPU: peer memory is not to be used, or has been found not to work.
@@ -94,15 +100,15 @@ const REFUSED: u64 = u64::MAX;
 const BROKEN: u64 = u64::MAX - 1;
 
 /// A GPU among these places that this one does not reach, from 1 on; 0 if it reaches all of them.
-fn out_of_reach(card: &Gpu, places: &[&[u64]]) -> Result<u64> {
-    match card.options.peers {
-        _ if !card.settings.peers => return Ok(REFUSED),
+fn out_of_reach(gpu: &Gpu, places: &[&[u64]]) -> Result<u64> {
+    match gpu.options.peers {
+        _ if !gpu.settings.peers => return Ok(REFUSED),
         Peers::Broken => return Ok(BROKEN),
         Peers::Untried | Peers::Work => (),
     }
-    for place in places.iter().filter(|place| place[1] != u64::from(card.ordinal)) {
+    for place in places.iter().filter(|place| place[1] != u64::from(gpu.ordinal)) {
         let peer = Context::new(place[1] as u32)?;
-        if !card.context.reach(&peer)? {
+        if !gpu.context.reach(&peer)? {
             return Ok(place[1] + 1);
         }
     }
@@ -114,11 +120,11 @@ impl Link {
     ///
     /// # Errors
     /// A rank that has failed; what NCCL or the driver refuse.
-    pub fn find(card: &Gpu, comm: &dyn Communicator) -> Result<Self> {
+    pub fn find(gpu: &Gpu, comm: &dyn Communicator) -> Result<Self> {
         if comm.world() == 1 {
             return Ok(Self::Alone);
         }
-        let places = comm.all_gather(&place(card));
+        let places = comm.all_gather(&place(gpu));
         comm.leave()?;
         let places: Vec<_> = places.chunks_exact(2).collect();
         let in_one_process =
@@ -131,12 +137,12 @@ impl Link {
                 )),
             };
         }
-        let nccl = Joined::new(&card.context, comm)?;
+        let nccl = Joined::new(&gpu.context, comm)?;
         let stage = comm.stage();
         if !places.chunks(stage.len()).all(in_one_process) {
             return Ok(Self::Nccl(nccl, "ranks are not all in one process".to_owned()));
         }
-        let missing = comm.all_gather(&[out_of_reach(card, &places[stage])?]);
+        let missing = comm.all_gather(&[out_of_reach(gpu, &places[stage])?]);
         comm.leave()?;
         if let Some(rank) = missing.iter().position(|missing| *missing != 0) {
             let why = match missing[rank] {
@@ -153,7 +159,7 @@ impl Link {
             };
             return Ok(Self::Nccl(nccl, why));
         }
-        let alarm = Arc::new(Alarm::allocate(&card.context)?);
+        let alarm = Arc::new(Alarm::allocate(&gpu.context)?);
         let left = Arc::downgrade(&alarm);
         comm.on_failure(Box::new(move || {
             if let Some(alarm) = left.upgrade() {
@@ -218,10 +224,10 @@ impl Cuda {
         self.guard(|cuda| {
             let mut known = Vec::new();
             for launch in cuda.resolve(program)? {
-                let met_for = match launch.exchange {
-                    None => continue,
+                let met_for = match &launch.exchange {
                     Some(Exchange::Sum(slot)) => (slot.len(), None),
-                    Some(Exchange::SendRecv(slot, way)) => (slot.len(), Some(way)),
+                    Some(Exchange::SendRecv(slot, direction)) => (slot.len(), Some(*direction)),
+                    None | Some(Exchange::ByHosts(_)) => continue,
                 };
                 if !known.contains(&met_for) {
                     launch.exchange(cuda)?;
@@ -299,7 +305,7 @@ impl Cuda {
             let why = format!("what others store into the memory of rank {rank} does not arrive");
             self.link = Link::Nccl(nccl, why);
         }
-        self.gpu.reaches_peers = false;
+        self.target.reaches_peers = false;
         Ok(())
     }
 
@@ -309,12 +315,12 @@ impl Cuda {
     }
 
     /// Does what no kernel does, on a copy.
-    pub(super) fn exchange_on_host(&mut self, exchange: Exchange) -> Result<()> {
-        let (Exchange::Sum(slot) | Exchange::SendRecv(slot, _)) = exchange;
+    pub(super) fn exchange_on_host(&mut self, exchange: &Exchange) -> Result<()> {
+        let Some(slot) = exchange.numbers() else { return Ok(()) };
         let mut numbers = self.read(slot)?.to_vec();
         match exchange {
-            Exchange::Sum(_) => self.comm.all_reduce(&mut numbers),
-            Exchange::SendRecv(_, way) => self.comm.pass(&mut numbers, way),
+            Exchange::SendRecv(_, direction) => self.comm.pass(&mut numbers, *direction),
+            _ => self.comm.all_reduce(&mut numbers),
         }
         self.comm.leave()?;
         self.write(slot, &numbers)

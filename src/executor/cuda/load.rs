@@ -22,7 +22,7 @@ const PIECE_BYTES: usize = 8 << 20;
 const THREADS: usize = 6;
 
 /// Hears of bytes of weights that have come, from several threads, and says whether to go on.
-pub type Told = Box<dyn Fn(u64) -> Result<()> + Send + Sync>;
+pub type OnProgress = Box<dyn Fn(u64) -> Result<()> + Send + Sync>;
 
 /// What a thread copies at once: rows of a weight, which follow each other on the GPU, or a part of one
 /// whose rows do so in the file.
@@ -96,7 +96,7 @@ struct Work {
     state: Mutex<State>,
     changed: Condvar,
     /// Gone before it shows that all weights have come, or never will.
-    told: RwLock<Option<Told>>,
+    on_progress: RwLock<Option<OnProgress>>,
     since: Instant,
 }
 
@@ -129,7 +129,7 @@ impl Loader {
         checkpoint: &Checkpoint,
         region: &Arc<Region>,
         weights: &[(Weight, usize)],
-        told: Told,
+        on_progress: OnProgress,
     ) -> Result<Self> {
         let each = weights.iter().enumerate();
         let pieces: Vec<_> = each.map(|(n, (weight, at))| Piece::all(n, *weight, *at)).collect();
@@ -148,7 +148,7 @@ impl Loader {
             stopped: AtomicBool::new(false),
             state: Mutex::new(state),
             changed: Condvar::new(),
-            told: RwLock::new(Some(told)),
+            on_progress: RwLock::new(Some(on_progress)),
             since: Instant::now(),
         });
         if threads == 0 {
@@ -255,9 +255,9 @@ impl Work {
 
     /// A piece has come to the GPU.
     fn come(&self, piece: &Piece) -> Result<()> {
-        let told = self.told.read().unwrap_or_else(PoisonError::into_inner);
-        told.as_ref().map_or(Ok(()), |told| told(piece.bytes() as u64))?;
-        drop(told);
+        let on_progress = self.on_progress.read().unwrap_or_else(PoisonError::into_inner);
+        on_progress.as_ref().map_or(Ok(()), |on_progress| on_progress(piece.bytes() as u64))?;
+        drop(on_progress);
         self.count(piece.weight);
         Ok(())
     }
@@ -283,7 +283,7 @@ impl Work {
 
     /// There is nothing more to tell.
     fn hush(&self) {
-        drop(self.told.write().unwrap_or_else(PoisonError::into_inner).take());
+        drop(self.on_progress.write().unwrap_or_else(PoisonError::into_inner).take());
     }
 }
 

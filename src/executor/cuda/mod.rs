@@ -28,7 +28,7 @@ use std::time::Instant;
 
 use bytemuck::Pod;
 
-pub use cublas::check_cublas;
+pub use cublas::{Product, check_cublas};
 pub use driver::{device_count, has_driver};
 pub use emulator::{
     Emulation, Order, Sanitizer, calls, emulate, emulated, emulated_devices, set_order,
@@ -36,21 +36,20 @@ pub use emulator::{
 pub use gpu::Gpu;
 pub use nccl::communicator_bytes;
 pub use nvml::{Nvml, Reading, THROTTLE_REASONS};
-pub use options::{Options, Peers};
+pub use options::{LaunchOptions, Peers};
 pub use settings::{Carveout, Settings};
 pub use weights::region_bytes;
 
-use crate::checkpoint::Checkpoint;
 use crate::comm::Communicator;
 use crate::error::{Error, Result};
-use crate::executor::Startup;
-use crate::memory::{Layout, Slot, StateRegion, Weight};
-use crate::op::{Program, Target};
+use crate::executor::{Blueprint, Startup};
+use crate::memory::{Slot, StateRegion, Weight};
+use crate::op::{Exchange, Program, Target};
 use driver::{Context, Pinned, Region};
 use kernels::Kernels;
 use launches::{Resolved, names};
 use link::Link;
-pub use load::Told;
+pub use load::OnProgress;
 use stream::{Graph, Stream};
 use trace::Trace;
 use weights::WeightRegion;
@@ -69,8 +68,8 @@ pub struct Cuda {
     mirror: Option<StateRegion>,
     /// Compute capability.
     capability: (u32, u32),
-    gpu: Target,
-    options: Options,
+    target: Target,
+    options: LaunchOptions,
     weights: WeightRegion,
     state: Region,
     /// The end of the state region, from `own_bytes` on.
@@ -96,48 +95,48 @@ pub struct Recorded {
     graph: Graph,
     doing: String,
     /// Under which it was made.
-    options: Options,
+    options: LaunchOptions,
 }
 
 impl Cuda {
-    /// As [`Self::of_rank`], while weights that are copied are still on their way: whatever needs them waits.
-    /// Loading ends when `told` says so, with its error; it is dropped when all are here, or never will be.
+    /// As [`Self::new`], while weights that are copied are still on their way: whatever needs them waits.
+    /// `on_progress` takes the place of the blueprint's: loading ends when it says so, with its error; it is
+    /// dropped when all are here, or never will be.
     ///
     /// # Errors
-    /// As [`Self::of_rank`].
+    /// As [`Self::new`].
     pub fn while_loading(
-        card: &Gpu,
-        checkpoint: &Checkpoint,
-        weights: &[Weight],
-        layout: &Layout,
-        comm: Arc<dyn Communicator>,
-        told: Told,
+        gpu: &Gpu,
+        blueprint: &Blueprint<'_>,
+        on_progress: OnProgress,
     ) -> Result<Self> {
-        let link = Link::find(card, &*comm)?;
-        let (context, own_bytes) = (&card.context, layout.own_bytes());
-        let options = card.options.on(card.capability);
+        let &Blueprint { ref checkpoint, weights, layout, ref comm, .. } = blueprint;
+        let comm = comm.clone();
+        let link = Link::find(gpu, &*comm)?;
+        let (context, own_bytes) = (&gpu.context, layout.own_bytes());
+        let options = gpu.options.on(gpu.capability);
         let start = Instant::now();
         let state = Region::allocate(context, own_bytes, "the KV cache and activations")?;
         let mut region = WeightRegion::allocate(context, weights)?;
         let shared = Pinned::allocate(context, layout.bytes() - own_bytes)?;
         let mut startup = Startup { allocate: start.elapsed(), ..Startup::default() };
         let start = Instant::now();
-        let gpu = Target {
-            multiprocessors: card.multiprocessors,
+        let target = Target {
+            multiprocessors: gpu.multiprocessors,
             reaches_peers: link.reaches_peers(),
             kernels: options.kernels,
             tuning: options.tuning,
         };
         match checkpoint.is_synthetic() {
             true => {
-                let kernels = &mut locked(&card.kernels);
-                region.synthesize(context, kernels, &gpu, checkpoint, weights)?;
+                let kernels = &mut locked(&gpu.kernels);
+                region.synthesize(context, kernels, &target, checkpoint, weights)?;
             }
-            false => region.copy(context, checkpoint, told)?,
+            false => region.copy(context, checkpoint, on_progress)?,
         }
         startup.weights = start.elapsed();
         let stream = Arc::new(Stream::new(context)?);
-        let trace = Arc::new(Trace::new(context, &stream, card.settings.stamps.as_deref())?);
+        let trace = Arc::new(Trace::new(context, &stream, gpu.settings.stamps.as_deref())?);
         let left = Arc::downgrade(&trace);
         comm.watch(Box::new(move |nccl_waits| left.upgrade()?.look(nccl_waits)));
         Ok(Self {
@@ -150,15 +149,15 @@ impl Cuda {
             cublas: None,
             link,
             tried_peers: None,
-            capability: card.capability,
-            gpu,
+            capability: gpu.capability,
+            target,
             options,
             weights: region,
             state,
             shared,
             own_bytes,
             landing: Pinned::allocate(context, 0)?,
-            kernels: card.kernels.clone(),
+            kernels: gpu.kernels.clone(),
             proven: HashSet::new(),
             doing: String::new(),
             startup,
@@ -169,8 +168,8 @@ impl Cuda {
     }
 
     /// What its launches depend on.
-    pub fn gpu(&self) -> Target {
-        self.gpu
+    pub fn target(&self) -> Target {
+        self.target
     }
 
     /// The way to the other ranks.
@@ -179,10 +178,10 @@ impl Cuda {
     }
 
     /// Replaces the way in which work is given to the GPU; of that it does what it can.
-    pub fn set_options(&mut self, options: Options) {
+    pub fn set_options(&mut self, options: LaunchOptions) {
         self.options = options.on(self.capability);
-        self.gpu.kernels = self.options.kernels;
-        self.gpu.tuning = options.tuning;
+        self.target.kernels = self.options.kernels;
+        self.target.tuning = options.tuning;
     }
 
     /// Queues every kernel of `program`.
@@ -191,7 +190,7 @@ impl Cuda {
     /// What cannot be loaded or launched, or has failed.
     pub fn run(&mut self, program: &Program) -> Result<()> {
         if let [op] = &program.ops[..]
-            && let Some(slots) = op.together(&self.gpu)
+            && let Some(Exchange::ByHosts(slots)) = op.exchange(&self.target)
         {
             return self.run_on_host(&**op, &slots);
         }

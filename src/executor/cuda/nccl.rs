@@ -12,7 +12,7 @@ use cudarc::nccl::sys::{ncclComm_t, ncclDataType_t, ncclRedOp_t, ncclUniqueId};
 use super::driver::{Context, Pinned, Region};
 use super::libnccl::{self, Functions, IN_PROGRESS, REMOTE_ERROR, SUCCESS, Status};
 use super::stream::Stream;
-use crate::comm::{Communicator, Way};
+use crate::comm::{Communicator, Direction};
 use crate::error::{Error, Result};
 
 /// How a communicator is to be: what NCCL 2.17 and all after it take.
@@ -193,7 +193,7 @@ impl Nccl {
         &self,
         stream: &Stream,
         (address, count): (u64, usize),
-        way: Way,
+        direction: Direction,
         peer: usize,
     ) -> Result<()> {
         let (place, float) = (address as *mut _, ncclDataType_t::ncclFloat32);
@@ -201,9 +201,9 @@ impl Nccl {
         stream.bind()?;
         // SAFETY: as in `all_reduce`.
         self.queue("cannot pass on to the next stage", |handle| unsafe {
-            match way {
-                Way::Send => (self.nccl.send)(place, count, float, peer, handle, on),
-                Way::Receive => (self.nccl.receive)(place, count, float, peer, handle, on),
+            match direction {
+                Direction::Send => (self.nccl.send)(place, count, float, peer, handle, on),
+                Direction::Receive => (self.nccl.receive)(place, count, float, peer, handle, on),
             }
         })
     }

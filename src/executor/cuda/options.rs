@@ -8,7 +8,7 @@ use crate::op::Tuning;
 
 /// How work is given to the GPU. None of it changes a bit of the results but the choice of kernels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Options {
+pub struct LaunchOptions {
     /// Recorded programs are replayed as CUDA graphs.
     pub graphs: bool,
     /// Kernels may begin before the one before has ended, where the GPU can do that.
@@ -35,7 +35,7 @@ pub enum Peers {
     Broken,
 }
 
-impl Default for Options {
+impl Default for LaunchOptions {
     fn default() -> Self {
         let (kernels, tuning) = (KernelSet::ALL, Tuning::DEFAULT);
         let (peers, asks) = (Peers::Untried, is_below_windows());
@@ -43,7 +43,7 @@ impl Default for Options {
     }
 }
 
-impl Options {
+impl LaunchOptions {
     /// Of these what a GPU of this compute capability can do.
     pub fn on(self, capability: (u32, u32)) -> Self {
         Self {

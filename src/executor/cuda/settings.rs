@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use super::options::Options;
+use super::options::LaunchOptions;
 use crate::error::{Error, Result};
-use crate::kernel::{KernelSet, Places};
+use crate::kernel::{KernelSet, Paths};
 use crate::op::{Prefetch, Tile, Trigger, Tuning};
 use crate::source::Variables;
 
@@ -29,7 +29,7 @@ pub struct Settings {
     pub peers: bool,
     /// The file to which kernels' clock stamps go, of a build that has them.
     pub stamps: Option<PathBuf>,
-    pub places: Places,
+    pub paths: Paths,
 }
 
 /// How much shared memory kernels ask a multiprocessor to split off its L1 cache. What reading loses by it,
@@ -58,7 +58,7 @@ impl Default for Settings {
             carveout: Carveout::Most,
             peers: true,
             stamps: None,
-            places: Places::default(),
+            paths: Paths::default(),
         }
     }
 }
@@ -95,25 +95,32 @@ impl Settings {
             carveout: chosen(variable, "CHASKI_CARVEOUT", &shares)?.unwrap_or(Carveout::Most),
             peers: !is("CHASKI_PEERS", "off"),
             stamps: variable("CHASKI_STAMPS").map(PathBuf::from),
-            places: Places::from_variables(variable),
+            paths: Paths::from_variables(variable),
         })
     }
 
     /// What a GPU is given where nothing is checked.
-    pub fn unchecked(&self) -> Options {
+    pub fn unchecked(&self) -> LaunchOptions {
         self.options(self.special_kernels == Some(true))
     }
 
     /// What is to be used as far as it is right.
-    pub fn wanted(&self) -> Options {
+    pub fn wanted(&self) -> LaunchOptions {
         self.options(self.special_kernels != Some(false))
     }
 
-    fn options(&self, special_kernels: bool) -> Options {
+    fn options(&self, special_kernels: bool) -> LaunchOptions {
         let kernels = if special_kernels { KernelSet::ALL } else { KernelSet::PORTABLE };
         let Self { graphs, programmatic, synchronous, .. } = *self;
         let tuning = self.over(Tuning::DEFAULT);
-        Options { graphs, programmatic, synchronous, kernels, tuning, ..Options::default() }
+        LaunchOptions {
+            graphs,
+            programmatic,
+            synchronous,
+            kernels,
+            tuning,
+            ..LaunchOptions::default()
+        }
     }
 
     /// What was found to be fastest, but where something else is asked for.

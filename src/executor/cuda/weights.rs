@@ -7,11 +7,10 @@ use std::time::Duration;
 
 use super::driver::{Context, Region};
 use super::kernels::Kernels;
-use super::load::{Loader, Told};
+use super::load::{Loader, OnProgress};
 use super::stream::{Stream, launched};
-use super::{Cuda, Gpu};
-use crate::checkpoint::{Checkpoint, Progress};
-use crate::comm::{Communicator, SingleRank};
+use super::{Blueprint, Cuda, Gpu};
+use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::memory::{Layout, Slot, Weight};
 use crate::op::{Op, Target};
@@ -22,26 +21,26 @@ pub struct WeightRegion {
     /// Goes first: it writes to the region. None where the weights are made.
     loader: Option<Loader>,
     region: Arc<Region>,
-    places: Places,
+    places: WeightPlaces,
 }
 
 /// Where in it each weight lies, by its offset in the checkpoint. Files align their tensors to as
 /// little as an element, kernels read 16 bytes at a time: a layout aligns to more.
-struct Places {
-    by_offset: HashMap<usize, Place>,
+struct WeightPlaces {
+    by_offset: HashMap<usize, Placed>,
     /// In the order in which they are given, which is that of their use.
     order: Vec<(Weight, usize)>,
     bytes: usize,
 }
 
 #[derive(Clone, Copy)]
-struct Place {
+struct Placed {
     slot: Slot<u8>,
     /// In the order of use, from 0 on.
     number: usize,
 }
 
-impl Places {
+impl WeightPlaces {
     fn plan(weights: &[Weight]) -> Self {
         let (mut by_offset, mut order) = (HashMap::new(), Vec::new());
         let mut layout = Layout::default();
@@ -49,7 +48,7 @@ impl Places {
             by_offset.entry(weight.offset).or_insert_with(|| {
                 let slot: Slot<u8> = layout.slot(&[weight.bytes()]);
                 order.push((*weight, slot.offset()));
-                Place { slot, number: order.len() - 1 }
+                Placed { slot, number: order.len() - 1 }
             });
         }
         Self { by_offset, order, bytes: layout.bytes() }
@@ -58,13 +57,13 @@ impl Places {
 
 /// Bytes that these weights take on a GPU.
 pub fn region_bytes(weights: &[Weight]) -> usize {
-    Places::plan(weights).bytes
+    WeightPlaces::plan(weights).bytes
 }
 
 impl WeightRegion {
     /// A region for these weights, without them.
     pub fn allocate(context: &Arc<Context>, weights: &[Weight]) -> Result<Self> {
-        let places = Places::plan(weights);
+        let places = WeightPlaces::plan(weights);
         let region = Arc::new(Region::allocate(context, places.bytes, "the weights")?);
         Ok(Self { loader: None, region, places })
     }
@@ -74,10 +73,10 @@ impl WeightRegion {
         &mut self,
         context: &Arc<Context>,
         checkpoint: &Checkpoint,
-        told: Told,
+        on_progress: OnProgress,
     ) -> Result<()> {
         let Self { region, places, .. } = self;
-        self.loader = Some(Loader::begin(context, checkpoint, region, &places.order, told)?);
+        self.loader = Some(Loader::begin(context, checkpoint, region, &places.order, on_progress)?);
         Ok(())
     }
 
@@ -109,7 +108,7 @@ impl WeightRegion {
         &self,
         context: &Arc<Context>,
         kernels: &mut Kernels,
-        gpu: &Target,
+        target: &Target,
         checkpoint: &Checkpoint,
         weights: &[Weight],
     ) -> Result<()> {
@@ -119,7 +118,7 @@ impl WeightRegion {
             let Weight { offset, cols: row, stride, .. } = *weight;
             let (recipe, first) = checkpoint.recipe(offset).expect("a synthetic weight has one");
             let op = Synthesize { recipe, first, row, stride, out: places.by_offset[&offset].slot };
-            let launch = op.launch(gpu);
+            let launch = op.launch(target);
             let function = kernels.function(&launch)?;
             let base = region.address(0..places.bytes);
             let arguments = launch.arguments.resolve(|_| base);
@@ -145,39 +144,18 @@ impl WeightRegion {
 }
 
 impl Cuda {
-    /// Allocates the two regions and copies the weights, or makes them there. `loaded` is told of bytes
-    /// that have been sent.
-    ///
-    /// # Errors
-    /// When the GPU has not that much memory, or fails.
-    pub fn new(
-        card: &Gpu,
-        checkpoint: &Checkpoint,
-        weights: &[Weight],
-        layout: &Layout,
-        loaded: Progress<'_>,
-    ) -> Result<Self> {
-        Self::of_rank(card, checkpoint, weights, layout, Arc::new(SingleRank::default()), loaded)
-    }
-
-    /// As [`Self::new`], for a rank that `comm` leads to others, all of them on GPUs.
+    /// Allocates the two regions and copies the weights, or makes them there. Ranks that are not alone must
+    /// all be on GPUs.
     ///
     /// # Errors
     /// When the GPU has not that much memory, or fails; when the ranks cannot be joined.
-    pub fn of_rank(
-        card: &Gpu,
-        checkpoint: &Checkpoint,
-        weights: &[Weight],
-        layout: &Layout,
-        comm: Arc<dyn Communicator>,
-        loaded: Progress<'_>,
-    ) -> Result<Self> {
-        let (told, come) = channel();
+    pub fn new(gpu: &Gpu, blueprint: Blueprint<'_>) -> Result<Self> {
+        let (sender, progress) = channel();
         // Nobody listens where the rest has failed: then loading ends.
         let unheard = |_| Error::failed("nobody waits for the weights any more");
-        let told = Box::new(move |bytes| told.send(bytes).map_err(unheard));
-        let mut cuda = Self::while_loading(card, checkpoint, weights, layout, comm, told)?;
-        come.iter().try_for_each(loaded)?;
+        let on_progress = Box::new(move |bytes| sender.send(bytes).map_err(unheard));
+        let mut cuda = Self::while_loading(gpu, &blueprint, on_progress)?;
+        progress.iter().try_for_each(blueprint.on_progress)?;
         cuda.finish_loading()?;
         Ok(cuda)
     }

@@ -12,7 +12,7 @@ use tempfile::tempdir_in;
 
 use crate::error::{Error, Result};
 use crate::kernel::compile::hash;
-use crate::kernel::{ARCHS, Arch, Places, private};
+use crate::kernel::{ARCHS, Arch, Paths, private};
 
 /// Emulated GPUs as they are wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,7 +28,7 @@ pub struct Emulation {
     pub kernels: Option<PathBuf>,
     /// The C++ compiler.
     pub compiler: PathBuf,
-    pub places: Places,
+    pub paths: Paths,
 }
 
 impl Emulation {
@@ -41,12 +41,12 @@ impl Emulation {
             archs: ARCHS.iter().collect(),
             kernels: None,
             compiler: "g++".into(),
-            places: Places::default(),
+            paths: Paths::default(),
         }
     }
 
     /// So many GPUs as the variables of an environment say: `CHASKI_EMULATE_...`, `CHASKI_CXX`, and where the
-    /// cache is ([`Places::from_variables`]).
+    /// cache is ([`Paths::from_variables`]).
     ///
     /// # Errors
     /// A value that is not understood. Modes are judged by [`emulate`].
@@ -56,7 +56,7 @@ impl Emulation {
     ) -> Result<Self> {
         let variables: BTreeMap<OsString, OsString> = variables.collect();
         let mut emulation = Self::new(devices);
-        emulation.places = Places::from_variables(&|name| variables.get(OsStr::new(name)).cloned());
+        emulation.paths = Paths::from_variables(&|name| variables.get(OsStr::new(name)).cloned());
         for (name, value) in variables {
             let Some(name) = name.to_str().filter(|_| !value.is_empty()) else { continue };
             let text = || value.to_string_lossy().into_owned();
@@ -179,16 +179,16 @@ pub(super) const NVRTC: &str = "libnvrtc.so.13";
 
 const CANNOT_BUILD: &str = "cannot build the emulated driver";
 
-/// Builds the emulator, unless that has been done, and returns the folder it is in. `told` hears when that
-/// takes its time.
+/// Builds the emulator, unless that has been done, and returns the folder it is in. `on_message`
+/// hears when that takes its time.
 ///
 /// # Errors
 /// When there is no C++ compiler, or it fails; a cache that others can write.
-pub fn build(emulation: &Emulation, told: &dyn Fn(&str)) -> Result<PathBuf> {
+pub fn build(emulation: &Emulation, on_message: &dyn Fn(&str)) -> Result<PathBuf> {
     let version = emulation.ask_compiler("--version")?;
     let parts = SOURCES.iter().flat_map(|(name, text)| [*name, *text]);
     let hash = hash(parts.chain([version.as_str()]));
-    let cache = emulation.places.user_cache("emulator")?;
+    let cache = emulation.paths.user_cache("emulator")?;
     let folder = cache.join(format!("{hash}-{}", emulation.sanitizer.name()));
     if is_whole(&folder) {
         return Ok(folder);
@@ -198,13 +198,13 @@ pub fn build(emulation: &Emulation, told: &dyn Fn(&str)) -> Result<PathBuf> {
     let lock = OpenOptions::new().create(true).append(true).open(cache.join("lock"));
     let lock = lock.map_err(cannot)?;
     if lock.try_lock().is_err() {
-        told("another process is building the emulated driver: waiting for it");
+        on_message("another process is building the emulated driver: waiting for it");
         lock.lock().map_err(cannot)?;
     }
     if is_whole(&folder) {
         return Ok(folder);
     }
-    told("building the emulated driver (once, then cached)");
+    on_message("building the emulated driver (once, then cached)");
     let (unfinished, unused) = (tempdir_in(&cache), tempdir_in(&cache));
     let (unfinished, unused) = (unfinished.map_err(cannot)?, unused.map_err(cannot)?);
     build_in(unfinished.path(), emulation)?;

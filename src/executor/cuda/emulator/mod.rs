@@ -30,13 +30,13 @@ struct Emulator {
 static EMULATOR: OnceLock<Emulator> = OnceLock::new();
 
 /// Lets all CUDA calls of this process, of which there must have been none yet, go to emulated GPUs.
-/// `told` hears of what takes its time.
+/// `on_message` hears of what takes its time.
 ///
 /// # Errors
 /// When the emulator cannot be built, for which it needs a C++ compiler, or not be loaded; a mode that
 /// is not understood; a checker whose runtime is not here ([`Emulation::environment`]); other emulated
 /// GPUs that are here already.
-pub fn emulate(emulation: &Emulation, told: &dyn Fn(&str)) -> Result<()> {
+pub fn emulate(emulation: &Emulation, on_message: &dyn Fn(&str)) -> Result<()> {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(there) = EMULATOR.get() {
@@ -51,7 +51,7 @@ pub fn emulate(emulation: &Emulation, told: &dyn Fn(&str)) -> Result<()> {
             "this process was started without the {name} sanitizer"
         )));
     }
-    let folder = build(emulation, told)?;
+    let folder = build(emulation, on_message)?;
     let load = |name: &str| {
         let path = folder.join(name);
         // SAFETY: the library was built from this repository's sources into a folder that nobody else can
@@ -67,7 +67,7 @@ pub fn emulate(emulation: &Emulation, told: &dyn Fn(&str)) -> Result<()> {
     for library in [&driver, &nccl] {
         configure(library, &modes).map_err(Error::usage)?;
     }
-    let cache = emulation.places.user_cache("emulated")?;
+    let cache = emulation.paths.user_cache("emulated")?;
     let compiling = [&emulation.compiler, &cache].map(|path| path.display().to_string());
     configure(&nvrtc, &compiling).map_err(Error::failed)?;
     let emulation = emulation.clone();
@@ -112,7 +112,7 @@ pub fn built_for() -> Option<&'static [&'static Arch]> {
 /// Which emulated driver is in use, and in which modes; none where a real one is.
 pub fn emulated() -> Option<String> {
     let Emulator { emulation, folder, .. } = EMULATOR.get()?;
-    let Emulation { devices: _, modes, sanitizer: _, archs, kernels, compiler: _, places: _ } =
+    let Emulation { devices: _, modes, sanitizer: _, archs, kernels, compiler: _, paths: _ } =
         emulation;
     let mut all = vec![folder.file_name()?.to_string_lossy().into_owned()];
     all.extend(modes.iter().map(|(name, value)| format!("{name}={value}")));

@@ -9,14 +9,14 @@ use crate::error::{Error, Result};
 use crate::source::Variables;
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Places {
+pub struct Paths {
     /// The user's cache: what is made at run time is kept in its folder `chaski`.
     pub cache: Option<PathBuf>,
     /// NVIDIA's compiler.
     pub nvrtc: Search,
 }
 
-impl Places {
+impl Paths {
     /// `XDG_CACHE_HOME`, or where the standard says it is; NVRTC as [`Search::from_variables`] has it.
     pub fn from_variables(variable: Variables<'_>) -> Self {
         let path = |name| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
