@@ -1,6 +1,6 @@
 //! One op at the sizes of a model's decode step, timed from memory rather than from caches:
-//! `cargo run --release --example bench_kernel [OP] [MODEL]`. On the CPU that is the op's definition, on a GPU
-//! its kernel.
+//! `cargo run --release --example bench_kernel [OP] [MODEL]`. On the CPU that is the op's definition, on
+//! a GPU its kernel.
 
 use chaski::engine::{Model, Options};
 use chaski::error::{Error, Result};

@@ -1,4 +1,5 @@
-//! A conversation at the terminal, each answer as its tokens come: `cargo run --release --example chat [MODEL]`
+//! A conversation at the terminal, each answer as its tokens come:
+//! `cargo run --release --example chat [MODEL]`
 
 use std::io::{BufRead, Write, stdin, stdout};
 

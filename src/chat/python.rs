@@ -131,22 +131,7 @@ pub(super) fn method(
         return pycompat::unknown_method_callback(state, value, name, arguments);
     };
     let argument = |index: usize| arguments.get(index).and_then(Value::as_str);
-    match (name, argument(0), argument(1)) {
-        ("replace", Some(old), Some(new)) => {
-            let times = if old.is_empty() { text.len() + 1 } else { text.matches(old).count() };
-            charge_bytes(state, times.saturating_mul(new.len()))?;
-        }
-        ("split" | "rsplit" | "splitlines", separator, _) => {
-            let parts = match separator.filter(|separator| !separator.is_empty()) {
-                Some(separator) => text.matches(separator).count(),
-                None => text.chars().filter(|c| c.is_whitespace()).count(),
-            };
-            charge_bytes(state, 2 * BYTES_PER_FUEL * parts)?;
-        }
-        ("join", _, _) => arguments.iter().try_for_each(|parts| charge_join(state, text, parts))?,
-        ("format", _, _) => charge_format(state, text, arguments)?,
-        _ => {}
-    }
+    charge_method(state, text, name, arguments)?;
     let width = || {
         let width = arguments.first().and_then(Value::as_i64).unwrap_or(0).max(0);
         charge_bytes(state, usize::try_from(width).unwrap_or(usize::MAX))?;
@@ -200,6 +185,33 @@ pub(super) fn method(
         "casefold" => Ok(text.to_lowercase().into()),
         _ => pycompat::unknown_method_callback(state, value, name, arguments),
     }
+}
+
+/// Charges for what some of a text's methods make.
+fn charge_method(
+    state: &mut State,
+    text: &str,
+    name: &str,
+    arguments: &[Value],
+) -> Result<(), Error> {
+    let argument = |index: usize| arguments.get(index).and_then(Value::as_str);
+    match (name, argument(0), argument(1)) {
+        ("replace", Some(old), Some(new)) => {
+            let times = if old.is_empty() { text.len() + 1 } else { text.matches(old).count() };
+            charge_bytes(state, times.saturating_mul(new.len()))?;
+        }
+        ("split" | "rsplit" | "splitlines", separator, _) => {
+            let parts = match separator.filter(|separator| !separator.is_empty()) {
+                Some(separator) => text.matches(separator).count(),
+                None => text.chars().filter(|c| c.is_whitespace()).count(),
+            };
+            charge_bytes(state, 2 * BYTES_PER_FUEL * parts)?;
+        }
+        ("join", _, _) => arguments.iter().try_for_each(|parts| charge_join(state, text, parts))?,
+        ("format", _, _) => charge_format(state, text, arguments)?,
+        _ => {}
+    }
+    Ok(())
 }
 
 /// Jinja's filter: `str.center`.

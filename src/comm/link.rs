@@ -38,7 +38,6 @@ pub struct ProcessLink {
     is_closing: AtomicBool,
     /// What the others have said after a stall, by connection: which of their ranks is late, if one is.
     said: Mutex<Vec<Option<Option<String>>>>,
-    /// Something of that.
     has_said: Condvar,
 }
 
@@ -78,15 +77,13 @@ impl ProcessLink {
                 inbox: Mutex::new(inbox),
             })
         };
+        let said = Mutex::new(vec![None; streams.len()]);
+        let connections = streams.into_iter().enumerate().map(connection);
         Ok(Arc::new(Self {
             process,
-            said: Mutex::new(vec![None; streams.len()]),
+            said,
             has_said: Condvar::new(),
-            connections: streams
-                .into_iter()
-                .enumerate()
-                .map(connection)
-                .collect::<io::Result<_>>()?,
+            connections: connections.collect::<io::Result<_>>()?,
             all,
             timeout,
             is_closing: AtomicBool::new(false),
@@ -178,7 +175,7 @@ impl ProcessLink {
             let who = self.name(connection.process);
             Error::failed(format!("{who} reports no failure, yet the others wait for it"))
         };
-        told.map(Error::failed).or_else(|| silent().map(|(_, connection)| unheard(connection)))
+        told.map(Error::failed).or_else(|| silent().map(|(_, of)| unheard(of)))
     }
 
     fn says(&self, number: usize, late: Option<String>) {
@@ -270,10 +267,8 @@ impl ProcessLink {
                 return Err(failure);
             }
             if deadline.is_some_and(|deadline| Instant::now() > deadline) {
-                return Err(Error::failed(format!(
-                    "{} did not come",
-                    self.name(connection.process)
-                )));
+                let who = self.name(connection.process);
+                return Err(Error::failed(format!("{who} did not come")));
             }
             match inbox.recv_timeout(GLANCE) {
                 Ok(message) => return Ok(message),

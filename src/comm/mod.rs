@@ -5,6 +5,7 @@
 //! that mean nothing, and [`Communicator::enter`] and [`Communicator::leave`] tell why.
 
 mod frame;
+mod guests;
 mod in_process;
 mod joined;
 mod launcher;

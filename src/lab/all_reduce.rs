@@ -4,10 +4,8 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
-
 use super::bench::{FEWEST, MOST_TIME, RUN_TIME, Times};
-use crate::bench::{Column, Conditions, Row, number, percentile, text};
+use crate::bench::percentile;
 use crate::comm::{Communicator, LocalGroup};
 use crate::config::Shard;
 use crate::error::{Error, Result};
@@ -46,10 +44,10 @@ pub enum Transport {
 }
 
 impl Transport {
-    const ALL: [Self; 3] = [Self::Peers, Self::Nccl, Self::Hosts];
+    pub(super) const ALL: [Self; 3] = [Self::Peers, Self::Nccl, Self::Hosts];
 
     /// As the fields of rows begin.
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::Peers => "peers",
             Self::Nccl => "nccl",
@@ -64,14 +62,14 @@ pub struct Sums {
     /// How the ranks reach each other, for people.
     pub link: String,
     /// By size, the smallest first.
-    times: Vec<SumTimes>,
+    pub(super) times: Vec<SumTimes>,
 }
 
 /// Seconds that a sum takes, by the way that it goes. Runs of the same number came right after each other.
 #[derive(Debug)]
-struct SumTimes {
-    bytes: usize,
-    ways: Vec<(Transport, Times)>,
+pub(super) struct SumTimes {
+    pub(super) bytes: usize,
+    pub(super) ways: Vec<(Transport, Times)>,
 }
 
 impl SumTimes {
@@ -81,7 +79,7 @@ impl SumTimes {
     }
 
     /// Those of NCCL over those of the kernel.
-    fn ratio(&self) -> Option<f64> {
+    pub(super) fn ratio(&self) -> Option<f64> {
         Some(self.median(Transport::Nccl)? / self.median(Transport::Peers)?)
     }
 }
@@ -299,116 +297,6 @@ pub fn shares_gpu(gpus: &[Gpu]) -> bool {
     (1..gpus.len()).any(is_known)
 }
 
-/// A row for each size. Bandwidths are as nccl-tests defines them (its doc/PERFORMANCE.md): `algbw` is the
-/// size over the time, and `busbw` 2 (n - 1) / n of that for n ranks, which the links at their peak limit
-/// whatever n is. `token_bytes`: the size of one token's sum.
-pub fn sum_rows(
-    sums: &Sums,
-    gpus: &[Gpu],
-    token_bytes: usize,
-    conditions: &Conditions,
-    subject: &Row,
-) -> Vec<Row> {
-    let row = |sum: &SumTimes| {
-        let names: Vec<String> = gpus.iter().map(|gpu| format!("cuda:{}", gpu.ordinal)).collect();
-        let Value::Object(mut row) = json!({
-            "ranks": gpus.len(),
-            "on": names.join(","),
-            "bytes": sum.bytes,
-            "is_token": sum.bytes == token_bytes,
-            "samples": sum.ways.iter().map(|(_, times)| times.len()).min(),
-            "nccl_over_peers": sum.ratio(),
-            "nccl_from_bytes": sums.nccl_from(),
-            "nccl_assumed_above_bytes": Mailbox::MOST_BYTES,
-        }) else {
-            unreachable!("json! of braces is an object");
-        };
-        for way in Transport::ALL {
-            row.extend(way_fields(way, sum, gpus.len()));
-        }
-        let Value::Object(more) = json!({
-            "link": sums.link,
-            "power_w": conditions.power_w,
-            "sm_clock_mhz": conditions.sm_clock_mhz,
-            "temperature_c": conditions.temperature_c,
-            "throttle_reasons": conditions.throttle_reasons,
-        }) else {
-            unreachable!("json! of braces is an object");
-        };
-        row.extend(more);
-        row.extend(subject.clone());
-        row
-    };
-    sums.times.iter().map(row).collect()
-}
-
-/// What a row says of one way; nothing where it was not taken.
-fn way_fields(way: Transport, sum: &SumTimes, ranks: usize) -> Row {
-    let times = sum.ways.iter().find(|(known, _)| *known == way).map(|(_, times)| times);
-    let at = |part| percentile(times?, part);
-    let us = |part| at(part).map(|seconds: f64| 1e6 * seconds);
-    let rate = at(0.5).map(|seconds| sum.bytes as f64 / seconds / 1e9);
-    let bus = 2.0 * (ranks as f64 - 1.0) / ranks as f64;
-    [
-        ("us", us(0.5)),
-        ("p10_us", us(0.1)),
-        ("p90_us", us(0.9)),
-        ("algbw_gb_per_s", rate),
-        ("busbw_gb_per_s", rate.map(|rate| bus * rate)),
-    ]
-    .into_iter()
-    .map(|(field, value)| (format!("{}_{field}", way.name()), json!(value)))
-    .collect()
-}
-
-/// `4.98/5.12/5.40`, of one way.
-fn spread(row: &Row, way: Transport) -> String {
-    let fields = ["p10_us", "us", "p90_us"].map(|field| format!("{}_{field}", way.name()));
-    match row[&fields[1]].is_number() {
-        true => fields.map(|field| number(row, &field, 2)).join("/"),
-        false => "-".to_owned(),
-    }
-}
-
-/// `16 KiB`
-pub fn size_name(bytes: usize) -> String {
-    match bytes % 1024 {
-        0 => format!("{} KiB", bytes / 1024),
-        _ => format!("{bytes} B"),
-    }
-}
-
-const SIZE: Column =
-    ("size", |row| size_name(row["bytes"].as_u64().map_or(0, |bytes| bytes as usize)));
-const DEVICE: Column = ("device", |row| text(row, "device"));
-const FOR: Column = ("for", |row| match row["is_token"] == json!(true) {
-    true => format!("a token of {}", text(row, "model")),
-    false => String::new(),
-});
-
-/// What a person wants to see of a row, where each rank has a GPU to itself.
-pub const SUM_COLUMNS: &[Column] = &[
-    DEVICE,
-    ("ranks", |row| number(row, "ranks", 0)),
-    SIZE,
-    ("peers us p10/50/90", |row| spread(row, Transport::Peers)),
-    ("busbw GB/s", |row| number(row, "peers_busbw_gb_per_s", 2)),
-    ("NCCL us p10/50/90", |row| spread(row, Transport::Nccl)),
-    ("busbw GB/s", |row| number(row, "nccl_busbw_gb_per_s", 2)),
-    ("NCCL/peers", |row| number(row, "nccl_over_peers", 2)),
-    FOR,
-];
-
-/// Where ranks share a GPU.
-pub const SHARED_SUM_COLUMNS: &[Column] = &[
-    DEVICE,
-    ("ranks", |row| number(row, "ranks", 0)),
-    SIZE,
-    ("hosts us p10/50/90", |row| spread(row, Transport::Hosts)),
-    ("busbw GB/s", |row| number(row, "hosts_busbw_gb_per_s", 2)),
-    FOR,
-];
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -435,20 +323,5 @@ mod tests {
             sums.times.push(SumTimes { bytes: 9, ways: alone.ways.clone() });
             assert_eq!(sums.nccl_from(), from);
         }
-    }
-
-    /// The table of nccl-tests' page: for two ranks the two are the same, for eight 7/4.
-    #[test]
-    fn bandwidths_are_those_of_nccl_tests() {
-        let sums = sums(&[(1 << 20, 1e-3, 2e-3)]);
-        for (ranks, bus) in [(2, 1.0), (4, 1.5), (8, 1.75)] {
-            let fields = way_fields(Transport::Peers, &sums.times[0], ranks);
-            let rate = (1 << 20) as f64 / 1e-3 / 1e9;
-            let field = |name: &str| fields[name].as_f64().expect("a number");
-            assert!((field("peers_algbw_gb_per_s") - rate).abs() < 1e-12);
-            assert!((field("peers_busbw_gb_per_s") - bus * rate).abs() < 1e-12);
-            assert!((field("peers_us") - 1000.0).abs() < 1e-9);
-        }
-        assert!(way_fields(Transport::Hosts, &sums.times[0], 2)["hosts_us"].is_null());
     }
 }

@@ -7,13 +7,13 @@ mod diff;
 mod judge;
 mod op_bench;
 mod products;
+mod sum_rows;
 mod tune;
 
-pub use all_reduce::{
-    SHARED_SUM_COLUMNS, SUM_BYTES, SUM_COLUMNS, Sums, shares_gpu, size_name, sum_rows, time_sums,
-};
+pub use all_reduce::{SUM_BYTES, Sums, shares_gpu, time_sums};
 pub use bench::{Candidate, KERNEL_COLUMNS, Times, check_turns, kernel_row, measure};
 pub use diff::{Difference, Pair};
 pub use op_bench::{BenchStep, Group, OpBench, ROTATION, kernels_of};
 pub use products::products;
+pub use sum_rows::{SHARED_SUM_COLUMNS, SUM_COLUMNS, size_name, sum_rows};
 pub use tune::{Tuning, table};

@@ -24,6 +24,7 @@ pub use timed::OpTime;
 use turning::Turning;
 
 /// A rank's shard of a model, and how much memory it is planned to take.
+#[derive(Clone)]
 pub struct RankSpec<'a> {
     pub config: &'a Config,
     pub dims: Dims,

@@ -2,25 +2,20 @@
 //! are several processes, the team of the first one has those of the others do the same.
 
 mod gather;
+mod load;
 mod loading;
+mod members;
 mod options;
 mod processes;
 
-use std::any::Any;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::mpsc::{Sender, channel};
-use std::thread::{self, JoinHandle};
 
-use crate::checkpoint::Progress;
-use crate::comm::{Communicator, Joined, LocalGroup, ProcessLink, SingleRank};
-use crate::error::{Error, Result};
-use crate::executor::{Blueprint, Executor, Hardware};
+use crate::comm::{LocalGroup, ProcessLink};
+use crate::error::Result;
 use crate::model::Logits;
-use crate::rank::{self, OpTime, Rank, RankSpec, Sequence};
+use crate::rank::{self, OpTime, Rank, Sequence};
 use crate::sampler::{Outcome, SamplingOptions};
-use gather::gather;
-use loading::Loading;
+use members::Member;
 pub use options::{Stuck, TeamOptions};
 use processes::Command;
 
@@ -54,14 +49,6 @@ enum Ranks {
     },
 }
 
-/// A rank on its thread.
-struct Member {
-    jobs: Sender<Job>,
-    thread: JoinHandle<()>,
-}
-
-type Job = Box<dyn FnOnce(&mut Rank) + Send>;
-
 impl From<Rank> for Team {
     /// A model that is not split.
     fn from(rank: Rank) -> Self {
@@ -76,96 +63,6 @@ impl From<Rank> for Team {
 }
 
 impl Team {
-    /// Loads a rank on each of `hardware`. `spec` is that of any rank, with a plan for the largest of them;
-    /// `on_progress` is told of bytes of weights that have been copied.
-    ///
-    /// # Errors
-    /// What keeps a rank from being loaded.
-    pub fn new(
-        spec: RankSpec<'_>,
-        hardware: &[Hardware],
-        options: TeamOptions,
-        on_progress: Progress<'_>,
-    ) -> Result<Self> {
-        let TeamOptions { timeout, fault, link, stuck } = options;
-        let RankSpec { config, dims, mut checkpoint, plan } = spec;
-        let stages = dims.stage.parts;
-        let first = link.as_ref().map_or(0, |link| link.first_rank());
-        if let ([hardware], None) = (hardware, &link) {
-            let spec = RankSpec { config, dims, checkpoint, plan };
-            let comm = Arc::new(SingleRank { timeout });
-            let rank = Rank::new(spec, |blueprint| {
-                Executor::new(hardware, Blueprint { comm, on_progress, ..blueprint })
-            });
-            return rank.map(Self::from);
-        }
-        if let Some(Hardware::Cpu(threads)) = hardware.first() {
-            threads.run(|| checkpoint.make(on_progress))?; // once for all
-        }
-        let names = match &link {
-            None => hardware.iter().map(Hardware::name).collect(),
-            Some(link) => link.own_devices().to_vec(),
-        };
-        let stages_here = if link.is_some() { 1 } else { stages };
-        let room = LocalGroup::in_stages(stages_here, first, names, timeout, fault);
-        link.iter().for_each(|link| link.watch(&room));
-        let loading = Loading::begin(&room, hardware.len(), stuck);
-        let load = |place: usize| {
-            let (dims, checkpoint) = (dims.of_rank(first + place), checkpoint.clone());
-            let (own, hardware) = (room.place(place), &hardware[place]);
-            let comm: Arc<dyn Communicator> = match &link {
-                None => Arc::new(own),
-                Some(link) => Arc::new(Joined::new(own, link.clone(), stages)),
-            };
-            let on_progress = |bytes| {
-                room.gets_on(place);
-                on_progress(bytes)
-            };
-            let rank = Rank::new(RankSpec { config, dims, checkpoint, plan }, |blueprint| {
-                let on_progress = &on_progress;
-                Executor::new(hardware, Blueprint { comm, on_progress, ..blueprint })
-            });
-            loading.ended(place);
-            room.is_at_work(place, false);
-            rank.map_err(|error| {
-                let (rank, name) = (first + place, hardware.name());
-                let own = match error {
-                    Error::Interrupted | Error::ReaderLeft => error,
-                    _ => Error::failed(format!("rank {rank} on {name} cannot start: {error}")),
-                };
-                room.end(own.clone()); // others may be waiting for it
-                room.failure().unwrap_or(own) // an earlier one may have caused it
-            })
-        };
-        let ranks: Vec<Result<Rank>> = thread::scope(|scope| {
-            let load = &load;
-            let threads: Vec<_> =
-                (0..hardware.len()).map(|place| scope.spawn(move || load(place))).collect();
-            threads.into_iter().map(|thread| thread.join().expect("no panics in it")).collect()
-        });
-        let ranks = match ranks.into_iter().collect::<Result<Vec<_>>>() {
-            Ok(ranks) => ranks,
-            Err(error) => {
-                let stall = room.verdict().filter(|_| room.has_stalled());
-                link.iter().for_each(|link| link.close());
-                return Err(stall.unwrap_or(error));
-            }
-        };
-        let (context, chunk, vocab) = (ranks[0].context(), ranks[0].chunk(), ranks[0].vocab());
-        let fixed_up_to = ranks[0].fixed_up_to();
-        let members =
-            ranks.into_iter().zip(first..).map(|(rank, number)| Member::new(number, rank));
-        let members = members.collect::<Result<_>>()?;
-        let team = Self {
-            ranks: Ranks::Several { members, room, link },
-            sizes: Sizes { context, chunk, vocab, stages, fixed_up_to },
-            sequence: Sequence::default(),
-            logits: Vec::new(),
-        };
-        team.ready()?;
-        Ok(team)
-    }
-
     /// Number of ranks.
     pub fn world(&self) -> usize {
         match &self.ranks {
@@ -374,70 +271,5 @@ impl Team {
         let results = self.each(move |rank| work(rank, &sequence, &taken))?;
         self.sequence.position += ids.len();
         Ok(results)
-    }
-
-    /// What `work` comes to on every rank of this process, by rank.
-    ///
-    /// # Errors
-    /// The first rank's error, or what else has ended the run.
-    pub fn each<R: Send + 'static>(
-        &mut self,
-        work: impl Fn(&mut Rank) -> Result<R> + Clone + Send + 'static,
-    ) -> Result<Vec<R>> {
-        let (members, room) = match &mut self.ranks {
-            Ranks::One(rank) => return work(rank).map(|result| vec![result]),
-            Ranks::Several { members, room, .. } => (members, room),
-        };
-        let (results, done) = channel();
-        for (number, member) in members.iter().enumerate() {
-            let (work, results, its_room) = (work.clone(), results.clone(), room.clone());
-            let job = move |rank: &mut Rank| {
-                let result = match catch_unwind(AssertUnwindSafe(|| work(rank))) {
-                    Ok(result) => result.map_err(|error| error.to_string()),
-                    Err(panic) => Err(format!("it panicked: {}", said(&*panic))),
-                };
-                let result = result.map_err(|reason| its_room.fail(number, &reason)).ok();
-                its_room.is_at_work(number, false);
-                // Nobody listens any more where another rank has failed before.
-                let _ = results.send((number, result));
-            };
-            room.is_at_work(number, true);
-            if member.jobs.send(Box::new(job)).is_err() {
-                room.fail(number, "its thread has ended");
-            }
-        }
-        drop(results);
-        gather(&done, members.len(), room)
-    }
-}
-
-/// A panic's message.
-fn said(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it does not say why")
-}
-
-impl Member {
-    fn new(number: usize, mut rank: Rank) -> Result<Self> {
-        let (jobs, todo) = channel::<Job>();
-        let work = move || todo.iter().for_each(|job| job(&mut rank));
-        let thread = thread::Builder::new().name(format!("rank {number}")).spawn(work);
-        let thread =
-            thread.map_err(|error| Error::failed(format!("cannot start a thread: {error}")))?;
-        Ok(Self { jobs, thread })
-    }
-}
-
-impl Drop for Team {
-    /// Waits until the ranks have given back what they hold, unless one of them may never come to that.
-    fn drop(&mut self) {
-        let Ranks::Several { members, room, link } = &mut self.ranks else { return };
-        if room.failure().is_none() {
-            link.iter().for_each(|link| link.end());
-            // All at once: NCCL wants the ranks of a machine to leave it together.
-            let threads: Vec<_> = members.drain(..).map(|member| member.thread).collect();
-            threads.into_iter().for_each(|thread| drop(thread.join()));
-        }
-        link.iter().for_each(|link| link.close());
     }
 }

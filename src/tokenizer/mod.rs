@@ -125,7 +125,8 @@ impl Tokenizer {
         let inside = pre_tokenizer.clone().and_then(without_first_space);
         let decoder = decoder.as_ref().ok_or("has no decoder")?;
         Ok(Self {
-            can_cut: normalizers.is_empty() && pre_tokenizer.as_ref().is_some_and(is_llama3),
+            can_cut: normalizers.is_empty()
+                && pre_tokenizer.as_ref().is_some_and(pieces::is_llama3),
             encoding,
             normalizers,
             pre_tokenizers: split(pre_tokenizer.as_ref())?,
@@ -377,20 +378,6 @@ fn without_first_space(mut pre_tokenizer: Value) -> Option<Value> {
         }
     }
     edit(&mut pre_tokenizer).then_some(pre_tokenizer)
-}
-
-/// Whether this is Llama 3's pre-tokenizer: its split, then bytes without a space put before them.
-fn is_llama3(pre_tokenizer: &Value) -> bool {
-    let Some([split, bytes]) = pre_tokenizer["pretokenizers"].as_array().map(Vec::as_slice) else {
-        return false;
-    };
-    split["type"] == "Split"
-        && split["pattern"]["Regex"].as_str().is_some_and(pieces::is_llama3_pattern)
-        && split["behavior"] == "Isolated"
-        && split["invert"] == false
-        && bytes["type"] == "ByteLevel"
-        && bytes["add_prefix_space"] == false
-        && bytes["use_regex"] == false
 }
 
 /// Whether no letter or digit touches a range of the text.

@@ -3,6 +3,8 @@
 //! of text, and the regular expression gives up (a panic in the regex library) after ten million
 //! steps back within one match, as over ten million spaces.
 
+use serde_json::Value;
+
 use std::ops::Range;
 
 /// How Llama 3 splits a text before it merges bytes.
@@ -57,6 +59,20 @@ fn is_sure_cut(text: &str, at: usize) -> bool {
         b'\n' => after.is_some_and(|c| c.is_alphanumeric() || c.is_ascii_graphic()),
         _ => false,
     }
+}
+
+/// Whether this is Llama 3's pre-tokenizer: its split, then bytes without a space put before them.
+pub fn is_llama3(pre_tokenizer: &Value) -> bool {
+    let Some([split, bytes]) = pre_tokenizer["pretokenizers"].as_array().map(Vec::as_slice) else {
+        return false;
+    };
+    split["type"] == "Split"
+        && split["pattern"]["Regex"].as_str().is_some_and(is_llama3_pattern)
+        && split["behavior"] == "Isolated"
+        && split["invert"] == false
+        && bytes["type"] == "ByteLevel"
+        && bytes["add_prefix_space"] == false
+        && bytes["use_regex"] == false
 }
 
 #[cfg(test)]

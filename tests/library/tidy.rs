@@ -38,9 +38,20 @@ const ORDER: &[&str] = &[
     "cli",
 ];
 
-const FILE_LINES: usize = 450;
-const FUNCTION_LINES: usize = 80;
+const FILE_LINES: usize = 400;
+const FUNCTION_LINES: usize = 70;
+/// Of the functions of kernels.
+const KERNEL_LINES: usize = 120;
 const COLUMNS: usize = 110;
+/// Files that are longer, as they were when the limit came. They may not grow.
+const OVER: [(&str, usize); 6] = [
+    ("kernels/attend_decode.cu", 425),
+    ("kernels/lib/ptx.cuh", 413),
+    ("emulator/src/hopper.cpp", 466),
+    ("tests/emulator/intrinsics.rs", 436),
+    ("tests/emulator/nccl.cpp", 430),
+    ("tests/kernels/intrinsics.cu", 450),
+];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -189,31 +200,77 @@ fn unsafe_stays_in_its_room_and_says_why() {
     assert_eq!(found, listed, "ARCHITECTURE.md has a row for each file with unsafe");
 }
 
-#[test]
-fn files_functions_and_lines_are_of_livable_size() {
-    for (file, text) in all_files() {
-        let lines: Vec<&str> = text.lines().collect();
-        let code = lines.iter().position(|line| *line == "mod tests {").unwrap_or(lines.len());
-        assert!(code <= FILE_LINES, "{file}: {code} lines");
-        let mut start = None;
-        for (number, line) in lines.iter().enumerate() {
-            assert!(line.chars().count() <= COLUMNS, "{file}:{}: a long line", number + 1);
-            let trimmed = line.trim_start();
-            let begins =
-                ["fn ", "pub fn ", "pub(super) fn "].iter().any(|f| trimmed.starts_with(f));
-            if begins {
-                start = Some((number, line.len() - trimmed.len()));
-            }
-            if let Some((first, indent)) = start
-                && trimmed == "}"
-                && line.len() - trimmed.len() == indent
-            {
-                let length = number - first + 1;
-                assert!(length <= FUNCTION_LINES, "{file}:{}: {length} lines", first + 1);
-                start = None;
-            }
+/// Where each function begins, and how many lines it has: by the layout that formatters give it.
+fn functions(file: &str, lines: &[&str]) -> Vec<(usize, usize)> {
+    let indent = |line: &str| line.len() - line.trim_start().len();
+    let (is_rust, is_python) = (file.ends_with(".rs"), file.ends_with(".py"));
+    let begins = |line: &str| match line.trim_start() {
+        code if is_rust => {
+            let code = code.trim_start_matches("pub").trim_start_matches("(super)").trim_start();
+            ["fn ", "const fn ", "unsafe fn "].iter().any(|word| code.starts_with(word))
+        }
+        code if is_python => code.starts_with("def "),
+        code => line == code && code.ends_with(['{', ',']) && code.contains('('),
+    };
+    let mut found = Vec::new();
+    let mut open: Option<(usize, usize)> = None;
+    let all = lines.iter().copied().chain(["the end"]).enumerate();
+    for (number, line) in all.filter(|(_, line)| !line.trim().is_empty()) {
+        let is_outside = |(_, at): &(usize, usize)| indent(line) <= *at;
+        match open.take_if(|open| is_outside(open) && (is_python || line.trim() == "}")) {
+            Some((first, _)) if is_python => found.push((first, number - first)),
+            Some((first, _)) => found.push((first, number - first + 1)),
+            None => {}
+        }
+        // One that another follows before it ends has no body.
+        if begins(line) && open.is_none_or(|(_, at)| at == indent(line)) {
+            open = Some((number, indent(line)));
         }
     }
+    found
+}
+
+#[test]
+fn files_functions_and_lines_are_of_livable_size() {
+    let others = ["kernels", "emulator", "tests", "scripts"];
+    let others = others.iter().flat_map(|folder| files(folder, &["cu", "cuh", "cpp", "h", "py"]));
+    let rust = all_files().into_iter().chain(files("examples", &["rs"]));
+    let gone = OVER.iter().filter(|(file, _)| !root().join(file).is_file());
+    let mut over: Vec<String> = gone.map(|(file, _)| format!("{file} is gone")).collect();
+    for (file, text) in rust.chain(others) {
+        let lines: Vec<&str> = text.lines().collect();
+        let code = lines.iter().position(|line| *line == "mod tests {").unwrap_or(lines.len());
+        let known = OVER.iter().find(|(known, _)| *known == file).map(|(_, most)| *most);
+        if known.is_some() && code <= FILE_LINES {
+            over.push(format!("{file} is over no more: strike it off"));
+        }
+        if code > known.unwrap_or(FILE_LINES) {
+            over.push(format!("{file}: {code} lines"));
+        }
+        let most = if file.starts_with("kernels/") { KERNEL_LINES } else { FUNCTION_LINES };
+        let long = functions(&file, &lines).into_iter().filter(|(_, length)| *length > most);
+        over.extend(long.map(|(first, length)| format!("{file}:{}: {length} lines", first + 1)));
+        let wide = lines.iter().enumerate().filter(|(_, line)| line.chars().count() > COLUMNS);
+        let wide = wide.filter(|_| file.ends_with(".rs"));
+        over.extend(wide.map(|(number, _)| format!("{file}:{}: a long line", number + 1)));
+    }
+    assert!(over.is_empty(), "{over:#?}");
+}
+
+/// Of the last test: what it does not see is no limit.
+#[test]
+fn functions_are_found_in_every_language() {
+    let found = |file: &str, text: &str| functions(file, &text.lines().collect::<Vec<_>>());
+    let rust =
+        "impl A {\n    pub(super) fn a() {\n        if b {\n        }\n    }\n}\nfn c() {\n}\n";
+    assert_eq!(found("a.rs", rust), [(1, 4), (6, 2)]);
+    let cuda =
+        "struct A {\n};\n\ntemplate <class W>\nvoid a(int b,\n       int c) {\n    d();\n}\n";
+    assert_eq!(found("a.cu", cuda), [(4, 4)]);
+    let declared = "void a(int b,\n       int c);\n\nvoid d() {\n    e();\n}\n";
+    assert_eq!(found("a.cpp", declared), [(3, 3)]);
+    let python = "class A:\n    def a(self):\n        b()\n\n        c()\n\n\nd()\n";
+    assert_eq!(found("a.py", python), [(1, 6)]);
 }
 
 /// A test that is left out says why.

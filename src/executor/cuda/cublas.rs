@@ -6,8 +6,9 @@ use std::sync::Arc;
 use cudarc::cublaslt::result::{self, CublasError};
 use cudarc::cublaslt::sys::{self, cudaDataType};
 
-use super::driver::{Context, Region};
+use super::driver::Context;
 use super::emulator;
+use super::region::Region;
 use super::stream::Stream;
 use super::{Cuda, Recorded};
 use crate::encoding::{Encoding, Float};

@@ -1,7 +1,8 @@
 //! Launches with addresses, and ops that the hosts of several ranks do for their GPUs.
 
 use super::driver::tensor_map;
-use super::stream::{Function, launched};
+use super::module::Function;
+use super::stream::launched;
 use super::{Cuda, locked};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};

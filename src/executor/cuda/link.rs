@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use bytemuck::Pod;
 
-use super::driver::{Alarm, Context};
+use super::driver::Context;
 use super::nccl::Nccl;
+use super::region::Alarm;
 use super::stream::Stream;
 use super::{Cuda, Gpu, Peers, emulator};
 use crate::comm::{Communicator, Direction};

@@ -8,7 +8,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::driver::{Context, Region};
+use super::driver::Context;
+use super::region::Region;
 use super::stream::{Staging, Stream};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};

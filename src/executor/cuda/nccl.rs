@@ -9,8 +9,9 @@ use std::{ptr, thread};
 
 use cudarc::nccl::sys::{ncclComm_t, ncclDataType_t, ncclRedOp_t, ncclUniqueId};
 
-use super::driver::{Context, Pinned, Region};
+use super::driver::Context;
 use super::libnccl::{self, Functions, IN_PROGRESS, REMOTE_ERROR, SUCCESS, Status};
+use super::region::{Pinned, Region};
 use super::stream::Stream;
 use crate::comm::{Communicator, Direction};
 use crate::error::{Error, Result};

@@ -11,7 +11,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use super::driver::{Context, Pinned, Region};
+use super::driver::Context;
+use super::region::{Pinned, Region};
 use super::stream::Stream;
 use crate::error::{Error, Result};
 

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use super::driver::{Context, Region};
+use super::driver::Context;
 use super::kernels::Kernels;
 use super::load::{Loader, OnProgress};
+use super::region::Region;
 use super::stream::{Stream, launched};
 use super::{Blueprint, Cuda, Gpu};
 use crate::checkpoint::Checkpoint;
