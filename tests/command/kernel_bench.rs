@@ -1,8 +1,11 @@
 //! `chaski kernels bench`: rows that agree with themselves, two kernels in turns, and what is refused.
 
 use std::fs;
+use std::io::Read;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
+use crate::child::{signal, start};
 use crate::process::chaski;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -195,6 +198,47 @@ fn a_kernel_that_does_not_end_is_given_up() {
     let late = format!("{wait} for (volatile bool spin = {is_models}; spin;) {{}}");
     let said = told((wait, &late), &["--time-limit", "20"]);
     assert!(said.contains("chaski: kernel rms_norm: did not finish in 20 s\n"), "{said}");
+}
+
+#[test]
+fn an_emulated_gpu_says_what_it_is_for_and_takes_a_small_model() {
+    let sizes = ["--emulate", "1", "-p", "3", "-d", "1", "-r", "1", "-o", "json", "rms_norm"];
+    let said = bench(&sizes);
+    assert!(
+        said.2.contains("an emulated GPU shows that kernels run and what rows there are"),
+        "{}",
+        said.2
+    );
+    assert!(rows(&said).iter().all(|row| row["model"] == "synthetic:tiny"), "{}", said.1);
+}
+
+/// In the middle of a run that takes longer than anybody waits: the rows before it are a whole table.
+#[test]
+fn ctrl_c_ends_it_within_a_second() {
+    let model = ["-m", "synthetic:llama3.2-1b", "--layers", "1", "-p", "256", "-d", "1", "-r", "3"];
+    let ask = [&["kernels", "bench", "--emulate", "1", "-o", "json"], &model[..]].concat();
+    let mut child = start::<&str>(&ask, &[]);
+    let mut begun = [0; 2];
+    child.stdout.as_mut().unwrap().read_exact(&mut begun).unwrap();
+    let rest = std::thread::spawn({
+        let mut stdout = child.stdout.take().unwrap();
+        move || {
+            let mut text = String::new();
+            stdout.read_to_string(&mut text).unwrap();
+            text
+        }
+    });
+    std::thread::sleep(Duration::from_secs(1)); // into the next rows
+    signal(child.id(), "INT");
+    let pressed = Instant::now();
+    let status = child.wait().unwrap();
+    let took = pressed.elapsed();
+    let rows = String::from_utf8_lossy(&begun).into_owned() + &rest.join().unwrap();
+    assert_eq!(status.code(), Some(130), "{rows}");
+    // On a machine that does nothing else it is one.
+    assert!(took < Duration::from_secs(4), "{took:?}");
+    let rows: Vec<Value> = serde_json::from_str(&rows).unwrap_or_else(|e| panic!("{e}: {rows}"));
+    assert!(!rows.is_empty());
 }
 
 #[test]

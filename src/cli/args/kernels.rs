@@ -41,8 +41,11 @@ pub enum KernelsCommand {
     Bench(Box<KernelBenchArgs>),
 }
 
-#[derive(Debug, Args)]
-#[command(mut_arg("model", |model| model.default_value("synthetic:llama3-8b")))]
+#[derive(Debug, Clone, Args)]
+#[command(mut_arg("model", |model| {
+    let help = "The model: as elsewhere [default: synthetic:llama3-8b; on an emulated GPU synthetic:tiny]";
+    model.default_value("").hide_default_value(true).help(help)
+}))]
 #[command(mut_arg("kernel", |kernel| kernel.hide(true)))]
 #[command(mut_arg("device", |device| {
     let help = "What runs them: cuda or cuda:N; or cpu, which times their ops' definitions";
@@ -121,7 +124,8 @@ pub struct CheckArgs {
     #[arg(long)]
     pub json: bool,
 
-    /// End a kernel that takes longer over a case [default: 60; 600 where GPUs are emulated]
+    /// End a kernel that takes longer over a case [default: 60; where GPUs are emulated 20, or 600 with
+    /// --cases thorough]
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub time_limit: Option<f64>,
 

@@ -36,7 +36,7 @@ pub fn bench(
     args: &KernelBenchArgs,
     wanted: &[&Kernel],
     source: Option<&Source>,
-    interrupt: &AtomicBool,
+    interrupt: &'static AtomicBool,
     emulated: Option<u32>,
 ) -> Result<()> {
     check(args, wanted)?;
@@ -50,7 +50,7 @@ pub fn bench(
         passed(source, ordinals[0], emulated, args.time_limit)?;
     }
     let limit = time_limit(args.time_limit, emulated);
-    let watchdog = Watchdog::new(limit);
+    let watchdog = Watchdog::new(limit, interrupt);
     let begins = || match interrupt.load(Ordering::Relaxed) {
         true => Err(Error::Interrupted),
         false => {
@@ -68,9 +68,11 @@ pub fn bench(
         let subject = subject(&model.to_string(), &gpus[0], nvml.as_ref(), source);
         let timed = || time_sums(&gpus, &sizes, args.repetitions, limit, &begins);
         let ((sums, result), conditions) = watched(nvml.as_ref(), timed);
+        watchdog.rest();
         for row in sum_rows(&sums, &gpus, token_bytes, &conditions, &subject) {
             print(&table.row(&row))?;
         }
+        watchdog.ends_with(table.end());
         result?;
         conclude(&sums, gpus.len());
         Ok(())

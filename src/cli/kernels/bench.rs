@@ -15,7 +15,7 @@ use crate::cli::file::Output;
 use crate::cli::interrupt::{interrupt, while_waiting};
 use crate::cli::observer::observer;
 use crate::cli::open::{check_alone, check_gpu, defaults, open, options};
-use crate::cli::output::{print, progress};
+use crate::cli::output::{note, print, progress};
 use crate::config::Dims;
 use crate::encoding::Float;
 use crate::engine::{Device, Model, Options};
@@ -45,6 +45,11 @@ pub fn bench(args: &KernelBenchArgs, emulated: Option<u32>) -> Result<()> {
     if matches!(args.model.device, Device::Cuda(_)) {
         check_gpu()?;
     }
+    if emulated.is_some() {
+        note(
+            "an emulated GPU shows that kernels run and what rows there are: its times say nothing",
+        );
+    }
     let candidates = candidates(args)?;
     let wanted = wanted(args, &candidates)?;
     if wanted.iter().any(|kernel| kernel.name == all_reduce::NAME) {
@@ -67,7 +72,7 @@ pub fn bench(args: &KernelBenchArgs, emulated: Option<u32>) -> Result<()> {
                 source.path
             )));
         };
-        passed(source, gpu.ordinal, emulated, args.time_limit)?;
+        while_waiting(|| passed(source, gpu.ordinal, emulated, args.time_limit))?;
     }
     let nvml = match hardware {
         Hardware::Cpu(_) => None,
@@ -75,7 +80,7 @@ pub fn bench(args: &KernelBenchArgs, emulated: Option<u32>) -> Result<()> {
     };
     let subject = common_fields(&model, nvml.as_ref())?;
     let weights = model.checkpoint.tensors().map(|(_, tensor)| tensor.bytes).sum();
-    let ceilings = Ceilings::measure(hardware, Float::Bf16, weights)?;
+    let ceilings = while_waiting(|| Ceilings::measure(hardware, Float::Bf16, weights))?;
     note_ceilings(&ceilings, Float::Bf16, 1);
     let bed = while_waiting(|| loaded(&model, args.n_depth))?;
     let is_wanted = |group: &Group| {
@@ -86,7 +91,7 @@ pub fn bench(args: &KernelBenchArgs, emulated: Option<u32>) -> Result<()> {
     let groups: Vec<Group> =
         phases.into_iter().flat_map(|phase| bed.groups(phase)).filter(is_wanted).collect();
     let mut session = Session {
-        watchdog: Watchdog::new(time_limit(args.time_limit, emulated)),
+        watchdog: Watchdog::new(time_limit(args.time_limit, emulated), interrupt),
         table: Table::new(args.output.into(), "kernels", KERNEL_COLUMNS),
         bed,
         candidates,
@@ -102,6 +107,7 @@ pub fn bench(args: &KernelBenchArgs, emulated: Option<u32>) -> Result<()> {
         }),
     };
     // Whatever ends it, what was measured is a whole table.
+    session.watchdog.rest();
     print(session.table.end())?;
     result
 }
@@ -126,7 +132,7 @@ impl Session {
             bar.set_message(group.kernel);
             let (times, conditions) = self.measure(group, &candidates, repetitions, interrupt)?;
             let row = self.row(group, (&candidates, &times), &conditions);
-            bar.suspend(|| print(&self.table.row(&row)))?;
+            bar.suspend(|| self.print(&row))?;
             bar.inc(1);
         }
         bar.finish_and_clear();
@@ -150,7 +156,7 @@ impl Session {
                 for (own, time) in all.iter().zip(&times) {
                     let pair = ([own.clone(), all[0].clone()], [time.clone(), times[0].clone()]);
                     let row = self.row(group, (&pair.0, &pair.1), &conditions);
-                    bar.suspend(|| print(&self.table.row(&row)))?;
+                    bar.suspend(|| self.print(&row))?;
                 }
                 found.push(tuning.best(group, &all, &times));
             }
@@ -161,6 +167,13 @@ impl Session {
             true => Err(Error::usage("--tune: none of these kernels has a choice on this device")),
             false => Ok(found),
         }
+    }
+
+    fn print(&mut self, row: &Row) -> Result<()> {
+        self.watchdog.rest();
+        print(&self.table.row(row))?;
+        self.watchdog.ends_with(self.table.end());
+        Ok(())
     }
 
     /// Times, and the state of the machine meanwhile.

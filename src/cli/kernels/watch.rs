@@ -26,14 +26,16 @@ pub(super) fn watch(
     emulated: Option<u32>,
     each: &mut dyn FnMut(Checked) -> Result<()>,
 ) -> Result<()> {
-    let limit = time_limit(args.time_limit, emulated);
+    let limit = case_limit(args, emulated, sanitizer);
     let mut left = kernels.iter();
     while !left.as_slice().is_empty() {
         let process = Process::start(worker(left.as_slice(), args, emulated, sanitizer)?)?;
         let (mut current, mut running): (Option<Checked>, _) = (None, None);
         let mut since = Instant::now();
         let in_time = loop {
-            let event = process.events.recv_timeout(limit);
+            // Compiling has no end of its own to wait for.
+            let patience = if running.is_some() { limit } else { limit.max(GETTING_READY) };
+            let event = process.events.recv_timeout(patience);
             if let Some(checked) = &mut current {
                 checked.seconds = since.elapsed().as_secs_f64();
             }
@@ -58,13 +60,16 @@ pub(super) fn watch(
         };
         let (status, errors) = process.end(in_time)?;
         let Some(mut checked) = current else {
-            let late = || format!("the GPU is not ready after {} s", limit.as_secs_f64());
+            let late = || format!("the GPU is not ready after {} s", GETTING_READY.as_secs());
             return Err(Error::failed(if in_time { reason(status, &errors) } else { late() }));
         };
         let source = source.clone().unwrap_or_else(|| checked.kernel.into());
         checked.wrong.extend(match in_time {
             true => last_words(status, running, &errors, &source),
-            false => vec![of_case(&endless(checked.kernel, limit), running.as_deref())],
+            false => {
+                let late = if running.is_some() { limit } else { limit.max(GETTING_READY) };
+                vec![of_case(&endless(checked.kernel, late), running.as_deref())]
+            }
         });
         each(checked)?;
     }
@@ -102,7 +107,20 @@ fn failed(error: io::Error) -> Error {
     Error::failed(format!("cannot start a process to check kernels: {error}"))
 }
 
-/// How long a kernel may take over what is done in well under a second.
+/// How long a process may take between cases: it starts, and compiles kernels.
+const GETTING_READY: Duration = Duration::from_secs(600);
+
+/// How long a kernel may take over a case. All but the largest are done in a second, or a few where GPUs are
+/// emulated.
+fn case_limit(args: &CheckArgs, emulated: Option<u32>, sanitizer: Sanitizer) -> Duration {
+    let is_small = emulated.is_some() && effort(args, emulated, sanitizer) <= Effort::Usual;
+    let given = args.time_limit.map(Duration::from_secs_f64);
+    given.unwrap_or(if is_small { SMALL_CASE } else { time_limit(None, emulated) })
+}
+
+const SMALL_CASE: Duration = Duration::from_secs(20);
+
+/// How long a kernel may take at the sizes of a model.
 pub fn time_limit(given: Option<f64>, emulated: Option<u32>) -> Duration {
     let usual = if emulated.is_some() { 600.0 } else { 60.0 };
     Duration::from_secs_f64(given.unwrap_or(usual))
@@ -204,4 +222,31 @@ fn worker(
         command.env(name, value);
     }
     Ok(command)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::args::{CasesArg, SanitizeArg};
+
+    #[test]
+    fn a_case_has_twenty_seconds_on_an_emulated_gpu() {
+        let limit = |emulated, cases, time_limit| {
+            let args = CheckArgs {
+                names: Vec::new(),
+                source: None,
+                device: 0,
+                sanitize: SanitizeArg::None,
+                cases,
+                json: false,
+                time_limit,
+                worker: false,
+            };
+            case_limit(&args, emulated, Sanitizer::None).as_secs_f64()
+        };
+        assert_eq!(limit(Some(1), None, None), 20.0);
+        assert_eq!(limit(Some(1), Some(CasesArg::Thorough), None), 600.0);
+        assert_eq!(limit(None, None, None), 60.0);
+        assert_eq!(limit(Some(1), None, Some(0.5)), 0.5);
+    }
 }
