@@ -10,7 +10,7 @@ use super::compile::{Cache, CompileUnit};
 use super::nvrtc::{self, Nvrtc};
 use super::signature::{Field, Kind};
 use super::{KERNELS, Kernel, Paths, private};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, did_you_mean};
 
 /// A kernel's source with the headers that it includes.
 #[derive(Debug, Clone)]
@@ -44,9 +44,10 @@ impl Source {
         let name = first.strip_prefix("//! ").and_then(|rest| rest.split(':').next());
         let Some(kernel) = name.and_then(Kernel::find) else {
             let names: Vec<_> = KERNELS.iter().map(|kernel| kernel.name).collect();
+            let meant = did_you_mean(name.unwrap_or_default(), names.iter().copied());
             return Err(Error::failed(format!(
                 "{}:1: the first line is to name the kernel that this replaces, as in `//! embed: \
-                 what it does`; there are {}",
+                 what it does`; there are {}{meant}",
                 path.display(),
                 names.join(", ")
             )));

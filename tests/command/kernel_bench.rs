@@ -76,9 +76,9 @@ fn rows_agree_with_themselves_and_with_the_model() {
         assert_eq!((&row["source"], &row["ratio"]), (&"built-in".into(), &Value::Null));
         assert!(row.get("throttle_reasons").is_some() && row.get("sm_clock_mhz").is_some());
     }
-    // The matrices of one layer, and the head, which is the embedding.
-    assert_eq!(number(&rows[6], "bytes"), (128_256.0 + 1.0) * 2048.0 * 2.0);
-    assert_eq!(number(&rows[4], "bytes"), (2.0 * 8192.0 + 1.0) * 2048.0 * 2.0);
+    // The matrices of one layer, and the head, which is the embedding, each with a norm in f32.
+    assert_eq!(number(&rows[6], "bytes"), (128_256.0 * 2.0 + 4.0) * 2048.0);
+    assert_eq!(number(&rows[4], "bytes"), (2.0 * 8192.0 * 2.0 + 4.0) * 2048.0);
     // A layer's keys and values are few: there are more of them, of which 33 positions are read.
     assert_eq!(number(&rows[2], "bytes"), 2.0 * 33.0 * 512.0 * 4.0);
     assert!(number(&rows[2], "instances") > 1.0, "{}", rows[2]);

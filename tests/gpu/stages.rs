@@ -309,12 +309,12 @@ fn each_of_two_processes_is_a_stage() {
     for (args, told) in [
         (
             &["--emulate", "1", "--pipeline-parallel", "2"][..],
-            "2 stages, 1 ranks and up to 1 layers in each\n",
+            "2 stages, 1 rank and up to 1 layer in each\n",
         ),
         // More ranks than the 2 KV heads, on two machines.
         (
             &["--emulate", "2", "--devices", "0,1"],
-            "2 stages, 2 ranks and up to 1 layers in each, one for each machine, since 4 ranks are more",
+            "2 stages, 2 ranks and up to 1 layer in each, one for each machine, since 4 ranks are more",
         ),
     ] {
         let [first, second] = joined(&[args, &patient].concat(), &[]);

@@ -117,7 +117,7 @@ const NO_BARRIER: (&str, &str, &str, &str) =
 fn a_missing_barrier_is_noticed_by_its_results() {
     let said = told(NO_BARRIER, &[]);
     assert!(said.contains("y[0, 0, 0] is NaN where"), "{said}");
-    assert!(said.contains("1 of 1 checks failed"), "{said}");
+    assert!(said.contains("1 of 1 check failed"), "{said}");
 }
 
 #[test]
@@ -176,7 +176,7 @@ const ENDLESS: (&str, &str, &str, &str) = (
 fn a_kernel_without_end_is_ended() {
     let said = told(ENDLESS, &["--cases", "few", "--time-limit", "5"]);
     assert!(said.contains("kernel rms_norm: did not finish in 5 s\n"), "{said}");
-    assert!(said.contains("1 of 1 checks failed"), "{said}");
+    assert!(said.contains("1 of 1 check failed"), "{said}");
 }
 
 #[test]

@@ -39,17 +39,7 @@ const USUAL_CPU_CACHE: usize = 32 << 20;
 /// A kernel that does not compute what it should, or fails; a model that does not fit.
 pub fn bench(args: &KernelBenchArgs, emulated: Option<u32>) -> Result<()> {
     let interrupt = interrupt()?;
-    if !args.model.kernel.is_empty() {
-        return Err(Error::usage("kernels bench times --source FILE.cu: leave --kernel out"));
-    }
-    if matches!(args.model.device, Device::Cuda(_)) {
-        check_gpu()?;
-    }
-    if emulated.is_some() {
-        note(
-            "an emulated GPU shows that kernels run and what rows there are: its times say nothing",
-        );
-    }
+    check_device(args, emulated)?;
     let candidates = candidates(args)?;
     let wanted = wanted(args, &candidates)?;
     if wanted.iter().any(|kernel| kernel.name == all_reduce::NAME) {
@@ -57,12 +47,8 @@ pub fn bench(args: &KernelBenchArgs, emulated: Option<u32>) -> Result<()> {
     }
     check_alone(&args.model, "kernels bench")?;
     let tuned = args.tune.as_deref().map(Output::create).transpose()?;
-    let mut model = fitted(args)?;
     let phases = phases(args);
-    let context = phases.iter().map(|phase| phase.end()).max().unwrap_or(1);
-    let context = context.max(model.options.context.unwrap_or(0));
-    model.config.max_context = model.config.max_context.max(context);
-    model.options.context = Some(context);
+    let model = fitted(args, &phases)?;
     check_wanted(&model, &phases, &wanted, &candidates)?;
     let hardware = &model.hardware[0];
     for source in candidates.iter().filter_map(Candidate::source) {
@@ -110,6 +96,20 @@ pub fn bench(args: &KernelBenchArgs, emulated: Option<u32>) -> Result<()> {
     session.watchdog.rest();
     print(session.table.end())?;
     result
+}
+
+/// That there is what runs kernels, and whether its times mean anything.
+fn check_device(args: &KernelBenchArgs, emulated: Option<u32>) -> Result<()> {
+    if !args.model.kernel.is_empty() {
+        return Err(Error::usage("kernels bench times --source FILE.cu: leave --kernel out"));
+    }
+    if matches!(args.model.device, Device::Cuda(_)) {
+        check_gpu()?;
+    }
+    if emulated.is_some() {
+        note("an emulated GPU shows that kernels run and what rows there are: its times say nothing");
+    }
+    Ok(())
 }
 
 /// All that rows come from.
@@ -247,7 +247,7 @@ fn wanted(args: &KernelBenchArgs, candidates: &[Candidate]) -> Result<Vec<&'stat
 
 /// The model, with room for the steps asked for. Of a synthetic one only as many layers as are interleaved,
 /// unless it is said how many.
-fn fitted(args: &KernelBenchArgs) -> Result<Model> {
+fn fitted(args: &KernelBenchArgs, phases: &[Phase]) -> Result<Model> {
     let prefill_chunk = Some(args.n_prompt.max(1));
     let options = Options { prefill_chunk, text: false, ..options(&args.model)? };
     let mut model = open(&args.model, options)?;
@@ -259,6 +259,10 @@ fn fitted(args: &KernelBenchArgs) -> Result<Model> {
         let cut = ModelSource::Synthetic(whole.cut(enough.clamp(1, layers))?);
         model = Model::of(cut, model.options)?;
     }
+    let context = phases.iter().map(|phase| phase.end()).max().unwrap_or(1);
+    let context = context.max(model.options.context.unwrap_or(0));
+    model.config.max_context = model.config.max_context.max(context);
+    model.options.context = Some(context);
     model.qualify(&observer())?;
     Ok(model)
 }
