@@ -107,7 +107,9 @@ fn check_device(args: &KernelBenchArgs, emulated: Option<u32>) -> Result<()> {
         check_gpu()?;
     }
     if emulated.is_some() {
-        note("an emulated GPU shows that kernels run and what rows there are: its times say nothing");
+        note(
+            "an emulated GPU shows that kernels run and what rows there are: its times say nothing",
+        );
     }
     Ok(())
 }
@@ -247,7 +249,7 @@ fn wanted(args: &KernelBenchArgs, candidates: &[Candidate]) -> Result<Vec<&'stat
 
 /// The model, with room for the steps asked for. Of a synthetic one only as many layers as are interleaved,
 /// unless it is said how many.
-fn fitted(args: &KernelBenchArgs, phases: &[Phase]) -> Result<Model> {
+fn fitted(args: &KernelBenchArgs, phases: &[BenchStep]) -> Result<Model> {
     let prefill_chunk = Some(args.n_prompt.max(1));
     let options = Options { prefill_chunk, text: false, ..options(&args.model)? };
     let mut model = open(&args.model, options)?;

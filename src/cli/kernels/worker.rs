@@ -65,7 +65,7 @@ pub fn work(
         };
         if let Some(case) = cases.first() {
             // Compiling it is no part of a case's time.
-            card.load(&case.op().launch(&Target::portable(card.multiprocessors)))?;
+            gpu.load(&case.op().launch(&Target::portable(gpu.multiprocessors)))?;
         }
         let mut wrong = 0;
         for case in &cases {
