@@ -221,16 +221,16 @@ impl<'a> Memory<'a> {
     }
 
     /// The state region, and what the op's reference has to work in (the `scratch` of `Op`).
-    pub fn region_and_scratch(&mut self) -> (Region<'_>, Scratch<'_>) {
+    pub fn region_and_scratch(&mut self) -> (StateView<'_>, Scratch<'_>) {
         let StateRegion { bytes, scratch } = &mut *self.state;
-        (Region(bytes), Scratch { bytes: scratch })
+        (StateView(bytes), Scratch { bytes: scratch })
     }
 }
 
 /// The state region alone.
-pub struct Region<'a>(&'a mut [u8]);
+pub struct StateView<'a>(&'a mut [u8]);
 
-impl Region<'_> {
+impl StateView<'_> {
     /// As [`Memory::slots`].
     ///
     /// # Panics

@@ -66,7 +66,7 @@ pub struct Arguments {
 pub struct Pointer {
     /// Bytes from the start of the argument struct.
     pub offset: usize,
-    pub region: Region,
+    pub region: RegionKind,
     /// Bytes from the start of the region.
     pub region_offset: usize,
     /// What the op says is there: those of the slot or the weight.
@@ -75,7 +75,7 @@ pub struct Pointer {
 
 /// The two regions of a rank's memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Region {
+pub enum RegionKind {
     Weights,
     State,
 }
@@ -85,7 +85,7 @@ pub enum Region {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TensorMap {
     pub dtype: Float,
-    pub region: Region,
+    pub region: RegionKind,
     /// Bytes from the start of the region.
     pub region_offset: usize,
     pub rows: usize,
@@ -101,12 +101,12 @@ impl TensorMap {
     pub fn weight(weight: Weight, box_rows: u32) -> Self {
         let Weight { encoding: Encoding::Plain(dtype), offset: region_offset, rows, cols, .. } =
             weight;
-        Self { dtype, region: Region::Weights, region_offset, rows, cols, box_rows }
+        Self { dtype, region: RegionKind::Weights, region_offset, rows, cols, box_rows }
     }
 
     /// Rows of `cols` numbers: all first terms, then all second ones.
     pub fn activation(x: Activation, cols: usize, box_rows: u32) -> Self {
-        let (region, region_offset) = (Region::State, x.bytes.offset());
+        let (region, region_offset) = (RegionKind::State, x.bytes.offset());
         let rows = x.terms * x.len() / cols;
         Self { dtype: x.dtype, region, region_offset, rows, cols, box_rows }
     }
@@ -136,12 +136,12 @@ impl Arguments {
 
     pub(super) fn weight(&mut self, offset: usize, weight: Weight) {
         let (region_offset, bytes) = (weight.offset, weight.bytes());
-        self.pointers.push(Pointer { offset, region: Region::Weights, region_offset, bytes });
+        self.pointers.push(Pointer { offset, region: RegionKind::Weights, region_offset, bytes });
     }
 
     pub(super) fn slot<T: Pod>(&mut self, offset: usize, slot: Slot<T>) {
         let (region_offset, bytes) = (slot.offset(), slot.bytes());
-        self.pointers.push(Pointer { offset, region: Region::State, region_offset, bytes });
+        self.pointers.push(Pointer { offset, region: RegionKind::State, region_offset, bytes });
     }
 
     pub(super) fn map(&mut self, offset: usize, map: TensorMap) {
@@ -179,7 +179,7 @@ impl Arguments {
     }
 
     /// The struct with addresses in all places: `base` is where a region begins.
-    pub fn resolve(mut self, base: impl Fn(Region) -> u64) -> Self {
+    pub fn resolve(mut self, base: impl Fn(RegionKind) -> u64) -> Self {
         for place in std::mem::take(&mut self.pointers) {
             self.scalar(place.offset, base(place.region) + place.region_offset as u64);
         }

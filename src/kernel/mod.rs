@@ -32,7 +32,7 @@ mod source;
 
 pub use arch::{ARCHS, Arch, PROGRAMMATIC};
 pub use compile::Resources;
-pub use launch::{Arguments, Launch, Pointer, Region, TensorMap};
+pub use launch::{Arguments, Launch, Pointer, RegionKind, TensorMap};
 pub use paths::Paths;
 pub use set::KernelSet;
 pub use source::Source;

@@ -7,7 +7,7 @@ use std::process::Command;
 use crate::tiny::TINY;
 use chaski::encoding::{Encoding, Float};
 use chaski::kernel::signature::Signature;
-use chaski::kernel::{KERNELS, Kernel, Region};
+use chaski::kernel::{KERNELS, Kernel, RegionKind};
 use chaski::memory::{Layout, Weight};
 use serde_json::Value;
 use tempfile::tempdir;
@@ -157,9 +157,9 @@ fn arguments_are_the_bytes_of_the_struct_and_places_for_addresses() {
     let (ids_at, x_at) = (256, 512 + 16 * 4); // after the skipped slot
     assert_eq!(skipped.offset(), 0);
     let expected = [
-        (0, Region::State, ids_at, 4 * 4),
-        (8, Region::Weights, 4096, 100 * 16 * 2),
-        (16, Region::State, x_at, 16 * 4),
+        (0, RegionKind::State, ids_at, 4 * 4),
+        (8, RegionKind::Weights, 4096, 100 * 16 * 2),
+        (16, RegionKind::State, x_at, 16 * 4),
     ];
     assert_eq!(places, expected);
     let words = |bytes: &[u8]| -> Vec<u64> {
@@ -171,8 +171,8 @@ fn arguments_are_the_bytes_of_the_struct_and_places_for_addresses() {
     assert_eq!(arguments.trace(), Some(48));
     assert_eq!(words(arguments.bytes()), [0, 0, 0, numbers, more, 0, 0, 0]);
     let resolved = arguments.resolve(|region| match region {
-        Region::Weights => 1 << 40,
-        Region::State => 1 << 41,
+        RegionKind::Weights => 1 << 40,
+        RegionKind::State => 1 << 41,
     });
     let state = |at: usize| (1 << 41) + at as u64;
     let expected = [state(ids_at), (1 << 40) + 4096, state(x_at), numbers, more, 0, 0, 0];

@@ -6,7 +6,7 @@ use super::stream::launched;
 use super::{Cuda, locked};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
-use crate::kernel::{Arguments, Region as Which};
+use crate::kernel::{Arguments, RegionKind};
 use crate::memory::{Memory, Slot};
 use crate::op::{Exchange, Op, Program};
 
@@ -145,16 +145,16 @@ impl Cuda {
         for place in arguments.pointers() {
             let (at, bytes) = (place.region_offset, place.bytes);
             words[place.offset / 8] = match (place.region, at.checked_sub(self.own_bytes)) {
-                (Which::Weights, _) => self.weights.address(at, bytes),
-                (Which::State, None) => self.state.address(at..at + bytes),
-                (Which::State, Some(at)) => self.shared.address(at..at + bytes)?,
+                (RegionKind::Weights, _) => self.weights.address(at, bytes),
+                (RegionKind::State, None) => self.state.address(at..at + bytes),
+                (RegionKind::State, Some(at)) => self.shared.address(at..at + bytes)?,
             };
         }
         for (offset, map) in arguments.maps() {
             let at = map.region_offset;
             let address = match map.region {
-                Which::Weights => self.weights.address(at, map.bytes()),
-                Which::State => self.state.address(at..at + map.bytes()),
+                RegionKind::Weights => self.weights.address(at, map.bytes()),
+                RegionKind::State => self.state.address(at..at + map.bytes()),
             };
             words[offset / 8..][..16].copy_from_slice(&tensor_map(map, address)?);
         }
@@ -165,7 +165,8 @@ impl Cuda {
     pub(super) fn weights_of(&self, arguments: &Arguments) -> usize {
         let places = arguments.pointers().iter().map(|place| (place.region, place.region_offset));
         let maps = arguments.maps().iter().map(|(_, map)| (map.region, map.region_offset));
-        let of_weights = places.chain(maps).filter(|(region, _)| matches!(region, Which::Weights));
+        let of_weights =
+            places.chain(maps).filter(|(region, _)| matches!(region, RegionKind::Weights));
         of_weights.map(|(_, at)| self.weights.count_with(at)).max().unwrap_or(0)
     }
 
