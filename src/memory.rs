@@ -92,7 +92,7 @@ impl Activation {
         self.len() == 0
     }
 
-    /// LocalGroup for the first `len` activations; their second terms follow them at once.
+    /// Room for the first `len` activations; their second terms follow them at once.
     pub fn first(self, len: usize) -> Self {
         Self { bytes: self.bytes.part(0, len * self.terms * self.dtype.bytes()), ..self }
     }

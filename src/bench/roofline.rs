@@ -96,7 +96,7 @@ fn frame(title: &str) -> String {
 }
 
 impl Axes {
-    /// LocalGroup for all points, the roof's ridge and the words on its slope.
+    /// Room for all points, the roof's ridge and the words on its slope.
     fn around(points: &[(f64, f64)], ceilings: &Ceilings) -> Self {
         let ridge = ceilings.flops_per_s / ceilings.read_bytes_per_s;
         let xs = points.iter().map(|point| point.0).chain([ridge, ridge / 20.0, 1.0]);

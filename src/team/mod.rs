@@ -218,7 +218,7 @@ impl Team {
     /// Sets how tokens are chosen from now on, and what has been said so far.
     ///
     /// # Errors
-    /// TeamOptions without meaning; a rank that fails.
+    /// Options without meaning; a rank that fails.
     pub fn begin(&mut self, options: &SamplingOptions, prompt: &[u32]) -> Result<()> {
         self.sequence.begin(options, prompt, self.sizes.vocab)?;
         self.tell(|| Command::Begin(options.clone(), prompt.into()))?;

@@ -161,7 +161,7 @@ fn no_op_begins_before_its_weights_are_there() {
         let (case, ids) = (case(name), [5, 3, 8, 2, 9, 1, 7]);
         let mut plain = emulated::team(&source(&case), request(7)).unwrap();
         let plain = plain.prefill(&ids, Logits::All).unwrap().to_vec();
-        // The gpu's kernels are loaded then: nothing but its weights holds up an op.
+        // The GPU's kernels are loaded then: nothing but its weights holds up an op.
         let (gpu, alone) = (gpu(), Arc::new(SingleRank::default()));
         let mut warm = begin(&gpu, &case, 7, alone, Box::new(|_| Ok(()))).unwrap();
         assert!(warm.prefill(&ids, Logits::All).unwrap() == plain, "{name}: other bits");
