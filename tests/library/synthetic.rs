@@ -118,7 +118,7 @@ fn ids_go_in_and_out_and_text_is_refused() {
         (vec!["tokenize", "Hello", "-m", "synthetic:tiny"], 1, "token ids go in"),
         (vec!["generate", "-p", "Hello", "-m", "synthetic:tiny"], 1, "token ids go in"),
         (vec!["inspect", "-m", "synthetic:llama4"], 1, "the known shapes are llama3-8b"),
-        (vec!["inspect", "-m", "synthetic:tiny", "--layers", "3"], 2, "tiny has 2"),
+        (vec!["inspect", "-m", "synthetic:tiny", "--layers", "3"], 2, "and it has 2"),
         (vec!["inspect", "-m", "demo", "--layers", "1"], 2, "demo is none"),
         (vec!["inspect", "-m", "synthetic:tiny", "--layers", "0"], 2, "at least 1"),
         (vec!["synthesize", "-m", "demo", "--out", "x"], 2, "a synthetic:SHAPE is needed"),
