@@ -5,6 +5,7 @@
 //! written.
 
 mod around;
+mod control;
 mod definition;
 mod pattern;
 mod pieces;
@@ -15,10 +16,11 @@ mod stop;
 mod stream;
 mod tiktoken;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::panic::resume_unwind;
+use std::thread;
 
-use aho_corasick::{AhoCorasick, MatchKind};
-use rayon::prelude::*;
 use serde_json::Value;
 use tokenizers::models::bpe::BPE;
 use tokenizers::{AddedVocabulary, Model as _, OffsetReferential, OffsetType};
@@ -26,6 +28,7 @@ use tokenizers::{AddedVocabulary, Model as _, OffsetReferential, OffsetType};
 use crate::error::{Error, Result};
 use crate::json;
 use crate::source::Source;
+use control::{ControlTokens, stands_alone};
 use definition::{AddedToken, Definition};
 use pattern::Time;
 use settings::Settings;
@@ -55,14 +58,6 @@ pub struct Tokenizer {
     can_cut: bool,
     /// The file, for messages.
     path: String,
-}
-
-/// The tokens that steer the model, and how to find them in a text.
-struct ControlTokens {
-    /// Leftmost-longest; its patterns are `tokens`.
-    finder: AhoCorasick,
-    tokens: Vec<AddedToken>,
-    by_id: HashMap<u32, usize>,
 }
 
 impl Tokenizer {
@@ -203,10 +198,26 @@ impl Tokenizer {
             return self.encode_piece(text, at_start);
         }
         let pieces: Vec<_> = pieces::pieces(text).collect();
-        let ids: Result<Vec<_>> = pieces
-            .into_par_iter()
-            .map(|piece| self.encode_piece(&text[piece.clone()], at_start && piece.start == 0))
-            .collect();
+        let encode = |pieces: &[Range<usize>]| -> Result<Vec<u32>> {
+            let mut ids = Vec::new();
+            for piece in pieces {
+                ids.extend(self.encode_piece(&text[piece.clone()], at_start && piece.start == 0)?);
+            }
+            Ok(ids)
+        };
+        let threads = thread::available_parallelism().map_or(1, usize::from);
+        let parts = pieces.chunks(pieces.len().div_ceil(threads).max(1));
+        if parts.len() < 2 {
+            return encode(&pieces);
+        }
+        // Threads of its own: no pool, which others in the process might share.
+        let ids: Result<Vec<_>> = thread::scope(|scope| {
+            let parts: Vec<_> = parts.map(|part| scope.spawn(|| encode(part))).collect();
+            parts
+                .into_iter()
+                .map(|part| part.join().unwrap_or_else(|why| resume_unwind(why)))
+                .collect()
+        });
         Ok(ids?.concat())
     }
 
@@ -334,17 +345,6 @@ impl Tokenizer {
     }
 }
 
-impl ControlTokens {
-    fn new(tokens: Vec<AddedToken>) -> std::result::Result<Self, String> {
-        let finder = AhoCorasick::builder()
-            .match_kind(MatchKind::LeftmostLongest)
-            .build(tokens.iter().map(|token| token.content.as_bytes()))
-            .map_err(|error| format!("added_tokens: {error}"))?;
-        let by_id = tokens.iter().enumerate().map(|(index, token)| (token.id, index)).collect();
-        Ok(Self { finder, tokens, by_id })
-    }
-}
-
 impl From<AddedToken> for tokenizers::AddedToken {
     fn from(token: AddedToken) -> Self {
         Self::from(token.content, token.special)
@@ -378,10 +378,4 @@ fn without_first_space(mut pre_tokenizer: Value) -> Option<Value> {
         }
     }
     edit(&mut pre_tokenizer).then_some(pre_tokenizer)
-}
-
-/// Whether no letter or digit touches a range of the text.
-fn stands_alone(text: &str, range: std::ops::Range<usize>) -> bool {
-    let is_word = |c: char| c.is_alphanumeric() || c == '_';
-    !text[..range.start].ends_with(is_word) && !text[range.end..].starts_with(is_word)
 }
