@@ -234,7 +234,7 @@ fn the_start_up_is_split() {
         let find = |phase: &str| rows.iter().find(|row| row["phase"] == phase);
         let of = |phase: &str| find(phase).unwrap_or_else(|| panic!("{phase}: {rows:?}"));
         let end = |row: &Value| number(row, "from_ms") + number(row, "ms");
-        assert!(rows.iter().all(|row| number(row, "ms") >= 1e-3), "{rows:?}");
+        assert!(rows.iter().all(|row| number(row, "ms") > 0.99e-3), "{rows:?}");
         let (is_gpu, is_synthetic) = (device[0] == "--emulate", model == TINY);
         assert_eq!(find("tokenizer").is_some(), !is_synthetic, "a synthetic model has none");
         for phase in ["module load", "graph capture"] {
@@ -245,7 +245,8 @@ fn the_start_up_is_split() {
             assert!(end(pair[0]) <= number(pair[1], "from_ms") + 1e-6, "{pair:?}");
         }
         let total = of("total");
-        assert_eq!((number(total, "from_ms"), end(total)), (0.0, end(of("second token"))));
+        assert_eq!(number(total, "from_ms"), 0.0);
+        assert!((end(total) - end(of("second token"))).abs() < 1e-6, "{rows:?}");
         assert!(number(of("allocate"), "from_ms") >= end(of("plan")) - 1e-6);
     }
 }

@@ -38,8 +38,6 @@ pub(super) fn startup(args: &ModelArgs, table: &mut Table) -> Result<()> {
     let tokenizer = model.tokenizer().is_ok().then(|| model.tokenizer_time());
     let qualifying = clock.now();
     model.qualify(&observer())?;
-    let qualified = clock.now();
-    let common = common_fields(&model, None)?;
     let planning = clock.now();
     let mut team = model.load(&clock.observer())?.team;
     let loaded = clock.now();
@@ -58,7 +56,7 @@ pub(super) fn startup(args: &ModelArgs, table: &mut Table) -> Result<()> {
         ("files", from(Duration::ZERO, found + opening.files)),
         ("device", from(found + opening.files, opening.devices)),
         ("tokenizer", from(found, tokenizer.unwrap_or_default())),
-        ("qualify", from(qualifying, qualified - qualifying)),
+        ("qualify", from(qualifying, planning - qualifying)),
         ("plan", from(planning, planned - planning)),
         ("allocate", from(planned, allocate)),
         ("copy", from(copying, weights)),
@@ -70,6 +68,7 @@ pub(super) fn startup(args: &ModelArgs, table: &mut Table) -> Result<()> {
         ("total", from(Duration::ZERO, end)),
     ];
     note(EXPLAINED);
+    let common = common_fields(&model, None)?;
     let ms = |time: Duration| 1e3 * time.as_secs_f64();
     for (phase, (begun, took)) in phases.into_iter().filter(|(_, (_, took))| *took >= LEAST) {
         let mut row = Row::new();
