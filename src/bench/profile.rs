@@ -237,7 +237,7 @@ pub const PROFILE_COLUMNS: &[Column] = &[
     ("op", |row| text(row, "op")),
     ("tensor and shape", |row| {
         let parts = ["tensor", "shape"].into_iter().filter_map(|field| row[field].as_str());
-        parts.collect::<Vec<_>>().join(" ")
+        format!("{:<46}", parts.collect::<Vec<_>>().join(" "))
     }),
     ("count", |row| number(row, "count", 0)),
     ("time us", |row| number(row, "time_us", 1)),

@@ -237,7 +237,7 @@ fn the_start_up_is_split() {
         assert!(rows.iter().all(|row| number(row, "ms") > 0.99e-3), "{rows:?}");
         let (is_gpu, is_synthetic) = (device[0] == "--emulate", model == TINY);
         assert_eq!(find("tokenizer").is_some(), !is_synthetic, "a synthetic model has none");
-        for phase in ["module load", "graph capture"] {
+        for phase in ["qualify", "module load", "graph capture"] {
             assert_eq!(find(phase).is_some(), is_gpu, "{phase}: {rows:?}");
         }
         let in_turn = ["files", "plan", "load", "first token", "second token"].map(of);
