@@ -110,9 +110,15 @@ fn embed_emulator() -> Result<(), String> {
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR: Cargo sets it")?);
     let root = env::current_dir().map_err(|error| format!("no current folder: {error}"))?;
     let mut text = String::from("&[\n");
-    for (folder, extension) in
-        [("", "sh"), ("src/", "cpp"), ("src/", "h"), ("include/", "h"), ("include/lib/", "cuh")]
-    {
+    for (folder, extension) in [
+        ("", "sh"),
+        ("src/", "cpp"),
+        ("src/", "h"),
+        ("include/", "h"),
+        ("include/lib/", "cuh"),
+        ("include/cuda/", "h"),
+        ("include/cuda/cooperative_groups/", "h"),
+    ] {
         for stem in read_folder(&Path::new("emulator").join(folder), extension)?.into_keys() {
             let name = format!("{folder}{stem}.{extension}");
             let path = root.join("emulator").join(&name);

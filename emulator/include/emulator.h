@@ -28,7 +28,7 @@ struct Self {
 };
 extern Self* self;  // the thread that runs now; the scheduler sets it at every switch
 
-// An exported kernel, as the trampoline that <nvrtc.cpp> appends to each source describes it.
+// A kernel, as the trampoline that src/dialect.cpp appends to each source describes it.
 struct Kernel {
     const char* name;
     void (*run)(void* const* arguments);
@@ -38,9 +38,24 @@ struct Kernel {
     int max_threads;
 };
 
+// A variable of a module, which tells of itself when its code is loaded.
+struct Registration {
+    Registration(const char* name, const volatile void* address, size_t bytes);
+};
+
 // Barriers and warp-wide meetings: all threads concerned must come, to the same place.
 void sync_threads(Site site);
-void sync_warp(Site site);
+unsigned sync_threads_count(bool vote, Site site);  // and how many have voted
+// The same for the lanes of a mask that have not returned, wherever they stand: src/lanes.cpp.
+struct Lanes {
+    uint32_t come;
+    uint64_t values[32];  // 0 where none came
+};
+Lanes gather(const char* what, uint32_t mask, uint64_t value, Site site);
+void sync_lanes(uint32_t mask, Site site);
+uint32_t active_lanes(Site site);
+unsigned check_lane(const Lanes& lanes, const char* what, unsigned lane, Site site);
+void stop(int result, const char* why, Site site);  // the grid
 uint32_t shuffle(uint32_t value, unsigned from_lane, Site site);
 uint32_t ballot(bool vote, Site site);
 void load_matrices(uint32_t* registers, unsigned count, bool transposed, const void* row,
@@ -95,6 +110,8 @@ void poll_outside();  // before a load of what other devices or the host may wri
 void poll_peers();    // before a load of what other devices may write, where there are such
 void progressed();                          // something was published: waiting for it may end
 void fence();
+void before_atomic(const void* address);
+void after_atomic(const void* address, bool changed, Site site);
 // Of relaxed accesses for the system: takes a store that is seen later, if stores are late; before a
 // load; a release for the system, from where on all of the device's stores are seen.
 bool store_late(void* to, uint64_t value, unsigned bytes, Site site);

@@ -3,6 +3,7 @@
 #include "fault.h"
 #include "grid.h"
 #include "modes.h"
+#include "preempt.h"
 
 #include <sys/mman.h>
 #include <cstdlib>
@@ -70,6 +71,7 @@ void thread_main() {
                           [&] { sanitizer::release(block.shared.use()); });
         sanitizer::release(block.grid->end_token());
         Warp& warp = *thread.team;
+        lane_returns(thread);
         if (warp.arrived || block.arrived) {
             for (Warp* other : block.warps)
                 for (Thread& waiting : other->lanes)
@@ -113,6 +115,11 @@ void set_up(Thread& thread, Warp& warp, unsigned number, const Block& block) {
     thread.team = &warp;
     thread.state = State::Ready;
     thread.polled = nullptr;
+    thread.has_fenced = false;
+    thread.states.clear();
+    thread.codes.clear();
+    thread.same = 0;
+    thread.code = 0;
     thread.seen.clear();
     thread.copies.resize(1);
     thread.copies.front().copies.clear();
@@ -149,8 +156,12 @@ std::string place(const Thread& thread) {
     std::string text = "thread " + std::to_string(thread.thread.x);
     if (thread.block_dim.y * thread.block_dim.z > 1)
         text += "," + std::to_string(thread.thread.y) + "," + std::to_string(thread.thread.z);
-    return text + " waits in " + thread.doing + " at " + thread.site.file + ":" +
-           std::to_string(thread.site.line);
+    return text + " waits in " + thread.doing + " at " + line_of(thread);
+}
+
+std::string line_of(const Thread& thread) {
+    if (thread.code) return line_of(thread.code);
+    return std::string(thread.site.file) + ":" + std::to_string(thread.site.line);
 }
 
 Block* Block::begin(Grid& grid, Index index) {
@@ -166,6 +177,7 @@ Block* Block::begin(Grid& grid, Index index) {
     block->index = index;
     block->size = launch.block.x * launch.block.y * launch.block.z;
     block->arrived = block->finished = block->phase = 0;
+    block->votes[0] = block->votes[1] = 0;
     block->waited = false;
     block->mbarriers.clear();
     for (NamedBarrier& barrier : block->named) barrier = {};
@@ -179,7 +191,10 @@ Block* Block::begin(Grid& grid, Index index) {
         warp->sums.clear();
         warp->operands.clear();
         warp->committed = warp->registers = 0;
-        warp->fenced = false;
+        warp->fenced = warp->asking = false;
+        warp->returned = 0;
+        for (Gathering* left : warp->gatherings) delete left;
+        warp->gatherings.clear();
         for (unsigned lane = 0; lane < warp->size; lane++)
             set_up(warp->lanes[lane], *warp, w * kLanes + lane, *block);
         block->warps.push_back(warp);
@@ -217,11 +232,13 @@ bool Block::run() {
     if (!warp) return false;
     adopt(scheduler);
     catch_stack_overflow();
+    look_after_kernels();
     const unsigned before = phase;
     while (warp->ready && !grid->failed() && phase == before) {
         const bool shuffled = modes().order == Order::Shuffled;
         round = {warp, before, shuffled ? unsigned(next_random() % warp->size) : 0, 0};
         switch_to_next(scheduler);
+        if (!warp->ready && warp->asking && !grid->failed()) answer_active(*warp);
     }
     self = nullptr;
     return true;
@@ -239,6 +256,15 @@ bool Block::has(State state) const {
     for (Warp* warp : warps)
         for (unsigned lane = 0; lane < warp->size; lane++)
             if (warp->lanes[lane].state == state) return true;
+    return false;
+}
+
+bool Block::hopes() const {
+    for (Warp* warp : warps)
+        for (unsigned lane = 0; lane < warp->size; lane++) {
+            const Thread& thread = warp->lanes[lane];
+            if (thread.state == State::Spinning && thread.vain < kVain) return true;
+        }
     return false;
 }
 

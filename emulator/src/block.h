@@ -44,6 +44,14 @@ struct Thread : Self {
     Site site = {"", 0};           // where it waits
     const char* doing = "";        // and in what
     const void* polled = nullptr;  // the last address of a possible spin loop
+    unsigned vain = 0;             // how often in a row it was looked at, and nothing had changed
+    uint32_t active = 0;           // what __activemask returns
+    // preempt.cpp: where it had to give way, and of a loop that it may be in its registers, how often they
+    // were the same, and its code.
+    uintptr_t code = 0;
+    std::set<uint64_t> states;
+    unsigned same = 0;
+    std::set<uintptr_t> codes;
     Warp* team = nullptr;
     std::deque<CopyGroup> copies;  // cp.async groups, oldest first; the last one is open
     void* copier = nullptr;  // ThreadSanitizer's idea of who writes what they bring: ordered with
@@ -54,6 +62,7 @@ struct Thread : Self {
     // that came before stores which this one has seen since.
     char fences[4];
     unsigned last_fence = 0;
+    bool has_fenced = false;
     std::set<const char*> seen;
 };
 
@@ -115,6 +124,15 @@ struct Payload {
 
 constexpr unsigned kLanes = 32;
 
+// Of the lanes of a mask: lanes.cpp.
+struct Gathering {
+    uint32_t mask;
+    const char* what;
+    Lanes lanes;
+    unsigned left;  // lanes that have yet to go on, once all have come
+    char token;     // ThreadSanitizer's name of __syncwarp
+};
+
 struct Warp {
     Thread lanes[kLanes];
     Block* block = nullptr;
@@ -126,7 +144,9 @@ struct Warp {
     unsigned phase =
         0;  // meetings held: a lane may be one ahead of another, so two sets of everything
     Payload payload[2][kLanes];
-    char token[2];  // ThreadSanitizer's names of __syncwarp
+    std::vector<Gathering*> gatherings;  // that lanes wait at
+    uint32_t returned = 0;               // lanes
+    bool asking = false;                 // some lane for __activemask
 
     // wgmma
     std::list<Sums> sums;
@@ -191,12 +211,14 @@ struct Block {
     bool waited = false;    // some thread has come to grid_dependency_wait
     char told;               // ThreadSanitizer's name of what engines know of shared memory
     char token[2];          // ThreadSanitizer's names of the barrier
+    unsigned votes[2];      // at the barrier, by phase
 
     static Block* begin(Grid& grid, Index index);
     void end();  // gives everything back to the pools; threads that have not finished are forgotten
     bool run();  // one warp as far as it goes; false if no warp is ready
     bool done() const { return finished == size; }
     bool has(State state) const;  // some thread is in it
+    bool hopes() const;           // some thread spins and may yet see a change of its own
     bool resume(State from);      // makes threads in that state ready; false if there was none
     std::string stuck()
         const;  // what keeps a block with no ready thread from going on; empty: nothing
@@ -206,10 +228,13 @@ Payload* meet(const char* what, Site site, const Payload& mine,
                      void (*last)(Payload*) = nullptr);  // of a warp's lanes: intrinsics.cpp
 float half_to_float(uint16_t bits);
 float bf16_to_float(uint16_t bits);
+void lane_returns(Thread& thread);  // lets those go on that wait for nobody else: lanes.cpp
+void answer_active(Warp& warp);     // tells lanes that ask who is active
 Thread& current();                                     // the thread that runs now
 void wait(State state, const char* doing, Site site);  // leaves it in that state
 void give_way();                                       // stays ready, but lets the scheduler choose
 void ready(Thread& thread);
+std::string line_of(const Thread& thread);  // where it waits
 std::string place(const Thread& thread);  // "thread 3 in __syncthreads at file:line"
 [[noreturn]] void fail(int result, Site site, const std::string& what);  // ends the running grid
 void abandon();  // leaves the running thread for good, after the grid has failed

@@ -10,6 +10,33 @@
 namespace emulator {
 namespace {
 
+// A variable of a module, and what it holds when the module is loaded.
+struct Variable {
+    std::string name;
+    char* address;
+    size_t bytes;
+    std::vector<char> initial;
+};
+
+// By the path of the code; they outlive everything, as the machine does. Those that the code which is
+// being loaded tells of come last.
+using Variables = std::vector<Variable>;
+std::map<std::string, Variables>& variables_of = *new std::map<std::string, Variables>;
+Variables& told = *new Variables;
+
+// Code that is loaded again is the same in memory, but its variables are new.
+void renew(Variables& variables) {
+    for (Variable& each : told) {
+        each.initial.assign(each.address, each.address + each.bytes);
+        adopt(reinterpret_cast<uintptr_t>(each.address), each.bytes, current_device->ordinal);
+        variables.push_back(std::move(each));
+    }
+    told.clear();
+    for (Variable& each : variables)  // constants cannot be written
+        if (std::memcmp(each.address, each.initial.data(), each.bytes) != 0)
+            std::memcpy(each.address, each.initial.data(), each.bytes);
+}
+
 // What a module takes of the device's memory: 1.2 MB of 80 GB.
 constexpr size_t kModulePart = 65536;
 
@@ -25,7 +52,8 @@ Module* load(const void* image) {
         throw Failure{kInvalidImage};
     }
     Device& device = *current_device;
-    return new Module{library, &device, code.can_wait_for_dependency(),
+    renew(variables_of[code.path]);
+    return new Module{library, code.path, &device, code.can_wait_for_dependency(),
                       Charge(device, device.memory_bytes / kModulePart), {}};
 }
 
@@ -45,6 +73,14 @@ void load_function(Function& function, const char* by) {
     wait_for_all_devices(by);
     function.loaded = true;
 }
+
+}  // namespace
+
+Registration::Registration(const char* name, const volatile void* address, size_t bytes) {
+    told.push_back({name, static_cast<char*>(const_cast<void*>(address)), bytes, {}});
+}
+
+namespace {
 
 uint64_t volume(Index size) { return uint64_t(size.x) * size.y * size.z; }
 
@@ -134,7 +170,18 @@ ENTRY cuModuleGetFunction(Function** function, Module* module, const char* name)
                  });
 }
 
-ENTRY cuModuleGetGlobal_v2(uintptr_t*, size_t*, Module*, const char*) { return kNotSupported; }
+ENTRY cuModuleGetGlobal_v2(uintptr_t* address, size_t* bytes, Module* module, const char* name) {
+    return enter("cuModuleGetGlobal", Needs::Context, [&](Lock&) {
+        if (!module) throw Failure{kInvalidHandle};
+        for (const Variable& each : variables_of[of_this_device(*module).path]) {
+            if (each.name != name) continue;
+            if (address) *address = reinterpret_cast<uintptr_t>(each.address);
+            if (bytes) *bytes = each.bytes;
+            return;
+        }
+        throw Failure{kNotFound};
+    });
+}
 
 ENTRY cuFuncLoad(Function* function) {
     return enter("cuFuncLoad", Needs::Context,
@@ -171,6 +218,20 @@ ENTRY cuFuncSetAttribute(Function* function, int which, int value) {
         const size_t all = static_bytes(*function->kernel) + size_t(value);
         if (value < 0 || all > modes().max_block_shared_bytes()) throw Failure{kInvalidValue};
         function->dynamic_bytes = size_t(value);
+    });
+}
+
+ENTRY cuFuncGetParamInfo(Function* function, size_t index, size_t* offset, size_t* bytes) {
+    return enter("cuFuncGetParamInfo", Needs::Context, [&](Lock&) {
+        const Kernel& kernel = *of_this_device(*function).kernel;
+        if (index >= kernel.arguments) throw Failure{kInvalidValue};
+        size_t at = 0;
+        for (size_t i = 0;; at += kernel.sizes[i++]) {
+            at = (at + kernel.alignments[i] - 1) / kernel.alignments[i] * kernel.alignments[i];
+            if (i == index) break;
+        }
+        *offset = at;
+        if (bytes) *bytes = kernel.sizes[index];
     });
 }
 

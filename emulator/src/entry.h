@@ -46,6 +46,7 @@ struct Function {
 
 struct Module {
     void* library;
+    std::string path;
     Device* device;
     bool can_wait;
     Charge charge;

@@ -19,8 +19,9 @@ constexpr int kSignals[] = {SIGSEGV, SIGBUS};
 struct sigaction previous[2];
 uintptr_t fault_address, fault_code;  // of the one kernel thread that runs
 
-// The kernel's line for a code address: innermost first, and the headers of the stand-in are not
-// the kernel's.
+}  // namespace
+
+// Innermost first, and the headers of the stand-in are not the kernel's.
 std::string line_of(uintptr_t code) {
     Dl_info info;
     if (!dladdr(reinterpret_cast<void*>(code), &info)) return "";
@@ -44,25 +45,26 @@ bool in_kernel(uintptr_t code) {
            here.dli_fbase == kernel.dli_fbase;
 }
 
+void fail_at(uintptr_t code, int result, const std::string& what) {
+    std::string line = line_of(code);
+    const size_t colon = line.rfind(':');
+    if (colon == std::string::npos) fail(result, {"", 0}, what);
+    const int number = std::atoi(line.c_str() + colon + 1);
+    line.resize(colon);
+    fail(result, {line.c_str(), number}, what);
+}
+
+namespace {
+
 // Where a faulting thread goes on: on its own stack, from the top, never to return.
 void land() {
     const Fiber& fiber = current().fiber;
     const auto stack = reinterpret_cast<uintptr_t>(fiber.stack);
     if (fault_address < stack && fault_address >= stack - 4096)
         fail(kHardwareStackError, {"", 0}, "the stack of a thread overflows");
-    Site site = current().site;  // the runtime, at work for this line
-    std::string line;
-    if (in_kernel(fault_code)) {
-        site = {"", 0};
-        line = line_of(fault_code);
-        size_t colon = line.rfind(':');
-        if (colon != std::string::npos) {
-            int number = std::atoi(line.c_str() + colon + 1);
-            line.resize(colon);
-            site = {line.c_str(), number};
-        }
-    }
-    fail(kIllegalAddress, site, "illegal address " + describe(fault_address));
+    const std::string what = "illegal address " + describe(fault_address);
+    if (in_kernel(fault_code)) fail_at(fault_code, kIllegalAddress, what);
+    fail(kIllegalAddress, current().site, what);  // the runtime, at work for this line
 }
 
 void on_fault(int signal, siginfo_t* info, void* context) {

@@ -49,6 +49,8 @@ void finish_switch([[maybe_unused]] Fiber& arrived) {
 
 }  // namespace
 
+uint64_t switches;
+
 void restart(Fiber& fiber, void (*entry)()) {
     // As emulator_switch would have left it: six registers, `entry` as return address, 0 as entry's
     // own (ends backtraces). At a function's first instruction rsp is 8 below a multiple of 16.
@@ -81,6 +83,7 @@ void adopt(Fiber& host) { host.thread = sanitizer::current(); }
 
 void switch_fiber(Fiber& from, Fiber& to) {
     left = &from;
+    switches++;
     sanitizer::switch_to(to.thread);
 #if defined(EMULATOR_ADDRESS)
     __sanitizer_start_switch_fiber(&from.fake_stack, to.stack, to.stack_bytes);

@@ -2,6 +2,8 @@
 #pragma once
 #include "sanitizer.h"
 
+#include <cstdint>
+
 namespace emulator {
 
 struct Fiber {
@@ -15,6 +17,7 @@ struct Fiber {
 void create(Fiber& fiber, void (*entry)());   // `entry` never returns
 void restart(Fiber& fiber, void (*entry)());  // forget what it was doing
 void switch_fiber(Fiber& from, Fiber& to);
+extern uint64_t switches;  // so far
 void enter_fiber();  // first thing `entry` does
 
 // Makes `host` the fiber that runs now (the calling OS thread).

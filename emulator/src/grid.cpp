@@ -66,6 +66,7 @@ void Grid::run_kernel() const { launch_.kernel->run(argument_pointers_.data()); 
 void Grid::fail(int result, const std::string& message) {
     if (failed()) return;
     result_ = result;
+    std::fflush(stdout);
     report(message);
 }
 
@@ -85,8 +86,8 @@ std::string Grid::spinning() const {
             for (unsigned lane = 0; lane < warp->size; lane++) {
                 const Thread& thread = warp->lanes[lane];
                 if (thread.state != State::Spinning) continue;
-                return std::string(thread.site.file) + ":" + std::to_string(thread.site.line) +
-                       ": kernel " + launch_.kernel->name + ", block " +
+                const std::string at = line_of(thread);
+                return (at.empty() ? "" : at + ": ") + "kernel " + launch_.kernel->name + ", block " +
                        std::to_string(block->index.x) + ": deadlock: " + place(thread) +
                        ", and nothing that could end it can run";
             }
@@ -147,8 +148,13 @@ Progress Grid::advance() {
                 polls_outside = true;  // it is meant to: no deadlock
                 return Progress::Spinning;
             }
-            if (resident_.empty()) return Progress::Finished;
-            if (progress == before) {
+            if (resident_.empty()) {
+                std::fflush(stdout);  // what it has printed
+                return Progress::Finished;
+            }
+            const bool hopeful = std::any_of(resident_.begin(), resident_.end(),
+                                             [](Block* b) { return b->hopes(); });
+            if (progress == before && !hopeful) {
                 for (Block* b : resident_)
                     if (b->has(State::Spinning)) return Progress::Spinning;
                 return Progress::Waiting;

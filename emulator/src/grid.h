@@ -50,6 +50,10 @@ struct Launch {
     int planned_fault;  // 0, or what it fails with while it runs, or kStalls
 };
 
+// So often nothing has changed for a thread that looks again and again: it waits in vain, unless
+// somebody else gets on.
+constexpr unsigned kVain = 4096;
+
 enum class Progress { Finished, Waiting, Spinning, Failed };
 
 class Grid {
@@ -76,6 +80,11 @@ public:
 
     // Since it last went on, some thread has looked at what other devices or the host may write.
     bool polls_outside = false;
+
+    // preempt.cpp: time, whether some thread did not give way, and code that goes round for ever.
+    uint64_t ticks = 0;
+    bool somebody_loops = false;
+    std::set<uintptr_t> circles;
 
 private:
     bool start_block();

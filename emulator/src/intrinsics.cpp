@@ -128,6 +128,7 @@ void sync_threads(Site site) {
     } else {
         block.arrived = 0;
         block.phase++;
+        block.votes[block.phase % 2] = 0;  // of the last but one: everybody has read them
         progress++;
         block.resume(State::AtBarrier);
         give_way();  // who came last has no right to go on first
@@ -135,12 +136,11 @@ void sync_threads(Site site) {
     sanitizer::acquire(token);
 }
 
-void sync_warp(Site site) {
-    Warp& warp = *current().team;
-    char* token = &warp.token[warp.phase % 2];
-    sanitizer::release(token);
-    meet("__syncwarp", site, {});
-    sanitizer::acquire(token);
+unsigned sync_threads_count(bool vote, Site site) {
+    unsigned& votes = current().team->block->votes[current().team->block->phase % 2];
+    votes += vote;
+    sync_threads(site);
+    return votes;
 }
 
 uint32_t shuffle(uint32_t value, unsigned from_lane, Site site) {
@@ -260,7 +260,10 @@ void poll(const void* address, Site site) {
     current().polled = address;
 }
 
-void pause(Site site) { wait(State::Spinning, "a spin loop", site); }
+void pause(Site site) {
+    current().vain = kVain;
+    wait(State::Spinning, "a spin loop", site);
+}
 
 void poll_outside() { current().team->block->grid->polls_outside = true; }
 

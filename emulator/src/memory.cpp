@@ -102,6 +102,10 @@ void* allocate(size_t bytes, int device, int owner, unsigned flags) {
     return memory;
 }
 
+void adopt(uintptr_t address, size_t bytes, int device) {
+    allocations[address] = {address, bytes, device, kHost, 0, false};  // no context frees it
+}
+
 bool release(uintptr_t address) {
     auto found = allocations.find(address);
     if (found == allocations.end() || found->second.freed) return false;

@@ -27,6 +27,7 @@ struct Allocation {
 // AddressSanitizer's red zone) and begins as 0xFF. Freed memory is never used again, so that
 // whoever still points to it is found out. Null when the machine itself has no more.
 void* allocate(size_t bytes, int device, int owner, unsigned flags = 0);
+void adopt(uintptr_t address, size_t bytes, int device);  // memory of a module's variable
 bool release(uintptr_t address);             // false: not the start of a live allocation
 std::vector<Allocation> live_of(int owner);  // all that was allocated in a device's context
 const Allocation* find(uintptr_t address);   // the allocation that contains it, freed or not

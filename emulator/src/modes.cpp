@@ -164,6 +164,7 @@ Modes read() {
     read_number("CHASKI_EMULATE", modes.devices);
     read_number("CHASKI_EMULATE_BLOCKS", modes.resident_blocks);
     read_number("CHASKI_EMULATE_PATIENCE_MS", modes.patience_ms);
+    read_number("CHASKI_EMULATE_LIMIT_MS", modes.limit_ms);
     read_number("CHASKI_EMULATE_DRIVER", modes.driver_version);
     read_switch("CHASKI_EMULATE_STREAMS", "lazy", "eager", modes.lazy);
     read_switch("CHASKI_EMULATE_STORES", "late", "prompt", modes.late_stores);

@@ -31,6 +31,8 @@
 //   CHASKI_EMULATE_PATIENCE_MS=N    how long a spinning kernel waits for another host thread to
 //   queue what it waits
 //                                   for before that is a deadlock (default 10000)
+//   CHASKI_EMULATE_LIMIT_MS=N       threads that do not give way are made to, and a kernel that takes more of
+//                                   the processor's time fails (default 0: neither)
 //   CHASKI_EMULATE_PEERS=on | off | broken | A-B[:broken][,...]
 //                                   which devices can access each other's memory; broken: the driver
 //                                   says that they can, and nothing arrives
@@ -85,6 +87,7 @@ struct Modes {
     bool truncate = false;
     bool fill = true;
     unsigned patience_ms = 10000;
+    unsigned limit_ms = 0;
     std::vector<PlannedFault> faults;
     RankFault rank_fault = RankFault::None;
     int faulty_rank = 0;

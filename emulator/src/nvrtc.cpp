@@ -1,12 +1,13 @@
 // The compiler's stand-in: g++ behind the NVRTC interface. A program becomes a shared object,
 // cached by what the preprocessor makes of it, and its path is the "cubin" that the driver's
 // stand-in loads.
-#include "exports.h"
+#include "dialect.h"
 #include "image.h"
 #include "shell.h"
 
 #include <dlfcn.h>
 #include <sys/stat.h>
+#include <algorithm>
 #include <cstdlib>
 #include <map>
 #include <vector>
@@ -17,15 +18,24 @@ namespace {
 
 using namespace emulator;
 
-enum { kSuccess = 0, kInvalidProgram = 4, kInvalidOption = 5, kCompilation = 6, kInternal = 11 };
+enum {
+    kSuccess = 0,
+    kInvalidProgram = 4,
+    kInvalidOption = 5,
+    kCompilation = 6,
+    kInvalidExpression = 10,
+    kInternal = 11
+};
 
 struct Program {
     std::string source, name, log, image;
     std::map<std::string, std::string> headers;  // by the name they are included with
+    std::vector<Expression> expressions;
 };
 
 #if defined(EMULATOR_THREAD)
-constexpr const char* kSanitizer[] = {"-O1", "-fsanitize=thread"};
+constexpr const char* kSanitizer[] = {"-O1", "-fsanitize=thread", "--param",
+                                    "tsan-distinguish-volatile=1"};
 #elif defined(EMULATOR_ADDRESS)
 constexpr const char* kSanitizer[] = {"-O1", "-fsanitize=address,undefined",
                                       "-fno-sanitize-recover=all"};
@@ -55,7 +65,8 @@ std::vector<std::string> compiler() {
                                                                  : "g++"};
     // Two modules may have a kernel of one name: nothing of theirs is unique in the process.
     for (const char* flag : {"-std=c++17", "-g", "-fPIC", "-fno-exceptions", "-fno-gnu-unique",
-                             "-ffp-contract=off", "-w", "-x", "c++"})
+                             "-ffp-contract=off", "-w", "-Wno-psabi", "-fno-diagnostics-show-caret",
+                             "-fno-diagnostics-show-option", "-fno-show-column"})
         command.push_back(flag);
     command.insert(command.end(), std::begin(kSanitizer), std::end(kSanitizer));
     command.push_back("-fdebug-prefix-map=" + current_directory() +
@@ -96,10 +107,6 @@ bool add_options(std::vector<std::string>& command, std::string& arch, int count
 // Writes the program where the compiler finds it, under the names it was given.
 bool write_program(const Program& program, const std::string& directory) {
     std::string text = "#line 1 \"" + program.name + "\"\n" + program.source + "\n";
-    text += "#line 1 \"trampolines\"\n";
-    for (const Export& each : find_exports(program.source))
-        text += "EMULATOR_KERNEL(" + each.name + ", " +
-                (each.bounds.empty() ? "1024" : each.bounds) + ")\n";
     if (!write_file(directory + "/program.cu", text)) return false;
     for (const auto& [name, content] : program.headers) {
         if (file_exists(include_directory() + "/" + name))
@@ -108,6 +115,19 @@ bool write_program(const Program& program, const std::string& directory) {
             return false;
     }
     return true;
+}
+
+// Without the lines that say in which function the next one is.
+std::string without_context(const std::string& log) {
+    std::string kept;
+    for (size_t at = 0, end; at < log.size(); at = end + 1) {
+        end = std::min(log.find('\n', at), log.size());
+        const std::string line = log.substr(at, end - at);
+        const bool context = line.find(": In ") != std::string::npos ||
+                             line.find(": At global scope:") != std::string::npos;
+        if (!context || line.find("instantiation") != std::string::npos) kept += line + "\n";
+    }
+    return kept;
 }
 
 int compile(Program& program, int count, const char* const* options) {
@@ -119,18 +139,26 @@ int compile(Program& program, int count, const char* const* options) {
         return kInternal;
     }
     std::vector<std::string> command = compiler();
-    for (std::string part :
-         {std::string("-include"), include_directory() + "/device.h", std::string("-iquote"),
-          include_directory(), std::string("-iquote"), work.path})
-        command.push_back(part);
-    std::string arch;
-    if (!add_options(command, arch, count, options)) return kInvalidOption;
-    const std::string source = work.path + "/program.cu";
-
     std::vector<std::string> preprocess = command;
-    preprocess.insert(preprocess.end(), {"-E", source, "-o", work.path + "/program.ii"});
+    for (std::string part : {std::string("-x"), std::string("c++"), std::string("-E"),
+                             std::string("-include"), include_directory() + "/device.h",
+                             std::string("-iquote"), include_directory(), std::string("-iquote"),
+                             work.path, std::string("-isystem"), include_directory() + "/cuda"})
+        preprocess.push_back(part);
+    std::string arch;
+    if (!add_options(preprocess, arch, count, options)) return kInvalidOption;
+    const int number = Image{"", arch}.number();
+    preprocess.push_back("-D__CUDA_ARCH__=" + std::to_string(10 * (number ? number : 90)));
+    const std::string source = work.path + "/program.ii";
+    preprocess.insert(preprocess.end(), {work.path + "/program.cu", "-o", source});
     if (!run(preprocess, program.log)) return kCompilation;
-    std::string key, text = without(read_file(work.path + "/program.ii"), work.path);
+    std::string key, text = without(read_file(source), work.path);
+    // Debuggers shall know the file by the name that it was given.
+    const std::string own = "\"/program.cu\"";
+    for (size_t at = 0; (at = text.find(own, at)) != std::string::npos;)
+        text.replace(at, own.size(), "\"" + program.name + "\"");
+    if (!translate(text, program.expressions, program.log)) return kCompilation;
+    if (!write_file(source, text)) return kInternal;
     for (const std::string& part : compiler()) key += without(part, current_directory()) + "\n";
     const std::string object = cache + "/" + hash(key + text) + ".so";
 
@@ -138,8 +166,11 @@ int compile(Program& program, int count, const char* const* options) {
     if (!is_private(cache) || !is_private(object)) {
         std::vector<std::string> build = command;
         const std::string output = work.path + "/program.so";
-        build.insert(build.end(), {"-shared", source, "-o", output});
-        if (!run(build, program.log)) return kCompilation;
+        build.insert(build.end(), {"-shared", "-x", "c++-cpp-output", source, "-o", output});
+        if (!run(build, program.log)) {
+            program.log = without_context(program.log);
+            return kCompilation;
+        }
         if (chmod(output.c_str(), 0700) != 0 || std::rename(output.c_str(), object.c_str()) != 0 ||
             !is_private(cache)) {
             program.log = "cannot write " + object + ", or others can, too\n";
@@ -174,7 +205,7 @@ ENTRY nvrtcGetSupportedArchs(int* archs) { return *archs = 80, kSuccess; }
 
 ENTRY nvrtcCreateProgram(Program** program, const char* source, const char* name, int count,
                          const char* const* headers, const char* const* names) {
-    *program = new Program{source, name && *name ? name : "program.cu", "", "", {}};
+    *program = new Program{source, name && *name ? name : "program.cu", "", "", {}, {}};
     for (int i = 0; i < count; i++) (*program)->headers[names[i]] = headers[i];
     return kSuccess;
 }
@@ -220,8 +251,16 @@ extern "C" __attribute__((visibility("default"))) const char* chaski_emulator_co
     return nullptr;
 }
 
-ENTRY nvrtcAddNameExpression(Program*, const char*) { return kSuccess; }
+ENTRY nvrtcAddNameExpression(Program* program, const char* expression) {
+    auto& all = program->expressions;
+    all.push_back({"expression_" + std::to_string(all.size()), expression});
+    return kSuccess;
+}
 
-ENTRY nvrtcGetLoweredName(Program*, const char* name, const char** lowered) {
-    return *lowered = name, kSuccess;
+ENTRY nvrtcGetLoweredName(Program* program, const char* expression, const char** name) {
+    auto& all = program->expressions;
+    const auto found = std::find_if(all.begin(), all.end(),
+                                    [&](const Expression& each) { return each.text == expression; });
+    if (found == all.end()) return kInvalidExpression;
+    return *name = found->symbol.c_str(), kSuccess;
 }

@@ -47,6 +47,9 @@ Stores::iterator land(Stores::iterator store) {
 // newer one since, if it is the fourth: that may hide a race, but never invents one.
 std::map<uintptr_t, const char*>& fenced = *new std::map<uintptr_t, const char*>;
 
+std::map<uintptr_t, std::set<const char*>>& ordered =
+    *new std::map<uintptr_t, std::set<const char*>>;
+
 const Grid* running_grid() { return current().team->block->grid; }
 
 }  // namespace
@@ -100,9 +103,56 @@ void fence() {
     Thread& me = current();
     for (const char* other : me.seen) sanitizer::acquire(other);
     me.seen.clear();
+    me.has_fenced = true;
     me.last_fence = (me.last_fence + 1) % std::size(me.fences);
     sanitizer::release(&me.fences[me.last_fence]);
 }
+
+// What is known of the order in which atomics of relaxed order were done: an atomic comes after the fences
+// that were before earlier atomics on its address.
+void before_atomic(const void* address) {
+    if (!sanitizer::thread) return;
+    const auto before = ordered.find(reinterpret_cast<uintptr_t>(address));
+    if (before == ordered.end()) return;
+    for (const char* fence : before->second) sanitizer::acquire(fence);
+}
+
+static void after(const void* address, bool changed, Site site, void* code) {
+    Thread& me = current();
+    if (sanitizer::thread && me.has_fenced)
+        ordered[reinterpret_cast<uintptr_t>(address)].insert(&me.fences[me.last_fence]);
+    if (changed) {
+        progress++;
+        me.polled = nullptr;
+        return;
+    }
+    me.vain = me.polled == address ? me.vain + 1 : 0;
+    me.polled = address;
+    if (!me.vain) return;
+    me.code = reinterpret_cast<uintptr_t>(code);
+    wait(State::Spinning, "a loop", site);
+    me.code = 0;
+}
+
+void after_atomic(const void* address, bool changed, Site site) {
+    after(address, changed, site, nullptr);
+}
+
+#if defined(EMULATOR_THREAD)
+// Volatile accesses are relaxed ones (PTX ISA, ld.volatile): no race among themselves or with atomics. A
+// loop of them spins.
+template <class Load>
+static void read_volatile(void* address, void* caller, Load load) {
+    before_atomic(address);
+    load(address);
+    if (self) after(address, false, {"", 0}, caller);
+}
+template <class Add>
+static void write_volatile(void* address, Add add) {
+    add(address);
+    if (self) after(address, true, {"", 0}, nullptr);
+}
+#endif
 
 void land_stores() {
     for (auto store = waiting.begin(); store != waiting.end();)
@@ -115,3 +165,37 @@ void land_stores(uintptr_t address, size_t bytes) {
 }
 
 }  // namespace emulator
+
+#if defined(EMULATOR_THREAD)
+// What g++ calls before volatile accesses. The runtime's own atomics tell it of them: the kernel's code
+// loads and stores by itself.
+extern "C" {
+enum { kRelaxed };
+uint8_t __tsan_atomic8_load(const volatile void*, int);
+uint16_t __tsan_atomic16_load(const volatile void*, int);
+uint32_t __tsan_atomic32_load(const volatile void*, int);
+uint64_t __tsan_atomic64_load(const volatile void*, int);
+uint8_t __tsan_atomic8_fetch_add(volatile void*, uint8_t, int);
+uint16_t __tsan_atomic16_fetch_add(volatile void*, uint16_t, int);
+uint32_t __tsan_atomic32_fetch_add(volatile void*, uint32_t, int);
+uint64_t __tsan_atomic64_fetch_add(volatile void*, uint64_t, int);
+
+#define VOLATILE(bytes, bits)                                                                     \
+    __attribute__((visibility("default"))) void __tsan_volatile_read##bytes(void* address) {      \
+        void* const caller = __builtin_return_address(0);                                         \
+        emulator::sanitizer::Frame frame(caller);                                                 \
+        emulator::read_volatile(address, caller,                                                  \
+                                [](void* p) { __tsan_atomic##bits##_load(p, kRelaxed); });        \
+    }                                                                                             \
+    __attribute__((visibility("default"))) void __tsan_volatile_write##bytes(void* address) {     \
+        emulator::sanitizer::Frame frame(__builtin_return_address(0));                                      \
+        emulator::write_volatile(                                                                 \
+            address, [](void* p) { __tsan_atomic##bits##_fetch_add(p, 0, kRelaxed); });           \
+    }
+VOLATILE(1, 8)
+VOLATILE(2, 16)
+VOLATILE(4, 32)
+VOLATILE(8, 64)
+#undef VOLATILE
+}
+#endif

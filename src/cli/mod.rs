@@ -66,6 +66,9 @@ pub fn run() -> Result<()> {
     if let Command::Kernels { command: KernelsCommand::Check(args) } = &arguments.command {
         return kernels::check(args, emulated); // in processes of its own
     }
+    if let Command::Kernels { command: KernelsCommand::Run(args) } = &arguments.command {
+        return kernels::run_kernel(args, emulated); // as well
+    }
     if let Some(devices) = emulated {
         emulate::emulate(devices, &|what| output::note(what))?;
     }

@@ -134,13 +134,15 @@ impl<'t> Printer<'t> {
 }
 
 /// Options by the names that the library's messages have for them, between backticks, and by their flags.
-const FLAGS: [(&str, &str); 25] = [
+const FLAGS: [(&str, &str); 27] = [
     ("activations", "--activations"),
     ("against", "--against"),
+    ("arg", "--arg"),
     ("context", "--context"),
     ("device", "--device"),
     ("devices", "--devices"),
     ("emulate", "--emulate"),
+    ("entry", "--entry"),
     ("frequency_penalty", "--frequency-penalty"),
     ("ids", "--ids"),
     ("join", "--join"),

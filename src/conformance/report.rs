@@ -1,13 +1,12 @@
 //! What sanitizers write on standard error, in words of ours: what is wrong, and the kernel's lines.
 
-use crate::kernel::Source;
-
-/// Every report in `text` about `source`.
-pub fn read(text: &str, source: &Source) -> Vec<String> {
+/// Every report in `text` about a kernel, of whose source `files` are the names and texts: the headers, and
+/// last the source itself.
+pub fn read(text: &str, files: &[(String, String)]) -> Vec<String> {
     let lines: Vec<&str> = text.lines().collect();
     let reports = lines.iter().enumerate().filter_map(|(at, line)| {
         if let Some((place, what)) = line.split_once(": runtime error: ") {
-            return Some(quoted(&frame(place)?, what, source));
+            return Some(quoted(&frame(place)?, what, files));
         }
         let (_, kind) = line.split_once("Sanitizer: ")?;
         if line.starts_with("SUMMARY") {
@@ -15,13 +14,13 @@ pub fn read(text: &str, source: &Source) -> Vec<String> {
         }
         let end = lines[at + 1..].iter().position(|line| line.starts_with("SUMMARY"));
         let rest = &lines[at + 1..][..end.unwrap_or(lines.len() - at - 1)];
-        Some(accesses(kind, rest, source))
+        Some(accesses(kind, rest, files))
     });
     reports.collect()
 }
 
 /// A report that is made of accesses, each with the stack of its thread.
-fn accesses(kind: &str, lines: &[&str], source: &Source) -> String {
+fn accesses(kind: &str, lines: &[&str], files: &[(String, String)]) -> String {
     let kind = kind.split(" on ").next().unwrap_or(kind);
     let kind = kind.split(" (pid").next().unwrap_or(kind);
     // Between what the op was given, the memory is poisoned.
@@ -50,7 +49,7 @@ fn accesses(kind: &str, lines: &[&str], source: &Source) -> String {
             true => format!("{kind}: {verb} here{callers}"),
             false => format!("{verb} here by another thread, in no order with it{callers}"),
         };
-        text += &quoted(first, &what, source);
+        text += &quoted(first, &what, files);
     }
     if text.is_empty() { kind.to_owned() } else { text }
 }
@@ -82,13 +81,10 @@ fn frame(place: &str) -> Option<Frame> {
 }
 
 /// A message as compilers write it, with the line of the source below.
-fn quoted(frame: &Frame, what: &str, source: &Source) -> String {
+fn quoted(frame: &Frame, what: &str, files: &[(String, String)]) -> String {
     let name = frame.file.rsplit('/').next().unwrap_or_default();
-    let header = source.headers.iter().find(|(header, _)| header.ends_with(&format!("/{name}")));
-    let (path, text) = match header {
-        Some((header, text)) => (header.to_string(), text),
-        None => (source.path.clone(), &source.text),
-    };
+    let named = files.iter().find(|(path, _)| path.rsplit('/').next() == Some(name));
+    let Some((path, text)) = named.or(files.last()) else { return what.to_owned() };
     let line = text.lines().nth(frame.line - 1).unwrap_or_default().trim();
     format!("{path}:{}: {what}\n  {:>4} | {line}\n", frame.line, frame.line)
 }
@@ -96,10 +92,10 @@ fn quoted(frame: &Frame, what: &str, source: &Source) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::Kernel;
+    use crate::kernel::{Kernel, Source};
 
     fn reports(text: &str) -> Vec<String> {
-        read(text, &Source::from(Kernel::find("rms_norm").expect("a kernel")))
+        read(text, &Source::from(Kernel::find("rms_norm").expect("a kernel")).texts())
     }
 
     #[test]

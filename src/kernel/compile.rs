@@ -21,7 +21,7 @@ pub struct CompileUnit<'s> {
 }
 
 /// What the machine code of one export takes, as ptxas reports it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Resources<S = String> {
     pub export: S,
     /// 32-bit registers of a thread.
@@ -98,42 +98,9 @@ impl<'s> CompileUnit<'s> {
         Ok(Image { file, resources: Vec::new(), fresh })
     }
 
-    /// Reads the log of `ptxas -v`: a line for each thing it tells of the function that it named last.
     fn resources(&self, log: &str) -> Vec<Resources> {
-        let number_before = |line: &str, unit: &str| -> Option<u32> {
-            line.split_once(unit)?.0.rsplit(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
-        };
-        let mut found: BTreeMap<&str, Resources> = BTreeMap::new();
-        let mut current = None;
-        for line in log.lines() {
-            if let Some((_, name)) = line.split_once("Compiling entry function '") {
-                current = name.split('\'').next();
-            }
-            let Some(export) =
-                self.signature.exports.iter().find(|e| Some(e.name.as_str()) == current)
-            else {
-                continue;
-            };
-            let resources = found.entry(&export.name).or_insert_with(|| Resources {
-                export: export.name.clone(),
-                registers: 0,
-                shared_bytes: 0,
-                stack_bytes: 0,
-                spill_bytes: 0,
-                max_threads: export.threads,
-            });
-            if let Some(bytes) = number_before(line, " bytes stack frame") {
-                resources.stack_bytes = bytes;
-                let spills = [" bytes spill stores", " bytes spill loads"];
-                resources.spill_bytes =
-                    spills.iter().filter_map(|unit| number_before(line, unit)).sum();
-            }
-            if let Some(registers) = number_before(line, " registers") {
-                resources.registers = registers;
-                resources.shared_bytes = number_before(line, " bytes smem").unwrap_or(0);
-            }
-        }
-        self.signature.exports.iter().filter_map(|e| found.remove(e.name.as_str())).collect()
+        let exports = self.signature.exports.iter();
+        exports.filter_map(|export| resources_of(log, &export.name, export.threads)).collect()
     }
 
     /// The compiler's log with places as other compilers write them, so that editors find them:
@@ -151,6 +118,36 @@ impl<'s> CompileUnit<'s> {
         let lines = log.lines().filter(|line| !line.starts_with("ptxas info"));
         lines.map(|text| line(text).unwrap_or_else(|| text.to_owned()) + "\n").collect()
     }
+}
+
+/// What the log of `ptxas -v` tells of the function called `name`: a line for each thing, after the one that
+/// names it. `max_threads`: of a block.
+pub fn resources_of(log: &str, name: &str, max_threads: u32) -> Option<Resources> {
+    let number_before = |line: &str, unit: &str| -> Option<u32> {
+        line.split_once(unit)?.0.rsplit(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+    };
+    let export = name.to_owned();
+    let mut found = Resources { export, max_threads, ..Resources::default() };
+    let (mut is_there, mut is_current) = (false, false);
+    for line in log.lines() {
+        if let Some((_, entry)) = line.split_once("Compiling entry function '") {
+            is_current = entry.split('\'').next() == Some(name);
+        }
+        if !is_current {
+            continue;
+        }
+        is_there = true;
+        if let Some(bytes) = number_before(line, " bytes stack frame") {
+            found.stack_bytes = bytes;
+            let spills = [" bytes spill stores", " bytes spill loads"];
+            found.spill_bytes = spills.iter().filter_map(|unit| number_before(line, unit)).sum();
+        }
+        if let Some(registers) = number_before(line, " registers") {
+            found.registers = registers;
+            found.shared_bytes = number_before(line, " bytes smem").unwrap_or(0);
+        }
+    }
+    is_there.then_some(found)
 }
 
 /// The path of `header` for messages: headers are found from the kernel's folder.

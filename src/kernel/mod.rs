@@ -21,7 +21,9 @@
 //! Nothing here knows a device: an executor turns [`Pointer`]s into addresses and [`Launch`]es into calls.
 
 mod arch;
+mod c_headers;
 pub mod compile;
+mod cuda_file;
 mod launch;
 pub mod nvrtc;
 mod paths;
@@ -31,11 +33,12 @@ pub mod signature;
 mod source;
 
 pub use arch::{ARCHS, Arch, PROGRAMMATIC};
-pub use compile::Resources;
+pub use compile::{Resources, resources_of};
+pub use cuda_file::{CudaFile, Declared, Parameter};
 pub use launch::{Arguments, Launch, Pointer, RegionKind, TensorMap};
 pub use paths::Paths;
 pub use set::KernelSet;
-pub use source::Source;
+pub use source::{Source, find_nvrtc};
 
 use crate::encoding::{self, Encoding};
 use crate::memory::{Slot, Weight};

@@ -52,6 +52,8 @@ struct Functions {
     ) -> Status,
     destroy: unsafe extern "C" fn(*mut Handle) -> Status,
     compile: unsafe extern "C" fn(Handle, c_int, *const *const c_char) -> Status,
+    add_expression: unsafe extern "C" fn(Handle, *const c_char) -> Status,
+    lowered_name: unsafe extern "C" fn(Handle, *const c_char, *mut *const c_char) -> Status,
     log: (SizeOf, CopyOf),
     cubin: (SizeOf, CopyOf),
     ptx: (SizeOf, CopyOf),
@@ -153,6 +155,22 @@ impl Nvrtc {
         options: &[String],
         output: Output,
     ) -> Result<(Vec<u8>, String), String> {
+        let made = self.compile_entries(name, source, headers, options, (output, &[]))?;
+        Ok((made.code, made.log))
+    }
+
+    /// As [`Self::compile`], with the kernels that expressions name: `reduce<float, 256>`.
+    ///
+    /// # Errors
+    /// As [`Self::compile`]; an expression that names no kernel.
+    pub fn compile_entries(
+        &self,
+        name: &str,
+        source: &str,
+        headers: &[(&str, &str)],
+        options: &[String],
+        (output, entries): (Output, &[String]),
+    ) -> Result<Compiled, String> {
         let text = |text: &str| CString::new(text).map_err(|_| format!("{name}: a byte 0 in it"));
         let (source, title) = (text(source)?, text(name)?);
         let names = headers.iter().map(|(name, _)| text(name)).collect::<Result<Vec<_>, _>>()?;
@@ -160,6 +178,7 @@ impl Nvrtc {
         let options = options.iter().map(|option| text(option)).collect::<Result<Vec<_>, _>>()?;
         let pointers = |strings: &[CString]| strings.iter().map(|s| s.as_ptr()).collect::<Vec<_>>();
         let (names, texts, arguments) = (pointers(&names), pointers(&texts), pointers(&options));
+        let entries = entries.iter().map(|entry| text(entry)).collect::<Result<Vec<_>, _>>()?;
         let mut program = NvrtcProgram { functions: &self.functions, handle: ptr::null_mut() };
         // SAFETY: all strings end in 0 and live until the calls return; the counts are the lists' own.
         let status = unsafe {
@@ -171,6 +190,10 @@ impl Nvrtc {
                 texts.as_ptr(),
                 names.as_ptr(),
             ))?;
+            for entry in &entries {
+                let added = (self.functions.add_expression)(program.handle, entry.as_ptr());
+                self.functions.check(added)?;
+            }
             (self.functions.compile)(program.handle, arguments.len() as c_int, arguments.as_ptr())
         };
         let log = program.read(self.functions.log)?;
@@ -185,8 +208,34 @@ impl Nvrtc {
         if output == Output::Ptx {
             code.pop_if(|last| *last == 0); // text, for whoever wants to include it
         }
-        Ok((code, log))
+        let symbols = entries.iter().map(|entry| program.lowered_name(entry));
+        let symbols = symbols.collect::<Result<_, _>>()?;
+        Ok(Compiled { code, log, symbols })
     }
+
+    /// Where NVIDIA's headers may be that go with this compiler, such as cuda_fp16.h: of a toolkit, or of the
+    /// wheels `nvidia-cuda-runtime` and `nvidia-cuda-cccl`.
+    pub fn header_folders(&self) -> Vec<PathBuf> {
+        let near = self.path.ancestors().skip(1).take(4).map(|folder| folder.join("include"));
+        let python = python_paths().into_iter();
+        let wheels = python.flat_map(|path| {
+            ["nvidia/cu13/include", "nvidia/cuda_runtime/include", "nvidia/cuda_cccl/include"]
+                .map(|folder| path.join(folder))
+        });
+        let has = |folder: &PathBuf| {
+            ["cuda_fp16.h", "nv/target"].iter().any(|f| folder.join(f).is_file())
+        };
+        let folders = near.chain(wheels).filter(has);
+        folders.flat_map(|folder| [folder.join("cccl"), folder]).filter(|f| f.is_dir()).collect()
+    }
+}
+
+/// What came of a compilation.
+pub struct Compiled {
+    pub code: Vec<u8>,
+    pub log: String,
+    /// What the code calls the kernels that were asked for by expressions.
+    pub symbols: Vec<String>,
 }
 
 impl Functions {
@@ -201,6 +250,8 @@ impl Functions {
                 create: *library.get(b"nvrtcCreateProgram\0")?,
                 destroy: *library.get(b"nvrtcDestroyProgram\0")?,
                 compile: *library.get(b"nvrtcCompileProgram\0")?,
+                add_expression: *library.get(b"nvrtcAddNameExpression\0")?,
+                lowered_name: *library.get(b"nvrtcGetLoweredName\0")?,
                 log: (
                     *library.get(b"nvrtcGetProgramLogSize\0")?,
                     *library.get(b"nvrtcGetProgramLog\0")?,
@@ -228,6 +279,18 @@ struct NvrtcProgram<'f> {
 }
 
 impl NvrtcProgram<'_> {
+    /// What the code calls the kernel that an expression names.
+    fn lowered_name(&self, expression: &CStr) -> Result<String, String> {
+        let mut name = ptr::null();
+        // SAFETY: the expression was added before the program was compiled; the library writes a pointer to
+        // a string that the program owns.
+        unsafe {
+            let lowered = self.functions.lowered_name;
+            self.functions.check(lowered(self.handle, expression.as_ptr(), &mut name))?;
+            Ok(CStr::from_ptr(name).to_string_lossy().into_owned())
+        }
+    }
+
     /// What one of the library's pairs of size and copy returns.
     fn read(&self, (size, copy): (SizeOf, CopyOf)) -> Result<Vec<u8>, String> {
         let mut bytes = 0;

@@ -106,6 +106,12 @@ impl Source {
         self.headers.iter().map(|(name, text)| (&**name, &**text)).collect()
     }
 
+    /// Name and text of the headers, then of the source itself, for messages about lines.
+    pub fn texts(&self) -> Vec<(String, String)> {
+        let headers = self.headers.iter().map(|(name, text)| (name.to_string(), text.to_string()));
+        headers.chain([(self.path.clone(), self.text.to_string())]).collect()
+    }
+
     /// Compiles the source for `arch` (`sm_90a`) now, and keeps the code in the user's cache.
     ///
     /// # Errors
@@ -113,18 +119,8 @@ impl Source {
     /// source.
     pub fn compile(&self, arch: &str, paths: &Paths) -> Result<Vec<u8>> {
         let doing = format!("cannot compile kernel {} for {arch}", self.kernel.name);
-        let executable = std::env::current_exe().unwrap_or_default();
-        let wheels = nvrtc::target_folder(&executable).map(|target| target.join("nvrtc"));
-        let nvrtc = match Nvrtc::find(&paths.nvrtc, wheels.as_deref()) {
-            Ok(Some(nvrtc)) => nvrtc,
-            Ok(None) => {
-                return Err(Error::failed(format!(
-                    "{doing}: no NVRTC here; `pip install nvidia-cuda-nvrtc`, or point CHASKI_NVRTC \
-                     to libnvrtc.so"
-                )));
-            }
-            Err(error) => return Err(Error::failed(format!("{doing}: {error}"))),
-        };
+        let nvrtc =
+            find_nvrtc(paths).map_err(|error| Error::failed(format!("{doing}: {error}")))?;
         let cache = Cache { folder: paths.user_cache("kernels")? };
         self.program()
             .and_then(|program| program.cubin(&nvrtc, arch, &cache))
@@ -136,10 +132,25 @@ impl Source {
     }
 }
 
+/// NVRTC, wherever this machine has it.
+///
+/// # Errors
+/// When it has none, or none that can be used.
+pub fn find_nvrtc(paths: &Paths) -> Result<Nvrtc> {
+    let executable = std::env::current_exe().unwrap_or_default();
+    let wheels = nvrtc::target_folder(&executable).map(|target| target.join("nvrtc"));
+    let found = Nvrtc::find(&paths.nvrtc, wheels.as_deref()).map_err(Error::failed)?;
+    found.ok_or_else(|| {
+        Error::failed(
+            "no NVRTC here; `pip install nvidia-cuda-nvrtc`, or point CHASKI_NVRTC to libnvrtc.so",
+        )
+    })
+}
+
 /// Bytes of a source, at most.
 const MOST_BYTES: u64 = 16 << 20;
 
-fn read(path: &Path) -> Result<String> {
+pub(super) fn read(path: &Path) -> Result<String> {
     let failed = |error| Error::failed(format!("cannot read {}: {error}", path.display()));
     let mut text = String::new();
     let file = fs::File::open(path).map_err(failed)?;

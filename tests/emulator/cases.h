@@ -20,6 +20,7 @@ struct Pair {  // the arguments of most kernels
     uint32_t count;
 };
 
+void run_ordinary(const std::string& spec);
 void require(bool condition, const char* what);  // ends the test unless
 
 }  // namespace test

@@ -9,12 +9,12 @@ use std::sync::OnceLock;
 
 use chaski::executor::cuda::emulator::{self, Emulation, Sanitizer};
 
-const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/emulator");
+pub const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/emulator");
 const KERNELS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/kernels");
 
-type Variables<'a> = &'a [(&'a str, &'a str)];
+pub type Variables<'a> = &'a [(&'a str, &'a str)];
 
-const DESCENDING: (&str, &str) = ("CHASKI_EMULATE_ORDER", "descending");
+pub const DESCENDING: (&str, &str) = ("CHASKI_EMULATE_ORDER", "descending");
 const LAZY: (&str, &str) = ("CHASKI_EMULATE_STREAMS", "lazy");
 
 /// The client, compiled once.
@@ -34,7 +34,7 @@ fn client() -> &'static Path {
 }
 
 /// Runs `cases` in one process on four emulated devices; what it says, and whether all were right.
-fn run(sanitizer: Sanitizer, cases: &[&str], variables: Variables) -> (bool, String) {
+pub fn run(sanitizer: Sanitizer, cases: &[&str], variables: Variables) -> (bool, String) {
     let emulation = Emulation::from_variables(4, std::env::vars_os()).unwrap();
     let emulation = Emulation { sanitizer, ..emulation };
     let mut command = Command::new("timeout");
@@ -47,13 +47,13 @@ fn run(sanitizer: Sanitizer, cases: &[&str], variables: Variables) -> (bool, Str
     (output.status.success(), String::from_utf8_lossy(&said).into_owned())
 }
 
-fn expect_right(sanitizer: Sanitizer, cases: &[&str], variables: Variables) {
+pub fn expect_right(sanitizer: Sanitizer, cases: &[&str], variables: Variables) {
     let (right, said) = run(sanitizer, cases, variables);
     assert!(right, "{} {cases:?} {variables:?}: {said}", sanitizer.name());
 }
 
 /// That `case` goes wrong and all of `words` are said of it.
-fn expect_caught(sanitizer: Sanitizer, case: &str, variables: Variables, words: &[&str]) {
+pub fn expect_caught(sanitizer: Sanitizer, case: &str, variables: Variables, words: &[&str]) {
     let (right, said) = run(sanitizer, &[case], variables);
     let name = sanitizer.name();
     assert!(!right, "{name} {case} {variables:?}: not caught: {said}");
@@ -64,9 +64,14 @@ fn expect_caught(sanitizer: Sanitizer, case: &str, variables: Variables, words: 
 
 /// `bugs.cu:N`, N being the number of the first line with `text`.
 fn line(text: &str) -> String {
-    let source = fs::read_to_string(format!("{FOLDER}/kernels/bugs.cu")).unwrap();
+    line_of("bugs.cu", text)
+}
+
+/// The same of another file.
+pub fn line_of(file: &str, text: &str) -> String {
+    let source = fs::read_to_string(format!("{FOLDER}/kernels/{file}")).unwrap();
     let at = source.lines().position(|line| line.contains(text));
-    format!("bugs.cu:{}", at.unwrap_or_else(|| panic!("no line with {text}")) + 1)
+    format!("{file}:{}", at.unwrap_or_else(|| panic!("no line with {text}")) + 1)
 }
 
 /// Every case without a bug, but for one that leaves a device broken.

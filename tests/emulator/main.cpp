@@ -1,5 +1,6 @@
 // The emulator's tests: main LIBRARIES TEST_KERNELS KERNELS CASE... Runs cases in one process, each
-// ending with a line `CASE right`; exit status 1 at the first that goes wrong.
+// ending with a line `CASE right`; exit status 1 at the first that goes wrong. A case with colons is one
+// of ordinary.cpp's.
 #include "cases.h"
 
 #include <cstring>
@@ -10,6 +11,10 @@ int main(int count, char** arguments) {
     test::kernel_directory = arguments[2];
     test::repository_kernels = arguments[3];
     for (int i = 4; i < count; i++) {
+        if (std::strchr(arguments[i], ':')) {
+            test::run_ordinary(arguments[i]);
+            continue;
+        }
         const test::Case* found = nullptr;
         for (const test::Case* list :
              {test::good_cases(), test::driver_cases(), test::strict_cases(), test::bug_cases(),

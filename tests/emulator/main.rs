@@ -4,6 +4,7 @@
 mod tiny;
 
 mod cache;
+mod dialect;
 mod driver;
 mod intrinsics;
 mod kernel_build;

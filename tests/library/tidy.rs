@@ -301,7 +301,14 @@ fn only_the_command_line_prints_exits_and_reads_the_environment() {
         "set_handler",
     ];
     // Options of compilers.
-    let others = ["--gpu-architecture", "--std", "--ptxas-options", "--version", "models--"];
+    let others = [
+        "--gpu-architecture",
+        "--include-path",
+        "--std",
+        "--ptxas-options",
+        "--version",
+        "models--",
+    ];
     for (file, text) in files("src", &["rs"]) {
         let is_its = file.starts_with("src/cli/") || file == "src/main.rs";
         for (number, line) in

@@ -3,15 +3,6 @@
 
 #include "lib/types.cuh"
 
-namespace emulator {
-
-template <class T>
-T& shared(const void* key) {
-    return *static_cast<T*>(shared_variable(key, sizeof(T), alignof(T)));
-}
-
-}  // namespace emulator
-
 // A lambda is a type of its own wherever it stands, in every instantiation of a template: its
 // static is the key.
 #define SHARED(Type, name)                   \

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
+use super::kernel_run::{CodeArgs, KernelRunArgs};
 use super::split::seconds;
 use super::values::kernel_name;
 use super::{Device, ModelArgs, OutputFormat, PromptArgs, device, gpu, repetitions, tokens};
@@ -11,12 +12,22 @@ use crate::kernel::Kernel;
 
 #[derive(Debug, Subcommand)]
 pub enum KernelsCommand {
-    /// List every kernel: what it computes and takes, and what its machine code needs
+    /// List kernels: what they compute and take, and what their machine code needs
+    ///
+    /// The built-in ones, one of them, or those of a CUDA file, compiled by NVRTC for all architectures
+    /// or one.
     List {
+        #[command(flatten)]
+        code: CodeArgs,
+
         /// Print JSON
         #[arg(long)]
         json: bool,
     },
+    /// Print a kernel's PTX, with the lines of the source that it comes from
+    Ptx(CodeArgs),
+    /// Print a kernel's machine code, disassembled by NVIDIA's nvdisasm
+    Sass(CodeArgs),
     /// Print a kernel's source
     Source {
         /// As `kernels list` names it
@@ -39,6 +50,12 @@ pub enum KernelsCommand {
     /// and NCCL, interleaved, with as many ranks as --devices or --tensor-parallel say, else 2, 4 and 8.
     /// Where ranks share a GPU (--devices 0,0) the hosts add up.
     Bench(Box<KernelBenchArgs>),
+    /// Run a kernel of your own, any CUDA file, and look after it
+    ///
+    /// Its arguments are made up or read from files, what it writes is compared with a reference, and on
+    /// an emulated GPU it runs under several warp schedules, and under sanitizers if asked. Exit status 1 if
+    /// anything is wrong.
+    Run(Box<KernelRunArgs>),
 }
 
 #[derive(Debug, Clone, Args)]
@@ -124,8 +141,8 @@ pub struct CheckArgs {
     #[arg(long)]
     pub json: bool,
 
-    /// End a kernel that takes longer over a case [default: 60; where GPUs are emulated 20, or 600 with
-    /// --cases thorough]
+    /// End a kernel that takes longer over a case [default: 60; where GPUs are emulated 20 of the
+    /// processor's time, or 600 with --cases thorough]
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub time_limit: Option<f64>,
 

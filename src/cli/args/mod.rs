@@ -3,6 +3,7 @@
 mod bench;
 mod examples;
 mod habits;
+mod kernel_run;
 mod kernels;
 mod qualify;
 mod sampling;
@@ -21,6 +22,7 @@ use crate::engine::Device;
 pub use bench::{BenchArgs, DepthFill, OutputFormat};
 pub use examples::examples;
 pub use habits::{command, hint};
+pub use kernel_run::{CodeArgs, KernelRunArgs};
 pub use kernels::{CasesArg, CheckArgs, DiffArgs, KernelBenchArgs, KernelsCommand, SanitizeArg};
 pub use qualify::QualifyArgs;
 pub use sampling::{SamplingArgs, Seed, StopArgs};

@@ -4,6 +4,8 @@ use std::fmt::Write;
 
 use serde_json::{Value, json};
 
+use super::code::arch_named;
+use crate::cli::args::CodeArgs;
 use crate::cli::output::print;
 use crate::error::{Error, Result};
 use crate::kernel::{Arch, Build, KERNELS, Kernel, Resources};
@@ -31,17 +33,24 @@ const OPS: [(&str, &[&str]); 19] = [
     ("synthesize", &["synthesize"]),
 ];
 
-/// Prints every kernel, as text or as a JSON list.
-pub fn list(json: bool) -> Result<()> {
+/// Prints the built-in kernels, or the one that is named, as text or as a JSON list.
+pub fn list(args: &CodeArgs, json: bool) -> Result<()> {
+    let kernels: Vec<&Kernel> = match args.name {
+        Some(kernel) => vec![kernel],
+        None => KERNELS.iter().collect(),
+    };
+    let arch = args.arch.as_deref().map(arch_named).transpose()?;
+    let is_wanted = |build: &&Build| arch.is_none_or(|arch| build.arch == arch);
     if json {
-        let kernels: Vec<Value> = KERNELS.iter().map(as_json).collect();
+        let kernels: Vec<Value> =
+            kernels.iter().map(|kernel| as_json(kernel, &is_wanted)).collect();
         let text = serde_json::to_string_pretty(&kernels);
         let text = text.map_err(|error| Error::failed(format!("cannot write JSON: {error}")))?;
         return print(&(text + "\n"));
     }
     let mut text = String::new();
-    for kernel in KERNELS {
-        write_kernel(&mut text, kernel).expect("a String takes any text");
+    for kernel in &kernels {
+        write_kernel(&mut text, kernel, &is_wanted).expect("a String takes any text");
     }
     if KERNELS.iter().any(|kernel| kernel.builds.is_empty()) {
         text += "Built without NVRTC: kernels are compiled at run time.\n";
@@ -84,7 +93,7 @@ fn occupancy(arch: &Arch, resources: &Resources<&'static str>) -> f64 {
     arch.occupancy(resources.registers, resources.shared_bytes, resources.max_threads)
 }
 
-fn as_json(kernel: &Kernel) -> Value {
+fn as_json(kernel: &Kernel, is_wanted: &dyn Fn(&&Build) -> bool) -> Value {
     let parameters = kernel.fields.iter().map(|field| {
         json!({
             "name": field.name,
@@ -110,7 +119,7 @@ fn as_json(kernel: &Kernel) -> Value {
         "parameters": parameters.collect::<Vec<_>>(),
         "exports": exports.collect::<Vec<_>>(),
         "ptx": kernel.ptx.iter().map(|ptx| ptx.arch.virtual_name()).collect::<Vec<_>>(),
-        "builds": kernel.builds.iter().map(build_as_json).collect::<Vec<_>>(),
+        "builds": kernel.builds.iter().filter(is_wanted).map(build_as_json).collect::<Vec<_>>(),
     })
 }
 
@@ -139,7 +148,11 @@ fn build_as_json(build: &Build) -> Value {
     })
 }
 
-fn write_kernel(text: &mut String, kernel: &Kernel) -> std::fmt::Result {
+fn write_kernel(
+    text: &mut String,
+    kernel: &Kernel,
+    is_wanted: &dyn Fn(&&Build) -> bool,
+) -> std::fmt::Result {
     let exports: Vec<&str> = kernel.exports.iter().map(|export| export.name).collect();
     writeln!(text, "{}: {}", kernel.name, kernel.summary)?;
     writeln!(text, "  ops      {}", ops(kernel).join(", "))?;
@@ -153,7 +166,7 @@ fn write_kernel(text: &mut String, kernel: &Kernel) -> std::fmt::Result {
     if !kernel.builds.is_empty() {
         writeln!(text, "  arch     registers  shared bytes  spill bytes  occupancy")?;
     }
-    for build in kernel.builds {
+    for build in kernel.builds.iter().filter(is_wanted) {
         let Needs { registers, shared_bytes, spill_bytes, occupancy, .. } = Needs::of(build);
         writeln!(
             text,

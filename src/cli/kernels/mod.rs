@@ -3,7 +3,11 @@
 mod all_reduce;
 mod bench;
 mod check;
+mod code;
 mod list;
+mod process;
+mod run;
+mod run_worker;
 mod watch;
 mod watchdog;
 mod worker;
@@ -13,13 +17,18 @@ use crate::cli::output::print;
 use crate::error::Result;
 
 pub use check::check;
+pub use run::run_kernel;
 
 pub fn run(command: &KernelsCommand, emulated: Option<u32>) -> Result<()> {
     match command {
-        KernelsCommand::List { json } => list::list(*json),
+        KernelsCommand::List { code, json } if code.source.is_some() => code::list(code, *json),
+        KernelsCommand::List { code, json } => list::list(code, *json),
+        KernelsCommand::Ptx(code) => code::ptx(code),
+        KernelsCommand::Sass(code) => code::sass(code),
         KernelsCommand::Source { name } => print(name.source),
         KernelsCommand::Check(args) => check(args, emulated),
         KernelsCommand::Bench(args) => bench::bench(&with_model(args, emulated), emulated),
+        KernelsCommand::Run(args) => run_kernel(args, emulated),
     }
 }
 

@@ -1,12 +1,11 @@
 //! Listens to the processes that check kernels (`worker`).
 
-use std::io::{self, BufRead, BufReader, Read};
-use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
-use std::thread;
+use std::process::{Command, ExitStatus};
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
 use super::check::{Checked, effort};
+use super::process::{Line, Process};
 use super::worker::Event;
 use crate::cli::args::CheckArgs;
 use crate::conformance::{Effort, report};
@@ -33,12 +32,19 @@ pub(super) fn watch(
         let (mut current, mut running): (Option<Checked>, _) = (None, None);
         let mut since = Instant::now();
         let in_time = loop {
-            // Compiling has no end of its own to wait for.
-            let patience = if running.is_some() { limit } else { limit.max(GETTING_READY) };
+            // Compiling has no end of its own to wait for. An emulated GPU minds the processor's time,
+            // and says where it stands; what does not even do that is ended.
+            let most = if emulated.is_some() { 10 * limit } else { limit };
+            let patience = if running.is_some() { most } else { most.max(GETTING_READY) };
             let event = process.events.recv_timeout(patience);
             if let Some(checked) = &mut current {
                 checked.seconds = since.elapsed().as_secs_f64();
             }
+            let event = match event {
+                Ok(Line::Printed(_)) => continue, // by a kernel
+                Ok(Line::Event(event)) => Ok(event),
+                Err(error) => Err(error),
+            };
             match (event, &mut current) {
                 (Ok(Event::Kernel { device }), _) => {
                     let kernel = left.next().expect("one of those that it was given");
@@ -76,37 +82,6 @@ pub(super) fn watch(
     Ok(())
 }
 
-/// One that checks.
-struct Process {
-    child: Child,
-    events: Receiver<Event>,
-    errors: thread::JoinHandle<String>,
-    /// It ends when this does.
-    _input: Option<ChildStdin>,
-}
-
-impl Process {
-    fn start(mut command: Command) -> Result<Self> {
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().map_err(failed)?;
-        let (events, errors) = (events_of(&mut child), errors_of(&mut child));
-        Ok(Self { events, errors, _input: child.stdin.take(), child })
-    }
-
-    /// How it has ended, or is made to unless it ends `by_itself`, and what it wrote on standard error.
-    fn end(mut self, by_itself: bool) -> Result<(ExitStatus, String)> {
-        if !by_itself {
-            self.child.kill().map_err(failed)?;
-        }
-        let status = self.child.wait().map_err(failed)?;
-        Ok((status, self.errors.join().unwrap_or_default()))
-    }
-}
-
-fn failed(error: io::Error) -> Error {
-    Error::failed(format!("cannot start a process to check kernels: {error}"))
-}
-
 /// How long a process may take between cases: it starts, and compiles kernels.
 const GETTING_READY: Duration = Duration::from_secs(600);
 
@@ -131,30 +106,6 @@ pub fn endless(kernel: &Kernel, limit: Duration) -> String {
     format!("kernel {}: did not finish in {} s", kernel.name, limit.as_secs_f64())
 }
 
-/// All that the process writes on standard error.
-fn errors_of(child: &mut Child) -> thread::JoinHandle<String> {
-    let mut errors = child.stderr.take().expect("piped");
-    thread::spawn(move || {
-        let mut text = Vec::new();
-        // What cannot be read is missing from a message that is incomplete anyway.
-        let _ = errors.read_to_end(&mut text);
-        String::from_utf8_lossy(&text).into_owned()
-    })
-}
-
-/// What the process tells, as it comes.
-fn events_of(child: &mut Child) -> Receiver<Event> {
-    let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-    let (told, events) = mpsc::channel();
-    thread::spawn(move || {
-        let events = lines.map_while(|line| line.ok());
-        let mut events = events.filter_map(|line| serde_json::from_str(&line).ok());
-        // An error means that nobody listens any more.
-        events.try_for_each(|event| told.send(event))
-    });
-    events
-}
-
 fn of_case(what: &str, case: Option<&str>) -> String {
     match case {
         Some(case) => format!("{}\n  case: {case}", what.trim_end()),
@@ -170,7 +121,7 @@ fn last_words(
     source: &Source,
 ) -> Vec<String> {
     let of_case = |what: &str| of_case(what, case.as_deref());
-    let reports = report::read(errors, source);
+    let reports = report::read(errors, &source.texts());
     if !reports.is_empty() {
         return reports.iter().map(|report| of_case(report)).collect();
     }
@@ -221,6 +172,8 @@ fn worker(
         }
         command.env(name, value);
     }
+    let limit = case_limit(args, emulated, sanitizer).as_millis().to_string();
+    command.env("CHASKI_EMULATE_LIMIT_MS", limit);
     Ok(command)
 }
 

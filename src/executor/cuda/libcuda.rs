@@ -64,6 +64,7 @@ functions! {
     cuEventElapsedTime_v2(milliseconds: *mut f32, from: CUevent, to: CUevent);
     cuEventRecord(event: CUevent, stream: CUstream);
     cuEventSynchronize(event: CUevent);
+    cuFuncGetParamInfo(function: CUfunction, index: usize, offset: *mut usize, bytes: *mut usize);
     cuFuncLoad(function: CUfunction);
     cuFuncSetAttribute(function: CUfunction, which: CUfunction_attribute, value: c_int);
     cuGetErrorName(status: Status, name: *mut *const c_char);
@@ -88,7 +89,14 @@ functions! {
     cuMemHostGetDevicePointer_v2(address: *mut CUdeviceptr, memory: *mut c_void, flags: c_uint);
     cuMemcpyDtoHAsync_v2(to: *mut c_void, from: CUdeviceptr, bytes: usize, stream: CUstream);
     cuMemcpyHtoDAsync_v2(to: CUdeviceptr, from: *const c_void, bytes: usize, stream: CUstream);
+    cuMemsetD8Async(address: CUdeviceptr, value: u8, bytes: usize, stream: CUstream);
     cuModuleGetFunction(function: *mut CUfunction, module: CUmodule, name: *const c_char);
+    cuModuleGetGlobal_v2(
+        address: *mut CUdeviceptr,
+        bytes: *mut usize,
+        module: CUmodule,
+        name: *const c_char
+    );
     cuModuleLoadData(module: *mut CUmodule, image: *const c_void);
     cuModuleUnload(module: CUmodule);
     cuOccupancyMaxActiveBlocksPerMultiprocessor(

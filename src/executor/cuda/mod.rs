@@ -18,6 +18,7 @@ pub mod nvtx;
 mod options;
 mod region;
 mod settings;
+mod single;
 mod stream;
 mod timed;
 mod trace;
@@ -40,6 +41,7 @@ pub use nccl::communicator_bytes;
 pub use nvml::{Nvml, Reading, THROTTLE_REASONS};
 pub use options::{LaunchOptions, Peers};
 pub use settings::{Carveout, Settings};
+pub use single::{Geometry, Prepared, SingleCode, SingleKernel, Value};
 pub use weights::region_bytes;
 
 use crate::comm::Communicator;

@@ -74,7 +74,40 @@ impl Module {
     }
 }
 
+impl Module {
+    /// A variable that it has, `__device__` or `__constant__`: its address and bytes; none of this name.
+    pub fn variable(&self, name: &str) -> Result<Option<(u64, usize)>> {
+        let Ok(text) = CString::new(name) else { return Ok(None) };
+        self.context.bind()?;
+        let (mut address, mut bytes) = (0, 0);
+        // SAFETY: the module lives, the name ends in a 0, and the driver writes an address and a size.
+        let result = unsafe {
+            libcuda::cuModuleGetGlobal_v2(&mut address, &mut bytes, self.handle, text.as_ptr())
+        };
+        match result {
+            libcuda::NOT_FOUND => Ok(None),
+            _ => check(&format!("cannot find {name}"), result).map(|()| Some((address, bytes))),
+        }
+    }
+}
+
 impl Function {
+    /// Bytes of its parameters; none where the driver does not say.
+    pub fn parameter_bytes(&self) -> Option<Vec<usize>> {
+        let mut all = Vec::new();
+        loop {
+            let (mut offset, mut bytes) = (0, 0);
+            // SAFETY: whoever has the function keeps its module; the driver writes two sizes.
+            match unsafe {
+                libcuda::cuFuncGetParamInfo(self.handle, all.len(), &mut offset, &mut bytes)
+            } {
+                libcuda::SUCCESS => all.push(bytes),
+                libcuda::NOT_FOUND => return None,
+                _ => return Some(all),
+            }
+        }
+    }
+
     /// Allows launches with this much dynamic shared memory. Without, 48 KiB would be allowed, less what
     /// the function has of its own.
     pub fn allow_shared(&self, bytes: u32, name: &str) -> Result<()> {

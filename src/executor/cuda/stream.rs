@@ -10,9 +10,9 @@ use cudarc::driver::sys;
 
 use super::driver::{Context, check, destroy};
 use super::libcuda::{self, Status};
-use super::module::Function;
+use super::module::{Function, Module};
 use super::region::{Pinned, Region};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// A queue of work on the device, not the default one.
 pub struct Stream {
@@ -148,6 +148,72 @@ impl Stream {
         unsafe {
             libcuda::cuLaunchKernelEx(&config, function.handle, &mut argument, ptr::null_mut())
         }
+    }
+
+    /// Queues a launch of a function whose arguments are given one by one, in blocks of any dimensions.
+    ///
+    /// # Safety
+    /// As [`Self::launch`]; there are as many arguments as the function has, each of its size.
+    pub unsafe fn launch_apart(
+        &self,
+        function: &Function,
+        (grid, block): ([u32; 3], [u32; 3]),
+        shared_bytes: u32,
+        arguments: &[&[u8]],
+    ) -> Status {
+        let config = sys::CUlaunchConfig {
+            gridDimX: grid[0],
+            gridDimY: grid[1],
+            gridDimZ: grid[2],
+            blockDimX: block[0],
+            blockDimY: block[1],
+            blockDimZ: block[2],
+            sharedMemBytes: shared_bytes,
+            hStream: self.handle,
+            attrs: ptr::null_mut(),
+            numAttrs: 0,
+        };
+        if let Err(result) = self.context.enter() {
+            return result;
+        }
+        let pointers = arguments.iter().map(|argument| argument.as_ptr().cast_mut().cast());
+        let mut pointers: Vec<*mut c_void> = pointers.collect();
+        // SAFETY: the driver reads the configuration and the arguments before it returns; the rest is for the
+        // caller.
+        unsafe {
+            let pointers = pointers.as_mut_ptr();
+            libcuda::cuLaunchKernelEx(&config, function.handle, pointers, ptr::null_mut())
+        }
+    }
+
+    /// Sets a variable of a module.
+    ///
+    /// # Errors
+    /// When there is none of this name, or it is of another size.
+    pub fn write_variable(&self, module: &Module, name: &str, bytes: &[u8]) -> Result<()> {
+        let trouble = |what: String| Error::usage(format!("{name}: {what}"));
+        let (address, there) = module
+            .variable(name)?
+            .ok_or_else(|| trouble("neither a parameter nor a variable".into()))?;
+        if there != bytes.len() {
+            return Err(trouble(format!("it has {there} bytes, and is given {}", bytes.len())));
+        }
+        // SAFETY: the destination is as large as the source, which is copied before the call returns: it is
+        // not pinned.
+        let result = unsafe {
+            libcuda::cuMemcpyHtoDAsync_v2(address, bytes.as_ptr().cast(), there, self.handle)
+        };
+        check(&format!("cannot set {name}"), result)
+    }
+
+    /// Queues that `range` of the region is overwritten with zeros.
+    pub fn clear(&self, region: &Region, range: Range<usize>) -> Result<()> {
+        self.context.bind()?;
+        let bytes = range.len();
+        // SAFETY: the destination is inside the region.
+        let result =
+            unsafe { libcuda::cuMemsetD8Async(region.address(range), 0, bytes, self.handle) };
+        check("cannot overwrite the GPU's memory", result)
     }
 
     /// What `work` queues, as a graph that is on the device when the stream has come past; none of it runs.

@@ -1,0 +1,2 @@
+// What device code may use of it is there without it.
+#pragma once
