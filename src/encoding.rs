@@ -41,6 +41,62 @@ impl Float {
 pub enum Encoding {
     /// Each number by itself.
     Plain(Float),
+    /// Small whole numbers with a scale for some of them.
+    Blocks(Blocks),
+}
+
+/// ggml's types of blocks that GGUF files of Llamas have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Blocks {
+    Q8_0,
+    Q4_0,
+    Q4_1,
+    Q5_0,
+    Q5_1,
+    Q4K,
+    Q5K,
+    Q6K,
+}
+
+impl Blocks {
+    pub const ALL: [Self; 8] = [
+        Self::Q8_0,
+        Self::Q4_0,
+        Self::Q4_1,
+        Self::Q5_0,
+        Self::Q5_1,
+        Self::Q4K,
+        Self::Q5K,
+        Self::Q6K,
+    ];
+
+    /// Columns of a block, and its bytes.
+    pub const fn size(self) -> (usize, usize) {
+        match self {
+            Self::Q8_0 => (32, 34),
+            Self::Q4_0 => (32, 18),
+            Self::Q4_1 => (32, 20),
+            Self::Q5_0 => (32, 22),
+            Self::Q5_1 => (32, 24),
+            Self::Q4K => (256, 144),
+            Self::Q5K => (256, 176),
+            Self::Q6K => (256, 210),
+        }
+    }
+
+    /// ggml's name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Q8_0 => "Q8_0",
+            Self::Q4_0 => "Q4_0",
+            Self::Q4_1 => "Q4_1",
+            Self::Q5_0 => "Q5_0",
+            Self::Q5_1 => "Q5_1",
+            Self::Q4K => "Q4_K",
+            Self::Q5K => "Q5_K",
+            Self::Q6K => "Q6_K",
+        }
+    }
 }
 
 impl From<Float> for Encoding {
@@ -50,13 +106,22 @@ impl From<Float> for Encoding {
 }
 
 impl Encoding {
-    pub const ALL: [Self; 3] =
-        [Self::Plain(Float::Bf16), Self::Plain(Float::F16), Self::Plain(Float::F32)];
+    /// All of them.
+    pub fn all() -> impl Iterator<Item = Self> {
+        let plain = Float::ALL.into_iter().map(Self::Plain);
+        plain.chain(Blocks::ALL.into_iter().map(Self::Blocks))
+    }
+
+    /// The encoding that ggml calls `name`.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::all().find(|encoding| encoding.name() == name)
+    }
 
     /// Columns of a block, and its bytes.
     const fn block(self) -> (usize, usize) {
         match self {
             Self::Plain(float) => (1, float.bytes()),
+            Self::Blocks(blocks) => blocks.size(),
         }
     }
 
@@ -74,6 +139,7 @@ impl Encoding {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Plain(float) => float.name(),
+            Self::Blocks(blocks) => blocks.name(),
         }
     }
 
@@ -81,6 +147,7 @@ impl Encoding {
     pub const fn activation(self) -> Float {
         match self {
             Self::Plain(float) => float,
+            Self::Blocks(_) => Float::F16,
         }
     }
 
@@ -90,12 +157,12 @@ impl Encoding {
         match self {
             Self::Plain(Float::Bf16) => Some("bf16"),
             Self::Plain(Float::F16) => Some("f16"),
-            Self::Plain(Float::F32) => None,
+            Self::Plain(Float::F32) | Self::Blocks(_) => None,
         }
     }
 
     /// Every encoding that there are kernels for, and its type in them.
     pub fn of_kernels() -> impl Iterator<Item = (Self, &'static str)> {
-        Self::ALL.into_iter().filter_map(|encoding| Some((encoding, encoding.kernel_type()?)))
+        Self::all().filter_map(|encoding| Some((encoding, encoding.kernel_type()?)))
     }
 }

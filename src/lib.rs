@@ -45,6 +45,7 @@ pub mod encoding;
 pub mod engine;
 pub mod error;
 pub mod executor;
+pub mod gguf;
 pub mod hub;
 pub mod json;
 pub mod kernel;

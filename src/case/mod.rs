@@ -164,8 +164,12 @@ impl Case {
         let stored: &mut [u8] = bytemuck::cast_slice_mut(words);
         for (seed, (weight, content)) in self.contents.iter().enumerate() {
             let stored = &mut stored[weight.offset..][..weight.bytes()];
-            let Encoding::Plain(float) = weight.encoding;
-            write(Element::Float(float), content, seed as u64 + 1, stored);
+            match weight.encoding {
+                Encoding::Plain(float) => {
+                    write(Element::Float(float), content, seed as u64 + 1, stored);
+                }
+                Encoding::Blocks(_) => unreachable!("cases have plain weights"),
+            }
         }
         region
     }

@@ -5,19 +5,25 @@
 //! in one allocation of the same layout. A synthetic model's weights are in no file: they are made
 //! where they are read.
 
+mod files;
+mod gguf;
 pub mod header;
 pub mod index;
+mod reordered;
 pub mod synthetic;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::io::ErrorKind;
 use std::sync::Arc;
 use std::thread;
 
+use crate::config::Config;
 use crate::encoding::{Encoding, Float};
 use crate::error::{Error, Result};
 use crate::json::quote;
 use crate::source::{Bytes, Source, Synthetic};
+pub use files::Files;
+use reordered::Reordered;
 use synthetic::Recipe;
 
 pub const SINGLE_FILE: &str = "model.safetensors";
@@ -63,14 +69,8 @@ pub struct Checkpoint {
     encoding: Encoding,
     /// How a synthetic model's tensors are made, by offset.
     recipes: BTreeMap<usize, Recipe>,
-}
-
-/// The files that hold a model's weights.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Files {
-    pub names: BTreeSet<String>,
-    /// The index that names them, and which tensor it puts where.
-    pub index: Option<(String, BTreeMap<String, String>)>,
+    /// Tensors whose rows are read in another order than the file's, by offset.
+    reordered: BTreeMap<usize, Reordered>,
 }
 
 /// One file of the checkpoint.
@@ -90,80 +90,15 @@ impl Checkpoint {
         if let Source::Synthetic(model) = source {
             return Ok(Checkpoint::synthetic(model));
         }
+        if let Source::Gguf(model) = source {
+            return Checkpoint::of_gguf(model, Config::load(source)?.head_dim);
+        }
         let Files { names, index } = Checkpoint::files(source)?;
         let checkpoint = Checkpoint::map(source, names.iter().map(String::as_str))?;
         if let Some((file, index)) = index {
             checkpoint.check_index(&file, &index, source)?;
         }
         Ok(checkpoint)
-    }
-
-    /// Which files hold the weights, as `transformers` decides it (modeling_utils,
-    /// `_get_resolved_checkpoint_files`): model.safetensors, else those that
-    /// model.safetensors.index.json names. A link that leads nowhere is no file.
-    ///
-    /// # Errors
-    /// What is there instead, and what is missing.
-    pub fn files(source: &Source) -> Result<Files> {
-        let chosen = match source.weights() {
-            Some(weights) => weights,
-            None if source.has(SINGLE_FILE) => SINGLE_FILE,
-            None => INDEX_FILE,
-        };
-        if !chosen.ends_with(".json") {
-            return match source.has(chosen) {
-                true => Ok(Files { names: BTreeSet::from([chosen.to_owned()]), index: None }),
-                false => Err(source.missing(chosen)),
-            };
-        }
-        let Some(text) = source.read(chosen)? else {
-            let is_usual = chosen == INDEX_FILE && !source.names().iter().any(|n| n == INDEX_FILE);
-            return Err(source.missing(if is_usual { SINGLE_FILE } else { chosen }));
-        };
-        let path = source.path(chosen);
-        let index =
-            index::parse(&text).map_err(|trouble| Error::failed(format!("{path}: {trouble}")))?;
-        let names: BTreeSet<String> = index.values().cloned().collect();
-        let missing: Vec<String> =
-            names.iter().filter(|name| !source.has(name)).map(|name| quote(name)).collect();
-        match &missing[..] {
-            [] => Ok(Files { names, index: Some((chosen.to_owned(), index)) }),
-            [one] if names.len() == 1 => {
-                Err(Error::failed(format!("{path}: the file {one} is not there: fetch it")))
-            }
-            several => Err(Error::failed(format!(
-                "{path}: of the {} files that it names, {} {} not there: fetch what is missing",
-                names.len(),
-                first_of(several),
-                if several.len() == 1 { "is" } else { "are" }
-            ))),
-        }
-    }
-
-    /// What of the folder was passed over, for people.
-    pub fn passed_over(source: &Source) -> Option<String> {
-        let files = Checkpoint::files(source).ok()?;
-        let is_shard = |name: &&String| {
-            let is_weights = ["model", "consolidated"].iter().any(|start| name.starts_with(start))
-                && name.ends_with(".safetensors");
-            let is_index = files.index.is_none() && *name == INDEX_FILE;
-            (is_weights || is_index) && !files.names.contains(*name)
-        };
-        let mut others = source.names();
-        others.sort();
-        let adapter = others.iter().find(|name| name.starts_with("adapter_")).map(|name| {
-            format!("{name} is an adapter's, which is not applied: merge it into the model first")
-        });
-        let shards: Vec<String> = others.iter().filter(is_shard).map(|name| quote(name)).collect();
-        adapter.or_else(|| {
-            let used = match &files.index {
-                Some((index, _)) => format!("{} does not name", quote(index)),
-                None => format!("are beside {}", files.names.first().map_or("", String::as_str)),
-            };
-            (!shards.is_empty()).then(|| {
-                format!("files of weights that {used} are not read: {}", first_of(&shards))
-            })
-        })
     }
 
     /// No weights, for programs that read none.
@@ -180,6 +115,7 @@ impl Checkpoint {
             places: HashMap::new(),
             encoding,
             recipes: BTreeMap::new(),
+            reordered: BTreeMap::new(),
         }
     }
 
@@ -193,7 +129,8 @@ impl Checkpoint {
         }
         let shard = WeightFile { path: model.to_string(), base: 0, bytes: Bytes::Embedded(&[]) };
         let encoding = model.dtype.into();
-        Checkpoint { shards: vec![shard], tensors, places, encoding, recipes }
+        let reordered = BTreeMap::new();
+        Checkpoint { shards: vec![shard], tensors, places, encoding, recipes, reordered }
     }
 
     /// Whether the weights are in no file.
@@ -208,8 +145,8 @@ impl Checkpoint {
         Some((*recipe, (offset - start) / recipe.dtype.bytes()))
     }
 
-    /// Makes a synthetic model's weights in this machine's memory, once; all others are there. `made` is told
-    /// of bytes.
+    /// Makes in this machine's memory, once, what is to be read there and is not in a file as it is to be
+    /// read: a synthetic model's weights, of which `made` is told, and reordered rows.
     ///
     /// # Errors
     /// When the system refuses the memory.
@@ -221,6 +158,12 @@ impl Checkpoint {
                 made(tensor.bytes as u64)
             };
             self.shards[0].bytes = synthetic::make(self.total_bytes(), tensors, fill)?;
+        }
+        let Self { shards, reordered, .. } = self;
+        for (start, rows) in reordered {
+            made(0)?; // it may want an end
+            let shard = shard_at(shards, *start);
+            rows.make(|at, into| shard.read(start + at, into))?;
         }
         Ok(())
     }
@@ -248,7 +191,7 @@ impl Checkpoint {
 
     /// The types of the weights, for people: `BF16`, `BF16 and F32`.
     pub fn types(&self) -> String {
-        let others = Encoding::ALL.into_iter().filter(|encoding| *encoding != self.encoding);
+        let others = Encoding::all().filter(|encoding| *encoding != self.encoding);
         let others = others.filter(|other| self.tensors().any(|(_, t)| t.encoding == *other));
         let names = [self.encoding].into_iter().chain(others).map(Encoding::name);
         names.collect::<Vec<_>>().join(" and ")
@@ -257,6 +200,10 @@ impl Checkpoint {
     /// `len` bytes of the weight region from `offset` on. Panics unless they lie in one file, or have
     /// been made.
     pub fn bytes(&self, offset: usize, len: usize) -> &[u8] {
+        if let Some((start, rows)) = self.reordered_at(offset) {
+            let made = rows.made.as_ref().expect("rows are made before they are used");
+            return &bytemuck::cast_slice(made)[offset - start..][..len];
+        }
         let shard = self.shard_at(offset);
         &shard.bytes[offset - shard.base..][..len]
     }
@@ -270,13 +217,19 @@ impl Checkpoint {
             recipe.fill_alone(first, into);
             return Ok(());
         }
-        let WeightFile { path, base, bytes } = self.shard_at(offset);
-        bytes.read(offset - base, into).map_err(|error| match error.kind() {
-            ErrorKind::UnexpectedEof => Error::failed(format!(
-                "{path} has become shorter since it was opened: a model's files must stay as they are"
-            )),
-            _ => Error::failed(format!("cannot read {path}: {error}")),
-        })
+        let shard = self.shard_at(offset);
+        match self.reordered_at(offset) {
+            Some((start, rows)) => {
+                rows.read(offset - start, into, |at, into| shard.read(start + at, into))
+            }
+            None => shard.read(offset, into),
+        }
+    }
+
+    /// The reordered tensor that `offset` lies in, and where it begins.
+    fn reordered_at(&self, offset: usize) -> Option<(usize, &Reordered)> {
+        let (start, rows) = self.reordered.range(..=offset).next_back()?;
+        (offset < start + rows.bytes).then_some((*start, rows))
     }
 
     /// The path of the file that holds the tensor `name`, for messages; of the first file where
@@ -319,6 +272,18 @@ impl Checkpoint {
             }
             shards.push(WeightFile { path, base, bytes });
         }
+        Self::of_shards(shards, tensors, places)
+    }
+
+    /// Of files and the tensors in them.
+    ///
+    /// # Errors
+    /// There are none.
+    fn of_shards(
+        shards: Vec<WeightFile>,
+        tensors: Vec<(String, Tensor)>,
+        places: HashMap<String, usize>,
+    ) -> Result<Checkpoint> {
         if tensors.is_empty() {
             let paths: Vec<&str> = shards.iter().map(|shard| shard.path.as_str()).collect();
             return Err(Error::failed(format!("{}: no weights", paths.join(", "))));
@@ -326,8 +291,9 @@ impl Checkpoint {
         let bytes = |encoding: &Encoding| -> usize {
             tensors.iter().filter(|(_, t)| t.encoding == *encoding).map(|(_, t)| t.bytes).sum()
         };
-        let encoding = Encoding::ALL.into_iter().max_by_key(bytes).expect("there are encodings");
-        Ok(Checkpoint { shards, tensors, places, encoding, recipes: BTreeMap::new() })
+        let encoding = Encoding::all().max_by_key(bytes).expect("there are encodings");
+        let (recipes, reordered) = (BTreeMap::new(), BTreeMap::new());
+        Ok(Checkpoint { shards, tensors, places, encoding, recipes, reordered })
     }
 
     /// That every tensor is in the file that the index gives, and every tensor of a file in the
@@ -358,17 +324,26 @@ impl Checkpoint {
     }
 
     fn shard_at(&self, offset: usize) -> &WeightFile {
-        let following = self.shards.partition_point(|shard| shard.base <= offset);
-        &self.shards[following - 1]
+        shard_at(&self.shards, offset)
     }
 }
 
-/// Some names, and how many more there are.
-fn first_of(names: &[String]) -> String {
-    const SHOWN: usize = 3;
-    match names.len().checked_sub(SHOWN) {
-        None | Some(0) => names.join(", "),
-        Some(more) => format!("{} and {more} more", names[..SHOWN].join(", ")),
+/// The file that has this place of the weight region.
+fn shard_at(shards: &[WeightFile], offset: usize) -> &WeightFile {
+    let following = shards.partition_point(|shard| shard.base <= offset);
+    &shards[following - 1]
+}
+
+impl WeightFile {
+    /// Copies the bytes from this place of the weight region on.
+    fn read(&self, offset: usize, into: &mut [u8]) -> Result<()> {
+        let Self { path, base, bytes } = self;
+        bytes.read(offset - base, into).map_err(|error| match error.kind() {
+            ErrorKind::UnexpectedEof => Error::failed(format!(
+                "{path} has become shorter since it was opened: a model's files must stay as they are"
+            )),
+            _ => Error::failed(format!("cannot read {path}: {error}")),
+        })
     }
 }
 

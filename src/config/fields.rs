@@ -54,6 +54,14 @@ impl<'a> Fields<'a> {
         self.optional(key).map(|value| self.real_number(key, value, range)).transpose()
     }
 
+    /// Numbers in `range`, where the key is present.
+    pub fn numbers(&self, key: &str, range: RangeInclusive<f64>) -> Result<Option<Vec<f32>>> {
+        let Some(value) = self.optional(key) else { return Ok(None) };
+        let list = value.as_array().ok_or_else(|| self.wrong(key, "is no list of numbers"))?;
+        let number = |item| Ok(self.real_number(key, item, range.clone())? as f32);
+        list.iter().map(number).collect::<Result<_>>().map(Some)
+    }
+
     fn whole_number(&self, key: &str, value: &Value, min: usize, max: usize) -> Result<usize> {
         let number = value.as_u64().and_then(|number| usize::try_from(number).ok());
         number.filter(|number| (min..=max).contains(number)).ok_or_else(|| {

@@ -123,6 +123,11 @@ impl Config {
 
         let rope = Rope::parse(&fields)?;
         let max_context = fields.size("max_position_embeddings", MAX_CONTEXT)?;
+        let head_dim = head_dim(&fields, width, heads)?;
+        if ![0, head_dim / 2].contains(&rope.divisors.len()) {
+            let trouble = format!("is not a list of {}: one for each pair", head_dim / 2);
+            return Err(fields.wrong("rope_divisors", &trouble));
+        }
         let max_context = match rope.scaling {
             Some(RopeScaling::Dynamic { factor, .. }) => stretched(max_context, factor),
             _ => max_context,
@@ -132,7 +137,7 @@ impl Config {
             layers: fields.size("num_hidden_layers", MAX_LAYERS)?,
             heads,
             kv_heads,
-            head_dim: head_dim(&fields, width, heads)?,
+            head_dim,
             ffn: fields.size("intermediate_size", MAX_FFN)?,
             vocab,
             max_context,

@@ -126,9 +126,10 @@ impl Hub {
         repository: &Repository,
         tell: &dyn Fn(Told) -> Result<()>,
     ) -> Result<Source> {
-        let cached = repository.snapshot(&self.root)?.map(|folder| repository.source(folder));
-        match cached {
-            Some(source) if is_complete(&source) || self.is_offline => Ok(source),
+        let snapshot = repository.snapshot(&self.root)?;
+        match snapshot.map(|folder| repository.source(folder)) {
+            Some(Ok(source)) if is_complete(&source) => Ok(source),
+            Some(source) if self.is_offline => source,
             None if self.is_offline => Err(Error::failed(format!(
                 "{repository} is not in the Hugging Face cache {}, and the hub may not be asked \
                  (`offline`, HF_HUB_OFFLINE)",
@@ -144,7 +145,7 @@ impl Hub {
     /// No such snapshot.
     pub fn cached(&self, repository: &Repository) -> Result<Source> {
         match repository.snapshot(&self.root)? {
-            Some(snapshot) => Ok(repository.source(snapshot)),
+            Some(snapshot) => repository.source(snapshot),
             None => Err(Error::failed(format!(
                 "{repository} is not in the Hugging Face cache {}: chaski pull {repository} downloads it",
                 self.root.display()
@@ -185,7 +186,7 @@ impl Hub {
         };
         match refer() {
             Err(error) if !missing.is_empty() => Err(cannot_write(&folder, error)),
-            _ => Ok(repository.source(snapshot)),
+            _ => repository.source(snapshot),
         }
     }
 
@@ -286,7 +287,8 @@ impl Hub {
 
 /// Whether a snapshot has all that it takes to run.
 fn is_complete(source: &Source) -> bool {
-    source.has("config.json") && Checkpoint::files(source).is_ok()
+    let is_gguf = matches!(source, Source::Gguf(_));
+    is_gguf || source.has("config.json") && Checkpoint::files(source).is_ok()
 }
 
 /// Configs, tokenizer and chat template.

@@ -12,7 +12,7 @@ use super::client::{Client, Trouble, escaped, header};
 use crate::checkpoint::{INDEX_FILE, SINGLE_FILE, index};
 use crate::error::{Error, Result};
 use crate::json::{one_line, quote};
-use crate::source::{Repository, advice, is_plain_name};
+use crate::source::{Repository, advice, is_plain_name, part_names};
 
 /// Where the files of one commit come from.
 pub struct Origin<'a> {
@@ -66,7 +66,7 @@ impl Origin<'_> {
                 None => lacks(&format!("{SINGLE_FILE} and no {INDEX_FILE}")),
             };
         }
-        let mut weights = BTreeSet::from([chosen.to_owned()]);
+        let mut weights = BTreeSet::from_iter(part_names(chosen));
         if chosen.ends_with(".index.json") {
             let wrong = |why: String| self.odd(&format!("{}: {why}", quote(chosen)));
             let index = index::parse(&self.text(&self.path(chosen))?).map_err(wrong)?;

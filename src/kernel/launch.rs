@@ -100,7 +100,10 @@ impl TensorMap {
     /// All rows of a weight.
     pub fn weight(weight: Weight, box_rows: u32) -> Self {
         let Weight { encoding: Encoding::Plain(dtype), offset: region_offset, rows, cols, .. } =
-            weight;
+            weight
+        else {
+            unreachable!("kernels that read by TMA take plain weights")
+        };
         Self { dtype, region: RegionKind::Weights, region_offset, rows, cols, box_rows }
     }
 

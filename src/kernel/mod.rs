@@ -40,7 +40,7 @@ pub use paths::Paths;
 pub use set::KernelSet;
 pub use source::{Source, find_nvrtc};
 
-use crate::encoding::{self, Encoding};
+use crate::encoding::{self, Encoding, Float};
 use crate::memory::{Slot, Weight};
 
 include!(concat!(env!("OUT_DIR"), "/kernels.rs"));

@@ -172,7 +172,9 @@ pub fn check_tie(tied: Option<bool>, checkpoint: &Checkpoint) -> Result<Option<S
 pub(super) fn floats(checkpoint: &Checkpoint, vector: Weight) -> Result<Vec<f32>> {
     let mut bytes = vec![0; vector.bytes()];
     checkpoint.read(vector.offset, &mut bytes)?;
-    let Encoding::Plain(float) = vector.encoding;
+    let Encoding::Plain(float) = vector.encoding else {
+        return Err(Error::failed(format!("a norm's weights are {}", vector.encoding.name())));
+    };
     Ok(for_float!(float, W => {
         bytemuck::pod_collect_to_vec::<u8, W>(&bytes).into_iter().map(W::widen).collect()
     }))

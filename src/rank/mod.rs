@@ -83,7 +83,7 @@ impl Rank {
             step: Captured::new(model::step(&model)),
             choose,
             prefills: HashMap::new(),
-            turning: Turning::new(config.rope),
+            turning: Turning::new(config.rope.clone()),
             is_ahead: false,
             device,
             model,

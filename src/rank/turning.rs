@@ -14,7 +14,7 @@ pub struct Turning {
 impl Turning {
     /// Those of a short text are there.
     pub fn new(rope: Rope) -> Self {
-        Self { rope, written_for: rope.fixed_up_to().unwrap_or(0) }
+        Self { written_for: rope.fixed_up_to().unwrap_or(0), rope }
     }
 
     /// The frequencies of a text of `tokens` tokens, if the device has others.

@@ -4,8 +4,9 @@ use std::ffi::OsString;
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use super::{Source, is_plain_name};
+use super::{GgufModel, Source, is_plain_name};
 use crate::error::{Error, Result};
 use crate::json::quote;
 
@@ -15,7 +16,7 @@ use crate::json::quote;
 pub struct Repository {
     organisation: String,
     name: String,
-    /// A safetensors file, or the index of several.
+    /// A safetensors file, the index of several, or a GGUF file.
     pub file: Option<String>,
 }
 
@@ -43,12 +44,14 @@ impl Repository {
         };
         let is_weights = |file: &String| {
             is_plain_name(file)
-                && (file.ends_with(".safetensors") || file.ends_with(".safetensors.index.json"))
+                && [".safetensors", ".safetensors.index.json", ".gguf"]
+                    .iter()
+                    .any(|end| file.ends_with(end))
         };
         if let Some(file) = file.as_ref().filter(|file| !is_weights(file)) {
             return Err(Error::failed(format!(
-                "{}: a file ending in .safetensors or .safetensors.index.json, in no folder, is needed \
-                 after the colon",
+                "{}: a file ending in .safetensors, .safetensors.index.json or .gguf, in no folder, is \
+                 needed after the colon",
                 quote(file)
             )));
         }
@@ -91,10 +94,16 @@ impl Repository {
     }
 
     /// The model in this snapshot of it.
-    pub fn source(&self, snapshot: PathBuf) -> Source {
+    ///
+    /// # Errors
+    /// As [`Source::of_directory`].
+    pub fn source(&self, snapshot: PathBuf) -> Result<Source> {
         match &self.file {
-            None => Source::Directory(snapshot),
-            Some(file) => Source::Chosen { directory: snapshot, weights: file.clone() },
+            None => Source::of_directory(snapshot),
+            Some(file) if file.ends_with(".gguf") => {
+                GgufModel::open(&snapshot.join(file)).map(|model| Source::Gguf(Arc::new(model)))
+            }
+            Some(file) => Ok(Source::Chosen { directory: snapshot, weights: file.clone() }),
         }
     }
 }
@@ -227,7 +236,8 @@ mod tests {
         for model in ["a", "", "../x", "a/..", "a/b/c", "/etc/passwd/x", "a\n/b", "ü/b"] {
             assert!(message(find(model)).contains("no model"), "{model}");
         }
-        for file in ["", "../b.safetensors", "b/c.safetensors", "model.gguf", "x.json", "a\0.json"]
+        for file in
+            ["", "../b.safetensors", "b/c.safetensors", "b/model.gguf", "x.json", "a\0.json"]
         {
             assert!(message(find(&format!("a/one:{file}"))).contains("after the colon"), "{file}");
         }

@@ -44,10 +44,7 @@ pub fn advice(names: &[String]) -> Option<String> {
         ));
     }
     first(&[".gguf", ".ggml"]).map(|name| {
-        format!(
-            "{name} is in llama.cpp's format and safetensors are needed: download the \
-             repository it was made from"
-        )
+        format!("{name} is in llama.cpp's format: name the file, ORGANISATION/NAME:{name}")
     })
 }
 

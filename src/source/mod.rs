@@ -4,6 +4,7 @@
 
 mod cache;
 mod folder;
+mod gguf;
 mod mapped;
 mod synthetic;
 
@@ -16,6 +17,7 @@ use std::sync::Arc;
 
 pub use cache::{Repository, Variables, cache_root, expanded};
 pub use folder::advice;
+pub use gguf::{GgufModel, ROPE_DIVISORS, part_names};
 pub use mapped::{MappedFile, tell_of_shortened_files};
 use memmap2::Mmap;
 pub use synthetic::Synthetic;
@@ -40,6 +42,8 @@ pub enum Source {
     Directory(PathBuf),
     /// The same, with weights in a file of another name than the usual one.
     Chosen { directory: PathBuf, weights: String },
+    /// A GGUF file, or its parts, seen as such a directory.
+    Gguf(Arc<GgufModel>),
     /// The files built into the executable.
     Demo,
     /// A config without files: `checkpoint` makes the weights.
@@ -68,12 +72,37 @@ impl Source {
             return Ok(Some(Source::Synthetic(synthetic)));
         }
         let path = Path::new(model);
-        if path.exists() && !path.is_dir() {
+        if path.is_dir() {
+            return Source::of_directory(path.to_owned()).map(Some);
+        }
+        if model.ends_with(".gguf") && (path.exists() || !path.is_relative()) {
+            return GgufModel::open(path).map(|model| Some(Source::Gguf(Arc::new(model))));
+        }
+        if path.exists() {
             return Err(Error::failed(format!(
-                "{model} is not a directory: give the one that holds config.json and *.safetensors"
+                "{model} is not a directory: give the one that holds config.json and *.safetensors, or a \
+                 file whose name ends with .gguf"
             )));
         }
-        Ok(path.is_dir().then(|| Source::Directory(path.to_owned())))
+        Ok(None)
+    }
+
+    /// The model in a directory: safetensors, or else the only GGUF.
+    ///
+    /// # Errors
+    /// Several GGUFs, or one that is none.
+    pub fn of_directory(directory: PathBuf) -> Result<Source> {
+        let names = folder::names(&directory);
+        let is_weights = |name: &String| {
+            name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json")
+        };
+        if names.iter().any(is_weights) {
+            return Ok(Source::Directory(directory));
+        }
+        match gguf::only_model(&directory, &names)? {
+            None => Ok(Source::Directory(directory)),
+            Some(path) => GgufModel::open(&path).map(|model| Source::Gguf(Arc::new(model))),
+        }
     }
 
     /// The file of the weights, or their index, where it has another name than usual.
@@ -90,7 +119,7 @@ impl Source {
             Source::Directory(directory) | Source::Chosen { directory, .. } => {
                 folder::names(directory)
             }
-            Source::Demo | Source::Synthetic(_) => Vec::new(),
+            Source::Gguf(_) | Source::Demo | Source::Synthetic(_) => Vec::new(),
         }
     }
 
@@ -100,6 +129,7 @@ impl Source {
             Source::Directory(directory) | Source::Chosen { directory, .. } => {
                 is_plain_name(file) && directory.join(file).exists()
             }
+            Source::Gguf(model) => model.has(file),
             Source::Demo => embedded(file).is_some(),
             Source::Synthetic(synthetic) => synthetic.file(file).is_some(),
         }
@@ -109,6 +139,7 @@ impl Source {
     pub fn read(&self, file: &str) -> Result<Option<Vec<u8>>> {
         let directory = match self {
             Source::Directory(directory) | Source::Chosen { directory, .. } => directory,
+            Source::Gguf(model) => return model.file(file),
             Source::Demo => return Ok(embedded(file).map(<[u8]>::to_vec)),
             Source::Synthetic(synthetic) => return Ok(synthetic.file(file)),
         };
@@ -135,7 +166,7 @@ impl Source {
             Source::Demo => {
                 return embedded(file).map(Bytes::Embedded).ok_or_else(|| self.missing(file));
             }
-            Source::Synthetic(_) => return Err(self.missing(file)),
+            Source::Gguf(_) | Source::Synthetic(_) => return Err(self.missing(file)),
         };
         let Some((opened, metadata)) = self.open(directory, file)? else {
             return Err(self.missing(file));
@@ -149,7 +180,11 @@ impl Source {
 
     /// A file's name for messages: `DIR/config.json`, `demo/config.json`.
     pub fn path(&self, file: &str) -> String {
-        format!("{self}/{file}")
+        match self {
+            // What the file would say is in the keys.
+            Source::Gguf(_) => self.to_string(),
+            _ => format!("{self}/{file}"),
+        }
     }
 
     /// Why a file that must be there is not: what is in its place, and what to do.
@@ -162,7 +197,7 @@ impl Source {
                     None => advice(&folder::names(directory)),
                 }
             }
-            Source::Demo => None,
+            Source::Gguf(_) | Source::Demo => None,
             Source::Synthetic(_) => Some(
                 "a synthetic model has a config and weights alone: token ids go in (`ids`) and come out \
                  (`print_ids`)"
@@ -218,6 +253,7 @@ impl fmt::Display for Source {
             Source::Directory(directory) | Source::Chosen { directory, .. } => {
                 f.write_str(&directory.display().to_string().replace(char::is_control, "?"))
             }
+            Source::Gguf(model) => f.write_str(&model.parts()[0].path),
             Source::Demo => f.write_str(DEMO),
             Source::Synthetic(synthetic) => synthetic.fmt(f),
         }
@@ -404,7 +440,7 @@ mod tests {
             ("consolidated.00.pth", "convert_llama_weights_to_hf.py"),
             ("params.json", "convert_llama_weights_to_hf.py"),
             ("pytorch_model.bin", "save_pretrained"),
-            ("llama.gguf", "repository it was made from"),
+            ("llama.gguf", "ORGANISATION/NAME:llama.gguf"),
         ] {
             let folder = folder(&[(file, "")]);
             let message = message(directory(&folder).map("model.safetensors"));

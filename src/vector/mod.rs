@@ -8,6 +8,7 @@
 //! widest instruction set at run time; the tests hold each one to plain loops (`oracle`).
 
 mod attention;
+mod blocks;
 mod element;
 mod exp;
 #[cfg(test)]
@@ -23,6 +24,7 @@ mod tests;
 use std::sync::{LazyLock, OnceLock};
 
 pub use attention::{Attention, attention_scratch};
+pub use blocks::dequantise;
 pub use element::{Element, fill, wide_scratch, widened, widened_in};
 pub use exp::exp;
 pub use peak::multiply_adds;

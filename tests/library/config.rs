@@ -204,7 +204,7 @@ impl Release {
             vocab: self.vocab,
             max_context: self.context,
             norm_eps: self.norm_eps as f32,
-            rope: Rope { theta: self.theta, scaling },
+            rope: Rope { theta: self.theta, scaling, divisors: Vec::new() },
             tied: Some(self.tied),
             bos_id: Some(1),
             stop_ids: vec![2],
@@ -357,7 +357,7 @@ fn rope_parameters_may_hold_nulls_and_keys_of_other_types() {
         config["rope_parameters"] = rope;
         parse(&config, None).expect("a config").rope
     };
-    let plain = Rope { theta: 10000.0, scaling: None };
+    let plain = Rope { theta: 10000.0, scaling: None, divisors: Vec::new() };
     for rope in [
         json!({ "rope_theta": 10000.0, "rope_type": "default", "factor": null, "mscale": null }),
         json!({ "rope_theta": 10000.0, "rope_type": "default", "factor": 8.0, "mscale": 1 }),
@@ -366,7 +366,8 @@ fn rope_parameters_may_hold_nulls_and_keys_of_other_types() {
     ] {
         assert_eq!(with(rope.clone()), plain, "{rope}");
     }
-    let linear = Rope { theta: 10000.0, scaling: Some(RopeScaling::Linear { factor: 4.0 }) };
+    let scaling = Some(RopeScaling::Linear { factor: 4.0 });
+    let linear = Rope { theta: 10000.0, scaling, divisors: Vec::new() };
     let rope = json!({ "rope_theta": 10000.0, "type": "linear", "factor": 4, "finetuned": true });
     assert_eq!(with(rope), linear);
 }

@@ -4,6 +4,8 @@
 mod bad_models;
 #[path = "../common/cpus.rs"]
 mod cpus;
+#[path = "../common/gguf.rs"]
+mod gguf_file;
 #[path = "../common/golden.rs"]
 mod golden;
 #[path = "../common/hub_user.rs"]
@@ -22,6 +24,8 @@ mod config;
 mod corpus;
 mod downloads;
 mod fused;
+mod gguf;
+mod gguf_tokens;
 mod goldens;
 mod hub;
 mod launches;

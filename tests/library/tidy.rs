@@ -11,6 +11,7 @@ const ORDER: &[&str] = &[
     "json",
     "random",
     "encoding",
+    "gguf",
     "source",
     "config",
     "checkpoint",

@@ -4,35 +4,36 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
+use std::sync::{Mutex, PoisonError};
 
 use chaski::kernel::nvrtc::target_folder;
 
 use crate::process::chaski;
 
-/// The model as `scripts/smollm2.py` makes it, once.
-fn model() -> &'static str {
-    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
-    let folder = FOLDER.get_or_init(|| {
-        let out = Path::new(env!("OUT_DIR"));
-        let folder = target_folder(out).unwrap_or(out).join("smollm2-f32");
-        if !folder.is_dir() {
-            let unfinished = folder.with_extension(std::process::id().to_string());
-            let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("scripts/smollm2.py");
-            let made = Command::new("python3").arg(script).arg(&unfinished).output().unwrap();
-            assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-            fs::rename(&unfinished, &folder).unwrap();
-        }
-        folder
-    });
-    folder.to_str().unwrap()
+/// The model as `scripts/smollm2.py` makes it under this name, once.
+fn made(name: &str) -> String {
+    static LOCK: Mutex<()> = Mutex::new(());
+    let _alone = LOCK.lock().unwrap_or_else(PoisonError::into_inner);
+    let out = Path::new(env!("OUT_DIR"));
+    let model = target_folder(out).unwrap_or(out).join(name);
+    if !model.exists() {
+        let unfinished = model.with_file_name(format!("{}-{name}", std::process::id()));
+        let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("scripts/smollm2.py");
+        let made = Command::new("python3").arg(script).arg(&unfinished).output().unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        fs::rename(&unfinished, &model).unwrap();
+    }
+    model.to_str().unwrap().to_owned()
 }
 
+/// With numbers made f32, and as it comes: in blocks of Q4_1 and Q8_0.
+const FORMS: [&str; 2] = ["smollm2-f32", "smollm2.gguf"];
+
 /// Standard output of a command on the model, and standard error.
-fn run(command: &str, options: &[&str]) -> (String, String) {
-    let model = model();
+fn run(form: &str, command: &str, options: &[&str]) -> (String, String) {
+    let model = made(form);
     let device: &[&str] = if command == "tokenize" { &[] } else { &["--device", "cpu"] };
-    let arguments = [&[command, "-m", model][..], device, options].concat();
+    let arguments = [&[command, "-m", &model][..], device, options].concat();
     let (status, output, errors) = chaski(&arguments, &[]);
     assert_eq!(status, Some(0), "{arguments:?}: {errors}");
     (output, errors)
@@ -44,8 +45,10 @@ fn run(command: &str, options: &[&str]) -> (String, String) {
 #[ignore = "part of the sweep: it fetches a model of 93 MB"]
 fn the_perplexity_is_that_of_llama_cpp() {
     let text = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/perplexity.txt");
-    let (printed, errors) = run("perplexity", &["-f", text, "-c", "512"]);
-    assert!(printed.starts_with("perplexity 61.0981 "), "{printed}{errors}");
+    for form in FORMS {
+        let (printed, errors) = run(form, "perplexity", &["-f", text, "-c", "512"]);
+        assert!(printed.starts_with("perplexity 61.0981 "), "{form}: {printed}{errors}");
+    }
 }
 
 #[test]
@@ -53,10 +56,12 @@ fn the_perplexity_is_that_of_llama_cpp() {
 fn it_talks_in_its_own_format_and_ends_its_turn() {
     let question = ["--prompt", "What is the capital of France?", "--temp", "0"];
     let options = [&question[..], &["--show-special", "-n", "200", "-c", "1024"]].concat();
-    let (answer, errors) = run("chat", &options);
-    assert!(answer.contains("Paris"), "{answer}{errors}");
-    assert!(answer.ends_with("<|im_end|>\n"), "{answer}{errors}");
-    // Of raw text that it goes on with, the ids are those of the text.
-    let (ids, _) = run("tokenize", &["--bos", "The quipu"]);
-    assert_eq!(ids, run("tokenize", &["The quipu"]).0);
+    for form in FORMS {
+        let (answer, errors) = run(form, "chat", &options);
+        assert!(answer.contains("Paris"), "{form}: {answer}{errors}");
+        assert!(answer.ends_with("<|im_end|>\n"), "{form}: {answer}{errors}");
+        // Of raw text that it goes on with, the ids are those of the text.
+        let (ids, _) = run(form, "tokenize", &["--bos", "The quipu"]);
+        assert_eq!(ids, run(form, "tokenize", &["The quipu"]).0);
+    }
 }

@@ -3,15 +3,18 @@
 mod parse;
 
 use std::f64::consts::TAU;
+use std::iter::repeat;
 
 /// How fast each pair of a query's or key's components turns with the position.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Rope {
     /// The base θ: pair i of D/2 turns by θ^(-2i/D) radians per position.
     pub theta: f64,
     /// How the frequencies are slowed down for a context longer than the model was first trained
     /// on.
     pub scaling: Option<RopeScaling>,
+    /// What each pair's frequency is divided by, after that; GGUF has Llama 3.1's scaling so. [D/2], or none.
+    pub divisors: Vec<f32>,
 }
 
 /// The ways of `transformers` (modeling_rope_utils) that Llamas have been tuned with.
@@ -81,7 +84,8 @@ impl Rope {
             Some(RopeScaling::Yarn(yarn)) => yarn.scale(power(pair), pair, self.theta, head_dim),
             Some(RopeScaling::Dynamic { .. }) | None => power(pair).recip(),
         };
-        (0..head_dim / 2).map(scale).collect()
+        let divisors = self.divisors.iter().copied().chain(repeat(1.0));
+        (0..head_dim / 2).zip(divisors).map(|(pair, divisor)| scale(pair) / divisor).collect()
     }
 
     /// What the cosines and sines are multiplied with.
@@ -163,7 +167,7 @@ mod tests {
     fn llama3(factor: f64) -> Rope {
         let scaling =
             Llama3 { factor, low_freq_factor: 1.0, high_freq_factor: 4.0, original_context: 8192 };
-        Rope { theta: LLAMA_3, scaling: Some(RopeScaling::Llama3(scaling)) }
+        Rope { theta: LLAMA_3, scaling: Some(RopeScaling::Llama3(scaling)), divisors: Vec::new() }
     }
 
     fn relative(found: f32, expected: f64) -> f64 {
@@ -229,7 +233,8 @@ mod tests {
 
     #[test]
     fn fast_pairs_are_kept_and_slow_ones_divided() {
-        let plain = Rope { theta: LLAMA_3, scaling: None }.frequencies(128, 0);
+        let plain =
+            Rope { theta: LLAMA_3, scaling: None, divisors: Vec::new() }.frequencies(128, 0);
         let scaled = llama3(8.0).frequencies(128, 0);
         for pair in 0..64 {
             match pair {

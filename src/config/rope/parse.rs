@@ -45,7 +45,8 @@ impl Rope {
         {
             return Err(config.wrong("rope_scaling", "contradicts rope_parameters"));
         }
-        Ok(Rope { theta, scaling: new.or(old).flatten() })
+        let divisors = config.numbers("rope_divisors", 1e-6..=1e6)?.unwrap_or_default();
+        Ok(Rope { theta, scaling: new.or(old).flatten(), divisors })
     }
 }
 

@@ -176,7 +176,9 @@ impl Cuda {
 fn multiplications(cuda: &Cuda, product: &Product) -> Vec<Multiply> {
     let Product { x, weight, residual, y } = *product;
     let Some(x) = x else { return Vec::new() };
-    let Weight { encoding: Encoding::Plain(dtype), rows, cols: width, .. } = weight;
+    let Weight { encoding: Encoding::Plain(dtype), rows, cols: width, .. } = weight else {
+        unreachable!("cuBLASLt gets plain weights")
+    };
     let sizes = [y.len() / rows, rows, width];
     let term_bytes = sizes[0] * width * x.dtype.bytes();
     let state = |slot: Slot<u8>| cuda.state.address(slot.offset()..slot.offset() + slot.len());

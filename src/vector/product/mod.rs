@@ -13,13 +13,13 @@ use rayon::prelude::*;
 
 use super::pairs::flushed;
 use super::sums::SLICE;
-use super::{Element, LANES, Lanes, SET, Set, widened_in};
+use super::{Element, LANES, Lanes, SET, Set, dequantise, widened_in};
 use crate::checkpoint::Checkpoint;
 use crate::encoding::{Encoding, Float};
 use crate::for_float;
 use crate::memory::{Activation, Scratch, Weight};
 use queue::{Queue, share};
-use tile::{BLOCK, Plain, WORKER_LANES, panel_tokens, task};
+use tile::{BLOCK, Plain, panel_tokens, task, worker_lanes};
 
 /// The rows of a weight `[N, K]`.
 #[derive(Debug, Clone, Copy)]
@@ -50,11 +50,17 @@ impl<'a> Rows<'a> {
 
     /// Row `row` as f32 into `x`, `[K]`.
     pub fn widen(self, row: usize, x: &mut [f32]) {
-        let Encoding::Plain(float) = self.encoding;
-        for_float!(float, W => {
-            let stored = Plain::<W>::of(self).row(row);
-            x.iter_mut().zip(stored).for_each(|(x, w)| *x = w.widen());
-        });
+        match self.encoding {
+            Encoding::Plain(float) => for_float!(float, W => {
+                let stored = Plain::<W>::of(self).row(row);
+                x.iter_mut().zip(stored).for_each(|(x, w)| *x = w.widen());
+            }),
+            Encoding::Blocks(blocks) => {
+                let [stride, width] =
+                    [self.stride, self.width].map(|cols| self.encoding.row_bytes(cols));
+                dequantise(blocks, &self.bytes[row * stride..][..width], x);
+            }
+        }
     }
 
     /// N
@@ -172,7 +178,7 @@ impl<'a> Inputs<'a> {
 
 /// Bytes of scratch that [`matmul`] and the [`Inputs`] of its products take, on so many threads.
 pub fn matmul_scratch(tokens: usize, width: usize, threads: usize) -> usize {
-    let worker = Scratch::bytes_of::<Lanes>(WORKER_LANES);
+    let worker = Scratch::bytes_of::<Lanes>(worker_lanes(width));
     Inputs::bytes(tokens, width).saturating_add(threads * worker)
 }
 
@@ -204,11 +210,12 @@ pub fn matmul<const M: usize, const N: usize>(
         assert!(weights.iter().all(|w| w.count() * inputs.tokens == y.len()), "outputs of T x N");
     }
     let threads = rayon::current_num_threads();
-    let workers = threads.min(scratch.bytes() / Scratch::bytes_of::<Lanes>(WORKER_LANES)).max(1);
+    let lanes = worker_lanes(inputs.width);
+    let workers = threads.min(scratch.bytes() / Scratch::bytes_of::<Lanes>(lanes)).max(1);
     let queue = Queue::new(products, inputs.tokens, workers);
     let workers = workers.min(queue.tasks());
-    let own = scratch.take::<Lanes>(workers * WORKER_LANES);
-    share(queue, own.chunks_exact_mut(WORKER_LANES), |weights, columns, own| {
+    let own = scratch.take::<Lanes>(workers * lanes);
+    share(queue, own.chunks_exact_mut(lanes), |weights, columns, own| {
         task(weights, columns, inputs, own, store);
     });
 }

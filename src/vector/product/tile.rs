@@ -26,8 +26,19 @@ const _: () = assert!(FEW * FEW_ROWS <= BLOCK_SUMS);
 /// Weights of a product at most.
 const WEIGHTS: usize = 2;
 
-/// What a worker has for itself: the products of a block, and a tile's widened rows.
-pub const WORKER_LANES: usize = WEIGHTS * BLOCK_SUMS / LANES + SLICE * TILE_ROWS;
+/// What a worker has for itself: the products of a block, a tile's widened rows, and a task's rows that are
+/// stored in blocks, as f32.
+pub fn worker_lanes(width: usize) -> usize {
+    WORKER_LANES + dequantised_rows(width) * width.div_ceil(LANES)
+}
+
+const WORKER_LANES: usize = WEIGHTS * BLOCK_SUMS / LANES + SLICE * TILE_ROWS;
+
+/// Rows of a task that are stored in blocks: as f32 they leave room for inputs in the L2 cache.
+pub fn dequantised_rows(width: usize) -> usize {
+    const BYTES: usize = 512 * 1024;
+    (BYTES / size_of::<f32>() / width).next_multiple_of(4).clamp(16, MANY_ROWS)
+}
 
 /// Tokens of a panel: as many as a tile's sums leave registers for.
 const fn tile_tokens(f32_lanes: usize) -> usize {
@@ -74,11 +85,17 @@ pub fn task<const M: usize>(
                 let rows = Plain::<bf16>::of(weight);
                 set.dispatch_pairs(OfPairs(Block { rows, steps, x, few, sums, own }));
             } else {
-                let Encoding::Plain(float) = weight.encoding;
-                for_float!(float, W => {
-                    let rows = Plain::<W>::of(weight);
-                    set.arch.dispatch(OfSingles(Block { rows, steps, x, few, sums, own }));
-                });
+                let (own, numbers) = own.split_at_mut(SLICE * TILE_ROWS);
+                match weight.encoding {
+                    Encoding::Plain(float) => for_float!(float, W => {
+                        let rows = Plain::<W>::of(weight);
+                        set.arch.dispatch(OfSingles(Block { rows, steps, x, few, sums, own }));
+                    }),
+                    Encoding::Blocks(_) => {
+                        let rows = Plain::dequantised(weight, numbers.as_flattened_mut());
+                        set.arch.dispatch(OfSingles(Block { rows, steps, x, few, sums, own }));
+                    }
+                }
             }
         }
         for (t, y) in columns.iter_mut().enumerate() {
@@ -100,6 +117,18 @@ impl<'a, W: Element> Plain<'a, W> {
         assert_eq!(rows.encoding, W::FLOAT.into());
         let elements = bytemuck::cast_slice(rows.bytes);
         Self { elements, width: rows.width, stride: rows.stride }
+    }
+}
+
+impl<'a> Plain<'a, f32> {
+    /// What rows in blocks stand for, in `numbers`.
+    fn dequantised(rows: Rows<'_>, numbers: &'a mut [f32]) -> Self {
+        let (count, width) = (rows.count(), rows.width);
+        let numbers = &mut numbers[..count * width];
+        for (row, numbers) in numbers.chunks_exact_mut(width).enumerate() {
+            rows.widen(row, numbers);
+        }
+        Self { elements: numbers, width, stride: width }
     }
 }
 

@@ -263,7 +263,7 @@ fn folders() -> Vec<BadModel> {
         tiny::write(folder, file, "weights");
     }
     type Case = (&'static str, &'static str, fn(&Path));
-    let cases: [Case; 13] = [
+    let cases: [Case; 12] = [
         ("no weights", "no such file", |m| instead_of_weights(m, "README.md")),
         ("an adapter", "adapter_model.safetensors is an adapter's", |m| {
             instead_of_weights(m, "adapter_config.json");
@@ -306,9 +306,6 @@ fn folders() -> Vec<BadModel> {
         }),
         ("pickled weights", "pytorch_model.bin is a pickle", |m| {
             instead_of_weights(m, "pytorch_model.bin");
-        }),
-        ("GGUF weights", "model.gguf is in llama.cpp's format", |m| {
-            instead_of_weights(m, "model.gguf");
         }),
         ("weights are a directory", "not a regular file", |m| {
             fs::remove_file(m.join(SINGLE)).expect("gone");
