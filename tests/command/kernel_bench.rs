@@ -189,10 +189,8 @@ fn a_kernel_is_checked_on_the_gpu_that_times_it() {
 fn a_kernel_that_does_not_end_is_given_up() {
     let wait = "grid_dependency_wait();";
     let said = told((wait, "for (volatile bool spin = true; spin;) {}"), &["--time-limit", "5"]);
-    assert!(
-        said.contains("mine.cu does not pass kernels check: kernel rms_norm: did not finish"),
-        "{said}"
-    );
+    assert!(said.contains("mine.cu does not pass kernels check: kernel rms_norm"), "{said}");
+    assert!(said.contains("mine.cu:") && said.contains("still runs after 5 s"), "{said}");
     // Only at the model's size, which no case has.
     let is_models = "args.tokens == 7 && args.width == 256";
     let late = format!("{wait} for (volatile bool spin = {is_models}; spin;) {{}}");

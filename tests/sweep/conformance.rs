@@ -186,7 +186,11 @@ fn a_kernel_without_end_is_ended() {
 #[test]
 fn arguments_that_make_no_sense_are_refused() {
     let (status, _, errors) = check(&["imbed"]);
-    assert_eq!((status, errors.contains("there is no kernel imbed")), (Some(2), true), "{errors}");
+    assert_eq!(
+        (status, errors.contains("a similar value exists: 'embed'")),
+        (Some(2), true),
+        "{errors}"
+    );
     let (status, _, errors) = check(&["--source", "/no/such.cu"]);
     assert_eq!((status, errors.contains("cannot read /no/such.cu")), (Some(1), true), "{errors}");
     let chaski = env!("CARGO_BIN_EXE_chaski");

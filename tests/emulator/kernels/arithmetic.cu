@@ -28,7 +28,7 @@ KERNEL(bits) {
     IS(make_float3(1, 2, 3).z == 3), IS(make_int4(1, 2, 3, 4).w == 4), IS(dim3(7).y == 1);
 }
 
-KERNEL(numbers) {
+extern "C" __global__ void numbers(const uint32_t *in, uint32_t *out) {
     const float one = in[0] + 1.0f, third = 1.0f / 3.0f;
     IS(__float_as_uint(one) == 0x3f800000), IS(__uint_as_float(0x40000000) == 2), IS(__int_as_float(0) == 0);
     IS(__double2hiint(1.0) == 0x3ff00000), IS(__hiloint2double(0x40000000, 0) == 2.0);

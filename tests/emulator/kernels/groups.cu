@@ -14,7 +14,7 @@ namespace cg = cooperative_groups;
 #define KERNEL(name) extern "C" __global__ void name(WORDS)
 #define IS(...) (r += bool(__VA_ARGS__))
 
-KERNEL(halves) {
+extern "C" __global__ void halves(const uint32_t *in, uint32_t *out) {
     uint32_t r = 0;
     const float v = float(in[threadIdx.x]);
     const half a = __float2half(v), b = __float2half(0.5f);
