@@ -147,10 +147,12 @@ const CONFLICTS: [(&str, u64); 1] = [("rope_append_d128", 2)];
 
 /// Functions with accesses to global memory that use less than [`LEAST_USED`] of the sectors that they
 /// touch.
-const SCATTERED: [&str; 3] = [
+const SCATTERED: [&str; 5] = [
     // A lane reads the two statistics of a split: 8 bytes of a sector.
     "attend_decode_d128",
-    // One lane stores; cuxray does not look at predicates.
+    // One lane stores; cuxray does not look at predicates and branches.
+    "norm_gate_up_bf16",
+    "norm_gate_up_f16",
     "norm_head_bf16",
     "norm_head_f16",
 ];
