@@ -118,7 +118,7 @@ impl Encoding {
     }
 
     /// Columns of a block, and its bytes.
-    const fn block(self) -> (usize, usize) {
+    pub const fn block(self) -> (usize, usize) {
         match self {
             Self::Plain(float) => (1, float.bytes()),
             Self::Blocks(blocks) => blocks.size(),

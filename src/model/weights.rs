@@ -212,6 +212,18 @@ impl Table<'_> {
             }
             Split::Columns(share) => {
                 let part = share.of(cols);
+                let (block, _) = encoding.block();
+                if !part.start.is_multiple_of(block) || !part.end.is_multiple_of(block) {
+                    let name = format!("{module}.weight");
+                    let path = self.checkpoint.path_of(&name);
+                    return Err(Error::failed(format!(
+                        "{path}: tensor {name} is {}, whose blocks of {block} columns cannot be split \
+                         into {} parts of {}: use fewer ranks",
+                        encoding.name(),
+                        share.parts,
+                        part.len()
+                    )));
+                }
                 let offset = offset + encoding.row_bytes(part.start);
                 Weight { offset, cols: part.len(), ..whole }
             }

@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 pub use cache::{Repository, Variables, cache_root, expanded};
 pub use folder::advice;
-pub use gguf::{GgufModel, ROPE_DIVISORS, part_names};
+pub use gguf::{GgufModel, LLAMA3_PATTERN, ROPE_DIVISORS, part_names};
 pub use mapped::{MappedFile, tell_of_shortened_files};
 use memmap2::Mmap;
 pub use synthetic::Synthetic;

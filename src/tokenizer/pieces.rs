@@ -7,11 +7,7 @@ use serde_json::Value;
 
 use std::ops::Range;
 
-/// How Llama 3 splits a text before it merges bytes.
-pub(super) const LLAMA3_PATTERN: &str = concat!(
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|",
-    r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-);
+pub(super) use crate::source::LLAMA3_PATTERN;
 
 /// Whether `pattern` is Llama 3's, or the one that differs only in taking numbers digit by digit.
 pub(super) fn is_llama3_pattern(pattern: &str) -> bool {

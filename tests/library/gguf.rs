@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use chaski::checkpoint::Checkpoint;
 use chaski::config::Config;
 use chaski::encoding::Blocks;
-use chaski::engine::{Device, Model, Options, silent};
+use chaski::engine::{Device, Model, Options, Split, silent};
 use chaski::model::Logits;
 use chaski::source::Source;
 use chaski::vector::dequantise;
@@ -184,6 +184,23 @@ fn blocks_of_every_type_and_all_together_have_the_logits_of_their_numbers() {
             assert!(ours == theirs, "{} and others, {} tokens", kinds[0].0.name(), ids.len());
         }
     }
+}
+
+/// Two ranks have 128 columns of the attention's output each.
+#[test]
+fn blocks_that_a_rank_would_cut_are_refused() {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    let open = |blocks: (Blocks, u32, &'static [usize])| {
+        in_blocks(&[blocks])[0].write(&path);
+        let split = Split { tensor_parallel: Some(2), ..Split::default() };
+        let options = Options { device: Device::Cpu, split, ..Options::default() };
+        Model::of(Source::find(path.to_str().unwrap()).unwrap(), options)
+    };
+    let message = open(BLOCKS[5]).err().unwrap().to_string();
+    let said = "is Q4_K, whose blocks of 256 columns cannot be split into 2 parts of 128";
+    assert!(message.contains(said) && !message.contains('\n'), "{message}");
+    open(BLOCKS[0]).unwrap().load(&silent()).unwrap();
 }
 
 /// How each file is changed, and what is said of it.

@@ -28,7 +28,7 @@ const HINTS: [(&[&str], &str); 12] = [
     ),
     (
         &["--quantization", "--quantize", "--load-in-4bit", "--load-in-8bit"],
-        "weights are used as they are, in bf16, f16 or f32: quantised ones are not supported",
+        "weights are used as they are: a model in GGUF may be quantised, -m FILE.gguf",
     ),
     (
         &["--host", "--port", "--api-key"],

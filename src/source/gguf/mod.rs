@@ -4,6 +4,8 @@
 mod config;
 mod tokenizer;
 
+pub use tokenizer::LLAMA3_PATTERN;
+
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

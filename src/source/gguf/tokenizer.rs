@@ -21,7 +21,8 @@ struct Pre {
 }
 
 const GPT_2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
-const LLAMA_3: &str = concat!(
+/// How Llama 3 splits a text before it merges bytes.
+pub const LLAMA3_PATTERN: &str = concat!(
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|",
     r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
 );
@@ -38,10 +39,10 @@ const TEKKEN: &str = concat!(
 const PRE: [Pre; 6] = [
     Pre {
         names: &["llama-bpe", "llama3", "llama-v3", "falcon3"],
-        expressions: &[LLAMA_3],
+        expressions: &[LLAMA3_PATTERN],
         ignore_merges: true,
     },
-    Pre { names: &["dbrx", "smaug-bpe"], expressions: &[LLAMA_3], ignore_merges: false },
+    Pre { names: &["dbrx", "smaug-bpe"], expressions: &[LLAMA3_PATTERN], ignore_merges: false },
     Pre {
         names: &["smollm", "starcoder", "refact", "codeshell", "minerva-7b"],
         expressions: &[r"\p{N}", GPT_2],
