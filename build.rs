@@ -13,10 +13,10 @@ use std::sync::Mutex;
 use std::{env, fs, thread};
 
 use arch::{ARCHS, Arch, ptx_archs};
-use compile::{Cache, CompileUnit, Image};
+use compile::{CompileCache, CompileUnit, CompiledKernel};
 use encoding::Encoding;
 use nvrtc::{Nvrtc, Search};
-use signature::{Field, Kind};
+use signature::{DeclaredField, FieldKind};
 
 // Shared with the crate, which uses the rest of them.
 #[allow(dead_code)]
@@ -39,7 +39,7 @@ mod private;
 mod signature;
 
 /// What one kernel became, by architecture.
-type Images = Vec<(&'static Arch, Image)>;
+type Images = Vec<(&'static Arch, CompiledKernel)>;
 
 fn main() -> ExitCode {
     tell_version();
@@ -213,7 +213,7 @@ fn compile_all(
         println!("cargo::warning=NVRTC {major}.{minor} does not know {}: left out", arch.name);
     }
     let virtual_archs = ptx_archs(&archs);
-    let cache = Cache { folder: folder.to_owned() };
+    let cache = CompileCache { folder: folder.to_owned() };
     let jobs = programs.iter().enumerate().flat_map(|(kernel, program)| {
         let own = &program.signature.archs;
         let made_for = |arch: &&&Arch| own.is_empty() || own.iter().any(|own| own == arch.name);
@@ -303,9 +303,9 @@ fn write_kernel(text: &mut String, program: &CompileUnit<'_>, images: &Images) -
     writeln!(text, "], source_hash: {:?}, archs: &{:?},", program.source_hash, signature.archs)?;
     writeln!(text, "arguments: {:?}, argument_bytes: {},", signature.arguments, signature.bytes())?;
     writeln!(text, "fields: &[")?;
-    for Field { name, kind, offset, comment } in &signature.fields {
+    for DeclaredField { name, kind, offset, comment } in &signature.fields {
         let (c_type, rust_type) = (kind.c_type(), kind.rust_type());
-        let written = matches!(kind, Kind::State { written: true, .. });
+        let written = matches!(kind, FieldKind::State { written: true, .. });
         writeln!(
             text,
             "Field {{ name: {name:?}, c_type: {c_type:?}, rust_type: {rust_type:?}, offset: {offset}, \
@@ -329,12 +329,12 @@ fn write_kernel(text: &mut String, program: &CompileUnit<'_>, images: &Images) -
     let (ptx, cubins): (Vec<_>, Vec<_>) =
         images.iter().partition(|(_, image)| image.file.extension().is_some_and(|e| e == "ptx"));
     let index = |arch: &Arch| ARCHS.iter().position(|known| known == arch).unwrap_or_default();
-    for (arch, Image { file, resources, .. }) in cubins {
+    for (arch, CompiledKernel { file, resources, .. }) in cubins {
         writeln!(text, "Build {{ arch: &ARCHS[{}], cubin: include_bytes!({file:?}),", index(arch))?;
         writeln!(text, "resources: &{resources:?} }},")?;
     }
     writeln!(text, "], ptx: &[")?;
-    for (arch, Image { file, .. }) in ptx {
+    for (arch, CompiledKernel { file, .. }) in ptx {
         writeln!(text, "Ptx {{ arch: &ARCHS[{}], text: include_str!({file:?}) }},", index(arch))?;
     }
     writeln!(text, "] }},")
@@ -351,12 +351,12 @@ fn write_arguments(text: &mut String, index: usize, program: &CompileUnit<'_>) -
         writeln!(text, "/// ```")?;
     }
     writeln!(text, "#[derive(Debug, Clone, Copy)]\npub struct {arguments} {{")?;
-    let given = || signature.fields.iter().filter(|field| field.kind != Kind::Trace);
-    for Field { name, kind, comment, .. } in given() {
+    let given = || signature.fields.iter().filter(|field| field.kind != FieldKind::Trace);
+    for DeclaredField { name, kind, comment, .. } in given() {
         let access = match kind {
-            Kind::State { written: true, .. } => "Written. ",
-            Kind::State { .. } | Kind::Weight | Kind::TensorMap => "Read. ",
-            Kind::Scalar(_) | Kind::Trace => "",
+            FieldKind::State { written: true, .. } => "Written. ",
+            FieldKind::State { .. } | FieldKind::Weight | FieldKind::TensorMap => "Read. ",
+            FieldKind::Scalar(_) | FieldKind::Trace => "",
         };
         // A shape is code: brackets alone would be a link.
         let comment = match comment.split_once(']').filter(|_| comment.starts_with('[')) {
@@ -373,13 +373,13 @@ fn write_arguments(text: &mut String, index: usize, program: &CompileUnit<'_>) -
     writeln!(text, "    /// The same as the kernel takes it.")?;
     writeln!(text, "    pub fn arguments(&self) -> Arguments {{")?;
     writeln!(text, "        let mut arguments = Arguments::zeroed({});", signature.bytes())?;
-    for Field { name, kind, offset, .. } in &signature.fields {
+    for DeclaredField { name, kind, offset, .. } in &signature.fields {
         let add = match kind {
-            Kind::Weight => "weight",
-            Kind::State { .. } => "slot",
-            Kind::TensorMap => "map",
-            Kind::Scalar(_) => "scalar",
-            Kind::Trace => {
+            FieldKind::Weight => "weight",
+            FieldKind::State { .. } => "slot",
+            FieldKind::TensorMap => "map",
+            FieldKind::Scalar(_) => "scalar",
+            FieldKind::Trace => {
                 writeln!(text, "        arguments.traced({offset});")?;
                 continue;
             }

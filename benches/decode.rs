@@ -6,14 +6,14 @@ mod support;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use chaski::bench::{Bench, Ceilings, Conditions, Fill, Kind, Row, Test, row};
+use chaski::bench::{Bench, Ceilings, Conditions, Fill, Row, Test, TestKind, row};
 use chaski::checkpoint::Checkpoint;
 use chaski::encoding::Float;
 use chaski::executor::Hardware;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use support::{circumstances, nothing_is_measured, open, source};
 
-const TEST: Test = Test { kind: Kind::Generation, prompt: 0, generate: 8, depth: 64 };
+const TEST: Test = Test { kind: TestKind::Generation, prompt: 0, generate: 8, depth: 64 };
 
 fn decode(criterion: &mut Criterion) {
     let source = source();

@@ -5,7 +5,9 @@ use crate::checkpoint::Checkpoint;
 use crate::config::{Config, Dims};
 use crate::error::Result;
 use crate::memory::Weight;
-use crate::model::{Llama, MemoryBudget, Plan, Request, Weights, cache_bytes_per_token, decode};
+use crate::model::{
+    Llama, MemoryBudget, Plan, PlanRequest, Weights, cache_bytes_per_token, decode,
+};
 use crate::op::{Cost, Program};
 
 /// What the prediction assumes of each GPU and the links between them.
@@ -84,7 +86,7 @@ impl Forecast {
         config: &Config,
         checkpoint: &Checkpoint,
         (world, stages): (usize, usize),
-        (request, memory_bytes): (Request, usize),
+        (request, memory_bytes): (PlanRequest, usize),
         machine: &Machine,
     ) -> Result<Self> {
         let largest = Dims::in_stages(config, world, stages)?.of_rank(world - 1);

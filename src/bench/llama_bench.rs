@@ -5,9 +5,9 @@
 use serde_json::{Value, json};
 
 use super::format::Row;
-use super::measure::Sample;
+use super::measure::Repetition;
 use super::row::{deviation, mean};
-use super::test::{Kind, Test};
+use super::test::{Test, TestKind};
 use crate::config::Config;
 use crate::encoding::{Encoding, Float};
 
@@ -88,9 +88,9 @@ impl Run<'_> {
 
 /// The fields that say what was measured. The real loop is, in llama-bench's terms, a generation of
 /// all tokens but the first after its prompt.
-pub fn measured(test: &Test, samples: &[Sample]) -> Row {
+pub fn measured(test: &Test, samples: &[Repetition]) -> Row {
     let (prompt, generate, depth) = match test.kind {
-        Kind::Loop => (0, test.tokens(), test.depth + test.prompt),
+        TestKind::Loop => (0, test.tokens(), test.depth + test.prompt),
         _ => (test.prompt, test.generate, test.depth),
     };
     let times: Vec<f64> = samples.iter().map(|sample| (1e9 * sample.time).round()).collect();

@@ -4,7 +4,7 @@ use std::ops::Add;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use super::test::{Kind, Test, wanted};
+use super::test::{Test, TestKind, wanted};
 use crate::error::{Error, Result};
 use crate::executor::cuda::nvtx;
 use crate::model::Logits;
@@ -25,10 +25,10 @@ pub enum Fill {
 
 /// One repetition of a test. Times are in seconds.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Sample {
+pub struct Repetition {
     /// Of the tokens that count.
     pub time: f64,
-    /// From the request to the first token; of [`Kind::Loop`] alone.
+    /// From the request to the first token; of [`TestKind::Loop`] alone.
     pub first_token: Option<f64>,
     /// Of each token, where they are waited for one by one.
     pub tokens: Vec<f64>,
@@ -60,7 +60,7 @@ impl<'a> Bench<'a> {
     /// A device that fails; the interrupt.
     pub fn warm_up(&mut self, test: &Test) -> Result<()> {
         self.fill_to(test.depth)?;
-        if test.kind == Kind::Loop {
+        if test.kind == TestKind::Loop {
             return self.answer(&Test { generate: 2, ..*test }).map(drop);
         }
         self.take_prompt(test.prompt)?;
@@ -75,16 +75,16 @@ impl<'a> Bench<'a> {
     ///
     /// # Errors
     /// As [`Self::warm_up`].
-    pub fn sample(&mut self, test: &Test) -> Result<Sample> {
+    pub fn sample(&mut self, test: &Test) -> Result<Repetition> {
         self.fill_to(test.depth)?;
         let _range = nvtx::range(&test.name());
-        if test.kind == Kind::Loop {
+        if test.kind == TestKind::Loop {
             return self.answer(test);
         }
         let start = Instant::now();
         self.take_prompt(test.prompt)?;
         let tokens = self.take_tokens(test.generate)?;
-        Ok(Sample { time: start.elapsed().as_secs_f64(), first_token: None, tokens })
+        Ok(Repetition { time: start.elapsed().as_secs_f64(), first_token: None, tokens })
     }
 
     /// What the tokens of a test that count must move and compute, on all ranks together.
@@ -147,7 +147,7 @@ impl<'a> Bench<'a> {
     }
 
     /// A prompt and its answer, chosen as Llama's makers sample, never ending early.
-    fn answer(&mut self, test: &Test) -> Result<Sample> {
+    fn answer(&mut self, test: &Test) -> Result<Repetition> {
         let ids = random_ids(PROMPT_SEED, test.prompt, self.team.vocab());
         let sampling =
             SamplingOptions { temperature: 0.6, top_p: 0.9, seed: 1, ..SamplingOptions::default() };
@@ -171,7 +171,7 @@ impl<'a> Bench<'a> {
             last = now;
         }
         self.team.each(Rank::finish)?;
-        Ok(Sample { time: tokens.iter().sum(), first_token: Some(first_token), tokens })
+        Ok(Repetition { time: tokens.iter().sum(), first_token: Some(first_token), tokens })
     }
 
     fn check(&self) -> Result<()> {

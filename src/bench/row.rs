@@ -6,15 +6,15 @@ use super::ceiling::Ceilings;
 use super::conditions::Conditions;
 use super::format::{Column, Row};
 use super::llama_bench::measured;
-use super::measure::Sample;
-use super::test::{Kind, Test};
+use super::measure::Repetition;
+use super::test::{Test, TestKind};
 use crate::op::Cost;
 
 /// The row of a test that was measured at least once. `cost` is of the tokens that count; `subject` is
 /// what all rows of a model have in common.
 pub fn row(
     test: &Test,
-    samples: &[Sample],
+    samples: &[Repetition],
     cost: Cost,
     ceilings: &Ceilings,
     conditions: &Conditions,
@@ -31,7 +31,7 @@ pub fn row(
     let first: Vec<f64> = samples.iter().filter_map(|sample| sample.first_token).collect();
     let counted = tokens * samples.len() as f64;
     // A loop's energy is that of its prompt, too.
-    let energy = conditions.energy_j.filter(|_| test.kind != Kind::Loop);
+    let energy = conditions.energy_j.filter(|_| test.kind != TestKind::Loop);
     let ms = |seconds: Option<f64>| seconds.map(|seconds| 1e3 * seconds);
     let Value::Object(mut row) = json!({
         "test": test.name(),

@@ -6,7 +6,7 @@ use crate::rank::Rank;
 
 /// What a row measures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum TestKind {
     /// `pp512`: a prompt.
     Prompt,
     /// `tg128`: tokens one by one, each waited for, none of them chosen.
@@ -21,7 +21,7 @@ pub enum Kind {
 /// One row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Test {
-    pub kind: Kind,
+    pub kind: TestKind,
     /// Tokens of the prompt.
     pub prompt: usize,
     /// Tokens generated.
@@ -38,7 +38,7 @@ pub struct Grid {
     /// Prompt and generation.
     pub pairs: Vec<(usize, usize)>,
     pub depths: Vec<usize>,
-    /// Whether every generation is also measured as [`Kind::Loop`].
+    /// Whether every generation is also measured as [`TestKind::Loop`].
     pub real_loop: bool,
 }
 
@@ -54,11 +54,11 @@ impl Grid {
         let mut tests = Vec::new();
         for &depth in &self.depths {
             let test = |kind, prompt, generate| Test { kind, prompt, generate, depth };
-            tests.extend(prompts.iter().map(|p| test(Kind::Prompt, *p, 0)));
-            tests.extend(generations.iter().map(|n| test(Kind::Generation, 0, *n)));
-            tests.extend(self.pairs.iter().map(|(p, n)| test(Kind::Both, *p, *n)));
+            tests.extend(prompts.iter().map(|p| test(TestKind::Prompt, *p, 0)));
+            tests.extend(generations.iter().map(|n| test(TestKind::Generation, 0, *n)));
+            tests.extend(self.pairs.iter().map(|(p, n)| test(TestKind::Both, *p, *n)));
             let answers = generations.iter().filter(|n| self.real_loop && **n > 1);
-            tests.extend(answers.map(|n| test(Kind::Loop, first_prompt, *n)));
+            tests.extend(answers.map(|n| test(TestKind::Loop, first_prompt, *n)));
         }
         tests
     }
@@ -69,10 +69,10 @@ impl Test {
     pub fn name(&self) -> String {
         let Self { kind, prompt, generate, depth } = self;
         let name = match kind {
-            Kind::Prompt => format!("pp{prompt}"),
-            Kind::Generation => format!("tg{generate}"),
-            Kind::Both => format!("pp{prompt}+tg{generate}"),
-            Kind::Loop => format!("gen{generate}"),
+            TestKind::Prompt => format!("pp{prompt}"),
+            TestKind::Generation => format!("tg{generate}"),
+            TestKind::Both => format!("pp{prompt}+tg{generate}"),
+            TestKind::Loop => format!("gen{generate}"),
         };
         if *depth == 0 { name } else { format!("{name}@d{depth}") }
     }
@@ -80,7 +80,7 @@ impl Test {
     /// Tokens that the row's rate counts.
     pub fn tokens(&self) -> usize {
         match self.kind {
-            Kind::Loop => self.generate - 1,
+            TestKind::Loop => self.generate - 1,
             _ => self.prompt + self.generate,
         }
     }
@@ -96,7 +96,7 @@ impl Test {
         let end = position + self.prompt;
         while position < end {
             let tokens = rank.chunk().min(end - position);
-            if self.kind != Kind::Loop {
+            if self.kind != TestKind::Loop {
                 cost = cost + rank.cost(tokens, position, wanted(position + tokens == end));
             }
             position += tokens;

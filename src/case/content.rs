@@ -1,6 +1,6 @@
 //! What the memory of a case holds before its op runs.
 
-use super::{Element, Judge};
+use super::{Judge, SlotElement};
 use crate::for_float;
 use crate::vector::Element as _;
 
@@ -69,7 +69,7 @@ impl Content {
     }
 }
 /// Writes `content` into `stored`, which is all of it. Random numbers are those of `seed`.
-pub(super) fn write(element: Element, content: &Content, seed: u64, stored: &mut [u8]) {
+pub(super) fn write(element: SlotElement, content: &Content, seed: u64, stored: &mut [u8]) {
     let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
     match content {
         Content::Bytes(bytes) => stored.copy_from_slice(bytes),
@@ -85,8 +85,8 @@ pub(super) fn write(element: Element, content: &Content, seed: u64, stored: &mut
     }
 }
 
-fn fill(element: Element, stored: &mut [u8], mut number: impl FnMut(usize) -> f32) {
-    let Element::Float(dtype) = element else { panic!("integers are given as bytes") };
+fn fill(element: SlotElement, stored: &mut [u8], mut number: impl FnMut(usize) -> f32) {
+    let SlotElement::Float(dtype) = element else { panic!("integers are given as bytes") };
     for_float!(dtype, E => {
         let stored: &mut [E] = bytemuck::cast_slice_mut(stored);
         stored.iter_mut().enumerate().for_each(|(i, stored)| *stored = E::narrow(number(i)));

@@ -50,13 +50,13 @@ pub const MATRIX_NMSE: f64 = 1e-5;
 
 /// The type of a place's numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Element {
+pub enum SlotElement {
     Float(Float),
     U32,
     U64,
 }
 
-impl Element {
+impl SlotElement {
     pub fn bytes(self) -> usize {
         match self {
             Self::Float(dtype) => dtype.bytes(),
@@ -67,27 +67,27 @@ impl Element {
 }
 
 /// The types of typed slots.
-pub trait Stored: Pod {
-    const ELEMENT: Element;
+pub trait SlotType: Pod {
+    const ELEMENT: SlotElement;
 }
 
-impl Stored for f32 {
-    const ELEMENT: Element = Element::Float(Float::F32);
+impl SlotType for f32 {
+    const ELEMENT: SlotElement = SlotElement::Float(Float::F32);
 }
 
-impl Stored for u32 {
-    const ELEMENT: Element = Element::U32;
+impl SlotType for u32 {
+    const ELEMENT: SlotElement = SlotElement::U32;
 }
 
-impl Stored for u64 {
-    const ELEMENT: Element = Element::U64;
+impl SlotType for u64 {
+    const ELEMENT: SlotElement = SlotElement::U64;
 }
 
 /// A slot of a case.
 pub struct CaseSlot {
     /// As the op's field is called.
     pub name: &'static str,
-    pub element: Element,
+    pub element: SlotElement,
     /// Slowest dimension first.
     pub shape: Vec<usize>,
     pub slot: Slot<u8>,
@@ -166,7 +166,7 @@ impl Case {
             let stored = &mut stored[weight.offset..][..weight.bytes()];
             match weight.encoding {
                 Encoding::Plain(float) => {
-                    write(Element::Float(float), content, seed as u64 + 1, stored);
+                    write(SlotElement::Float(float), content, seed as u64 + 1, stored);
                 }
                 Encoding::Blocks(_) => unreachable!("cases have plain weights"),
             }

@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::ops::Range;
 
-use super::{Case, CaseSlot, Content, Element, GUARD_BYTES, Judge, Numbers, Stored};
+use super::{Case, CaseSlot, Content, GUARD_BYTES, Judge, Numbers, SlotElement, SlotType};
 use crate::encoding::{Encoding, Float};
 use crate::memory::{Activation, Layout, Slot, Weight};
 use crate::op::{Op, Placement, Program};
@@ -49,7 +49,7 @@ impl Setup {
     }
 
     /// Read: exactly these values.
-    pub fn given<T: Stored>(&mut self, name: &'static str, values: &[T]) -> Slot<T> {
+    pub fn given<T: SlotType>(&mut self, name: &'static str, values: &[T]) -> Slot<T> {
         let content = Content::Bytes(bytemuck::cast_slice(values).to_vec());
         self.read(name, &[values.len()], content)
     }
@@ -64,7 +64,7 @@ impl Setup {
     }
 
     /// Read and left as it is.
-    pub fn read<T: Stored>(
+    pub fn read<T: SlotType>(
         &mut self,
         name: &'static str,
         shape: &[usize],
@@ -74,7 +74,7 @@ impl Setup {
     }
 
     /// Written and not read.
-    pub fn written<T: Stored>(
+    pub fn written<T: SlotType>(
         &mut self,
         name: &'static str,
         shape: &[usize],
@@ -84,7 +84,7 @@ impl Setup {
     }
 
     /// Read and written.
-    pub fn changed<T: Stored>(
+    pub fn changed<T: SlotType>(
         &mut self,
         name: &'static str,
         shape: &[usize],
@@ -105,7 +105,7 @@ impl Setup {
     ) -> Activation {
         let shape = [&[terms], shape].concat();
         let before = Some((0..len(&shape), content));
-        let bytes = self.place(name, Element::Float(dtype), &shape, before, None);
+        let bytes = self.place(name, SlotElement::Float(dtype), &shape, before, None);
         Activation { dtype, terms, bytes }
     }
 
@@ -119,7 +119,7 @@ impl Setup {
     ) -> Activation {
         let shape = [&[terms], shape].concat();
         let after = Some((0..len(&shape), judge));
-        let bytes = self.place(name, Element::Float(dtype), &shape, None, after);
+        let bytes = self.place(name, SlotElement::Float(dtype), &shape, None, after);
         self.places.last_mut().expect("placed just now").terms = terms;
         Activation { dtype, terms, bytes }
     }
@@ -136,7 +136,7 @@ impl Setup {
         let given = place.elements(0..rows);
         let reach = if in_boxes { len(&place.shape) } else { given.end };
         let before = Some((given, content));
-        let slot = self.place(name, Element::Float(Float::F16), &place.shape, before, None);
+        let slot = self.place(name, SlotElement::Float(Float::F16), &place.shape, before, None);
         self.places.last_mut().expect("placed just now").reach = reach;
         slot
     }
@@ -150,7 +150,7 @@ impl Setup {
         judge: Judge,
     ) -> Slot<u8> {
         let after = Some((place.elements(rows), judge));
-        self.place(name, Element::Float(Float::F16), &place.shape, None, after)
+        self.place(name, SlotElement::Float(Float::F16), &place.shape, None, after)
     }
 
     /// The case, of which `sizes` tells the types and sizes.
@@ -167,7 +167,7 @@ impl Setup {
     fn place(
         &mut self,
         name: &'static str,
-        element: Element,
+        element: SlotElement,
         shape: &[usize],
         before: Option<(Range<usize>, Content)>,
         after: Option<(Range<usize>, Judge)>,

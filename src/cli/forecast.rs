@@ -9,7 +9,7 @@ use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::engine::Split;
 use crate::error::{Result, binary};
-use crate::model::{Limit, Request};
+use crate::model::{Limit, PlanRequest};
 use crate::op::Tuning;
 
 /// Memory of a GPU unless `--memory` says otherwise.
@@ -42,10 +42,10 @@ impl Outlook {
             return Ok(None);
         }
         let memory_bytes = args.memory.unwrap_or(MEMORY_BYTES);
-        let request = Request {
+        let request = PlanRequest {
             context: args.model.context,
             chunk: args.model.prefill_chunk.unwrap_or(Tuning::DEFAULT.chunk),
-            ..Request::default()
+            ..PlanRequest::default()
         };
         let request = request.on_gpu(checkpoint.encoding(), ATTENTION_BLOCKS);
         let forecast =

@@ -9,7 +9,7 @@ use super::forecast::Outlook;
 use super::open::{options, source};
 use super::output::{note, print};
 use crate::checkpoint::{Checkpoint, Tensor};
-use crate::config::{Config, Dims, Llama3, RopeScaling, Yarn};
+use crate::config::{Config, Dims, Llama3Scaling, RopeScaling, Yarn};
 use crate::engine::{available_memory_bytes, one, plan, weights};
 use crate::error::{Result, binary, count};
 use crate::memory::Weight;
@@ -58,7 +58,7 @@ fn scaling_text(config: &Config) -> String {
             format!(", scaled up to {factor}x past {original_context} tokens as the text grows")
         }
         Some(
-            RopeScaling::Llama3(Llama3 { factor, original_context, .. })
+            RopeScaling::Llama3(Llama3Scaling { factor, original_context, .. })
             | RopeScaling::Yarn(Yarn { factor, original_context, .. }),
         ) => format!(", scaled {factor}x from {original_context} tokens"),
     }

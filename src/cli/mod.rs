@@ -38,7 +38,7 @@ use std::process;
 pub use leave::leave;
 pub use output::with_flags;
 
-use args::{Arguments, Command, KernelsCommand};
+use args::{Command, CommandLine, KernelsCommand};
 use clap::FromArgMatches;
 
 use crate::error::{Error, Result, for_terminal};
@@ -93,9 +93,9 @@ pub fn run() -> Result<()> {
 }
 
 /// The process's arguments, unless they ask for help, which is printed.
-fn arguments(words: &[OsString]) -> Result<Arguments> {
+fn arguments(words: &[OsString]) -> Result<CommandLine> {
     let matches = args::command().try_get_matches_from(words);
-    let error = match matches.and_then(|matches| Arguments::from_arg_matches(&matches)) {
+    let error = match matches.and_then(|matches| CommandLine::from_arg_matches(&matches)) {
         Ok(arguments) => return Ok(arguments),
         Err(error) => error,
     };

@@ -16,7 +16,7 @@ use crate::engine::{Checker, Engine, Model, Options, Split};
 use crate::error::{Error, Result, count};
 use crate::executor::cuda::{device_count, emulated_devices, has_driver};
 use crate::hub;
-use crate::kernel::Source as KernelSource;
+use crate::kernel::KernelSource;
 use crate::source::Source;
 use crate::vector;
 

@@ -213,7 +213,7 @@ mod tests {
     use clap::CommandFactory;
 
     use super::*;
-    use crate::cli::args::Arguments;
+    use crate::cli::args::CommandLine;
 
     #[test]
     fn fields_are_told_by_flags_that_there_are() {
@@ -221,7 +221,7 @@ mod tests {
             let is_it = |arg: &clap::Arg| arg.get_long() == flag.strip_prefix("--");
             command.get_arguments().any(is_it) || command.get_subcommands().any(|c| has(c, flag))
         }
-        let command = Arguments::command();
+        let command = CommandLine::command();
         for (field, flag) in FLAGS {
             assert!(has(&command, flag), "{field}: {flag}");
         }

@@ -8,14 +8,14 @@ use clap::{Command, CommandFactory};
 use clap_complete::Shell;
 use clap_mangen::Man;
 
-use super::args::{Arguments, examples};
+use super::args::{CommandLine, examples};
 use super::output::{note, print};
 use crate::error::{Error, Result};
 use crate::kernel::KERNELS;
 
 pub fn completions(shell: Shell) -> Result<()> {
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Arguments::command(), "chaski", &mut script);
+    clap_complete::generate(shell, &mut CommandLine::command(), "chaski", &mut script);
     let mut script = String::from_utf8_lossy(&script).into_owned();
     if shell == Shell::Fish {
         // clap_complete has words for options alone there.
@@ -35,7 +35,7 @@ pub fn man(directory: &Path) -> Result<()> {
         Error::failed(format!("cannot write manual pages to {}: {error}", directory.display()))
     };
     fs::create_dir_all(directory).map_err(failed)?;
-    let mut command = Arguments::command().disable_help_subcommand(true);
+    let mut command = CommandLine::command().disable_help_subcommand(true);
     command.build();
     write_pages(&command, directory).map_err(failed)?;
     note(format_args!("{}: manual pages written", directory.display()));

@@ -7,7 +7,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::seal::Sealed;
+use super::seal::SealedMessage;
 
 /// Bytes of a message: a prompt of a million tokens has room.
 pub(super) const MOST: usize = 16 << 20;
@@ -20,11 +20,11 @@ const PIECE: usize = 16 << 10;
 
 /// What processes tell each other.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub enum Message {
+pub enum PeerMessage {
     /// The first word of the first process: what a greeting is to be sealed for.
     Challenge(String),
     /// A message while processes meet.
-    Sealed(Sealed),
+    Sealed(SealedMessage),
     /// The first of a process that comes.
     Hello(super::Hello),
     /// All have come: what each of them is.
@@ -51,7 +51,7 @@ pub enum Message {
 ///
 /// # Errors
 /// A message that is too long; what the system says.
-pub(super) fn send(mut stream: &TcpStream, message: &Message) -> io::Result<()> {
+pub(super) fn send(mut stream: &TcpStream, message: &PeerMessage) -> io::Result<()> {
     let mut bytes = vec![0; 4];
     serde_json::to_writer(&mut bytes, message)?;
     let length = bytes.len() - 4;
@@ -67,7 +67,7 @@ pub enum Decoded {
     /// At least so many bytes are missing.
     Lacks(usize),
     /// All of it.
-    Message(Message),
+    Message(PeerMessage),
 }
 
 /// Reads the bytes of one message of up to `most` bytes, as far as they have come.
@@ -111,7 +111,7 @@ impl Frames {
         &mut self,
         most: usize,
         deadline: Option<Instant>,
-    ) -> io::Result<Option<Message>> {
+    ) -> io::Result<Option<PeerMessage>> {
         let mut piece = [0; PIECE];
         loop {
             let missing = match decode(&self.bytes, most)? {
@@ -163,13 +163,13 @@ mod tests {
     #[test]
     fn messages_come_as_they_were_sent_and_end() {
         let (one, mut other) = pair();
-        send(&one, &Message::Words(vec![1, u64::MAX])).unwrap();
-        send(&one, &Message::Work(serde_json::json!({"Take": [1, 2]}))).unwrap();
+        send(&one, &PeerMessage::Words(vec![1, u64::MAX])).unwrap();
+        send(&one, &PeerMessage::Work(serde_json::json!({"Take": [1, 2]}))).unwrap();
         drop(one);
-        let Ok(Some(Message::Words(words))) = other.next(MOST, None) else { panic!() };
+        let Ok(Some(PeerMessage::Words(words))) = other.next(MOST, None) else { panic!() };
         assert_eq!(words, [1, u64::MAX]);
         assert!(
-            matches!(other.next(MOST, None), Ok(Some(Message::Work(work))) if work["Take"][1] == 2)
+            matches!(other.next(MOST, None), Ok(Some(PeerMessage::Work(work))) if work["Take"][1] == 2)
         );
         assert!(matches!(other.next(MOST, None), Ok(None)));
     }
@@ -183,7 +183,7 @@ mod tests {
             assert!(!is_timeout(&refused), "{refused}");
         }
         let (one, _other) = pair();
-        let long = Message::Failed("x".repeat(MOST));
+        let long = PeerMessage::Failed("x".repeat(MOST));
         assert!(send(&one, &long).unwrap_err().to_string().contains("too long"));
     }
 }

@@ -5,7 +5,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
-use super::frame::{Frames, MOST, MOST_OF_STRANGERS, Message, is_timeout, send};
+use super::frame::{Frames, MOST, MOST_OF_STRANGERS, PeerMessage, is_timeout, send};
 use super::seal::{Secret, Sender, nonce};
 
 /// Connections that have not shown yet who they are: how many at a time, how long each may take, and how long
@@ -15,7 +15,7 @@ const STRANGER: Duration = Duration::from_secs(5);
 const GRACE: Duration = Duration::from_millis(250);
 
 /// What somebody who has connected has said, or why nobody listens to him any more.
-pub(super) type Heard = (SocketAddr, std::result::Result<(Message, Guest), String>);
+pub(super) type Heard = (SocketAddr, std::result::Result<(PeerMessage, Guest), String>);
 
 /// Somebody who has connected and has not shown yet that he has the secret.
 pub(super) struct Stranger {
@@ -67,7 +67,7 @@ impl Stranger {
     fn ask(stream: TcpStream, from: SocketAddr) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
         let nonce = nonce()?;
-        send(&stream, &Message::Challenge(nonce.clone()))?;
+        send(&stream, &PeerMessage::Challenge(nonce.clone()))?;
         Ok(Self { from, since: Instant::now(), nonce, frames: Frames::new(stream) })
     }
 
@@ -76,9 +76,9 @@ impl Stranger {
     fn heard(
         self,
         secret: &Secret,
-        message: Message,
-    ) -> std::result::Result<(Message, Guest), String> {
-        let Message::Sealed(sealed) = message else {
+        message: PeerMessage,
+    ) -> std::result::Result<(PeerMessage, Guest), String> {
+        let PeerMessage::Sealed(sealed) = message else {
             return Err("it does not begin with a greeting".to_owned());
         };
         let opened = secret.open(Sender::Guest, &self.nonce, &sealed);
@@ -86,7 +86,7 @@ impl Stranger {
         match opened {
             Ok(message) => Ok((message, guest)),
             Err(error) => {
-                guest.tell(secret, &Message::End);
+                guest.tell(secret, &PeerMessage::End);
                 Err(error.to_string())
             }
         }
@@ -105,12 +105,12 @@ impl Guest {
     pub(super) fn introduce(
         stream: TcpStream,
         secret: &Secret,
-        message: &Message,
+        message: &PeerMessage,
         deadline: Instant,
     ) -> io::Result<Self> {
         let mut frames = Frames::new(stream);
         match frames.next(MOST_OF_STRANGERS, Some(deadline))? {
-            Some(Message::Challenge(theirs)) => {
+            Some(PeerMessage::Challenge(theirs)) => {
                 let nonce = nonce()?;
                 let greeting = secret.seal(Sender::Guest, &theirs, nonce.clone(), message)?;
                 send(&frames.stream, &greeting)?;
@@ -122,22 +122,22 @@ impl Guest {
     }
 
     /// What the first process answers.
-    pub(super) fn answer(&self, secret: &Secret, deadline: Instant) -> io::Result<Message> {
+    pub(super) fn answer(&self, secret: &Secret, deadline: Instant) -> io::Result<PeerMessage> {
         match Frames::new(self.stream.try_clone()?).next(MOST, Some(deadline))? {
-            Some(Message::Sealed(sealed)) => secret.open(Sender::Host, &self.nonce, &sealed),
+            Some(PeerMessage::Sealed(sealed)) => secret.open(Sender::Host, &self.nonce, &sealed),
             Some(_) => Err(io::Error::other("what answers is not this version of chaski")),
             None => Err(has_left()),
         }
     }
 
     /// Says something to another process, which may not hear it.
-    pub(super) fn tell(&self, secret: &Secret, message: &Message) {
+    pub(super) fn tell(&self, secret: &Secret, message: &PeerMessage) {
         let told = secret.seal(Sender::Host, &self.nonce, String::new(), message);
         let _ = told.and_then(|message| send(&self.stream, &message));
     }
 
     /// Takes another process in.
-    pub(super) fn welcome(self, secret: &Secret, message: &Message) -> io::Result<TcpStream> {
+    pub(super) fn welcome(self, secret: &Secret, message: &PeerMessage) -> io::Result<TcpStream> {
         self.stream.set_nonblocking(false)?;
         self.stream.set_write_timeout(Some(STRANGER))?;
         send(&self.stream, &secret.seal(Sender::Host, &self.nonce, String::new(), message)?)?;

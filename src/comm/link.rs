@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::LocalGroup;
-use super::frame::{Frames, MOST, Message, is_timeout, send};
+use super::frame::{Frames, MOST, PeerMessage, is_timeout, send};
 use super::rendezvous::Hello;
 use crate::error::{Error, Result};
 
@@ -47,9 +47,9 @@ struct Connection {
     process: usize,
     /// Held while a message is sent.
     stream: Mutex<TcpStream>,
-    inbox: Mutex<Receiver<Message>>,
+    inbox: Mutex<Receiver<PeerMessage>>,
     /// Until somebody listens.
-    listener: Mutex<Option<(TcpStream, Sender<Message>)>>,
+    listener: Mutex<Option<(TcpStream, Sender<PeerMessage>)>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -133,8 +133,8 @@ impl ProcessLink {
                 && let Some(failure) = room.failure().map(|failure| failure.to_string())
             {
                 link.tell_all(&match room.has_stalled() {
-                    true => Message::Stalled(failure),
-                    false => Message::Failed(failure),
+                    true => PeerMessage::Stalled(failure),
+                    false => PeerMessage::Failed(failure),
                 });
             }
         }));
@@ -148,7 +148,7 @@ impl ProcessLink {
         let (link, pause) = (Arc::downgrade(self), self.timeout / 8);
         thread::spawn(move || {
             while let Some(link) = link.upgrade().filter(|link| !link.is_closing()) {
-                link.tell_all(&Message::Beat);
+                link.tell_all(&PeerMessage::Beat);
                 drop(link);
                 thread::sleep(pause);
             }
@@ -158,7 +158,7 @@ impl ProcessLink {
     /// Tells the first process, if this is another one, which of its ranks is late after a stall, if one is.
     pub(super) fn tell_late(&self, late: Option<&Error>) {
         if !self.is_first() {
-            self.tell_all(&Message::Late(late.map(Error::to_string)));
+            self.tell_all(&PeerMessage::Late(late.map(Error::to_string)));
         }
     }
 
@@ -185,7 +185,7 @@ impl ProcessLink {
 
     /// Tells all others why the run has ended.
     pub(super) fn tell_failure(&self, failure: &Error) {
-        self.tell_all(&Message::Failed(failure.to_string()));
+        self.tell_all(&PeerMessage::Failed(failure.to_string()));
     }
 
     /// Tells all others what their ranks are to do.
@@ -193,7 +193,7 @@ impl ProcessLink {
     /// # Errors
     /// One that cannot be told.
     pub fn tell(&self, work: Value) -> Result<()> {
-        let work = Message::Work(work);
+        let work = PeerMessage::Work(work);
         self.connections.iter().try_for_each(|connection| self.send(connection, &work))
     }
 
@@ -204,8 +204,8 @@ impl ProcessLink {
     pub fn next(&self, failure: impl Fn() -> Option<Error>) -> Result<Option<Value>> {
         let connection = &self.connections[0];
         match self.receive(connection, None, failure)? {
-            Message::Work(work) => Ok(Some(work)),
-            Message::End => Ok(None),
+            PeerMessage::Work(work) => Ok(Some(work)),
+            PeerMessage::End => Ok(None),
             _ => Err(self.out_of_turn(connection)),
         }
     }
@@ -217,9 +217,9 @@ impl ProcessLink {
     pub fn ready(&self, failure: impl Fn() -> Option<Error>) -> Result<()> {
         for connection in &self.connections {
             match self.is_first() {
-                false => self.send(connection, &Message::Ready)?,
+                false => self.send(connection, &PeerMessage::Ready)?,
                 true => match self.receive(connection, None, &failure)? {
-                    Message::Ready => {}
+                    PeerMessage::Ready => {}
                     _ => return Err(self.out_of_turn(connection)),
                 },
             }
@@ -236,12 +236,12 @@ impl ProcessLink {
         let deadline = Some(Instant::now() + self.timeout);
         let mut all = own.to_vec();
         if !self.is_first() {
-            self.send(&self.connections[0], &Message::Words(all.clone()))?;
+            self.send(&self.connections[0], &PeerMessage::Words(all.clone()))?;
             all.clear();
         }
         for connection in &self.connections {
             match self.receive(connection, deadline, &failure)? {
-                Message::Words(words) => all.extend(words),
+                PeerMessage::Words(words) => all.extend(words),
                 _ => return Err(self.out_of_turn(connection)),
             }
         }
@@ -249,7 +249,7 @@ impl ProcessLink {
             return Err(Error::failed("the processes contribute different amounts"));
         }
         if self.is_first() {
-            let words = Message::Words(all.clone());
+            let words = PeerMessage::Words(all.clone());
             self.connections.iter().try_for_each(|connection| self.send(connection, &words))?;
         }
         Ok(all)
@@ -260,7 +260,7 @@ impl ProcessLink {
         connection: &Connection,
         deadline: Option<Instant>,
         failure: impl Fn() -> Option<Error>,
-    ) -> Result<Message> {
+    ) -> Result<PeerMessage> {
         let inbox = lock(&connection.inbox);
         loop {
             if let Some(failure) = failure() {
@@ -280,14 +280,14 @@ impl ProcessLink {
         }
     }
 
-    fn send(&self, connection: &Connection, message: &Message) -> Result<()> {
+    fn send(&self, connection: &Connection, message: &PeerMessage) -> Result<()> {
         send(&lock(&connection.stream), message).map_err(|error| {
             Error::failed(format!("cannot send to {}: {error}", self.name(connection.process)))
         })
     }
 
     /// What cannot be told shows when nothing comes back.
-    fn tell_all(&self, message: &Message) {
+    fn tell_all(&self, message: &PeerMessage) {
         for connection in &self.connections {
             let _ = self.send(connection, message);
         }
@@ -319,7 +319,7 @@ impl ProcessLink {
     pub fn end(&self) {
         self.is_closing.store(true, Ordering::Relaxed);
         if self.is_first() {
-            self.tell_all(&Message::End);
+            self.tell_all(&PeerMessage::End);
         }
     }
 
@@ -340,7 +340,7 @@ impl ProcessLink {
 /// Passes on what comes by a connection, until it ends.
 fn listen(
     mut frames: Frames,
-    inbox: &Sender<Message>,
+    inbox: &Sender<PeerMessage>,
     number: usize,
     link: &Weak<ProcessLink>,
     room: &LocalGroup,
@@ -351,16 +351,16 @@ fn listen(
         let connection = &link.connections[number];
         let is_silent = matches!(&next, Err(error) if is_timeout(error));
         let failure = match next {
-            Ok(Some(Message::Beat)) => continue,
-            Ok(Some(Message::Stalled(why))) => {
+            Ok(Some(PeerMessage::Beat)) => continue,
+            Ok(Some(PeerMessage::Stalled(why))) => {
                 room.end_by_stall(Error::failed(why), None);
                 continue;
             }
-            Ok(Some(Message::Late(late))) => {
+            Ok(Some(PeerMessage::Late(late))) => {
                 link.says(number, late);
                 continue;
             }
-            Ok(Some(Message::Failed(why))) => {
+            Ok(Some(PeerMessage::Failed(why))) => {
                 let failure = Error::failed(why);
                 room.end(failure.clone());
                 match link.is_first() {
@@ -370,7 +370,7 @@ fn listen(
                 continue; // until it leaves
             }
             Ok(Some(message)) => {
-                if matches!(message, Message::End) {
+                if matches!(message, PeerMessage::End) {
                     link.is_closing.store(true, Ordering::Relaxed);
                 }
                 match inbox.send(message) {

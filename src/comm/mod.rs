@@ -13,8 +13,8 @@ mod link;
 mod rendezvous;
 mod seal;
 
-pub use frame::{Decoded, MOST_OF_STRANGERS, Message, decode};
-pub use in_process::{Fault, InProcess, Kind, LocalGroup};
+pub use frame::{Decoded, MOST_OF_STRANGERS, PeerMessage, decode};
+pub use in_process::{Fault, FaultKind, InProcess, LocalGroup};
 pub use joined::Joined;
 pub use launcher::{Launcher, ProcessPlace};
 pub use link::ProcessLink;

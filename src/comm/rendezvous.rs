@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::ProcessLink;
-use super::frame::{Message, is_timeout};
+use super::frame::{PeerMessage, is_timeout};
 use super::guests::{Guest, hear};
 use super::seal::Secret;
 use crate::error::{Error, Result};
@@ -94,7 +94,7 @@ pub fn excuse(process: usize, address: &str, secret: &Secret, why: &Error) {
     if let Some(stream) = streams.next() {
         let why = format!("process {process} cannot join: {why}");
         // Else it is missed in time.
-        let _ = Guest::introduce(stream, secret, &Message::Failed(why), Instant::now() + SHORT);
+        let _ = Guest::introduce(stream, secret, &PeerMessage::Failed(why), Instant::now() + SHORT);
     }
 }
 
@@ -150,17 +150,17 @@ fn gather(
         let mut trouble = None;
         for (from, heard) in hear(&listener, &mut strangers, secret) {
             match heard {
-                Ok((Message::Hello(hello), guest)) => match refusal(own, &hello, &come) {
+                Ok((PeerMessage::Hello(hello), guest)) => match refusal(own, &hello, &come) {
                     None => {
                         let process = hello.process;
                         come[process] = Some((hello, guest));
                     }
                     Some(why) => {
-                        guest.tell(secret, &Message::Failed(why.clone()));
+                        guest.tell(secret, &PeerMessage::Failed(why.clone()));
                         trouble = trouble.or(Some(why));
                     }
                 },
-                Ok((Message::Failed(why), _)) => trouble = trouble.or(Some(why)),
+                Ok((PeerMessage::Failed(why), _)) => trouble = trouble.or(Some(why)),
                 Ok(_) => turned_away = format!("; {from} was turned away: it does not greet"),
                 Err(why) => turned_away = format!("; {from} was turned away: {why}"),
             }
@@ -179,14 +179,14 @@ fn gather(
         });
         if let Some(trouble) = trouble {
             for (_, guest) in come.iter().flatten() {
-                guest.tell(secret, &Message::Failed(trouble.clone()));
+                guest.tell(secret, &PeerMessage::Failed(trouble.clone()));
             }
             return Err(Error::failed(trouble));
         }
     }
     let (mut all, guests): (Vec<_>, Vec<_>) = come.into_iter().flatten().unzip();
     all.insert(0, own.clone());
-    let welcome = Message::Welcome(all.clone());
+    let welcome = PeerMessage::Welcome(all.clone());
     let welcome = |guest: Guest| guest.welcome(secret, &welcome);
     let streams = guests.into_iter().map(welcome).collect::<io::Result<_>>();
     Ok((all, streams.map_err(|error| cannot("welcome", address, &error))?))
@@ -229,7 +229,7 @@ fn reach(
         }
         Err(last)
     };
-    let greeting = Message::Hello(own.clone());
+    let greeting = PeerMessage::Hello(own.clone());
     loop {
         let is_last = Instant::now() + PAUSE >= deadline;
         let stream = match connect() {
@@ -250,10 +250,10 @@ fn reach(
         let answer = Guest::introduce(stream, secret, &greeting, last_word)
             .and_then(|guest| Ok((guest.answer(secret, last_word)?, guest.stream)));
         match answer {
-            Ok((Message::Welcome(all), stream)) if all.len() == own.processes => {
+            Ok((PeerMessage::Welcome(all), stream)) if all.len() == own.processes => {
                 return Ok((all, vec![stream]));
             }
-            Ok((Message::Failed(why), _)) => return Err(Error::failed(why)),
+            Ok((PeerMessage::Failed(why), _)) => return Err(Error::failed(why)),
             Ok(_) => {
                 return Err(cannot("join", address, &"what answers is not this version of chaski"));
             }

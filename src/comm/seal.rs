@@ -10,7 +10,7 @@ use ring::hmac::{self, HMAC_SHA256, Key};
 use ring::rand::{SecureRandom, SystemRandom};
 use serde::{Deserialize, Serialize};
 
-use super::frame::{Message, invalid};
+use super::frame::{PeerMessage, invalid};
 
 /// What the processes of a run have in common and nobody else knows.
 #[derive(Clone)]
@@ -26,7 +26,7 @@ pub(super) enum Sender {
 
 /// A message, and what shows that its sender knows the secret.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Sealed {
+pub struct SealedMessage {
     /// What the answer is to be sealed for.
     pub nonce: String,
     /// A message in JSON.
@@ -58,20 +58,25 @@ impl Secret {
         sender: Sender,
         theirs: &str,
         nonce: String,
-        message: &Message,
-    ) -> io::Result<Message> {
+        message: &PeerMessage,
+    ) -> io::Result<PeerMessage> {
         let text = serde_json::to_string(message)?;
         let proof = hmac::sign(&self.0, &signed(sender, theirs, &nonce, &text)?);
         let proof = BASE64_STANDARD.encode(proof);
-        Ok(Message::Sealed(Sealed { nonce, text, proof }))
+        Ok(PeerMessage::Sealed(SealedMessage { nonce, text, proof }))
     }
 
     /// The message, if it was sealed for `own` by one who has the secret.
     ///
     /// # Errors
     /// Another one's; what is no message.
-    pub(super) fn open(&self, sender: Sender, own: &str, sealed: &Sealed) -> io::Result<Message> {
-        let Sealed { nonce, text, proof } = sealed;
+    pub(super) fn open(
+        &self,
+        sender: Sender,
+        own: &str,
+        sealed: &SealedMessage,
+    ) -> io::Result<PeerMessage> {
+        let SealedMessage { nonce, text, proof } = sealed;
         let proof = BASE64_STANDARD.decode(proof).unwrap_or_default();
         hmac::verify(&self.0, &signed(sender, own, nonce, text)?, &proof)
             .map_err(|_| invalid("it has another `secret`, or is of another run"))?;
@@ -92,22 +97,22 @@ mod tests {
         let (own, other) = (Secret::new(b"a"), Secret::new(b"b"));
         let (theirs, nonces) = (nonce().unwrap(), [nonce().unwrap(), nonce().unwrap()]);
         assert!(nonces[0] != nonces[1]);
-        let failed = Message::Failed("why".to_owned());
-        let Ok(Message::Sealed(sealed)) =
+        let failed = PeerMessage::Failed("why".to_owned());
+        let Ok(PeerMessage::Sealed(sealed)) =
             own.seal(Sender::Guest, &theirs, nonces[0].clone(), &failed)
         else {
             panic!()
         };
         let opened = own.open(Sender::Guest, &theirs, &sealed);
-        assert!(matches!(opened, Ok(Message::Failed(why)) if why == "why"));
-        let is_refused = |secret: &Secret, sender, nonce: &str, sealed: &Sealed| {
+        assert!(matches!(opened, Ok(PeerMessage::Failed(why)) if why == "why"));
+        let is_refused = |secret: &Secret, sender, nonce: &str, sealed: &SealedMessage| {
             let error = secret.open(sender, nonce, sealed).unwrap_err().to_string();
             assert!(error.contains("another `secret`"), "{error}");
         };
         is_refused(&other, Sender::Guest, &theirs, &sealed);
         is_refused(&own, Sender::Host, &theirs, &sealed); // said back to its sender
         is_refused(&own, Sender::Guest, &nonces[1], &sealed); // said again
-        type Change = fn(&mut Sealed);
+        type Change = fn(&mut SealedMessage);
         let changes: [Change; 4] = [
             |sealed| sealed.text = sealed.text.replace("why", "who"),
             |sealed| sealed.nonce = String::new(),

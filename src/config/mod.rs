@@ -19,7 +19,7 @@ use crate::source::Source;
 pub use dims::{Dims, Shard};
 use fields::Fields;
 pub use generation::SamplingDefaults;
-pub use rope::{Llama3, Rope, RopeScaling, Yarn};
+pub use rope::{Llama3Scaling, Rope, RopeScaling, Yarn};
 
 const CONFIG_FILE: &str = "config.json";
 const GENERATION_FILE: &str = "generation_config.json";

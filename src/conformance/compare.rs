@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::case::{CANARY, Case, CaseSlot, Element, Judge};
+use crate::case::{CANARY, Case, CaseSlot, Judge, SlotElement};
 use crate::encoding::Float;
 use crate::for_float;
 use crate::vector::Element as _;
@@ -128,8 +128,8 @@ impl Numbers<'_> {
         let count = finite().count().max(1);
         let rms = (square / count as f64).sqrt();
         let ulp = match (self.place.element, self.place.terms) {
-            (Element::Float(Float::Bf16), 1) => 1.0 / 128.0,
-            (Element::Float(Float::F16), 1) => 1.0 / 1024.0,
+            (SlotElement::Float(Float::Bf16), 1) => 1.0 / 128.0,
+            (SlotElement::Float(Float::F16), 1) => 1.0 / 1024.0,
             _ => 0.0,
         };
         // A number may be off by a rounding, or by many times the mean error that is allowed.
@@ -157,7 +157,7 @@ impl Numbers<'_> {
 
     /// The numbers, whose terms are added up.
     fn sums(&self, bytes: &[u8]) -> Vec<f64> {
-        let Element::Float(dtype) = self.place.element else { panic!("integers are exact") };
+        let SlotElement::Float(dtype) = self.place.element else { panic!("integers are exact") };
         let stored: Vec<f64> = for_float!(dtype, E => {
             let number = |bytes: &[u8]| f64::from(bytemuck::pod_read_unaligned::<E>(bytes).widen());
             bytes.chunks_exact(size_of::<E>()).map(number).collect()
@@ -183,23 +183,23 @@ impl Numbers<'_> {
     }
 }
 
-fn number(element: Element, bytes: &[u8]) -> f32 {
+fn number(element: SlotElement, bytes: &[u8]) -> f32 {
     match element {
-        Element::Float(dtype) => {
+        SlotElement::Float(dtype) => {
             for_float!(dtype, E => bytemuck::pod_read_unaligned::<E>(bytes).widen())
         }
-        Element::U32 | Element::U64 => 0.0,
+        SlotElement::U32 | SlotElement::U64 => 0.0,
     }
 }
 
-fn text(element: Element, bytes: &[u8]) -> String {
+fn text(element: SlotElement, bytes: &[u8]) -> String {
     let canary = CANARY.to_ne_bytes();
     if bytes.chunks_exact(2).all(|pair| pair == canary) {
         return "not written".to_owned();
     }
     match element {
-        Element::Float(_) => number(element, bytes).to_string(),
-        Element::U32 => bytemuck::pod_read_unaligned::<u32>(bytes).to_string(),
-        Element::U64 => format!("{:#x}", bytemuck::pod_read_unaligned::<u64>(bytes)),
+        SlotElement::Float(_) => number(element, bytes).to_string(),
+        SlotElement::U32 => bytemuck::pod_read_unaligned::<u32>(bytes).to_string(),
+        SlotElement::U64 => format!("{:#x}", bytemuck::pod_read_unaligned::<u64>(bytes)),
     }
 }

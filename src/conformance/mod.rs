@@ -46,7 +46,7 @@ impl Effort {
 
 /// How a case went.
 #[derive(Debug)]
-pub struct Outcome {
+pub struct CaseOutcome {
     /// What is wrong, in a line.
     pub wrong: Option<String>,
     pub time: Duration,
@@ -68,7 +68,7 @@ fn work(case: &Case) -> u64 {
 ///
 /// # Errors
 /// When the GPU fails, which it then does for good: with the kernel, and where it can be told the line.
-pub fn run(case: &Case, gpu: &Gpu, orders: &[Order]) -> Result<Outcome> {
+pub fn run(case: &Case, gpu: &Gpu, orders: &[Order]) -> Result<CaseOutcome> {
     let start = Instant::now();
     let region = case.weight_region();
     let checkpoint = || Checkpoint::in_memory(case.encoding(), region.clone());
@@ -106,11 +106,11 @@ pub fn run(case: &Case, gpu: &Gpu, orders: &[Order]) -> Result<Outcome> {
         };
         if let Some(wrong) = wrong {
             let wrong = Some(format!("{wrong}, with the warps {order}"));
-            return Ok(Outcome { wrong, time: start.elapsed() });
+            return Ok(CaseOutcome { wrong, time: start.elapsed() });
         }
         first.get_or_insert(found);
     }
-    Ok(Outcome { wrong: None, time: start.elapsed() })
+    Ok(CaseOutcome { wrong: None, time: start.elapsed() })
 }
 
 /// Puts everything back that the op may have changed.

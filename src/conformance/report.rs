@@ -92,10 +92,10 @@ fn quoted(frame: &Frame, what: &str, files: &[(String, String)]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::{Kernel, Source};
+    use crate::kernel::{Kernel, KernelSource};
 
     fn reports(text: &str) -> Vec<String> {
-        read(text, &Source::from(Kernel::find("rms_norm").expect("a kernel")).texts())
+        read(text, &KernelSource::from(Kernel::find("rms_norm").expect("a kernel")).texts())
     }
 
     #[test]

@@ -33,7 +33,7 @@ use crate::error::{Error, Result};
 use crate::executor::Hardware;
 use crate::executor::cuda;
 use crate::hub::Hub;
-use crate::model::{DEFAULT_CHUNK, MemoryBudget, Plan, Request, Weights, check_tie};
+use crate::model::{DEFAULT_CHUNK, MemoryBudget, Plan, PlanRequest, Weights, check_tie};
 use crate::op::Tuning;
 use crate::source::{Repository, Source};
 use crate::tokenizer::Tokenizer;
@@ -224,11 +224,11 @@ pub fn plan(
     dims: &Dims,
     checkpoint: &Checkpoint,
 ) -> Result<Plan> {
-    let mut request = Request {
+    let mut request = PlanRequest {
         context: options.context,
         chunk: options.prefill_chunk.unwrap_or(DEFAULT_CHUNK),
         all_logits: options.all_logits,
-        ..Request::default()
+        ..PlanRequest::default()
     };
     round_activations(options, &hardware[0], checkpoint, &mut request)?;
     match &hardware[0] {
@@ -268,7 +268,7 @@ fn round_activations(
     options: &Options,
     hardware: &Hardware,
     checkpoint: &Checkpoint,
-    request: &mut Request,
+    request: &mut PlanRequest,
 ) -> Result<()> {
     match (options.activations, hardware) {
         (None, _) | (Some(Float::F32), Hardware::Cpu(_)) => Ok(()),

@@ -10,7 +10,7 @@ use crate::encoding::Float;
 use crate::error::Result;
 use crate::executor::cuda;
 use crate::hub;
-use crate::kernel::Source as KernelSource;
+use crate::kernel::KernelSource;
 use crate::source::Variables;
 
 #[derive(Debug, Clone)]

@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::executor::Hardware;
 use crate::executor::cuda::{Gpu, LaunchOptions};
 use crate::qualify::{
-    self, Check, Dialogue, Found, Identity, Order, Record, Standing, kernel_of, perform,
+    self, Check, CheckOrder, Dialogue, Found, Identity, Record, Standing, kernel_of, perform,
 };
 
 /// Starts a process that performs checks on the GPU of this number, as [`Dialogue`] asks for them: what
@@ -52,7 +52,7 @@ pub fn find_out(
     observer: &Observer,
 ) -> Result<Standing> {
     let (mut dialogue, mut is_new) = (None, false);
-    let mut ask = |order: &Order| {
+    let mut ask = |order: &CheckOrder| {
         if !std::mem::replace(&mut is_new, true) {
             observer(Event::Qualifying(gpu))?;
         }
@@ -73,7 +73,7 @@ pub fn find_out(
 }
 
 /// Performs a check in this process.
-fn here(order: &Order, gpu: &Gpu) -> Found {
+fn here(order: &CheckOrder, gpu: &Gpu) -> Found {
     perform(order, gpu, &mut |_| ())
 }
 

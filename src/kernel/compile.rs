@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::nvrtc::{Nvrtc, Output};
+use super::nvrtc::{CodeFormat, Nvrtc};
 use super::private;
 use super::signature::{Mistake, Signature};
 
@@ -37,7 +37,7 @@ pub struct Resources<S = String> {
 }
 
 /// A kernel compiled for one architecture.
-pub struct Image {
+pub struct CompiledKernel {
     /// The file of the cache that holds the code.
     pub file: PathBuf,
     /// In the order of the exports; none of PTX, which has no registers yet.
@@ -74,8 +74,13 @@ impl<'s> CompileUnit<'s> {
     ///
     /// # Errors
     /// What the compiler has against the source; a kernel that spills registers.
-    pub fn cubin(&self, nvrtc: &Nvrtc, arch: &str, cache: &Cache) -> Result<Image, String> {
-        let (file, log, fresh) = cache.get(self, nvrtc, arch, Output::Cubin)?;
+    pub fn cubin(
+        &self,
+        nvrtc: &Nvrtc,
+        arch: &str,
+        cache: &CompileCache,
+    ) -> Result<CompiledKernel, String> {
+        let (file, log, fresh) = cache.get(self, nvrtc, arch, CodeFormat::Cubin)?;
         let resources = self.resources(&log);
         for (export, resources) in self.signature.exports.iter().zip(&resources) {
             if resources.spill_bytes > 0 {
@@ -86,16 +91,21 @@ impl<'s> CompileUnit<'s> {
                 return Err(Mistake { line: export.line, message }.at(&self.path));
             }
         }
-        Ok(Image { file, resources, fresh })
+        Ok(CompiledKernel { file, resources, fresh })
     }
 
     /// PTX for `arch` (`compute_90`) and everything newer.
     ///
     /// # Errors
     /// What the compiler has against the source.
-    pub fn ptx(&self, nvrtc: &Nvrtc, arch: &str, cache: &Cache) -> Result<Image, String> {
-        let (file, _, fresh) = cache.get(self, nvrtc, arch, Output::Ptx)?;
-        Ok(Image { file, resources: Vec::new(), fresh })
+    pub fn ptx(
+        &self,
+        nvrtc: &Nvrtc,
+        arch: &str,
+        cache: &CompileCache,
+    ) -> Result<CompiledKernel, String> {
+        let (file, _, fresh) = cache.get(self, nvrtc, arch, CodeFormat::Ptx)?;
+        Ok(CompiledKernel { file, resources: Vec::new(), fresh })
     }
 
     fn resources(&self, log: &str) -> Vec<Resources> {
@@ -192,18 +202,18 @@ pub(crate) fn hash<'p>(parts: impl Iterator<Item = &'p str>) -> String {
 }
 
 /// A folder of what has been compiled: code and log, under names that say of what and with what.
-pub struct Cache {
+pub struct CompileCache {
     pub folder: PathBuf,
 }
 
-impl Cache {
+impl CompileCache {
     /// The file of the code, the compiler's log, and whether both were made now.
     fn get(
         &self,
         program: &CompileUnit<'_>,
         nvrtc: &Nvrtc,
         arch: &str,
-        output: Output,
+        output: CodeFormat,
     ) -> Result<(PathBuf, String, bool), String> {
         let options = [&format!("--gpu-architecture={arch}"), "--std=c++17", "--ptxas-options=-v"];
         // The version has no third number; the size of the library tells such releases apart.
@@ -213,7 +223,7 @@ impl Cache {
         let name = &program.signature.name;
         let key = hash(parts.into_iter().chain(options));
         let file = |extension: &str| self.folder.join(format!("{name}.{arch}.{key}.{extension}"));
-        let code_file = file(if output == Output::Cubin { "cubin" } else { "ptx" });
+        let code_file = file(if output == CodeFormat::Cubin { "cubin" } else { "ptx" });
         if private::is_private(&code_file)
             && let Ok(log) = private::read(&file("log"))
         {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::KERNELS;
 use super::c_headers::C_HEADERS;
-use super::nvrtc::{Compiled, Nvrtc, Output};
+use super::nvrtc::{CodeFormat, Compiled, Nvrtc};
 use super::source::read;
 use crate::error::{Error, Result};
 
@@ -97,7 +97,7 @@ impl CudaFile {
         &self,
         nvrtc: &Nvrtc,
         arch: &str,
-        (output, entries): (Output, &[String]),
+        (output, entries): (CodeFormat, &[String]),
         is_emulated: bool,
     ) -> Result<Compiled> {
         let beside = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());

@@ -38,7 +38,7 @@ pub use cuda_file::{CudaFile, Declared, Parameter};
 pub use launch::{Arguments, Launch, Pointer, RegionKind, TensorMap};
 pub use paths::Paths;
 pub use set::KernelSet;
-pub use source::{Source, find_nvrtc};
+pub use source::{KernelSource, find_nvrtc};
 
 use crate::encoding::{self, Encoding, Float};
 use crate::memory::{Slot, Weight};

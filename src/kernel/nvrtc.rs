@@ -24,7 +24,7 @@ pub struct Nvrtc {
 
 /// What comes out of a compilation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Output {
+pub enum CodeFormat {
     /// Machine code, for an architecture `sm_...`.
     Cubin,
     /// Portable assembly, for one `compute_...`.
@@ -153,7 +153,7 @@ impl Nvrtc {
         source: &str,
         headers: &[(&str, &str)],
         options: &[String],
-        output: Output,
+        output: CodeFormat,
     ) -> Result<(Vec<u8>, String), String> {
         let made = self.compile_entries(name, source, headers, options, (output, &[]))?;
         Ok((made.code, made.log))
@@ -169,7 +169,7 @@ impl Nvrtc {
         source: &str,
         headers: &[(&str, &str)],
         options: &[String],
-        (output, entries): (Output, &[String]),
+        (output, entries): (CodeFormat, &[String]),
     ) -> Result<Compiled, String> {
         let text = |text: &str| CString::new(text).map_err(|_| format!("{name}: a byte 0 in it"));
         let (source, title) = (text(source)?, text(name)?);
@@ -202,10 +202,10 @@ impl Nvrtc {
             return Err(if log.is_empty() { error } else { log });
         }
         let mut code = match output {
-            Output::Cubin => program.read(self.functions.cubin)?,
-            Output::Ptx => program.read(self.functions.ptx)?,
+            CodeFormat::Cubin => program.read(self.functions.cubin)?,
+            CodeFormat::Ptx => program.read(self.functions.ptx)?,
         };
-        if output == Output::Ptx {
+        if output == CodeFormat::Ptx {
             code.pop_if(|last| *last == 0); // text, for whoever wants to include it
         }
         let symbols = entries.iter().map(|entry| program.lowered_name(entry));

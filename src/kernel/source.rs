@@ -6,15 +6,15 @@ use std::fs;
 use std::io::{self, Read};
 use std::path::Path;
 
-use super::compile::{Cache, CompileUnit};
+use super::compile::{CompileCache, CompileUnit};
 use super::nvrtc::{self, Nvrtc};
-use super::signature::{Field, Kind};
+use super::signature::{DeclaredField, FieldKind};
 use super::{KERNELS, Kernel, Paths, private};
 use crate::error::{Error, Result, did_you_mean};
 
 /// A kernel's source with the headers that it includes.
 #[derive(Debug, Clone)]
-pub struct Source {
+pub struct KernelSource {
     pub kernel: &'static Kernel,
     /// For messages.
     pub path: String,
@@ -23,7 +23,7 @@ pub struct Source {
     pub headers: BTreeMap<Cow<'static, str>, Cow<'static, str>>,
 }
 
-impl From<&'static Kernel> for Source {
+impl From<&'static Kernel> for KernelSource {
     fn from(kernel: &'static Kernel) -> Self {
         let path = format!("kernels/{}.cu", kernel.name);
         let headers = kernel.headers.iter().map(|h| (h.name.into(), h.text.into())).collect();
@@ -31,7 +31,7 @@ impl From<&'static Kernel> for Source {
     }
 }
 
-impl Source {
+impl KernelSource {
     /// Reads a source that is to take the place of the kernel which its first line names. The headers
     /// are those in `lib` beside it, or else the built-in ones.
     ///
@@ -76,7 +76,7 @@ impl Source {
         let Self { kernel, path, .. } = self;
         let ours = kernel.fields.iter().filter(|field| field.c_type != "Trace");
         let ours = ours.map(|field| format!("{} {}", field.c_type, field.name));
-        let theirs = program.signature.fields.iter().filter(|field| field.kind != Kind::Trace);
+        let theirs = program.signature.fields.iter().filter(|field| field.kind != FieldKind::Trace);
         let theirs = theirs.map(declaration);
         if let Some((ours, theirs)) = first_difference(ours, theirs) {
             return Err(Error::failed(format!(
@@ -121,7 +121,7 @@ impl Source {
         let doing = format!("cannot compile kernel {} for {arch}", self.kernel.name);
         let nvrtc =
             find_nvrtc(paths).map_err(|error| Error::failed(format!("{doing}: {error}")))?;
-        let cache = Cache { folder: paths.user_cache("kernels")? };
+        let cache = CompileCache { folder: paths.user_cache("kernels")? };
         self.program()
             .and_then(|program| program.cubin(&nvrtc, arch, &cache))
             .and_then(|image| {
@@ -160,9 +160,9 @@ pub(super) fn read(path: &Path) -> Result<String> {
     Ok(text)
 }
 
-fn declaration(field: &Field) -> String {
-    let Field { name, kind, .. } = field;
-    let kind: &Kind = kind;
+fn declaration(field: &DeclaredField) -> String {
+    let DeclaredField { name, kind, .. } = field;
+    let kind: &FieldKind = kind;
     format!("{} {name}", kind.c_type())
 }
 

@@ -58,7 +58,7 @@ impl Transport {
 
 /// What was timed between some ranks.
 #[derive(Debug, Default)]
-pub struct Sums {
+pub struct AllReduceTimes {
     /// How the ranks reach each other, for people.
     pub link: String,
     /// By size, the smallest first.
@@ -84,7 +84,7 @@ impl SumTimes {
     }
 }
 
-impl Sums {
+impl AllReduceTimes {
     /// The size from which on NCCL was the faster one at every size; `None` too where the two were not
     /// both timed.
     pub fn nccl_from(&self) -> Option<usize> {
@@ -259,12 +259,12 @@ pub fn time_sums(
     repetitions: usize,
     patience: Duration,
     begins: &(dyn Fn() -> Result<()> + Sync),
-) -> (Sums, Result<()>) {
+) -> (AllReduceTimes, Result<()>) {
     let names: Vec<String> = gpus.iter().map(|gpu| format!("cuda:{}", gpu.ordinal)).collect();
     let room = LocalGroup::new(names.clone(), patience, None);
     let most = sizes.iter().max().map_or(0, |bytes| bytes / size_of::<f32>());
     let shares_gpu = shares_gpu(gpus);
-    let work = |rank: usize, sums: &mut Sums| {
+    let work = |rank: usize, sums: &mut AllReduceTimes| {
         let mut member = Member::new(&gpus[rank], Arc::new(room.place(rank)), most, shares_gpu)?;
         sums.link = member.device.link().unwrap_or_default();
         let begins = || if rank == 0 { begins() } else { Ok(()) };
@@ -274,7 +274,7 @@ pub fn time_sums(
         Ok(member)
     };
     let work = |rank: usize| {
-        let mut sums = Sums::default();
+        let mut sums = AllReduceTimes::default();
         let ended = work(rank, &mut sums).map_err(|error| match error {
             Error::Interrupted => room.end(error),
             error => room.end(Error::failed(format!("rank {rank} on {}: {error}", names[rank]))),
@@ -301,12 +301,12 @@ pub fn shares_gpu(gpus: &[Gpu]) -> bool {
 mod tests {
     use super::*;
 
-    fn sums(times: &[(usize, f64, f64)]) -> Sums {
+    fn sums(times: &[(usize, f64, f64)]) -> AllReduceTimes {
         let sum = |&(bytes, peers, nccl): &(usize, f64, f64)| SumTimes {
             bytes,
             ways: vec![(Transport::Peers, vec![peers]), (Transport::Nccl, vec![nccl])],
         };
-        Sums { link: String::new(), times: times.iter().map(sum).collect() }
+        AllReduceTimes { link: String::new(), times: times.iter().map(sum).collect() }
     }
 
     #[test]

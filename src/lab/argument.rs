@@ -5,7 +5,7 @@ use std::path::Path;
 
 use safetensors::Dtype;
 
-use super::tensor::{DTYPES, Tensor, bytes_of, is_float, read_tensors, size_of_dtype};
+use super::tensor::{DTYPES, TensorData, bytes_of, is_float, read_tensors, size_of_dtype};
 use crate::error::{Error, Result};
 use crate::kernel::Parameter;
 use crate::random::random;
@@ -20,7 +20,7 @@ pub struct Argument {
 #[derive(Debug, Clone)]
 pub enum Given {
     /// An array, and whether anything was said about what is in it.
-    Array { tensor: Tensor, is_filled: bool },
+    Array { tensor: TensorData, is_filled: bool },
     /// A number; its type is the parameter's, unless given.
     Number { text: String, dtype: Option<Dtype> },
 }
@@ -60,7 +60,7 @@ impl Argument {
             let fill = fill.strip_prefix(':').filter(|fill| !fill.is_empty());
             let bytes =
                 filled(dtype, &shape, fill, mixed(seed, &name)).map_err(|why| wrong(&why))?;
-            Given::Array { tensor: Tensor { dtype, shape, bytes }, is_filled: fill.is_some() }
+            Given::Array { tensor: TensorData { dtype, shape, bytes }, is_filled: fill.is_some() }
         } else {
             let (dtype, number) = match value.split_once(':') {
                 Some((kind, number)) => {
@@ -222,7 +222,7 @@ fn dtype_of_c(c_type: &str) -> Option<Dtype> {
 mod tests {
     use super::*;
 
-    fn array(text: &str) -> Tensor {
+    fn array(text: &str) -> TensorData {
         match Argument::parse(text, 7).unwrap().given {
             Given::Array { tensor, .. } => tensor,
             Given::Number { .. } => panic!("{text} is an array"),

@@ -5,12 +5,12 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use super::cut::Cut;
-use super::op_bench::{Group, Left, OpBench};
+use super::op_bench::{Group, OpBench, RunResult};
 use crate::bench::{Ceilings, Column, Conditions, Row, number, percent, percentile, text};
 use crate::error::{Error, Result};
 use crate::executor::cuda::LaunchOptions;
 use crate::executor::{Captured, Hardware};
-use crate::kernel::{Kernel, Source};
+use crate::kernel::{Kernel, KernelSource};
 use crate::op::Op;
 
 /// A run lasts at least this long, in seconds, so that starting it is no part worth mentioning...
@@ -27,7 +27,7 @@ pub enum Candidate {
     /// The kernel that is part of this program; on the CPU, the op's reference.
     BuiltIn,
     /// A kernel in its place.
-    Source(Source),
+    Source(KernelSource),
     /// NVIDIA's library, for what is a product.
     CublasLt,
     /// The built-in kernel, its rows cut into this number of parts.
@@ -47,7 +47,7 @@ impl Candidate {
     }
 
     /// The source, if it is one that takes the kernel's place.
-    pub fn source(&self) -> Option<&Source> {
+    pub fn source(&self) -> Option<&KernelSource> {
         match self {
             Self::Source(source) => Some(source),
             _ => None,
@@ -143,14 +143,14 @@ fn judge<'a>(
     let mut found = Vec::new();
     for (source, once) in sources {
         begins()?;
-        found.push((source, Left::by(once, bed, group)?));
+        found.push((source, RunResult::by(once, bed, group)?));
     }
     if found.is_empty() {
         return Ok(());
     }
     Candidate::BuiltIn.take_place(group.kernel, bed.hardware());
     begins()?;
-    let right = Left::by(&mut Candidate::BuiltIn.recording(bed, group, 1)?, bed, group)?;
+    let right = RunResult::by(&mut Candidate::BuiltIn.recording(bed, group, 1)?, bed, group)?;
     found.into_iter().try_for_each(|(source, left)| left.check(&right, source))
 }
 

@@ -1,14 +1,14 @@
 //! Whether what was timed still computes what it should: on numbers that it has not met before.
 
-use super::op_bench::{Group, Left, OpBench};
+use super::op_bench::{Group, OpBench, RunResult};
 use crate::error::{Error, Result};
 use crate::executor::Captured;
-use crate::kernel::Source;
+use crate::kernel::KernelSource;
 
 /// The relative L2 that two ways of rounding explain, in any of the types at hand.
 const TOLERANCE: f64 = 1e-2;
 
-impl Left {
+impl RunResult {
     /// Runs the recording once, from numbers that are the same for all that are judged.
     ///
     /// # Errors
@@ -23,7 +23,7 @@ impl Left {
     ///
     /// # Errors
     /// What is different, in a line.
-    pub fn check(&self, built_in: &Self, source: &Source) -> Result<()> {
+    pub fn check(&self, built_in: &Self, source: &KernelSource) -> Result<()> {
         let parts = built_in.numbers.iter().zip(&self.numbers);
         let far = parts.map(|((name, right), (_, found))| (name, apart(right, found)));
         let far = far.filter(|(_, apart)| *apart > TOLERANCE).max_by(|a, b| a.1.total_cmp(&b.1));

@@ -121,7 +121,7 @@ impl Group {
 }
 
 /// What a run has left, by name; and the tokens.
-pub struct Left {
+pub struct RunResult {
     pub numbers: Vec<(String, Vec<f32>)>,
     pub ids: Vec<u32>,
 }
@@ -206,7 +206,7 @@ impl OpBench {
     }
 
     /// What ops of `phase` can have left for others, by name, and the tokens.
-    pub(super) fn left(&mut self, phase: BenchStep) -> Result<Left> {
+    pub(super) fn left(&mut self, phase: BenchStep) -> Result<RunResult> {
         let Self { model: Llama { state, dims, .. }, device, .. } = self;
         let position = dims.kv_heads * dims.head_dim * state.layers[0].cache.dtype.bytes();
         let mut all = Vec::new();
@@ -219,7 +219,7 @@ impl OpBench {
             let wide = widened(numbers, device.read(numbers.bytes)?).into_owned();
             all.push((name, wide));
         }
-        Ok(Left { numbers: all, ids: device.read(state.ids)?.to_vec() })
+        Ok(RunResult { numbers: all, ids: device.read(state.ids)?.to_vec() })
     }
 
     /// The ops of a step by name and size, in their order.

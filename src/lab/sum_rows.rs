@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::all_reduce::{SumTimes, Sums, Transport};
+use super::all_reduce::{AllReduceTimes, SumTimes, Transport};
 use crate::bench::{Column, Conditions, Row, number, percentile, text};
 use crate::executor::cuda::Gpu;
 use crate::ops::Mailbox;
@@ -11,7 +11,7 @@ use crate::ops::Mailbox;
 /// size over the time, and `busbw` 2 (n - 1) / n of that for n ranks, which the links at their peak limit
 /// whatever n is. `token_bytes`: the size of one token's sum.
 pub fn sum_rows(
-    sums: &Sums,
+    sums: &AllReduceTimes,
     gpus: &[Gpu],
     token_bytes: usize,
     conditions: &Conditions,

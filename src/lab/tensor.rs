@@ -10,14 +10,14 @@ use crate::error::{Error, Result};
 
 /// An array, its last dimension contiguous, in the machine's byte order, which is little-endian.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Tensor {
+pub struct TensorData {
     pub dtype: Dtype,
     pub shape: Vec<usize>,
     pub bytes: Vec<u8>,
 }
 
 /// By name.
-pub type Tensors = BTreeMap<String, Tensor>;
+pub type Tensors = BTreeMap<String, TensorData>;
 
 /// Types by the names that arguments have for them.
 pub const DTYPES: [(&str, Dtype); 13] = [
@@ -68,7 +68,7 @@ pub fn bytes_of(dtype: Dtype, value: f64) -> Vec<u8> {
     }
 }
 
-impl Tensor {
+impl TensorData {
     /// How many numbers.
     pub fn count(&self) -> usize {
         self.shape.iter().product()
@@ -158,7 +158,7 @@ pub fn read_tensors(path: &Path) -> Result<Tensors> {
         if !DTYPES.iter().any(|(_, known)| *known == dtype) {
             return Err(failed(&format!("{name} is of type {dtype:?}")));
         }
-        Ok((name, Tensor { dtype, shape, bytes: view.data().to_vec() }))
+        Ok((name, TensorData { dtype, shape, bytes: view.data().to_vec() }))
     };
     file.tensors().into_iter().map(tensor).collect()
 }
@@ -203,8 +203,8 @@ pub enum Compared {
 /// latter.
 pub fn compare(
     name: &str,
-    found: &Tensor,
-    expected: &Tensor,
+    found: &TensorData,
+    expected: &TensorData,
     tolerance: Option<f64>,
     whose: &str,
 ) -> Compared {
@@ -247,9 +247,9 @@ pub fn compare(
 mod tests {
     use super::*;
 
-    fn floats(values: &[f32]) -> Tensor {
+    fn floats(values: &[f32]) -> TensorData {
         let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-        Tensor { dtype: Dtype::F32, shape: vec![2, values.len() / 2], bytes }
+        TensorData { dtype: Dtype::F32, shape: vec![2, values.len() / 2], bytes }
     }
 
     #[test]
@@ -274,7 +274,7 @@ mod tests {
         let path = folder.path().join("all.safetensors");
         let all = DTYPES.map(|(name, dtype)| {
             let bytes = [bytes_of(dtype, 1.0), bytes_of(dtype, 0.0)].concat();
-            (name.to_owned(), Tensor { dtype, shape: vec![2], bytes })
+            (name.to_owned(), TensorData { dtype, shape: vec![2], bytes })
         });
         let all: Tensors = all.into_iter().collect();
         std::fs::write(&path, file_of_tensors(&all).unwrap()).unwrap();

@@ -5,14 +5,14 @@ use std::fmt::Write;
 use super::bench::{Candidate, Times};
 use super::op_bench::{Group, OpBench};
 use crate::bench::percentile;
-use crate::ops::{PARTS, TUNED, Tuned};
+use crate::ops::{MeasuredParts, PARTS, TUNED};
 
 /// By how much another choice must be faster than the one that is made by itself.
 const WORTH: f64 = 0.01;
 
 /// What can be chosen about a group.
 #[derive(Debug, Clone, Copy)]
-pub struct Tuning {
+pub struct GroupTuning {
     multiprocessors: u32,
     pairs: usize,
     width: usize,
@@ -20,7 +20,7 @@ pub struct Tuning {
     parts: u32,
 }
 
-impl Tuning {
+impl GroupTuning {
     /// None, where nothing can be chosen.
     pub fn of(bed: &OpBench, group: &Group) -> Option<Self> {
         let target = bed.target()?;
@@ -40,7 +40,7 @@ impl Tuning {
     }
 
     /// The best choice for `group`, by the times of the candidates.
-    pub fn best(&self, group: &Group, candidates: &[Candidate], times: &[Times]) -> Tuned {
+    pub fn best(&self, group: &Group, candidates: &[Candidate], times: &[Times]) -> MeasuredParts {
         let median = |times: &Times| percentile(times, 0.5).unwrap_or(f64::INFINITY);
         let now = times.first().map_or(f64::INFINITY, median);
         let candidates = candidates.iter().zip(times).filter_map(|(candidate, times)| {
@@ -50,25 +50,25 @@ impl Tuning {
         let fastest = candidates.min_by(|a, b| a.1.total_cmp(&b.1));
         let Self { multiprocessors, pairs, width, parts } = *self;
         let parts = fastest.filter(|(_, time)| *time < now * (1.0 - WORTH)).map_or(parts, |f| f.0);
-        Tuned { op: group.kernel, multiprocessors, pairs, width, parts }
+        MeasuredParts { op: group.kernel, multiprocessors, pairs, width, parts }
     }
 }
 
 /// `src/ops/tuned.rs` as it is to be: what it has, but for what is `found` anew.
-pub fn table(found: &[Tuned]) -> String {
-    let place = |row: &Tuned| (row.op, row.multiprocessors, row.pairs, row.width);
-    let is_old = |row: &&Tuned| !found.iter().any(|new| place(new) == place(row));
-    let mut rows: Vec<Tuned> = TUNED.iter().filter(is_old).chain(found).copied().collect();
+pub fn table(found: &[MeasuredParts]) -> String {
+    let place = |row: &MeasuredParts| (row.op, row.multiprocessors, row.pairs, row.width);
+    let is_old = |row: &&MeasuredParts| !found.iter().any(|new| place(new) == place(row));
+    let mut rows: Vec<MeasuredParts> = TUNED.iter().filter(is_old).chain(found).copied().collect();
     rows.sort_unstable();
     let mut text = String::from(
         "//! Launches that were chosen by measurement. `chaski kernels bench --tune src/ops/tuned.rs` \
          writes this\n//! file; it keeps what other GPUs and models have here.\n\n\
-         use super::Tuned;\n\npub const TUNED: &[Tuned] = &[",
+         use super::MeasuredParts;\n\npub const TUNED: &[MeasuredParts] = &[",
     );
-    for Tuned { op, multiprocessors, pairs, width, parts } in &rows {
+    for MeasuredParts { op, multiprocessors, pairs, width, parts } in &rows {
         let row = format!(
-            "Tuned {{ op: {op:?}, multiprocessors: {multiprocessors}, pairs: {pairs}, width: {width}, \
-             parts: {parts} }}"
+            "MeasuredParts {{ op: {op:?}, multiprocessors: {multiprocessors}, pairs: {pairs}, \
+             width: {width}, parts: {parts} }}"
         );
         write!(text, "\n    {row},").expect("a String takes any text");
     }
@@ -87,11 +87,11 @@ mod tests {
 
     #[test]
     fn what_is_found_is_added_in_order() {
-        let row = |op, parts| Tuned { op, multiprocessors: 1, pairs: 2, width: 8, parts };
+        let row = |op, parts| MeasuredParts { op, multiprocessors: 1, pairs: 2, width: 8, parts };
         let text = table(&[row("project", 4), row("norm_qkv", 2)]);
         let place = |text: &str, part: &str| text.find(part).unwrap();
-        let first =
-            "    Tuned { op: \"norm_qkv\", multiprocessors: 1, pairs: 2, width: 8, parts: 2 },\n";
+        let first = "    MeasuredParts { op: \"norm_qkv\", multiprocessors: 1, pairs: 2, width: 8, \
+                     parts: 2 },\n";
         assert!(place(&text, first) < place(&text, "op: \"project\""), "{text}");
         assert!(text.ends_with("parts: 4 },\n];\n"), "{text}");
     }

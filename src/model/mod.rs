@@ -8,6 +8,6 @@ mod weights;
 
 pub use label::Label;
 pub use llama::{Llama, Logits, choose, decode, prefill, step};
-pub use plan::{DEFAULT_CHUNK, Limit, MemoryBudget, Plan, Request, cache_bytes_per_token};
+pub use plan::{DEFAULT_CHUNK, Limit, MemoryBudget, Plan, PlanRequest, cache_bytes_per_token};
 pub use state::{DecodeState, LayerState, PrefillState, Sizes, State};
 pub use weights::{Head, Layer, Weights, check_tie};

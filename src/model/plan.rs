@@ -13,7 +13,7 @@ pub const DEFAULT_CHUNK: usize = 512;
 
 /// What the user asks for; `None` and the defaults leave it to the plan.
 #[derive(Debug, Clone, Copy)]
-pub struct Request {
+pub struct PlanRequest {
     /// Tokens the KV cache shall hold.
     pub context: Option<usize>,
     /// Tokens of a prefill step.
@@ -35,7 +35,7 @@ pub struct Request {
     pub threads: usize,
 }
 
-impl Default for Request {
+impl Default for PlanRequest {
     /// On the CPU the cache is f32, so that the reference run rounds nothing but the weights.
     fn default() -> Self {
         Self {
@@ -52,7 +52,7 @@ impl Default for Request {
     }
 }
 
-impl Request {
+impl PlanRequest {
     /// What a plan for a context of so many tokens lays out.
     pub fn sizes(self, context: usize) -> Sizes {
         let chunk = self.chunk.min(context).max(1);
@@ -138,11 +138,11 @@ impl Plan {
         config: &Config,
         dims: &Dims,
         weight_bytes: usize,
-        request: Request,
+        request: PlanRequest,
         room: MemoryBudget,
     ) -> Result<Self> {
         let plan = |chunk| {
-            Self::with_chunk(config, dims, weight_bytes, Request { chunk, ..request }, room)
+            Self::with_chunk(config, dims, weight_bytes, PlanRequest { chunk, ..request }, room)
         };
         let least = plan(request.chunk)?;
         let enough = least.sizes.context - least.sizes.context / 32;
@@ -156,7 +156,7 @@ impl Plan {
         config: &Config,
         dims: &Dims,
         weight_bytes: usize,
-        request: Request,
+        request: PlanRequest,
         room: MemoryBudget,
     ) -> Result<Self> {
         let budget = room.for_state(weight_bytes)?;
@@ -236,12 +236,12 @@ mod tests {
         let source = Source::find("synthetic:llama3-8b").unwrap();
         let config = Config::load(&source).unwrap();
         let dims = Dims::new(&config, 1).unwrap();
-        let request = Request {
+        let request = PlanRequest {
             longest_chunk,
             cache: Float::F16,
             activations: Float::Bf16,
             attention_blocks: 132,
-            ..Request::default()
+            ..PlanRequest::default()
         };
         let weights = 16 << 30;
         let plan = Plan::new(&config, &dims, weights, request, MemoryBudget::Gpu(weights + bytes))

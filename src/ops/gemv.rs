@@ -13,7 +13,7 @@ const STEP: usize = 2048;
 
 /// A choice that was measured to be best.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Tuned {
+pub struct MeasuredParts {
     pub op: &'static str,
     /// Of the GPU.
     pub multiprocessors: u32,
@@ -87,9 +87,9 @@ pub fn gemv_shared_bytes(width: usize, normed: usize) -> usize {
 }
 
 /// What `table` says of these rows.
-fn tuned_parts(table: &[Tuned], op: &str, gemv: &Gemv, target: &Target) -> Option<u32> {
+fn tuned_parts(table: &[MeasuredParts], op: &str, gemv: &Gemv, target: &Target) -> Option<u32> {
     let Gemv { pairs, width } = *gemv;
-    let is_meant = |row: &&Tuned| {
+    let is_meant = |row: &&MeasuredParts| {
         (row.op, row.multiprocessors, row.pairs, row.width)
             == (op, target.multiprocessors, pairs, width)
     };
@@ -192,7 +192,8 @@ mod tests {
 
     #[test]
     fn what_was_measured_goes_first() {
-        let row = |op, parts| Tuned { op, multiprocessors: 132, pairs: 2048, width: 4096, parts };
+        let row =
+            |op, parts| MeasuredParts { op, multiprocessors: 132, pairs: 2048, width: 4096, parts };
         let table = [row("norm_qkv", 4), row("project", 2)];
         let found = |op, rows, target| tuned_parts(&table, op, &Gemv::of_rows(rows, 4096), target);
         assert_eq!(found("project", 4096, &H100), Some(2));

@@ -1,4 +1,4 @@
-use super::tiles::{self, Shape};
+use super::tiles::{self, TileShape};
 use super::{MatmulHopper, launch, size};
 use crate::case::{Case, Content, F32_NMSE, HALF, Judge, NUMBERS, Numbers, Setup};
 use crate::encoding::Float;
@@ -111,10 +111,10 @@ impl<const N: usize> Matmul<N> {
 
 /// `kernels/lib/product.cuh`. Cycles are those of mma.sync on Hopper, 62% of its tensor cores' best, or
 /// what reading shared memory takes.
-pub(super) const SHAPES: [Shape; 3] = [
-    Shape { tile: Tile::Large, tokens: 128, rows: 128, cycles: 824 },
-    Shape { tile: Tile::Medium, tokens: 64, rows: 64, cycles: 256 },
-    Shape { tile: Tile::Small, tokens: 32, rows: 32, cycles: 128 },
+pub(super) const SHAPES: [TileShape; 3] = [
+    TileShape { tile: Tile::Large, tokens: 128, rows: 128, cycles: 824 },
+    TileShape { tile: Tile::Medium, tokens: 64, rows: 64, cycles: 256 },
+    TileShape { tile: Tile::Small, tokens: 32, rows: 32, cycles: 128 },
 ];
 
 /// What a product of `weight` with `tokens` inputs must move and compute.

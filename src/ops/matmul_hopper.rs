@@ -1,4 +1,4 @@
-use super::tiles::{self, Shape};
+use super::tiles::{self, TileShape};
 use super::{Matmul, launch, size};
 use crate::case::{Case, HALF};
 use crate::kernel::{self, Launch, TensorMap};
@@ -13,9 +13,9 @@ pub struct MatmulHopper<const N: usize>(pub Matmul<N>);
 pub(super) const TILE_TOKENS: usize = 128;
 pub(super) const TILE_ROWS: usize = 256;
 /// Cycles are those of the tensor cores.
-pub(super) const SHAPES: [Shape; 2] = [
-    Shape { tile: Tile::Large, tokens: TILE_TOKENS, rows: TILE_ROWS, cycles: 1024 },
-    Shape { tile: Tile::Small, tokens: TILE_TOKENS, rows: TILE_ROWS / 2, cycles: 512 },
+pub(super) const SHAPES: [TileShape; 2] = [
+    TileShape { tile: Tile::Large, tokens: TILE_TOKENS, rows: TILE_ROWS, cycles: 1024 },
+    TileShape { tile: Tile::Small, tokens: TILE_TOKENS, rows: TILE_ROWS / 2, cycles: 512 },
 ];
 /// Four stages of two inputs in slices of 64, and what it takes to align them.
 pub(super) const SHARED_BYTES: u32 = 4 * (128 + 256) * 64 * 2 + 1024;

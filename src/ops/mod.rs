@@ -39,7 +39,7 @@ pub use attend_prefill_hopper::AttendPrefillHopper;
 pub use embed::Embed;
 pub use gate_up_swiglu::GateUpSwiglu;
 pub use gate_up_swiglu_hopper::GateUpSwigluHopper;
-pub use gemv::{PARTS, Tuned, gemv_shared_bytes};
+pub use gemv::{MeasuredParts, PARTS, gemv_shared_bytes};
 pub use matmul::Matmul;
 pub use matmul_hopper::MatmulHopper;
 pub use mma_peak::MmaPeak;

@@ -5,7 +5,7 @@ use crate::op::{Target, Tile};
 
 /// One that a kernel has, and what it takes for 64 columns of K.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Shape {
+pub(super) struct TileShape {
     pub tile: Tile,
     /// Of the output.
     pub tokens: usize,
@@ -18,7 +18,7 @@ pub(super) struct Shape {
 /// What a multiprocessor gets from the L2 cache in a cycle when all ask for it: 8.2 TB/s on an H100.
 const CACHE_BYTES: usize = 35;
 
-impl Shape {
+impl TileShape {
     /// Tiles of the GEMMs of `tokens` inputs with weights of `rows` rows each.
     fn count(&self, tokens: usize, rows: &[usize]) -> usize {
         let across: usize = rows.iter().map(|rows| rows.div_ceil(self.rows)).sum();
@@ -37,13 +37,13 @@ impl Shape {
 /// Of `shapes`, the largest first, that which is chosen, or should be the fastest; and as many blocks as
 /// have work, of those that run together. `rows`: of the weights that share the inputs
 pub(super) fn choose(
-    shapes: &[Shape],
+    shapes: &[TileShape],
     tokens: usize,
     rows: &[usize],
     target: &Target,
     blocks_a_multiprocessor: u32,
 ) -> (u32, [u32; 2]) {
-    let time = |shape: &&Shape| shape.time(tokens, rows, target.multiprocessors as usize);
+    let time = |shape: &&TileShape| shape.time(tokens, rows, target.multiprocessors as usize);
     let chosen = shapes.iter().find(|shape| target.tuning.tile == Some(shape.tile));
     let shape = chosen.or_else(|| shapes.iter().min_by_key(time)).expect("kernels have tiles");
     let most = blocks_a_multiprocessor * target.multiprocessors;
@@ -61,7 +61,7 @@ mod tests {
 
     #[test]
     fn short_prompts_have_tiles_for_all_multiprocessors() {
-        let tile = |shapes: &[Shape], tokens, rows| choose(shapes, tokens, rows, &H100, 1);
+        let tile = |shapes: &[TileShape], tokens, rows| choose(shapes, tokens, rows, &H100, 1);
         let (small, medium, large) = (Tile::Small as u32, Tile::Medium as u32, Tile::Large as u32);
         assert_eq!(tile(&HOPPER, 128, &[4096]), (small, [32, 1]));
         assert_eq!(tile(&HOPPER, 2048, &[4096]), (large, [132, 1]));

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::tune::{Lengths, Tuned, host_clock, tune};
-use super::{Check, Found, Order, Small, Wrong, kernel_of};
+use super::{Check, CheckOrder, Found, Small, Wrong, kernel_of};
 use crate::case::Case;
 use crate::checkpoint::Checkpoint;
 use crate::config::{Config, Dims};
@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::executor::cuda::{self, Gpu, LaunchOptions};
 use crate::executor::{Executor, Hardware};
 use crate::kernel::{Kernel, KernelSet};
-use crate::model::{Logits, MemoryBudget, Plan, Request, Weights};
+use crate::model::{Logits, MemoryBudget, Plan, PlanRequest, Weights};
 use crate::op::Target;
 use crate::random::random_ids;
 use crate::rank::{Rank, RankSpec, Sequence};
@@ -35,7 +35,7 @@ const ANSWER: usize = 5;
 const ROTATION: u64 = 4;
 
 /// Performs the check on `gpu`; `on_phase` hears of its phases.
-pub fn perform(order: &Order, gpu: &Gpu, on_phase: &mut dyn FnMut(Phase<'_>)) -> Found {
+pub fn perform(order: &CheckOrder, gpu: &Gpu, on_phase: &mut dyn FnMut(Phase<'_>)) -> Found {
     let start = Instant::now();
     let (mut tuned, right) = (None, LaunchOptions { graphs: order.graphs, ..plain(order) });
     let (cases, wrong) = match &order.check {
@@ -91,7 +91,7 @@ fn tuning(
 }
 
 /// Kernel by kernel, by those that are used.
-fn plain(order: &Order) -> LaunchOptions {
+fn plain(order: &CheckOrder) -> LaunchOptions {
     let out = order.without.iter().filter_map(|name| Kernel::find(name));
     let kernels = out.fold(KernelSet::ALL, KernelSet::without);
     let (graphs, programmatic) = (false, false);
@@ -233,7 +233,7 @@ fn rank(small: Small, gpu: &Gpu, (context, chunk): (usize, usize)) -> Result<Ran
     let source = Source::Synthetic(Synthetic { dtype: small.dtype(), ..model.cut(LAYERS)? });
     let (config, checkpoint) = (Config::load(&source)?, Checkpoint::open(&source)?);
     let dims = Dims::new(&config, 1)?;
-    let request = Request { context: Some(context), chunk, ..Request::default() };
+    let request = PlanRequest { context: Some(context), chunk, ..PlanRequest::default() };
     let request = request.on_gpu(checkpoint.encoding(), gpu.attention_blocks());
     let matrices: Vec<_> = Weights::locate(&checkpoint, &dims)?.matrices().collect();
     let room = MemoryBudget::Gpu(gpu.memory()?.0);

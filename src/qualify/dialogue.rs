@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Found, Order, Wrong};
+use super::{CheckOrder, Found, Wrong};
 use crate::error::{Error, Result};
 
 /// For what may take long: the driver starts, code is compiled and loaded.
 const LOADING: Duration = Duration::from_secs(600);
 
-/// What the process says, a line of JSON on its standard output each. It takes an [`Order`] a line from
+/// What the process says, a line of JSON on its standard output each. It takes an [`CheckOrder`] a line from
 /// standard input, and ends with that.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -73,7 +73,7 @@ impl Dialogue {
     pub fn perform(
         dialogue: &mut Option<Self>,
         start: &dyn Fn() -> Command,
-        order: &Order,
+        order: &CheckOrder,
         limit: Duration,
     ) -> Result<Found> {
         let mut own = match dialogue.take() {
@@ -88,7 +88,7 @@ impl Dialogue {
         Ok(ended)
     }
 
-    fn ask(&mut self, order: &Order, limit: Duration) -> Found {
+    fn ask(&mut self, order: &CheckOrder, limit: Duration) -> Found {
         let start = Instant::now();
         let line = serde_json::to_string(order).expect("plain data");
         // If nobody reads it, nobody answers either.

@@ -75,7 +75,7 @@ impl Display for Check {
 
 /// A check to perform.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Order {
+pub struct CheckOrder {
     pub check: Check,
     pub thorough: bool,
     /// Kernels that are not used.

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{Check, Found, Order, Record, Tuned, Verdict, Wrong, kernel_of};
+use super::{Check, CheckOrder, Found, Record, Tuned, Verdict, Wrong, kernel_of};
 use crate::error::Result;
 use crate::executor::cuda::{Gpu, LaunchOptions};
 use crate::kernel::compile::hash;
@@ -48,7 +48,7 @@ pub fn go_through(
     checks: &[Check],
     record: &mut Record,
     (anew, thorough): (bool, bool),
-    ask: &mut dyn FnMut(&Order) -> Result<Found>,
+    ask: &mut dyn FnMut(&CheckOrder) -> Result<Found>,
 ) -> Result<Standing> {
     let (lines, faults) = (Vec::new(), Vec::new());
     let mut standing = Standing { options, lines, faults, tuned: None };
@@ -76,7 +76,7 @@ pub fn go_through(
             None => {
                 let LaunchOptions { graphs, programmatic, .. } = standing.options;
                 let (check, without) = (check.clone(), without.clone());
-                let order = Order { check, thorough, without, graphs, programmatic };
+                let order = CheckOrder { check, thorough, without, graphs, programmatic };
                 let found = ask(&order)?;
                 let check = order.check;
                 record.put(Verdict { check, code, thorough, found: found.clone() });

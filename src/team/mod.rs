@@ -17,7 +17,7 @@ use crate::rank::{self, OpTime, Rank, Sequence};
 use crate::sampler::{Outcome, SamplingOptions};
 use members::Member;
 pub use options::{Stuck, TeamOptions};
-use processes::Command;
+use processes::TeamCommand;
 
 /// A model that can take the next token, and choose it.
 pub struct Team {
@@ -122,7 +122,7 @@ impl Team {
     pub fn rewind(&mut self, position: usize) -> Result<()> {
         let known = self.sequence.position;
         assert!(position <= known, "rewind from {known} to {position}");
-        self.tell(|| Command::Rewind(position))?;
+        self.tell(|| TeamCommand::Rewind(position))?;
         self.sequence.position = position;
         Ok(())
     }
@@ -134,7 +134,7 @@ impl Team {
     /// When the run has ended.
     pub fn expect(&mut self, tokens: usize) -> Result<bool> {
         let Some(fixed) = self.sizes.fixed_up_to else { return Ok(true) };
-        self.tell(|| Command::Expect(tokens))?;
+        self.tell(|| TeamCommand::Expect(tokens))?;
         self.sequence.text = tokens;
         Ok(tokens.max(self.sequence.position) <= fixed)
     }
@@ -145,7 +145,7 @@ impl Team {
     /// Ids outside the vocabulary; tokens past the context; a rank that fails.
     pub fn forward(&mut self, ids: &[u32], logits: Logits) -> Result<()> {
         self.check(ids)?;
-        self.tell(|| Command::Forward(ids.into(), logits))?;
+        self.tell(|| TeamCommand::Forward(ids.into(), logits))?;
         self.take(ids, move |rank, sequence, ids| rank.forward(sequence, ids, logits)).map(drop)
     }
 
@@ -190,7 +190,7 @@ impl Team {
     /// As [`Self::forward`].
     pub fn prefill(&mut self, ids: &[u32], logits: Logits) -> Result<&[f32]> {
         self.check(ids)?;
-        self.tell(|| Command::Prefill(ids.into(), logits))?;
+        self.tell(|| TeamCommand::Prefill(ids.into(), logits))?;
         if matches!(self.ranks, Ranks::Several { .. }) {
             let mut logits = self
                 .take(ids, move |rank, sequence, ids| rank.prefill_whole(sequence, ids, logits))?;
@@ -221,7 +221,7 @@ impl Team {
     /// Options without meaning; a rank that fails.
     pub fn begin(&mut self, options: &SamplingOptions, prompt: &[u32]) -> Result<()> {
         self.sequence.begin(options, prompt, self.sizes.vocab)?;
-        self.tell(|| Command::Begin(options.clone(), prompt.into()))?;
+        self.tell(|| TeamCommand::Begin(options.clone(), prompt.into()))?;
         let sequence = self.sequence.clone();
         self.each(move |rank| rank.begin(&sequence))?;
         Ok(())
@@ -236,7 +236,7 @@ impl Team {
     }
 
     fn choice(&mut self) -> Result<Outcome> {
-        self.tell(|| Command::Sample)?;
+        self.tell(|| TeamCommand::Sample)?;
         let sequence = self.sequence.clone();
         Ok(self.each(move |rank| rank.choice(&sequence))?[0])
     }
@@ -250,7 +250,7 @@ impl Team {
     }
 
     fn next_choice(&mut self) -> Result<Outcome> {
-        self.tell(|| Command::DecodeStep)?;
+        self.tell(|| TeamCommand::DecodeStep)?;
         let sequence = self.sequence.clone();
         self.sequence.position += 1;
         Ok(self.each(move |rank| rank.next_choice(&sequence))?[0])

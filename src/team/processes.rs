@@ -10,7 +10,7 @@ use crate::sampler::SamplingOptions;
 
 /// What the first process has the others do: the methods of [`Team`].
 #[derive(Serialize, Deserialize)]
-pub(super) enum Command {
+pub(super) enum TeamCommand {
     Rewind(usize),
     Expect(usize),
     Forward(Vec<u32>, Logits),
@@ -50,21 +50,21 @@ impl Team {
         Ok(())
     }
 
-    fn obey(&mut self, command: &Command) -> Result<()> {
+    fn obey(&mut self, command: &TeamCommand) -> Result<()> {
         match command {
-            Command::Rewind(position) => self.rewind(*position),
-            Command::Expect(tokens) => self.expect(*tokens).map(drop),
-            Command::Forward(ids, logits) => self.forward(ids, *logits),
-            Command::Prefill(ids, logits) => self.prefill(ids, *logits).map(drop),
-            Command::Begin(options, prompt) => self.begin(options, prompt),
+            TeamCommand::Rewind(position) => self.rewind(*position),
+            TeamCommand::Expect(tokens) => self.expect(*tokens).map(drop),
+            TeamCommand::Forward(ids, logits) => self.forward(ids, *logits),
+            TeamCommand::Prefill(ids, logits) => self.prefill(ids, *logits).map(drop),
+            TeamCommand::Begin(options, prompt) => self.begin(options, prompt),
             // Logits that leave no choice are for the first process to tell of.
-            Command::Sample => self.choice().map(drop),
-            Command::DecodeStep => self.next_choice().map(drop),
+            TeamCommand::Sample => self.choice().map(drop),
+            TeamCommand::DecodeStep => self.next_choice().map(drop),
         }
     }
 
     /// Has the other processes do what this one is about to do.
-    pub(super) fn tell(&self, command: impl FnOnce() -> Command) -> Result<()> {
+    pub(super) fn tell(&self, command: impl FnOnce() -> TeamCommand) -> Result<()> {
         let Ranks::Several { link: Some(link), room, .. } = &self.ranks else { return Ok(()) };
         if let Some(failure) = room.verdict() {
             return Err(failure);

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::step::Step;
+use super::step::PipelineStep;
 use crate::json;
 
 /// The most tokens around a text: published tokenizers have two.
@@ -12,7 +12,7 @@ const MAX_AROUND: usize = 64;
 /// the key.
 pub(super) fn around(post_processor: Option<&Value>) -> Result<(Vec<u32>, Vec<u32>), String> {
     let (mut before, mut after) = (Vec::new(), Vec::new());
-    for step in Step::all(post_processor, "processors")? {
+    for step in PipelineStep::all(post_processor, "processors")? {
         let (first, last) = match step.kind {
             "ByteLevel" => continue,
             "TemplateProcessing" => around_template(&step)?,
@@ -31,7 +31,7 @@ pub(super) fn around(post_processor: Option<&Value>) -> Result<(Vec<u32>, Vec<u3
 }
 
 /// The ids of a `single` template around its only sequence, A.
-fn around_template(step: &Step) -> Result<(Vec<u32>, Vec<u32>), String> {
+fn around_template(step: &PipelineStep) -> Result<(Vec<u32>, Vec<u32>), String> {
     let parts = step
         .fields
         .get("single")
@@ -61,7 +61,7 @@ fn around_template(step: &Step) -> Result<(Vec<u32>, Vec<u32>), String> {
 }
 
 /// The id of `[text, id]`.
-fn token_id(step: &Step, key: &str) -> Result<u32, String> {
+fn token_id(step: &PipelineStep, key: &str) -> Result<u32, String> {
     let pair = step.fields.get(key).and_then(Value::as_array);
     let found = pair.and_then(|pair| if let [_, number] = &pair[..] { id(number) } else { None });
     found.ok_or_else(|| format!("{}: {key} is not a token and its id", step.kind))

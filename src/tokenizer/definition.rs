@@ -41,7 +41,7 @@ pub(super) struct Definition {
     pub post_processor: Option<Value>,
     #[serde(default, deserialize_with = "json::value")]
     pub decoder: Option<Value>,
-    pub model: Model,
+    pub model: TokenModel,
 }
 
 /// A token beside the byte-pair encoding: found in a text as it stands, before any merging.
@@ -76,7 +76,7 @@ impl AddedToken {
 }
 
 #[derive(Deserialize)]
-pub(super) struct Model {
+pub(super) struct TokenModel {
     /// Absent in old files; then it is a BPE if it has merges.
     #[serde(rename = "type", default)]
     pub kind: Option<String>,
@@ -321,7 +321,7 @@ fn check_id(token: &str, id: u32) -> Result<(), String> {
     }
 }
 
-impl Model {
+impl TokenModel {
     /// Whether a character that has no token is spelled in bytes.
     fn has_all_bytes(&self) -> bool {
         self.byte_fallback

@@ -31,7 +31,7 @@ use crate::source::Source;
 use control::{ControlTokens, stands_alone};
 use definition::{AddedToken, Definition};
 use pattern::Time;
-use settings::Settings;
+use settings::TokenizerSettings;
 use steps::{Decoders, Normalizers, PreTokenizers};
 pub use stop::StopStrings;
 pub use stream::TextStream;
@@ -63,7 +63,7 @@ pub struct Tokenizer {
 impl Tokenizer {
     /// Reads `tokenizer.json`, or else Meta's `tokenizer.model`, and what the files beside it say.
     pub fn load(source: &Source) -> Result<Self> {
-        let mut settings = Settings::load(source)?;
+        let mut settings = TokenizerSettings::load(source)?;
         let (file, definition) = if let Some(text) = source.read("tokenizer.json")? {
             let definition = Definition::parse(&text).map(|mut definition| {
                 settings.apply(&mut definition);

@@ -101,12 +101,12 @@ fn check(pattern: &str) -> Result<(), String> {
 }
 
 /// A pattern that is looked for within a time.
-pub(super) struct Search<'a> {
+pub(super) struct TimedSearch<'a> {
     pub pattern: &'a Pattern,
     pub time: &'a Time,
 }
 
-impl FindMatches for Search<'_> {
+impl FindMatches for TimedSearch<'_> {
     /// The matches in a text and what lies between them, with whether it is a match.
     ///
     /// # Errors
@@ -212,7 +212,7 @@ mod tests {
 
     fn found(pattern: &str, text: &str) -> Result<Vec<(Offsets, bool)>, String> {
         let pattern = Pattern::regex(pattern)?;
-        let search = Search { pattern: &pattern, time: &Time::for_text(text.len()) };
+        let search = TimedSearch { pattern: &pattern, time: &Time::for_text(text.len()) };
         search.find_matches(text).map_err(|error| error.to_string())
     }
 

@@ -28,7 +28,7 @@ const ROLES: [&str; 7] =
 
 /// All of it. The default is that of a folder without any of the files.
 #[derive(Default)]
-pub(super) struct Settings {
+pub(super) struct TokenizerSettings {
     /// By role, as in `bos_token`; an empty text is none.
     pub special: BTreeMap<String, AddedToken>,
     /// Special tokens without a role of [`ROLES`].
@@ -53,7 +53,7 @@ enum Class {
     Gpt2 { add_prefix_space: Option<bool> },
 }
 
-impl Settings {
+impl TokenizerSettings {
     pub fn load(source: &Source) -> Result<Self> {
         let object = |file: &str| match source.read(file)? {
             Some(text) => {

@@ -11,12 +11,12 @@ const MAX_STEPS: usize = 16;
 pub(super) const MAX_CONTENT_BYTES: usize = 16;
 
 /// One step's JSON.
-pub(super) struct Step<'v> {
+pub(super) struct PipelineStep<'v> {
     pub fields: &'v Map<String, Value>,
     pub kind: &'v str,
 }
 
-impl<'v> Step<'v> {
+impl<'v> PipelineStep<'v> {
     /// All steps, those of sequences one by one. `list` is the key of a sequence's steps.
     pub fn all(value: Option<&'v Value>, list: &str) -> Result<Vec<Self>, String> {
         let mut steps = Vec::new();

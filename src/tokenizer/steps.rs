@@ -10,8 +10,8 @@ use tokenizers::{
     PreTokenizedString, PreTokenizer as _, PreTokenizerWrapper, SplitDelimiterBehavior,
 };
 
-use super::pattern::{Pattern, Search, Time};
-use super::step::{MAX_CONTENT_BYTES, Step};
+use super::pattern::{Pattern, Time, TimedSearch};
+use super::step::{MAX_CONTENT_BYTES, PipelineStep};
 use super::tiktoken::byte_spelling;
 
 /// How GPT-2 splits a text, and with it every ByteLevel that is not told otherwise.
@@ -53,7 +53,7 @@ struct Replace {
 }
 
 impl Replace {
-    fn read(step: &Step) -> Result<Self, String> {
+    fn read(step: &PipelineStep) -> Result<Self, String> {
         Ok(Self { pattern: step.pattern()?, content: step.content("content")?.to_owned() })
     }
 }
@@ -61,7 +61,7 @@ impl Replace {
 impl Normalizers {
     /// Reads a `normalizer`. The error is what is wrong, without the key.
     pub fn read(value: Option<&Value>) -> Result<Self, String> {
-        let read = |step: Step| match step.kind {
+        let read = |step: PipelineStep| match step.kind {
             "Replace" => Replace::read(&step).map(Normalize::Replace),
             "Prepend" if step.content("prepend")?.is_empty() => {
                 Err("Prepend: prepend is empty".to_owned())
@@ -76,7 +76,12 @@ impl Normalizers {
             }
             _ => Err(step.not_supported()),
         };
-        Ok(Self(Step::all(value, "normalizers")?.into_iter().map(read).collect::<Result<_, _>>()?))
+        Ok(Self(
+            PipelineStep::all(value, "normalizers")?
+                .into_iter()
+                .map(read)
+                .collect::<Result<_, _>>()?,
+        ))
     }
 
     pub fn is_empty(&self) -> bool {
@@ -109,7 +114,7 @@ impl Normalizer for Normalizing<'_> {
         let bytes = text.get().len();
         let step = |text: &mut NormalizedString, step: &Normalize| match step {
             Normalize::Replace(Replace { pattern, content }) => {
-                text.replace(Search { pattern, time: self.time }, content)
+                text.replace(TimedSearch { pattern, time: self.time }, content)
             }
             Normalize::Known(known) => known.normalize(text),
         };
@@ -134,7 +139,7 @@ fn check_growth(before: usize, after: usize) -> tokenizers::Result<()> {
 impl PreTokenizers {
     /// Reads a `pre_tokenizer`. The error is what is wrong, without the key.
     pub fn read(value: Option<&Value>) -> Result<Self, String> {
-        let steps = Step::all(value, "pretokenizers")?;
+        let steps = PipelineStep::all(value, "pretokenizers")?;
         if steps.iter().filter(|step| step.kind == "ByteLevel").count() > 1 {
             return Err("ByteLevel is there twice".to_owned());
         }
@@ -151,7 +156,7 @@ impl PreTokenizers {
 }
 
 impl PreTokenize {
-    fn read(step: &Step) -> Result<Self, String> {
+    fn read(step: &PipelineStep) -> Result<Self, String> {
         match step.kind {
             "Split" => Ok(Self::Split {
                 pattern: step.pattern()?,
@@ -182,7 +187,7 @@ impl PreTokenize {
     fn pre_tokenize(&self, text: &mut PreTokenizedString, time: &Time) -> tokenizers::Result<()> {
         match self {
             Self::Split { pattern, behavior, invert } => text.split(|_, part| {
-                let search = Search { pattern, time };
+                let search = TimedSearch { pattern, time };
                 if *invert {
                     part.split(Invert(search), *behavior)
                 } else {
@@ -196,8 +201,10 @@ impl PreTokenize {
                             part.prepend(" ");
                         }
                         match pattern {
-                            Some(pattern) => part
-                                .split(Search { pattern, time }, SplitDelimiterBehavior::Isolated),
+                            Some(pattern) => part.split(
+                                TimedSearch { pattern, time },
+                                SplitDelimiterBehavior::Isolated,
+                            ),
                             None => Ok(vec![part]),
                         }
                     })?;
@@ -221,7 +228,7 @@ impl PreTokenize {
 impl Decoders {
     /// Reads a `decoder`. The error is what is wrong, without the key.
     pub fn read(value: &Value) -> Result<Self, String> {
-        let read = |step: Step| match step.kind {
+        let read = |step: PipelineStep| match step.kind {
             "Replace" => Replace::read(&step).map(Decode::Replace),
             "Strip" if step.count("stop")? > 0 => {
                 Err("Strip: a stop above 0 is not supported".to_owned())
@@ -241,7 +248,10 @@ impl Decoders {
             _ => Err(step.not_supported()),
         };
         Ok(Self(
-            Step::all(Some(value), "decoders")?.into_iter().map(read).collect::<Result<_, _>>()?,
+            PipelineStep::all(Some(value), "decoders")?
+                .into_iter()
+                .map(read)
+                .collect::<Result<_, _>>()?,
         ))
     }
 
@@ -257,7 +267,7 @@ impl Decoders {
             }
             tokens = match decode {
                 Decode::Replace(Replace { pattern, content }) => {
-                    let search = Search { pattern, time: &time };
+                    let search = TimedSearch { pattern, time: &time };
                     tokens
                         .iter()
                         .map(|token| replaced(token, &search, content))
@@ -275,7 +285,7 @@ impl Decoders {
     }
 }
 
-fn replaced(token: &str, search: &Search, content: &str) -> tokenizers::Result<String> {
+fn replaced(token: &str, search: &TimedSearch, content: &str) -> tokenizers::Result<String> {
     use tokenizers::pattern::Pattern as _;
     let parts = search.find_matches(token)?.into_iter();
     Ok(parts

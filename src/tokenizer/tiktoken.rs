@@ -12,7 +12,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use super::definition::{AddedToken, Definition, Merge, Model};
+use super::definition::{AddedToken, Definition, Merge, TokenModel};
 use super::pieces::LLAMA3_PATTERN;
 
 /// The file holds no names for the ids after the ranks; Meta's code does. Meta counts 256, the rest
@@ -62,7 +62,7 @@ pub(super) fn parse(file: &[u8]) -> Result<Definition, String> {
         ]})),
         post_processor: None,
         decoder: Some(byte_level()),
-        model: Model {
+        model: TokenModel {
             kind: None,
             vocab,
             merges,

@@ -14,12 +14,12 @@ use super::sums::Sum;
 use super::{LANES, Lanes};
 
 /// As many bf16 as a step has.
-pub type Step = [bf16; 2 * LANES];
+pub type PairStep = [bf16; 2 * LANES];
 
 /// What works on pairs. Its `with_pairs` and all that it calls must be `#[inline(always)]`.
 pub trait WithPairs {
     type Output;
-    fn with_pairs<K: Steps<Element = bf16, Step = Step>>(self, pairs: K) -> Self::Output;
+    fn with_pairs<K: Steps<Element = bf16, Step = PairStep>>(self, pairs: K) -> Self::Output;
 }
 
 /// Runs `work` by the instruction, or compiled for `arch`, where that is all there is.
@@ -48,7 +48,7 @@ pub struct Emulated<S>(pub S);
 impl<S: Simd> Steps for Emulated<S> {
     type Simd = S;
     type Element = bf16;
-    type Step = Step;
+    type Step = PairStep;
 
     #[inline(always)]
     fn simd(self) -> S {
@@ -56,7 +56,7 @@ impl<S: Simd> Steps for Emulated<S> {
     }
 
     #[inline(always)]
-    fn lanes(self, stored: &Step) -> Lanes {
+    fn lanes(self, stored: &PairStep) -> Lanes {
         cast(flushed(*stored))
     }
 
@@ -96,7 +96,7 @@ fn mul_add<S: Simd>(simd: S, a: S::f32s, b: S::f32s, sum: S::f32s) -> S::f32s {
 
 /// With zeros for what is smaller than the smallest normal number.
 #[inline(always)]
-pub fn flushed(mut step: Step) -> Step {
+pub fn flushed(mut step: PairStep) -> PairStep {
     for number in &mut step {
         let bits = number.to_bits();
         *number = bf16::from_bits(if bits & 0x7f80 == 0 { bits & 0x8000 } else { bits });
@@ -208,8 +208,8 @@ mod native {
 
         /// With AVX-512, of which one register holds all lanes.
         #[inline(always)]
-        fn with_pairs<K: Steps<Element = bf16, Step = Step>>(self, pairs: K) -> Lanes {
-            let factors = |first: usize| -> Step {
+        fn with_pairs<K: Steps<Element = bf16, Step = PairStep>>(self, pairs: K) -> Lanes {
+            let factors = |first: usize| -> PairStep {
                 std::array::from_fn(|i| bf16::from_f32(QUESTIONS[i / 2][first + 2 * (i % 2)]))
             };
             let [a, b] = [factors(1), factors(2)].map(|step| [cast(pairs.lanes(&step))]);
@@ -222,7 +222,7 @@ mod native {
     impl Steps for Native {
         type Simd = V4;
         type Element = bf16;
-        type Step = Step;
+        type Step = PairStep;
 
         #[inline(always)]
         fn simd(self) -> V4 {
@@ -230,7 +230,7 @@ mod native {
         }
 
         #[inline(always)]
-        fn lanes(self, stored: &Step) -> Lanes {
+        fn lanes(self, stored: &PairStep) -> Lanes {
             cast(*stored)
         }
 

@@ -6,7 +6,7 @@ use bytemuck::{bytes_of, pod_read_unaligned};
 use half::bf16;
 use pulp::{Simd, WithSimd};
 
-use super::pairs::{Step, WithPairs};
+use super::pairs::{PairStep, WithPairs};
 use super::steps::{Singles, Steps, step_len};
 use super::sums::Sum;
 use super::{LANES, SET};
@@ -38,7 +38,7 @@ impl WithPairs for MultiplyAdds {
     type Output = usize;
 
     #[inline(always)]
-    fn with_pairs<K: Steps<Element = bf16, Step = Step>>(self, pairs: K) -> usize {
+    fn with_pairs<K: Steps<Element = bf16, Step = PairStep>>(self, pairs: K) -> usize {
         self.run(pairs, [bf16::from_f32_const(0.125); 2 * LANES])
     }
 }

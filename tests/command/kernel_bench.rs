@@ -254,13 +254,13 @@ fn choices_are_timed_and_the_best_written() {
     assert_eq!((of("project", "source").len(), of("embed", "source").len()), (8, 0));
     let table = fs::read_to_string(&path).unwrap();
     for row in [
-        "Tuned { op: \"norm_qkv\", multiprocessors: 4, pairs: 256, width: 256, parts: ",
-        "Tuned { op: \"project\", multiprocessors: 4, pairs: 128, width: 256, parts: ",
-        "Tuned { op: \"project\", multiprocessors: 4, pairs: 128, width: 512, parts: ",
+        "MeasuredParts { op: \"norm_qkv\", multiprocessors: 4, pairs: 256, width: 256, parts: ",
+        "MeasuredParts { op: \"project\", multiprocessors: 4, pairs: 128, width: 256, parts: ",
+        "MeasuredParts { op: \"project\", multiprocessors: 4, pairs: 128, width: 512, parts: ",
     ] {
         assert!(table.contains(row), "{row}: {table}");
     }
-    assert_eq!(table.matches("Tuned {").count(), 3, "{table}");
+    assert_eq!(table.matches("MeasuredParts {").count(), 3, "{table}");
     let (status, _, errors) = tiny(&["project", "--tune", "/no/such/folder/tuned.rs"]);
     assert_eq!((status, errors.contains("cannot write /no/such/folder/tuned.rs")), (Some(1), true));
 }

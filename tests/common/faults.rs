@@ -56,11 +56,11 @@ pub struct Fault {
     pub rank: usize,
     pub variable: &'static str,
     pub value: String,
-    pub kind: Kind,
+    pub kind: FaultKind,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum FaultKind {
     /// Something ends with an error.
     Error,
     /// A kernel never ends.
@@ -82,25 +82,25 @@ impl Fault {
     pub fn new(number: u64) -> Self {
         let pick = |what: u64, of: u64| random(number, what) % of;
         let rank = pick(0, 2) as usize;
-        let of_gpu = |kind: Kind, function: &str, calls: u64, result: &str| {
+        let of_gpu = |kind: FaultKind, function: &str, calls: u64, result: &str| {
             let value = format!("{function}@{rank}:{}:{result}", 1 + pick(1, calls));
             Self { rank, variable: "CHASKI_EMULATE_FAULT", value, kind }
         };
-        let of_rank = |kind: Kind, does: &str| {
+        let of_rank = |kind: FaultKind, does: &str| {
             let value = format!("{rank}:{does}:{}", 1 + pick(1, SUMS));
             Self { rank, variable: "CHASKI_EMULATE_RANK_FAULT", value, kind }
         };
         match number % 10 {
-            0 => of_gpu(Kind::Error, "kernel", LAUNCHES, "700"),
-            1 => of_gpu(Kind::Stall, "kernel", LAUNCHES, "stalls"),
-            2 => of_gpu(Kind::Error, "cuMemAlloc_v2", 2, "2"),
-            3 => of_rank(Kind::Death, "dies"),
-            4 => of_gpu(Kind::Error, "cuLaunchKernelEx", LAUNCHES, "lost"),
-            5 => of_rank(Kind::StallInNccl, "stalls"),
-            6 => of_gpu(Kind::Error, "cuMemHostAlloc", 4, "2"),
-            7 => of_gpu(Kind::Error, "ncclAllReduce", SUMS, "3"),
-            8 => of_rank(Kind::Slow, "slow"),
-            _ => of_gpu(Kind::Error, "cuStreamSynchronize", WAITS, "214"),
+            0 => of_gpu(FaultKind::Error, "kernel", LAUNCHES, "700"),
+            1 => of_gpu(FaultKind::Stall, "kernel", LAUNCHES, "stalls"),
+            2 => of_gpu(FaultKind::Error, "cuMemAlloc_v2", 2, "2"),
+            3 => of_rank(FaultKind::Death, "dies"),
+            4 => of_gpu(FaultKind::Error, "cuLaunchKernelEx", LAUNCHES, "lost"),
+            5 => of_rank(FaultKind::StallInNccl, "stalls"),
+            6 => of_gpu(FaultKind::Error, "cuMemHostAlloc", 4, "2"),
+            7 => of_gpu(FaultKind::Error, "ncclAllReduce", SUMS, "3"),
+            8 => of_rank(FaultKind::Slow, "slow"),
+            _ => of_gpu(FaultKind::Error, "cuStreamSynchronize", WAITS, "214"),
         }
     }
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use chaski::executor::cuda::Sanitizer;
 use chaski::executor::cuda::emulator::{self, Emulation};
 use chaski::kernel::CudaFile;
-use chaski::kernel::nvrtc::{Nvrtc, Output, Search, target_folder};
+use chaski::kernel::nvrtc::{CodeFormat, Nvrtc, Search, target_folder};
 
 use crate::driver::{DESCENDING, FOLDER, Variables, expect_caught, line_of, run};
 
@@ -261,7 +261,7 @@ fn the_real_compiler_takes_the_same_files() {
     ] {
         let file = CudaFile::read(&Path::new(folder).join(name)).unwrap();
         for arch in ["sm_80", "sm_90a"] {
-            match file.compile(&nvrtc, arch, (Output::Cubin, &[]), false) {
+            match file.compile(&nvrtc, arch, (CodeFormat::Cubin, &[]), false) {
                 Ok(made) => assert_eq!(made.code[..4], *b"\x7fELF"),
                 Err(error) => {
                     let asks = "pip install nvidia-cuda-runtime nvidia-cuda-cccl";
@@ -273,7 +273,7 @@ fn the_real_compiler_takes_the_same_files() {
     }
     let file = CudaFile::read(&Path::new(&textbook).join("reduction.cu")).unwrap();
     let entries = ["reduction<float,128>".to_owned()];
-    let made = file.compile(&nvrtc, "sm_90a", (Output::Cubin, &entries), false).unwrap();
+    let made = file.compile(&nvrtc, "sm_90a", (CodeFormat::Cubin, &entries), false).unwrap();
     assert!(made.symbols[0].starts_with("_Z9reduction"), "{:?}", made.symbols);
 }
 
@@ -286,7 +286,7 @@ fn what_is_not_there_is_refused_by_name() {
     let log = |line: &str| {
         let source = format!("extern \"C\" __global__ void k(float* x) {{\n{line}\n}}\n");
         let options = ["--gpu-architecture=sm_90a".to_owned()];
-        nvrtc.compile("mine.cu", &source, &[], &options, Output::Cubin).map(drop).unwrap_err()
+        nvrtc.compile("mine.cu", &source, &[], &options, CodeFormat::Cubin).map(drop).unwrap_err()
     };
     for (line, name) in [
         ("asm volatile(\"membar.gl;\");", "asm: PTX"),

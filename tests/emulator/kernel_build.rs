@@ -7,7 +7,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::SystemTime;
 
 use crate::tiny::TINY;
-use chaski::kernel::compile::{Cache, CompileUnit};
+use chaski::kernel::compile::{CompileCache, CompileUnit};
 use chaski::kernel::nvrtc::{Nvrtc, Search, target_folder};
 use chaski::kernel::{ARCHS, Arch, KERNELS};
 use tempfile::{TempDir, tempdir};
@@ -106,9 +106,9 @@ fn types() -> &'static str {
     headers.find(|header| header.name == "lib/types.cuh").unwrap().text
 }
 
-fn cache() -> (TempDir, Cache) {
+fn cache() -> (TempDir, CompileCache) {
     let folder = tempdir().unwrap();
-    let cache = Cache { folder: folder.path().join("below/it") };
+    let cache = CompileCache { folder: folder.path().join("below/it") };
     (folder, cache)
 }
 

@@ -5,7 +5,7 @@ use std::fs;
 
 use chaski::chat::{self, Chat, ChatStyle};
 use chaski::checkpoint::{header, index};
-use chaski::comm::{Decoded, MOST_OF_STRANGERS, Message, decode};
+use chaski::comm::{Decoded, MOST_OF_STRANGERS, PeerMessage, decode};
 use chaski::config::{Config, Dims};
 use chaski::error::Error;
 use chaski::source::{Source, is_plain_name};
@@ -92,7 +92,7 @@ pub fn frame(input: &[u8]) {
         // What was read is what is said again.
         Ok(Decoded::Message(message)) => {
             let text = serde_json::to_string(&message).unwrap();
-            let again: Message = serde_json::from_str(&text).unwrap();
+            let again: PeerMessage = serde_json::from_str(&text).unwrap();
             assert_eq!(serde_json::to_string(&again).unwrap(), text);
         }
     }

@@ -11,7 +11,7 @@ use crate::process::chaski;
 use crate::steps::prefill;
 use crate::{cpus, gpus};
 use chaski::checkpoint::Checkpoint;
-use chaski::comm::{Fault, Kind};
+use chaski::comm::{Fault, FaultKind};
 use chaski::config::{Config, Dims};
 use chaski::encoding::Float;
 use chaski::engine;
@@ -189,10 +189,10 @@ fn a_rank_of_any_stage_that_fails_or_stalls_ends_all() {
     let case = case("gqa8-hd64-f16");
     for number in 0..24 {
         let rank = number % 4;
-        let kind = [Kind::Error, Kind::Delay(Duration::MAX)][number / 4 % 2];
+        let kind = [FaultKind::Error, FaultKind::Delay(Duration::MAX)][number / 4 % 2];
         let fault = Fault { rank, op: number * 2, kind };
         let timeout = match kind {
-            Kind::Delay(_) => Duration::from_millis(500),
+            FaultKind::Delay(_) => Duration::from_millis(500),
             _ => Duration::from_secs(30),
         };
         let options = TeamOptions { timeout, fault: Some(fault), ..TeamOptions::default() };
@@ -210,7 +210,7 @@ fn a_slow_stage_changes_nothing() {
     let ids = expected(&case).ids;
     let plain = prefill(&mut on_cpu(&case, 2, 2, TeamOptions::default()), &ids, 5);
     for rank in [1, 2] {
-        let kind = Kind::Delay(Duration::from_millis(300));
+        let kind = FaultKind::Delay(Duration::from_millis(300));
         let fault = Some(Fault { rank, op: 20, kind });
         let options = TeamOptions { fault, ..TeamOptions::default() };
         assert!(plain == prefill(&mut on_cpu(&case, 2, 2, options), &ids, 5));

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
 use chaski::executor::cuda::{self, Emulation, emulator};
-use chaski::kernel::nvrtc::{Nvrtc, Output, Search};
+use chaski::kernel::nvrtc::{CodeFormat, Nvrtc, Search};
 use chaski::kernel::{ARCHS, KERNELS};
 use cudarc::driver::{
     CudaContext, CudaFunction, CudaModule, CudaStream, DevicePtr, LaunchConfig, PushKernelArg, sys,
@@ -29,7 +29,7 @@ pub fn headers() -> Vec<(&'static str, &'static str)> {
 
 pub fn compile(nvrtc: &Nvrtc, arch: &str) -> Vec<u8> {
     let options = [format!("--gpu-architecture={arch}"), "--std=c++17".to_owned()];
-    nvrtc.compile("intrinsics.cu", SOURCE, &headers(), &options, Output::Cubin).unwrap().0
+    nvrtc.compile("intrinsics.cu", SOURCE, &headers(), &options, CodeFormat::Cubin).unwrap().0
 }
 
 /// The GPU with the kernels of intrinsics.cu.

@@ -1,6 +1,6 @@
 //! The configs of the real models, in the spellings of transformers 4 and 5.
 
-use chaski::config::{Config, Dims, Llama3, Rope, RopeScaling};
+use chaski::config::{Config, Dims, Llama3Scaling, Rope, RopeScaling};
 use serde_json::{Value, json};
 
 /// A released model's numbers.
@@ -187,7 +187,7 @@ impl Release {
 
     fn expected(&self) -> Config {
         let scaling = self.factor.map(|factor| {
-            RopeScaling::Llama3(Llama3 {
+            RopeScaling::Llama3(Llama3Scaling {
                 factor,
                 low_freq_factor: 1.0,
                 high_freq_factor: 4.0,

@@ -11,11 +11,11 @@ use crate::golden::{Expected, argmax, cases, expected, relative_error, source, w
 use crate::process::chaski;
 use crate::steps::prefill;
 use chaski::checkpoint::Checkpoint;
-use chaski::comm::{Communicator, Fault, Kind, LocalGroup as Ranks};
+use chaski::comm::{Communicator, Fault, FaultKind, LocalGroup as Ranks};
 use chaski::config::{Config, Dims};
 use chaski::executor::Hardware;
 use chaski::memory::Weight;
-use chaski::model::{Logits, MemoryBudget, Plan, Request, Weights};
+use chaski::model::{Logits, MemoryBudget, Plan, PlanRequest, Weights};
 use chaski::rank::RankSpec;
 use chaski::sampler::SamplingOptions;
 use chaski::team::{Team, TeamOptions};
@@ -192,18 +192,19 @@ fn a_rank_that_errs_or_panics_or_stalls_anywhere_ends_the_run_in_time() {
     let case = &splittable(4)[1];
     for number in 0..100 {
         let (world, rank) = ([2, 4][number % 2], number / 2 % 2);
-        let kind = [Kind::Error, Kind::Panic, Kind::Delay(Duration::MAX)][number % 3];
+        let kind =
+            [FaultKind::Error, FaultKind::Panic, FaultKind::Delay(Duration::MAX)][number % 3];
         let fault = Fault { rank, op: number * 3 / 2, kind };
         let timeout = match kind {
-            Kind::Delay(_) => Duration::from_millis(500),
+            FaultKind::Delay(_) => Duration::from_millis(500),
             _ => Duration::from_secs(30),
         };
         let options = TeamOptions { timeout, fault: Some(fault), ..TeamOptions::default() };
         let (error, took) = failure(team(case, [1, world], options).unwrap());
         let said = match kind {
-            Kind::Error => "a fault that was asked for",
-            Kind::Panic => "it panicked: a fault that was asked for",
-            Kind::Delay(_) => "made no progress for 0.5 s; `timeout` allows more",
+            FaultKind::Error => "a fault that was asked for",
+            FaultKind::Panic => "it panicked: a fault that was asked for",
+            FaultKind::Delay(_) => "made no progress for 0.5 s; `timeout` allows more",
         };
         let named = format!("rank {rank} on cpu failed in ");
         assert!(error.starts_with(&named) && error.ends_with(said), "{fault:?}: {error}");
@@ -245,7 +246,7 @@ fn a_slow_rank_changes_nothing() {
     let case = &splittable(2)[0];
     let ids = expected(case).ids;
     let plain = prefill(&mut team(case, [1, 2], TeamOptions::default()).unwrap(), &ids, 5);
-    let kind = Kind::Delay(Duration::from_millis(300));
+    let kind = FaultKind::Delay(Duration::from_millis(300));
     let options =
         TeamOptions { fault: Some(Fault { rank: 1, op: 20, kind }), ..TeamOptions::default() };
     assert!(plain == prefill(&mut team(case, [1, 2], options).unwrap(), &ids, 5));
@@ -256,7 +257,7 @@ fn a_rank_that_gets_no_memory_is_named() {
     let source = source(&splittable(2)[0]);
     let (config, checkpoint) = (Config::load(&source).unwrap(), Checkpoint::open(&source).unwrap());
     let dims = Dims::new(&config, 2).unwrap();
-    let request = Request { chunk: 1 << 42, ..Request::default() };
+    let request = PlanRequest { chunk: 1 << 42, ..PlanRequest::default() };
     let mut plan = Plan::new(&config, &dims, 0, request, MemoryBudget::Host(1 << 30)).unwrap();
     plan.sizes.context = 1 << 50;
     let hardware = [Hardware::cpu().unwrap(), Hardware::cpu().unwrap()];

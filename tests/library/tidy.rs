@@ -1,7 +1,7 @@
 //! The layout that ARCHITECTURE.md describes, kept by a test: who may use whom, where `unsafe` lives,
 //! and sizes that keep a file livable.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -273,6 +273,27 @@ fn functions_are_found_in_every_language() {
 }
 
 /// A test that is left out says why.
+/// A reader who looks for a type finds one.
+#[test]
+fn public_types_have_names_of_their_own() {
+    let is_word = |c: char| c.is_alphanumeric() || c == '_';
+    let mut places = BTreeMap::<String, BTreeSet<String>>::new();
+    for (file, text) in rust_files("src") {
+        for line in text.lines().map(str::trim_start).filter(|line| line.starts_with("pub")) {
+            let mut words = line.split(|c| !is_word(c));
+            let keywords = ["struct", "enum", "trait", "type", "union"];
+            let Some(_) = words.find(|word| keywords.contains(word)) else { continue };
+            let name = words.next().unwrap_or_default();
+            if name.starts_with(char::is_uppercase) {
+                places.entry(name.to_owned()).or_default().insert(file.clone());
+            }
+        }
+    }
+    assert!(places.len() > 300, "{} are not all of them", places.len());
+    places.retain(|_, files| files.len() > 1);
+    assert!(places.is_empty(), "{places:#?}");
+}
+
 #[test]
 fn nothing_is_left_undone() {
     let marks = ["todo", "unimplemented"].map(|mark| format!("{mark}!("));

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::child::{end, start};
 use crate::faults;
-use crate::faults::{ASK, Fault, Kind, TIMEOUT};
+use crate::faults::{ASK, Fault, FaultKind, TIMEOUT};
 
 /// Not counted: what a busy machine adds to a run.
 const SLACK: Duration = Duration::from_secs(90);
@@ -37,7 +37,7 @@ fn check(number: u64, answer: &str) {
     let told = format!("{number}: {fault:?}, peers {peers}: {status:?} {text} {error} in {took:?}");
     println!("{told}");
     assert!(took < TIMEOUT + SLACK, "{told}");
-    if fault.kind == Kind::Slow {
+    if fault.kind == FaultKind::Slow {
         return assert!(status == Some(0) && text == answer, "{told}");
     }
     assert!(status == Some(1), "{told}");
@@ -45,9 +45,9 @@ fn check(number: u64, answer: &str) {
     // All ranks come out of a collective that is aborted, the one that did not join it, too.
     let nobody = "chaski: all ranks wait for each other: rank ";
     let named = format!("rank {rank} on cuda:{rank} ");
-    let is_nobody = kind == Kind::StallInNccl && error.starts_with(nobody);
+    let is_nobody = kind == FaultKind::StallInNccl && error.starts_with(nobody);
     assert!(error.contains(&named) || is_nobody, "{told}");
-    if matches!(kind, Kind::Stall | Kind::StallInNccl) {
+    if matches!(kind, FaultKind::Stall | FaultKind::StallInNccl) {
         assert!(error.ends_with("made no progress for 10 s; --timeout allows more"), "{told}");
     }
 }

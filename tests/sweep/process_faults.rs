@@ -8,7 +8,7 @@ use std::thread;
 
 use crate::child::{End, end, signal, start};
 use crate::faults;
-use crate::faults::{ASK, Fault, Kind, TIMEOUT};
+use crate::faults::{ASK, Fault, FaultKind, TIMEOUT};
 use crate::joined::{port, torchrun};
 
 /// Kernels that are new to the emulator are compiled at their first launch.
@@ -141,22 +141,22 @@ fn check(number: u64, answer: &str) {
     let told = format!("{number}: {fault:?}: {ends:?}");
     println!("{told}");
     let Fault { rank, kind, .. } = fault;
-    if kind == Kind::Slow {
+    if kind == FaultKind::Slow {
         assert!(ends[0].0 == Some(0) && ends[0].1 == answer && ends[1].0 == Some(0), "{told}");
         return;
     }
     for (process, (status, _, errors)) in ends.iter().enumerate() {
-        if kind == Kind::Death && process == rank {
+        if kind == FaultKind::Death && process == rank {
             assert!(*status == Some(137), "{told}");
             continue;
         }
         assert!(*status == Some(1) && errors.len() == 1, "{told}");
         // All ranks come out of a collective that is aborted, the one that did not join it, too.
-        let nobody = kind == Kind::StallInNccl && errors[0].contains(NOBODY);
+        let nobody = kind == FaultKind::StallInNccl && errors[0].contains(NOBODY);
         let named = format!("chaski: rank {rank} on cuda:{rank} ");
         assert!(errors[0].contains(&named) || nobody, "{told}");
     }
-    if matches!(kind, Kind::Stall | Kind::StallInNccl) {
+    if matches!(kind, FaultKind::Stall | FaultKind::StallInNccl) {
         assert!(ends[0].2 == ends[1].2, "{told}");
     }
 }

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use clap::error::{ContextKind, ContextValue};
 use clap::{Arg, CommandFactory};
 
-use super::Arguments;
+use super::CommandLine;
 use super::examples::as_help;
 
 /// Options of llama.cpp and vLLM that have no like here, and what there is to say of each.
@@ -80,7 +80,7 @@ pub fn command() -> clap::Command {
         });
         arguments.mut_subcommands(with_negative_numbers)
     }
-    with_examples(with_negative_numbers(Arguments::command()), "chaski")
+    with_examples(with_negative_numbers(CommandLine::command()), "chaski")
 }
 
 /// What to do instead, where what was not understood is an option of another program's. Those of several

@@ -37,7 +37,7 @@ use values::{device, gpu, kernel, positive, repetitions, some_tokens, threads, t
 /// 1 failed, 2 wrong usage, 130 interrupted.
 #[derive(Debug, Parser)]
 #[command(name = "chaski", version = env!("CHASKI_VERSION"), max_term_width = 100)]
-pub struct Arguments {
+pub struct CommandLine {
     /// Run the CUDA kernels on N emulated GPUs: on the CPU, compiled by the system's C++ compiler
     #[arg(
         long,

@@ -13,8 +13,8 @@ use sysinfo::{CpuRefreshKind, RefreshKind};
 
 use crate::bench::{
     BUSY, Bench, COLUMNS, Ceilings, Fill, Grid, LINK_COLUMNS, PROFILE_COLUMNS,
-    PROFILE_LINK_COLUMNS, Profile, Row, Run, STARTUP_COLUMNS, Sample, Table, Test, roofline, row,
-    trace, watched,
+    PROFILE_LINK_COLUMNS, Profile, Repetition, Row, Run, STARTUP_COLUMNS, Table, Test, roofline,
+    row, trace, watched,
 };
 use crate::checkpoint::{Checkpoint, Tensor};
 use crate::cli::args::{BenchArgs, DepthFill, ModelArgs};
@@ -280,7 +280,7 @@ fn repeat(
     test: &Test,
     repetitions: usize,
     bar: &ProgressBar,
-) -> (Vec<Sample>, Result<()>) {
+) -> (Vec<Repetition>, Result<()>) {
     let mut samples = Vec::new();
     for _ in 0..repetitions {
         match bench.sample(test) {

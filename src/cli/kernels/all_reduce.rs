@@ -16,9 +16,10 @@ use crate::config::Config;
 use crate::engine::Device;
 use crate::error::{Error, Result};
 use crate::executor::cuda::{Gpu, Nvml, Settings, device_count};
-use crate::kernel::{Kernel, Source};
+use crate::kernel::{Kernel, KernelSource};
 use crate::lab::{
-    SHARED_SUM_COLUMNS, SUM_BYTES, SUM_COLUMNS, Sums, shares_gpu, size_name, sum_rows, time_sums,
+    AllReduceTimes, SHARED_SUM_COLUMNS, SUM_BYTES, SUM_COLUMNS, shares_gpu, size_name, sum_rows,
+    time_sums,
 };
 use crate::ops::Mailbox;
 
@@ -35,7 +36,7 @@ const RANKS: [u32; 3] = [2, 4, 8];
 pub fn bench(
     args: &KernelBenchArgs,
     wanted: &[&Kernel],
-    source: Option<&Source>,
+    source: Option<&KernelSource>,
     interrupt: &'static AtomicBool,
     emulated: Option<u32>,
 ) -> Result<()> {
@@ -124,7 +125,11 @@ fn places(args: &KernelBenchArgs) -> Result<Vec<Vec<u32>>> {
     Ok(ranks.map(|ranks| (0..ranks).collect()).collect())
 }
 
-fn gpus(ordinals: &[u32], source: Option<&Source>, settings: &Arc<Settings>) -> Result<Vec<Gpu>> {
+fn gpus(
+    ordinals: &[u32],
+    source: Option<&KernelSource>,
+    settings: &Arc<Settings>,
+) -> Result<Vec<Gpu>> {
     let open = |ordinal: &u32| {
         let gpu = Gpu::open_as(*ordinal, settings)?;
         source.into_iter().for_each(|source| gpu.replace_kernel(source.clone()));
@@ -134,7 +139,7 @@ fn gpus(ordinals: &[u32], source: Option<&Source>, settings: &Arc<Settings>) -> 
 }
 
 /// What all rows have in common.
-fn subject(model: &str, gpu: &Gpu, nvml: Option<&Nvml>, source: Option<&Source>) -> Row {
+fn subject(model: &str, gpu: &Gpu, nvml: Option<&Nvml>, source: Option<&KernelSource>) -> Row {
     let Value::Object(row) = json!({
         "model": model,
         "device": gpu.name,
@@ -149,7 +154,7 @@ fn subject(model: &str, gpu: &Gpu, nvml: Option<&Nvml>, source: Option<&Source>)
 }
 
 /// Says which way is for which sizes.
-fn conclude(sums: &Sums, ranks: usize) {
+fn conclude(sums: &AllReduceTimes, ranks: usize) {
     let mut line = format!("{ranks} ranks: {}", sums.link);
     if sums.has_both() {
         let found = match sums.nccl_from() {

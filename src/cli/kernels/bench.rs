@@ -22,12 +22,12 @@ use crate::engine::{Device, Model, Options};
 use crate::error::{Error, Result};
 use crate::executor::Hardware;
 use crate::executor::cuda::{Nvml, check_cublas};
-use crate::kernel::{Kernel, Source};
+use crate::kernel::{Kernel, KernelSource};
 use crate::lab::{
-    BenchStep, Candidate, Group, KERNEL_COLUMNS, OpBench, ROTATION, Times, Tuning, check_turns,
-    kernel_row, kernels_of, measure, table,
+    BenchStep, Candidate, Group, GroupTuning, KERNEL_COLUMNS, OpBench, ROTATION, Times,
+    check_turns, kernel_row, kernels_of, measure, table,
 };
-use crate::ops::Tuned;
+use crate::ops::MeasuredParts;
 use crate::source::Source as ModelSource;
 
 /// A CPU's last-level cache, where the system does not say.
@@ -147,12 +147,12 @@ impl Session {
         groups: &[Group],
         repetitions: usize,
         interrupt: &AtomicBool,
-    ) -> Result<Vec<Tuned>> {
+    ) -> Result<Vec<MeasuredParts>> {
         let bar = progress(groups.len() as u64, "kernels");
         let mut found = Vec::new();
         for group in groups {
             bar.set_message(group.kernel);
-            if let Some(tuning) = Tuning::of(&self.bed, group) {
+            if let Some(tuning) = GroupTuning::of(&self.bed, group) {
                 let all = tuning.candidates();
                 let (times, conditions) = self.measure(group, &all, repetitions, interrupt)?;
                 for (own, time) in all.iter().zip(&times) {
@@ -215,7 +215,7 @@ fn candidates(args: &KernelBenchArgs) -> Result<Vec<Candidate>> {
     let candidate = |path: &Path| match path.to_str() {
         Some("built-in") => Ok(Candidate::BuiltIn),
         Some("cublaslt") => check_cublas().map(|()| Candidate::CublasLt),
-        _ => Source::read(path).map(Candidate::Source),
+        _ => KernelSource::read(path).map(Candidate::Source),
     };
     let own = args.source.as_deref().map_or(Ok(Candidate::BuiltIn), candidate)?;
     let Some(against) = args.against.as_deref() else { return Ok(vec![own]) };

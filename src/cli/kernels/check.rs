@@ -10,14 +10,14 @@ use crate::cli::output::print;
 use crate::conformance::{Effort, ORDERS};
 use crate::error::{Error, Result, count};
 use crate::executor::cuda::Sanitizer;
-use crate::kernel::{KERNELS, Kernel, Source};
+use crate::kernel::{KERNELS, Kernel, KernelSource};
 
 /// Checks kernels, in processes of their own.
 ///
 /// # Errors
 /// When any of them is wrong.
 pub fn check(args: &CheckArgs, emulated: Option<u32>) -> Result<()> {
-    let source = args.source.as_deref().map(Source::read).transpose()?;
+    let source = args.source.as_deref().map(KernelSource::read).transpose()?;
     let kernels = chosen(args, source.as_ref())?;
     let sanitizers = match args.sanitize {
         SanitizeArg::None => vec![Sanitizer::None],
@@ -70,10 +70,10 @@ pub fn check(args: &CheckArgs, emulated: Option<u32>) -> Result<()> {
     }
 }
 
-fn chosen(args: &CheckArgs, source: Option<&Source>) -> Result<Vec<&'static Kernel>> {
+fn chosen(args: &CheckArgs, source: Option<&KernelSource>) -> Result<Vec<&'static Kernel>> {
     match source {
         Some(source) if args.names.iter().any(|kernel| kernel.name != source.kernel.name) => {
-            let Source { path, kernel, .. } = source;
+            let KernelSource { path, kernel, .. } = source;
             Err(Error::usage(format!(
                 "{path} replaces {}: no other kernel can be named",
                 kernel.name
@@ -148,7 +148,7 @@ impl Checked {
 /// # Errors
 /// What is wrong with it, in a line.
 pub fn passed(
-    source: &Source,
+    source: &KernelSource,
     device: u32,
     emulated: Option<u32>,
     time_limit: Option<f64>,

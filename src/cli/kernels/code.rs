@@ -11,7 +11,7 @@ use crate::cli::args::CodeArgs;
 use crate::cli::open::defaults;
 use crate::cli::output::print;
 use crate::error::{Error, Result};
-use crate::kernel::nvrtc::{Compiled, Nvrtc, Output, python_paths};
+use crate::kernel::nvrtc::{CodeFormat, Compiled, Nvrtc, python_paths};
 use crate::kernel::{ARCHS, Arch, CudaFile, Kernel, Resources, find_nvrtc, resources_of};
 
 /// Threads of a block where nothing says how many.
@@ -40,7 +40,7 @@ pub fn ptx(args: &CodeArgs) -> Result<()> {
     let arch = usual_arch(args)?;
     match (&args.source, named(args)?) {
         (Some(source), _) => {
-            let (made, _) = compiled(args, &CudaFile::read(source)?, arch, Output::Ptx)?;
+            let (made, _) = compiled(args, &CudaFile::read(source)?, arch, CodeFormat::Ptx)?;
             print(&(String::from_utf8_lossy(&made.code).trim_end().to_owned() + "\n"))
         }
         (None, Some(kernel)) => {
@@ -58,7 +58,9 @@ pub fn ptx(args: &CodeArgs) -> Result<()> {
 pub fn sass(args: &CodeArgs) -> Result<()> {
     let arch = usual_arch(args)?;
     let code = match (&args.source, named(args)?) {
-        (Some(source), _) => compiled(args, &CudaFile::read(source)?, arch, Output::Cubin)?.0.code,
+        (Some(source), _) => {
+            compiled(args, &CudaFile::read(source)?, arch, CodeFormat::Cubin)?.0.code
+        }
         (None, Some(kernel)) => {
             let build = kernel.builds.iter().find(|build| build.arch == arch);
             build.ok_or_else(|| not_built(kernel, arch))?.cubin.to_vec()
@@ -113,7 +115,7 @@ fn compiled(
     args: &CodeArgs,
     file: &CudaFile,
     arch: &Arch,
-    output: Output,
+    output: CodeFormat,
 ) -> Result<(Compiled, Vec<String>)> {
     let entries = match &args.entry {
         Some(entry) => vec![file.kernel(Some(entry))?.1],
@@ -127,8 +129,8 @@ fn compiled(
     }
     let nvrtc = nvrtc()?;
     let arch = match output {
-        Output::Cubin => arch.name.to_owned(),
-        Output::Ptx => arch.virtual_name(),
+        CodeFormat::Cubin => arch.name.to_owned(),
+        CodeFormat::Ptx => arch.virtual_name(),
     };
     let made = file.compile(&nvrtc, &arch, (output, &entries), false)?;
     Ok((made, entries))
@@ -155,7 +157,7 @@ pub fn list(args: &CodeArgs, as_json: bool) -> Result<()> {
     };
     let mut rows = Vec::new();
     for arch in archs {
-        let (made, entries) = compiled(args, &file, arch, Output::Cubin)?;
+        let (made, entries) = compiled(args, &file, arch, CodeFormat::Cubin)?;
         for (entry, symbol) in entries.iter().zip(&made.symbols) {
             let threads = file.kernel(Some(entry))?.0.threads.unwrap_or(USUAL_THREADS);
             let found = resources_of(&made.log, symbol, threads);

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use tempfile::TempDir;
 
 use super::process::{Line, Process};
-use super::run_worker::{Arguments, RunEvent, work};
+use super::run_worker::{RunArguments, RunEvent, work};
 use crate::cli::args::{KernelRunArgs, SanitizeArg};
 use crate::cli::file::Output;
 use crate::cli::output::print;
@@ -32,7 +32,7 @@ pub fn run_kernel(args: &KernelRunArgs, emulated: Option<u32>) -> Result<()> {
     }
     let file = CudaFile::read(&args.file)?;
     let (kernel, entry) = file.kernel(args.entry.as_deref())?;
-    let arguments = Arguments::parse(args, kernel)?;
+    let arguments = RunArguments::parse(args, kernel)?;
     let sanitizers = match (emulated, args.sanitize) {
         (_, SanitizeArg::None) => vec![Sanitizer::None],
         (None, _) => {
@@ -79,7 +79,7 @@ pub fn run_kernel(args: &KernelRunArgs, emulated: Option<u32>) -> Result<()> {
 fn reference(
     args: &KernelRunArgs,
     kernel: &Declared,
-    arguments: &Arguments,
+    arguments: &RunArguments,
     folder: &Path,
 ) -> Result<Option<Tensors>> {
     let Some(path) = &args.reference else { return Ok(None) };
@@ -106,7 +106,7 @@ fn reference(
 fn of_script(
     script: &Path,
     kernel: &Declared,
-    arguments: &Arguments,
+    arguments: &RunArguments,
     folder: &Path,
 ) -> Result<Tensors> {
     let failed =

@@ -13,9 +13,9 @@ use crate::cli::open::defaults;
 use crate::cli::output::print;
 use crate::conformance::ORDERS;
 use crate::error::{Error, Result};
-use crate::executor::cuda::{Geometry, Gpu, Order, SingleCode, Value, set_order};
+use crate::executor::cuda::{ArgumentValue, Geometry, Gpu, Order, SingleCode, set_order};
 use crate::kernel::{CudaFile, Declared};
-use crate::lab::{Argument, Given, Tensor, Tensors, file_of_tensors};
+use crate::lab::{Argument, Given, TensorData, Tensors, file_of_tensors};
 
 /// One line.
 #[derive(Debug, Serialize, Deserialize)]
@@ -38,13 +38,13 @@ impl RunEvent {
 }
 
 /// Every argument by the parameter that it is for, and those of variables.
-pub struct Arguments {
+pub struct RunArguments {
     /// In the order of the parameters.
     pub parameters: Vec<Argument>,
     pub variables: Vec<Argument>,
 }
 
-impl Arguments {
+impl RunArguments {
     /// # Errors
     /// Arguments that are not understood, twice there, or missing; an array for a number, or the other
     /// way round.
@@ -107,7 +107,7 @@ pub fn work(args: &KernelRunArgs, folder: &Path, emulated: Option<u32>) -> Resul
     }
     let file = CudaFile::read(&args.file)?;
     let (declared, entry) = file.kernel(args.entry.as_deref())?;
-    let arguments = Arguments::parse(args, declared)?;
+    let arguments = RunArguments::parse(args, declared)?;
     let gpu = Gpu::open_as(args.device, &defaults()?.cuda)?;
     let code = SingleCode::compile(&gpu, &file, &entry)?;
     let numbers = arguments.parameters.iter().zip(&declared.parameters);
@@ -118,8 +118,8 @@ pub fn work(args: &KernelRunArgs, folder: &Path, emulated: Option<u32>) -> Resul
     let numbers = numbers.collect::<Result<Vec<_>>>()?;
     let values = arguments.parameters.iter().zip(&numbers);
     let values = values.map(|(argument, number)| match &argument.given {
-        Given::Array { tensor, .. } => Value::Memory(&tensor.bytes),
-        Given::Number { .. } => Value::Number(number),
+        Given::Array { tensor, .. } => ArgumentValue::Memory(&tensor.bytes),
+        Given::Number { .. } => ArgumentValue::Number(number),
     });
     let values: Vec<_> = values.collect();
     let variables = arguments.variables.iter().map(|argument| match &argument.given {
@@ -165,13 +165,13 @@ fn schedules(args: &KernelRunArgs, emulated: Option<u32>) -> Vec<Order> {
 }
 
 /// The arrays that the kernel may have written, as they are now.
-fn written(kernel: &Declared, arguments: &Arguments, memory: Vec<Option<Vec<u8>>>) -> Tensors {
+fn written(kernel: &Declared, arguments: &RunArguments, memory: Vec<Option<Vec<u8>>>) -> Tensors {
     let all = arguments.parameters.iter().zip(&kernel.parameters).zip(memory);
     let written = all.filter(|((_, parameter), _)| parameter.is_written);
     let tensors = written.filter_map(|((argument, _), bytes)| match &argument.given {
-        Given::Array { tensor: Tensor { dtype, shape, .. }, .. } => {
+        Given::Array { tensor: TensorData { dtype, shape, .. }, .. } => {
             let (dtype, shape) = (*dtype, shape.clone());
-            Some((argument.name.clone(), Tensor { dtype, shape, bytes: bytes? }))
+            Some((argument.name.clone(), TensorData { dtype, shape, bytes: bytes? }))
         }
         Given::Number { .. } => None,
     });

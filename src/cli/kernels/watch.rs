@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use super::check::{Checked, effort};
 use super::process::{Line, Process};
-use super::worker::Event;
+use super::worker::CheckEvent;
 use crate::cli::args::CheckArgs;
 use crate::conformance::{Effort, report};
 use crate::error::{Error, Result};
 use crate::executor::cuda::{Emulation, Sanitizer};
-use crate::kernel::{Kernel, Source};
+use crate::kernel::{Kernel, KernelSource};
 
 /// Runs these kernels' cases in another process, those after one that has ended it in yet another, and
 /// tells `each` what has come of a kernel.
@@ -20,7 +20,7 @@ use crate::kernel::{Kernel, Source};
 /// When a process ends before it has come to a kernel; what `each` returns.
 pub(super) fn watch(
     kernels: &[&'static Kernel],
-    source: &Option<Source>,
+    source: &Option<KernelSource>,
     (args, sanitizer): (&CheckArgs, Sanitizer),
     emulated: Option<u32>,
     each: &mut dyn FnMut(Checked) -> Result<()>,
@@ -46,20 +46,20 @@ pub(super) fn watch(
                 Err(error) => Err(error),
             };
             match (event, &mut current) {
-                (Ok(Event::Kernel { device }), _) => {
+                (Ok(CheckEvent::Kernel { device }), _) => {
                     let kernel = left.next().expect("one of those that it was given");
                     let (cases, seconds, wrong) = (0, 0.0, Vec::new());
                     let next = Checked { kernel, device, sanitizer, cases, seconds, wrong };
                     current.replace(next).map_or(Ok(()), &mut *each)?;
                     since = Instant::now();
                 }
-                (Ok(Event::Begin { case }), _) => running = Some(case),
-                (Ok(Event::End { wrong }), Some(checked)) => {
+                (Ok(CheckEvent::Begin { case }), _) => running = Some(case),
+                (Ok(CheckEvent::End { wrong }), Some(checked)) => {
                     checked.cases += 1;
                     let case = running.take().unwrap_or_default();
                     checked.wrong.extend(wrong.map(|wrong| format!("{case}: {wrong}")));
                 }
-                (Ok(Event::End { .. }), None) => unreachable!("a case is of a kernel"),
+                (Ok(CheckEvent::End { .. }), None) => unreachable!("a case is of a kernel"),
                 (Err(RecvTimeoutError::Disconnected), _) => break true,
                 (Err(RecvTimeoutError::Timeout), _) => break false,
             }
@@ -118,7 +118,7 @@ fn last_words(
     status: ExitStatus,
     case: Option<String>,
     errors: &str,
-    source: &Source,
+    source: &KernelSource,
 ) -> Vec<String> {
     let of_case = |what: &str| of_case(what, case.as_deref());
     let reports = report::read(errors, &source.texts());

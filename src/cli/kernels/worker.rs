@@ -12,7 +12,7 @@ use crate::cli::output::print;
 use crate::conformance::{self, Effort};
 use crate::error::{Error, Result};
 use crate::executor::cuda::{Gpu, Order};
-use crate::kernel::{Kernel, Source};
+use crate::kernel::{Kernel, KernelSource};
 use crate::op::Target;
 
 /// Wrong cases after which a kernel needs no more.
@@ -21,7 +21,7 @@ const MOST_WRONG: usize = 3;
 /// One line.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Event {
+pub enum CheckEvent {
     /// The cases of the next kernel come, on a GPU of this name.
     Kernel { device: String },
     /// This case begins.
@@ -30,7 +30,7 @@ pub enum Event {
     End { wrong: Option<String> },
 }
 
-impl Event {
+impl CheckEvent {
     fn tell(&self) -> Result<()> {
         let line = serde_json::to_string(self);
         let line = line.map_err(|error| Error::failed(format!("cannot write JSON: {error}")))?;
@@ -44,7 +44,7 @@ impl Event {
 /// When the GPU, or a kernel on it, fails.
 pub fn work(
     kernels: &[&Kernel],
-    source: Option<Source>,
+    source: Option<KernelSource>,
     device: u32,
     (effort, orders): (Effort, &[Order]),
     emulated: Option<u32>,
@@ -58,7 +58,7 @@ pub fn work(
         gpu.replace_kernel(source);
     }
     for kernel in kernels {
-        Event::Kernel { device: gpu.name.clone() }.tell()?;
+        CheckEvent::Kernel { device: gpu.name.clone() }.tell()?;
         let cases = match kernel.suits(gpu.capability) {
             true => conformance::cases(kernel.name, effort),
             false => Vec::new(),
@@ -69,10 +69,10 @@ pub fn work(
         }
         let mut wrong = 0;
         for case in &cases {
-            Event::Begin { case: case.name.clone() }.tell()?;
+            CheckEvent::Begin { case: case.name.clone() }.tell()?;
             let outcome = conformance::run(case, &gpu, orders)?;
             wrong += usize::from(outcome.wrong.is_some());
-            Event::End { wrong: outcome.wrong }.tell()?;
+            CheckEvent::End { wrong: outcome.wrong }.tell()?;
             if wrong == MOST_WRONG {
                 break;
             }

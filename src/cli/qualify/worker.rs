@@ -10,7 +10,7 @@ use crate::cli::open::defaults;
 use crate::cli::output::print;
 use crate::error::{Error, Result};
 use crate::executor::cuda::Gpu;
-use crate::qualify::{Order, Phase, Reply, perform};
+use crate::qualify::{CheckOrder, Phase, Reply, perform};
 
 fn tell(reply: &Reply) -> Result<()> {
     let line = serde_json::to_string(reply);
@@ -28,7 +28,7 @@ pub fn work(device: u32) -> Result<()> {
     // Even when a kernel does not end, the process does when nobody has orders any more.
     thread::spawn(move || {
         let lines = io::stdin().lines().map_while(|line| line.ok());
-        let mut orders = lines.filter_map(|line| serde_json::from_str::<Order>(&line).ok());
+        let mut orders = lines.filter_map(|line| serde_json::from_str::<CheckOrder>(&line).ok());
         let _ = orders.try_for_each(|order| ordered.send(order));
         leave(0)
     });

@@ -101,11 +101,11 @@ pub struct Fault {
     pub rank: usize,
     /// Of all ops that the rank begins, the one to fail, from 0 on.
     pub op: usize,
-    pub kind: Kind,
+    pub kind: FaultKind,
 }
 
 #[derive(Debug, Clone, Copy)]
-pub enum Kind {
+pub enum FaultKind {
     Error,
     Panic,
     /// The op takes this much longer.
@@ -302,11 +302,11 @@ impl InProcess {
         all_came
     }
 
-    fn suffer(&self, kind: Kind) {
+    fn suffer(&self, kind: FaultKind) {
         match kind {
-            Kind::Error => self.room.fail(self.rank, "a fault that was asked for"),
-            Kind::Panic => panic!("a fault that was asked for"),
-            Kind::Delay(time) => std::thread::sleep(time),
+            FaultKind::Error => self.room.fail(self.rank, "a fault that was asked for"),
+            FaultKind::Panic => panic!("a fault that was asked for"),
+            FaultKind::Delay(time) => std::thread::sleep(time),
         }
     }
 }

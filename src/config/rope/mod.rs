@@ -29,14 +29,14 @@ pub enum RopeScaling {
         factor: f64,
         original_context: usize,
     },
-    Llama3(Llama3),
+    Llama3(Llama3Scaling),
     Yarn(Yarn),
 }
 
 /// Llama 3.1's scaling: slow pairs are slowed down by `factor`, fast ones are kept, those between
 /// are blended.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Llama3 {
+pub struct Llama3Scaling {
     /// By how much slow pairs are slowed down; at least 1.
     pub factor: f64,
     /// Pairs that turn less often than this within the original context are slow.
@@ -116,7 +116,7 @@ fn stretched(theta: f64, factor: f64, original: usize, head_dim: usize, tokens: 
     f64::from(theta as f32 * growth)
 }
 
-impl Llama3 {
+impl Llama3Scaling {
     /// One scaled inverse frequency, by the wavelength 2π/f that it has in positions.
     fn scale(&self, frequency: f32) -> f32 {
         let [low, high] = [self.low_freq_factor as f32, self.high_freq_factor as f32];
@@ -165,8 +165,12 @@ mod tests {
     const LLAMA_3: f64 = 500000.0;
 
     fn llama3(factor: f64) -> Rope {
-        let scaling =
-            Llama3 { factor, low_freq_factor: 1.0, high_freq_factor: 4.0, original_context: 8192 };
+        let scaling = Llama3Scaling {
+            factor,
+            low_freq_factor: 1.0,
+            high_freq_factor: 4.0,
+            original_context: 8192,
+        };
         Rope { theta: LLAMA_3, scaling: Some(RopeScaling::Llama3(scaling)), divisors: Vec::new() }
     }
 

@@ -3,7 +3,7 @@
 
 use super::super::MAX_CONTEXT;
 use super::super::fields::Fields;
-use super::{Llama3, Rope, RopeScaling, Yarn};
+use super::{Llama3Scaling, Rope, RopeScaling, Yarn};
 use crate::error::Result;
 use crate::json::{quote, show};
 
@@ -79,7 +79,7 @@ impl RopeScaling {
                 let original_context = config.size("max_position_embeddings", MAX_CONTEXT)?;
                 Self::Dynamic { factor: factor()?, original_context }
             }
-            "llama3" => Self::Llama3(Llama3::parse(fields, config)?),
+            "llama3" => Self::Llama3(Llama3Scaling::parse(fields, config)?),
             "yarn" => Self::Yarn(Yarn::parse(fields, config, theta)?),
             other => {
                 let trouble = format!(
@@ -99,7 +99,7 @@ fn original_context(fields: &Fields, config: &Fields) -> Result<Option<usize>> {
     Ok(outer.or(fields.optional_size(KEY, 1, MAX_CONTEXT)?))
 }
 
-impl Llama3 {
+impl Llama3Scaling {
     fn parse(fields: &Fields, config: &Fields) -> Result<Self> {
         let factor = fields.number("factor", 1.0..=1e6)?;
         let low_freq_factor = fields.number("low_freq_factor", 1e-6..=1e6)?;

@@ -13,7 +13,7 @@ use crate::config::Dims;
 use crate::encoding::Encoding;
 use crate::error::{Error, Result};
 use crate::json::quote;
-use crate::kernel::{Kernel, Launch, Source};
+use crate::kernel::{Kernel, KernelSource, Launch};
 use crate::ops::{MOST_TOKENS, gemv_shared_bytes};
 
 /// A GPU that nothing has been put on yet.
@@ -56,7 +56,7 @@ impl Gpu {
     }
 
     /// From now on runs `source` in place of its kernel's own.
-    pub fn replace_kernel(&self, source: Source) {
+    pub fn replace_kernel(&self, source: KernelSource) {
         locked(&self.kernels).replace(source.kernel, Some(source));
     }
 

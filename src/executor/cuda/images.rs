@@ -6,8 +6,8 @@ use std::path::Path;
 
 use super::emulator;
 use crate::error::{Error, Result};
-use crate::kernel::nvrtc::{Nvrtc, Output};
-use crate::kernel::{ARCHS, Arch, Kernel, Paths, Source};
+use crate::kernel::nvrtc::{CodeFormat, Nvrtc};
+use crate::kernel::{ARCHS, Arch, Kernel, KernelSource, Paths};
 
 /// Code as the driver takes it.
 pub struct Image {
@@ -64,7 +64,7 @@ impl Form {
     /// When it cannot be compiled.
     pub fn image(
         self,
-        source: &Source,
+        source: &KernelSource,
         (major, minor): (u32, u32),
         paths: &Paths,
     ) -> Result<Image> {
@@ -90,13 +90,13 @@ impl Form {
 }
 
 /// What the emulator's compiler makes of `source`, for which it keeps a cache of its own.
-fn emulated(nvrtc: &Path, source: &Source, arch: &str) -> Result<Vec<u8>> {
+fn emulated(nvrtc: &Path, source: &KernelSource, arch: &str) -> Result<Vec<u8>> {
     let name = source.kernel.name;
     let failed = |error| Error::failed(format!("cannot compile kernel {name}: {error}"));
     let nvrtc = Nvrtc::load(nvrtc).map_err(failed)?;
     let options = [format!("--gpu-architecture={arch}"), "--std=c++17".to_owned()];
     let (path, headers) = (&source.path, source.headers());
-    let compiled = nvrtc.compile(path, &source.text, &headers, &options, Output::Cubin);
+    let compiled = nvrtc.compile(path, &source.text, &headers, &options, CodeFormat::Cubin);
     compiled.map(|(image, _)| image).map_err(failed)
 }
 

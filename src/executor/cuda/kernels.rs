@@ -13,7 +13,7 @@ use super::module::{Function, Module};
 use super::settings::{Carveout, Settings};
 use crate::error::{Error, Result};
 use crate::kernel::compile::hash;
-use crate::kernel::{Export, KERNELS, Kernel, Launch, Paths, Source};
+use crate::kernel::{Export, KERNELS, Kernel, KernelSource, Launch, Paths};
 
 /// Modules by kernel, functions by export.
 #[derive(Debug)]
@@ -23,7 +23,7 @@ pub struct Kernels {
     carveout: Carveout,
     paths: Paths,
     /// What takes the place of built-in sources, by kernel.
-    sources: HashMap<&'static str, Source>,
+    sources: HashMap<&'static str, KernelSource>,
     functions: HashMap<&'static str, (Function, u32)>,
     modules: HashMap<&'static str, Module>,
     /// Those that have been replaced: graphs still have their functions.
@@ -48,7 +48,7 @@ impl Kernels {
     }
 
     /// From now on loads `source` in place of the kernel's own, or that again.
-    pub fn replace(&mut self, kernel: &Kernel, source: Option<Source>) {
+    pub fn replace(&mut self, kernel: &Kernel, source: Option<KernelSource>) {
         self.functions.retain(|name, _| !kernel.exports.iter().any(|export| export.name == *name));
         self.retired.extend(self.modules.remove(kernel.name));
         self.sources.remove(kernel.name);

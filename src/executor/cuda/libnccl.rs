@@ -12,22 +12,27 @@ use crate::error::{Error, Result};
 use crate::kernel::nvrtc::python_paths;
 
 /// A `ncclResult_t`, of which newer libraries may have more than cudarc knows.
-pub type Status = c_int;
-pub const SUCCESS: Status = 0;
+pub type NcclStatus = c_int;
+pub const SUCCESS: NcclStatus = 0;
 /// Another rank's process is gone, or the way to it.
-pub const REMOTE_ERROR: Status = 6;
-pub const IN_PROGRESS: Status = 7;
+pub const REMOTE_ERROR: NcclStatus = 6;
+pub const IN_PROGRESS: NcclStatus = 7;
 
 type Stream = *mut c_void;
 
 /// With the prototypes of nccl.h, from 2.18 on.
 pub struct Functions {
-    pub unique_id: unsafe extern "C" fn(*mut ncclUniqueId) -> Status,
-    pub join:
-        unsafe extern "C" fn(*mut ncclComm_t, c_int, ncclUniqueId, c_int, *mut c_void) -> Status,
-    pub async_error: unsafe extern "C" fn(ncclComm_t, *mut Status) -> Status,
-    pub abort: unsafe extern "C" fn(ncclComm_t) -> Status,
-    pub destroy: unsafe extern "C" fn(ncclComm_t) -> Status,
+    pub unique_id: unsafe extern "C" fn(*mut ncclUniqueId) -> NcclStatus,
+    pub join: unsafe extern "C" fn(
+        *mut ncclComm_t,
+        c_int,
+        ncclUniqueId,
+        c_int,
+        *mut c_void,
+    ) -> NcclStatus,
+    pub async_error: unsafe extern "C" fn(ncclComm_t, *mut NcclStatus) -> NcclStatus,
+    pub abort: unsafe extern "C" fn(ncclComm_t) -> NcclStatus,
+    pub destroy: unsafe extern "C" fn(ncclComm_t) -> NcclStatus,
     pub all_reduce: unsafe extern "C" fn(
         *const c_void,
         *mut c_void,
@@ -36,7 +41,7 @@ pub struct Functions {
         ncclRedOp_t,
         ncclComm_t,
         Stream,
-    ) -> Status,
+    ) -> NcclStatus,
     pub all_gather: unsafe extern "C" fn(
         *const c_void,
         *mut c_void,
@@ -44,7 +49,7 @@ pub struct Functions {
         ncclDataType_t,
         ncclComm_t,
         Stream,
-    ) -> Status,
+    ) -> NcclStatus,
     pub send: unsafe extern "C" fn(
         *const c_void,
         usize,
@@ -52,7 +57,7 @@ pub struct Functions {
         c_int,
         ncclComm_t,
         Stream,
-    ) -> Status,
+    ) -> NcclStatus,
     pub receive: unsafe extern "C" fn(
         *mut c_void,
         usize,
@@ -60,8 +65,8 @@ pub struct Functions {
         c_int,
         ncclComm_t,
         Stream,
-    ) -> Status,
-    error_string: unsafe extern "C" fn(Status) -> *const c_char,
+    ) -> NcclStatus,
+    error_string: unsafe extern "C" fn(NcclStatus) -> *const c_char,
     last_error: unsafe extern "C" fn(ncclComm_t) -> *const c_char,
     /// Keeps their code in memory.
     _library: Library,
@@ -117,7 +122,7 @@ impl Functions {
     }
 
     /// The library's answer to a call as a result of ours; `doing` begins the message.
-    pub fn check(&self, doing: &str, status: Status) -> Result<()> {
+    pub fn check(&self, doing: &str, status: NcclStatus) -> Result<()> {
         if matches!(status, SUCCESS | IN_PROGRESS) {
             return Ok(());
         }

@@ -25,13 +25,13 @@ pub(super) enum Link {
     /// may keep each other from running.
     Hosts,
     /// NCCL, and why it carries all sums.
-    Nccl(Joined, String),
+    Nccl(NcclMembership, String),
     /// This program's kernels where that is faster, else NCCL. The alarm ends what waits.
-    Peers(Joined, Arc<Alarm>),
+    Peers(NcclMembership, Arc<Alarm>),
 }
 
 /// A rank's memberships in NCCL.
-pub(super) struct Joined {
+pub(super) struct NcclMembership {
     /// Of all ranks.
     all: Arc<Nccl>,
     /// Of those of its stage; the same where there is but one.
@@ -41,7 +41,7 @@ pub(super) struct Joined {
     parts: usize,
 }
 
-impl Joined {
+impl NcclMembership {
     /// Returns when all ranks have come.
     fn new(context: &Arc<Context>, comm: &dyn Communicator) -> Result<Self> {
         let all = Nccl::join(context, comm, 0..comm.world())?;
@@ -138,7 +138,7 @@ impl Link {
                 )),
             };
         }
-        let nccl = Joined::new(&gpu.context, comm)?;
+        let nccl = NcclMembership::new(&gpu.context, comm)?;
         let stage = comm.stage();
         if !places.chunks(stage.len()).all(in_one_process) {
             return Ok(Self::Nccl(nccl, "ranks are not all in one process".to_owned()));
@@ -170,7 +170,7 @@ impl Link {
         Ok(Self::Peers(nccl, alarm))
     }
 
-    pub fn nccl(&self) -> Option<&Joined> {
+    pub fn nccl(&self) -> Option<&NcclMembership> {
         match self {
             Self::Alone | Self::Hosts => None,
             Self::Nccl(nccl, _) | Self::Peers(nccl, _) => Some(nccl),

@@ -10,7 +10,7 @@ use std::{ptr, thread};
 use cudarc::nccl::sys::{ncclComm_t, ncclDataType_t, ncclRedOp_t, ncclUniqueId};
 
 use super::driver::Context;
-use super::libnccl::{self, Functions, IN_PROGRESS, REMOTE_ERROR, SUCCESS, Status};
+use super::libnccl::{self, Functions, IN_PROGRESS, NcclStatus, REMOTE_ERROR, SUCCESS};
 use super::region::{Pinned, Region};
 use super::stream::Stream;
 use crate::comm::{Communicator, Direction};
@@ -144,7 +144,7 @@ impl Nccl {
     ///
     /// # Errors
     /// When it has been aborted.
-    fn with(&self, doing: &str, call: impl FnOnce(ncclComm_t) -> Status) -> Result<Status> {
+    fn with(&self, doing: &str, call: impl FnOnce(ncclComm_t) -> NcclStatus) -> Result<NcclStatus> {
         let handle = self.handle.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(Handle(handle)) = *handle else {
             return Err(Error::failed(format!("{doing}: the run has ended")));
@@ -223,7 +223,7 @@ impl Nccl {
         })
     }
 
-    fn queue(&self, doing: &str, call: impl FnOnce(ncclComm_t) -> Status) -> Result<()> {
+    fn queue(&self, doing: &str, call: impl FnOnce(ncclComm_t) -> NcclStatus) -> Result<()> {
         match self.with(doing, call)? {
             IN_PROGRESS => self.settle(doing, || Ok(())),
             _ => Ok(()),

@@ -8,9 +8,9 @@ use super::gpu::Gpu;
 use super::images::Image;
 use super::module::{Function, Module};
 use super::region::{Pinned, Region};
-use super::stream::{Event, Stream, launched};
+use super::stream::{Stream, StreamEvent, launched};
 use crate::error::{Error, Result};
-use crate::kernel::nvrtc::{Nvrtc, Output};
+use crate::kernel::nvrtc::{CodeFormat, Nvrtc};
 use crate::kernel::{ARCHS, CudaFile, find_nvrtc};
 
 /// What a kernel is launched with.
@@ -26,7 +26,7 @@ pub struct Geometry {
 
 /// A value for a parameter, or for a variable of the file.
 #[derive(Debug, Clone, Copy)]
-pub enum Value<'a> {
+pub enum ArgumentValue<'a> {
     /// Memory that begins so, to which the parameter points; of a variable its bytes.
     Memory(&'a [u8]),
     /// The bytes of a number.
@@ -64,7 +64,7 @@ impl SingleCode {
             Some(path) => Nvrtc::load(path).map_err(Error::failed)?,
             None => find_nvrtc(&gpu.settings.paths)?,
         };
-        let output = (Output::Cubin, &[entry.to_owned()][..]);
+        let output = (CodeFormat::Cubin, &[entry.to_owned()][..]);
         let made = file.compile(&nvrtc, &arch, output, stand_in.is_some())?;
         let image = Image { bytes: made.code.into(), arch: 10 * major + minor };
         Ok(Self { name: entry.to_owned(), gpu: gpu.clone(), image, symbol: made.symbols.concat() })
@@ -90,12 +90,12 @@ impl SingleKernel {
     /// Too little memory; a variable of another size.
     pub fn prepare(
         &self,
-        values: &[Value<'_>],
+        values: &[ArgumentValue<'_>],
         variables: &BTreeMap<&str, &[u8]>,
     ) -> Result<Prepared<'_>> {
-        let region = |value: &Value<'_>| match value {
-            Value::Number(_) => Ok(None),
-            Value::Memory(bytes) => {
+        let region = |value: &ArgumentValue<'_>| match value {
+            ArgumentValue::Number(_) => Ok(None),
+            ArgumentValue::Memory(bytes) => {
                 let region = Region::allocate(&self.gpu.context, bytes.len(), "an argument")?;
                 self.stream.copy_in(&region, 0, bytes)?;
                 Ok(Some((region, bytes.len())))
@@ -103,9 +103,9 @@ impl SingleKernel {
         };
         let regions = values.iter().map(region).collect::<Result<Vec<_>>>()?;
         let arguments = values.iter().zip(&regions).map(|(value, region)| match (value, region) {
-            (Value::Number(bytes), _) => bytes.to_vec(),
+            (ArgumentValue::Number(bytes), _) => bytes.to_vec(),
             (_, Some((region, bytes))) => region.address(0..*bytes).to_ne_bytes().to_vec(),
-            (Value::Memory(_), None) => unreachable!("it was allocated above"),
+            (ArgumentValue::Memory(_), None) => unreachable!("it was allocated above"),
         });
         let arguments = arguments.collect();
         for (name, bytes) in variables {
@@ -188,7 +188,8 @@ impl Prepared<'_> {
         let flush = Region::allocate(&gpu.context, bytes, "what empties the caches")?;
         let mut times = Vec::new();
         for run in 0..=runs {
-            let [begin, end] = [Event::timed(&gpu.context)?, Event::timed(&gpu.context)?];
+            let [begin, end] =
+                [StreamEvent::timed(&gpu.context)?, StreamEvent::timed(&gpu.context)?];
             stream.clear(&flush, 0..bytes)?;
             begin.record(stream)?;
             self.queue(geometry)?;

@@ -282,15 +282,15 @@ impl Drop for Graph {
 }
 
 /// A point in a stream's work.
-pub struct Event {
+pub struct StreamEvent {
     context: Arc<Context>,
     handle: sys::CUevent,
 }
 
 // SAFETY: the driver's events may be used from any thread.
-unsafe impl Send for Event {}
+unsafe impl Send for StreamEvent {}
 
-impl Event {
+impl StreamEvent {
     /// One that whoever waits for it sleeps, and leaves the core to others.
     pub fn slept_for(context: &Arc<Context>) -> Result<Self> {
         let sleeps = sys::CUevent_flags::CU_EVENT_BLOCKING_SYNC as u32;
@@ -341,7 +341,7 @@ impl Event {
     }
 }
 
-impl Drop for Event {
+impl Drop for StreamEvent {
     fn drop(&mut self) {
         // SAFETY: created in `new`, destroyed once.
         destroy(&self.context, || unsafe { libcuda::cuEventDestroy_v2(self.handle) });
@@ -354,12 +354,15 @@ const SENDING: &str = "cannot copy the weights to the GPU";
 /// Pinned memory on its way to the device, again and again.
 pub struct Staging {
     memory: Pinned,
-    sent: Event,
+    sent: StreamEvent,
 }
 
 impl Staging {
     pub fn allocate(context: &Arc<Context>, bytes: usize) -> Result<Self> {
-        Ok(Self { memory: Pinned::allocate(context, bytes)?, sent: Event::slept_for(context)? })
+        Ok(Self {
+            memory: Pinned::allocate(context, bytes)?,
+            sent: StreamEvent::slept_for(context)?,
+        })
     }
 
     /// The memory, once all that was sent from it is on the device.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::stream::Event;
+use super::stream::StreamEvent;
 use super::{Cuda, locked, nvtx};
 use crate::error::Result;
 use crate::executor::Startup;
@@ -19,8 +19,9 @@ impl Cuda {
             cuda.weights.wait(None)?;
             let launches = cuda.resolve(program)?;
             cuda.doing = super::names(&launches);
-            let timed = |_| Event::timed(&cuda.context);
-            let events: Vec<Event> = (0..=launches.len()).map(timed).collect::<Result<_>>()?;
+            let timed = |_| StreamEvent::timed(&cuda.context);
+            let events: Vec<StreamEvent> =
+                (0..=launches.len()).map(timed).collect::<Result<_>>()?;
             events[0].record(&cuda.stream)?;
             for ((launch, event), op) in launches.iter().zip(&events[1..]).zip(&program.ops) {
                 let _range = nvtx::range(launch.name);

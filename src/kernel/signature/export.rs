@@ -1,7 +1,7 @@
 //! The functions that a kernel's source exports.
 
 use super::super::encoding::Encoding;
-use super::{Export, Mistake, Result, mistake};
+use super::{DeclaredExport, Mistake, Result, mistake};
 
 /// All of them, of the kernel `name` whose argument is a struct of this name. `kind`: whether that is a
 /// template, and whether it has maps.
@@ -10,8 +10,8 @@ pub(super) fn exports(
     arguments: &str,
     kind: (bool, bool),
     lines: &[&str],
-) -> Result<Vec<Export>> {
-    let mut exports: Vec<Export> = Vec::new();
+) -> Result<Vec<DeclaredExport>> {
+    let mut exports: Vec<DeclaredExport> = Vec::new();
     let code = |line: &str| line.split("//").next().unwrap_or_default().contains("__global__");
     for (number, line) in (1..).zip(lines).filter(|(_, line)| code(line)) {
         let export = export(name, arguments, kind, line);
@@ -19,7 +19,7 @@ pub(super) fn exports(
         if exports.iter().any(|other| other.name == export.name) {
             return mistake(number, format!("a second {}", export.name));
         }
-        exports.push(Export { line: number, ..export });
+        exports.push(DeclaredExport { line: number, ..export });
     }
     match exports.is_empty() {
         true => mistake(lines.len().max(1), "nothing is exported: `extern \"C\" __global__ ...`"),
@@ -34,7 +34,7 @@ fn export(
     arguments: &str,
     (generic, with_maps): (bool, bool),
     line: &str,
-) -> std::result::Result<Export, String> {
+) -> std::result::Result<DeclaredExport, String> {
     let parts = || {
         let rest = line.strip_prefix("extern \"C\" __global__ void __launch_bounds__(")?;
         let (bounds, rest) = rest.split_once(')')?;
@@ -74,7 +74,7 @@ fn export(
     if argument != parameter {
         return Err(format!("the argument of {name} is `{parameter}`, not {argument:?}"));
     }
-    Ok(Export { name: name.to_owned(), weights, head_dim, threads, line: 0 })
+    Ok(DeclaredExport { name: name.to_owned(), weights, head_dim, threads, line: 0 })
 }
 
 /// Of an argument that stays where the launch has put it.

@@ -27,15 +27,15 @@ pub struct Signature {
     pub formula: Vec<String>,
     /// Whether the struct is a template over the type of the weights.
     pub generic: bool,
-    pub fields: Vec<Field>,
-    pub exports: Vec<Export>,
+    pub fields: Vec<DeclaredField>,
+    pub exports: Vec<DeclaredExport>,
 }
 
 /// One field of the argument struct.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Field {
+pub struct DeclaredField {
     pub name: String,
-    pub kind: Kind,
+    pub kind: FieldKind,
     /// Bytes from the start of the struct, as C lays it out.
     pub offset: usize,
     /// Shape first, where it is a pointer.
@@ -44,12 +44,12 @@ pub struct Field {
 
 /// What a field holds. Pointers are `written` where they are not to const.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum FieldKind {
     /// `const W*`
     Weight,
     /// A place in the state region.
     State {
-        element: Element,
+        element: FieldElement,
         written: bool,
     },
     /// A matrix of weights or activations as TMA takes it.
@@ -60,7 +60,7 @@ pub enum Kind {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Element {
+pub enum FieldElement {
     F32,
     U32,
     U64,
@@ -81,7 +81,7 @@ pub enum Scalar {
 
 /// One `extern "C"` function.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Export {
+pub struct DeclaredExport {
     pub name: String,
     /// Where it is made for weights of one encoding.
     pub weights: Option<Encoding>,
@@ -137,7 +137,7 @@ impl Signature {
         let mut formula: Vec<String> = above.map(str::to_owned).collect();
         formula.reverse();
         let fields = fields(&lines, at, generic)?;
-        let with_maps = fields.iter().any(|field| field.kind == Kind::TensorMap);
+        let with_maps = fields.iter().any(|field| field.kind == FieldKind::TensorMap);
         let exports = exports(name, &arguments, (generic, with_maps), &lines)?;
         let name = name.to_owned();
         Ok(Self { name, summary, description, archs, arguments, formula, generic, fields, exports })
@@ -151,29 +151,29 @@ impl Signature {
     }
 }
 
-impl Kind {
+impl FieldKind {
     /// Size and alignment.
     pub fn bytes(self) -> usize {
         match self {
-            Kind::Scalar(_) => 4,
-            Kind::Weight | Kind::State { .. } => 8,
-            Kind::Trace => 16,
-            Kind::TensorMap => 128,
+            FieldKind::Scalar(_) => 4,
+            FieldKind::Weight | FieldKind::State { .. } => 8,
+            FieldKind::Trace => 16,
+            FieldKind::TensorMap => 128,
         }
     }
 
     /// As the kernel writes it.
     pub fn c_type(self) -> String {
         match self {
-            Kind::Weight => "const W*".to_owned(),
-            Kind::State { element, written } => {
+            FieldKind::Weight => "const W*".to_owned(),
+            FieldKind::State { element, written } => {
                 format!("{}{}*", if written { "" } else { "const " }, element.c_type())
             }
-            Kind::TensorMap => "TensorMap".to_owned(),
-            Kind::Trace => "Trace".to_owned(),
-            Kind::Scalar(Scalar::U32) => "uint32_t".to_owned(),
-            Kind::Scalar(Scalar::I32) => "int32_t".to_owned(),
-            Kind::Scalar(Scalar::F32) => "float".to_owned(),
+            FieldKind::TensorMap => "TensorMap".to_owned(),
+            FieldKind::Trace => "Trace".to_owned(),
+            FieldKind::Scalar(Scalar::U32) => "uint32_t".to_owned(),
+            FieldKind::Scalar(Scalar::I32) => "int32_t".to_owned(),
+            FieldKind::Scalar(Scalar::F32) => "float".to_owned(),
         }
     }
 
@@ -181,29 +181,31 @@ impl Kind {
     /// are slots of bytes, because what their elements are is known only when a model is loaded.
     pub fn rust_type(self) -> &'static str {
         match self {
-            Kind::Weight => "Weight",
-            Kind::State { element: Element::F32, .. } => "Slot<f32>",
-            Kind::State { element: Element::U32, .. } => "Slot<u32>",
-            Kind::State { element: Element::U64, .. } => "Slot<u64>",
-            Kind::State { element: Element::F16, .. } => "Slot<half::f16>",
-            Kind::State { element: Element::Bf16, .. } => "Slot<half::bf16>",
-            Kind::State { element: Element::Kv | Element::Activation, .. } => "Slot<u8>",
-            Kind::TensorMap => "TensorMap",
-            Kind::Trace => "",
-            Kind::Scalar(Scalar::U32) => "u32",
-            Kind::Scalar(Scalar::I32) => "i32",
-            Kind::Scalar(Scalar::F32) => "f32",
+            FieldKind::Weight => "Weight",
+            FieldKind::State { element: FieldElement::F32, .. } => "Slot<f32>",
+            FieldKind::State { element: FieldElement::U32, .. } => "Slot<u32>",
+            FieldKind::State { element: FieldElement::U64, .. } => "Slot<u64>",
+            FieldKind::State { element: FieldElement::F16, .. } => "Slot<half::f16>",
+            FieldKind::State { element: FieldElement::Bf16, .. } => "Slot<half::bf16>",
+            FieldKind::State { element: FieldElement::Kv | FieldElement::Activation, .. } => {
+                "Slot<u8>"
+            }
+            FieldKind::TensorMap => "TensorMap",
+            FieldKind::Trace => "",
+            FieldKind::Scalar(Scalar::U32) => "u32",
+            FieldKind::Scalar(Scalar::I32) => "i32",
+            FieldKind::Scalar(Scalar::F32) => "f32",
         }
     }
 
     fn parse(text: &str, generic: bool) -> std::result::Result<Self, String> {
         let Some(pointee) = text.strip_suffix('*') else {
             return match text {
-                "uint32_t" => Ok(Kind::Scalar(Scalar::U32)),
-                "int32_t" => Ok(Kind::Scalar(Scalar::I32)),
-                "float" => Ok(Kind::Scalar(Scalar::F32)),
-                "TensorMap" => Ok(Kind::TensorMap),
-                "Trace" => Ok(Kind::Trace),
+                "uint32_t" => Ok(FieldKind::Scalar(Scalar::U32)),
+                "int32_t" => Ok(FieldKind::Scalar(Scalar::I32)),
+                "float" => Ok(FieldKind::Scalar(Scalar::F32)),
+                "TensorMap" => Ok(FieldKind::TensorMap),
+                "Trace" => Ok(FieldKind::Trace),
                 _ => Err(format!("a number is uint32_t, int32_t or float, not {text:?}")),
             };
         };
@@ -215,7 +217,7 @@ impl Kind {
             return Err("W needs a struct that is a template <class W>".to_owned());
         }
         match (pointee, written) {
-            ("W", false) => return Ok(Kind::Weight),
+            ("W", false) => return Ok(FieldKind::Weight),
             ("W", true) => {
                 let message = "weights are only read: const W*; what a kernel writes in their type \
                                is an Activation<W>*";
@@ -223,8 +225,8 @@ impl Kind {
             }
             _ => {}
         }
-        match Element::ALL.into_iter().find(|element| element.c_type() == pointee) {
-            Some(element) => Ok(Kind::State { element, written }),
+        match FieldElement::ALL.into_iter().find(|element| element.c_type() == pointee) {
+            Some(element) => Ok(FieldKind::State { element, written }),
             None => Err(format!(
                 "a pointer is to W, Activation<W>, kv_t, float, f16, bf16, uint32_t or uint64_t, \
                  not to {pointee:?}"
@@ -233,26 +235,26 @@ impl Kind {
     }
 }
 
-impl Element {
-    const ALL: [Element; 7] = [
-        Element::F32,
-        Element::U32,
-        Element::U64,
-        Element::F16,
-        Element::Bf16,
-        Element::Kv,
-        Element::Activation,
+impl FieldElement {
+    const ALL: [FieldElement; 7] = [
+        FieldElement::F32,
+        FieldElement::U32,
+        FieldElement::U64,
+        FieldElement::F16,
+        FieldElement::Bf16,
+        FieldElement::Kv,
+        FieldElement::Activation,
     ];
 
     fn c_type(self) -> &'static str {
         match self {
-            Element::F32 => "float",
-            Element::U32 => "uint32_t",
-            Element::U64 => "uint64_t",
-            Element::F16 => "f16",
-            Element::Bf16 => "bf16",
-            Element::Kv => "kv_t",
-            Element::Activation => "Activation<W>",
+            FieldElement::F32 => "float",
+            FieldElement::U32 => "uint32_t",
+            FieldElement::U64 => "uint64_t",
+            FieldElement::F16 => "f16",
+            FieldElement::Bf16 => "bf16",
+            FieldElement::Kv => "kv_t",
+            FieldElement::Activation => "Activation<W>",
         }
     }
 }
@@ -299,8 +301,8 @@ fn find_struct(arguments: &str, lines: &[&str]) -> Result<(usize, bool)> {
 }
 
 /// The fields of the struct that begins at line `at`, from 0.
-fn fields(lines: &[&str], at: usize, generic: bool) -> Result<Vec<Field>> {
-    let mut fields: Vec<Field> = Vec::new();
+fn fields(lines: &[&str], at: usize, generic: bool) -> Result<Vec<DeclaredField>> {
+    let mut fields: Vec<DeclaredField> = Vec::new();
     for (number, line) in (at + 2..).zip(&lines[at + 1..]) {
         match line.trim() {
             "};" if fields.is_empty() => return mistake(number, "a kernel has arguments"),
@@ -310,7 +312,7 @@ fn fields(lines: &[&str], at: usize, generic: bool) -> Result<Vec<Field>> {
                 let end = fields.last().map_or(0, |field| field.offset + field.kind.bytes());
                 let field = field(text, end, generic);
                 let field = field.map_err(|message| Mistake { line: number, message })?;
-                if fields.last().is_some_and(|last| last.kind == Kind::Trace) {
+                if fields.last().is_some_and(|last| last.kind == FieldKind::Trace) {
                     return mistake(
                         number,
                         "a Trace is the last field: who replaces a kernel may leave it out",
@@ -327,7 +329,7 @@ fn fields(lines: &[&str], at: usize, generic: bool) -> Result<Vec<Field>> {
 }
 
 /// `const float* x; // [T, C]`, to be placed from byte `end` on.
-fn field(text: &str, end: usize, generic: bool) -> std::result::Result<Field, String> {
+fn field(text: &str, end: usize, generic: bool) -> std::result::Result<DeclaredField, String> {
     let (declaration, comment) = match text.split_once("//") {
         Some((declaration, comment)) => (declaration.trim(), comment.trim()),
         None => (text, ""),
@@ -342,15 +344,15 @@ fn field(text: &str, end: usize, generic: bool) -> std::result::Result<Field, St
     if kind.is_empty() {
         return Err(format!("{form}, not {text:?}"));
     }
-    let kind = Kind::parse(&kind, generic)?;
+    let kind = FieldKind::parse(&kind, generic)?;
     if !name.starts_with(|c: char| c.is_ascii_lowercase()) || KEYWORDS.contains(&name) {
         return Err(format!("{name:?} cannot be the name of a field in Rust too"));
     }
-    if !matches!(kind, Kind::Scalar(_) | Kind::Trace) && !comment.starts_with('[') {
+    if !matches!(kind, FieldKind::Scalar(_) | FieldKind::Trace) && !comment.starts_with('[') {
         return Err(format!("{name} needs its shape: `{declaration}; // [T, C]`"));
     }
     let offset = end.next_multiple_of(kind.bytes());
-    Ok(Field { name: name.to_owned(), kind, offset, comment: comment.to_owned() })
+    Ok(DeclaredField { name: name.to_owned(), kind, offset, comment: comment.to_owned() })
 }
 
 fn is_word(c: char) -> bool {

@@ -25,12 +25,12 @@ const MAX_PARTS: usize = 1000;
 #[derive(Debug)]
 pub struct GgufModel {
     /// Of which the first one has the keys.
-    parts: Vec<Part>,
+    parts: Vec<GgufPart>,
 }
 
 /// A file of it.
 #[derive(Debug)]
-pub struct Part {
+pub struct GgufPart {
     /// For messages.
     pub path: String,
     pub bytes: Bytes,
@@ -53,14 +53,14 @@ impl GgufModel {
     pub fn open(path: &Path) -> Result<Self> {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let Some((_, number, count)) = split_name(name) else {
-            return Ok(Self { parts: vec![Part::open(path)?] });
+            return Ok(Self { parts: vec![GgufPart::open(path)?] });
         };
         if number == 0 || number > count || count > MAX_PARTS {
             let path = shown(path);
             return Err(Error::failed(format!("{path}: there is no part {number} of {count}")));
         }
         let names = part_names(name).into_iter();
-        let parts = names.map(|name| Part::open(&path.with_file_name(name)));
+        let parts = names.map(|name| GgufPart::open(&path.with_file_name(name)));
         let parts = parts.collect::<Result<Vec<_>>>()?;
         for (number, part) in parts.iter().enumerate() {
             let key = |key| part.gguf.get(key).and_then(Value::as_u64);
@@ -75,7 +75,7 @@ impl GgufModel {
         Ok(Self { parts })
     }
 
-    pub fn parts(&self) -> &[Part] {
+    pub fn parts(&self) -> &[GgufPart] {
         &self.parts
     }
 
@@ -84,7 +84,7 @@ impl GgufModel {
     /// # Errors
     /// Keys of which the file cannot be made.
     pub fn file(&self, name: &str) -> Result<Option<Vec<u8>>> {
-        let Part { gguf, bytes, path } = &self.parts[0];
+        let GgufPart { gguf, bytes, path } = &self.parts[0];
         let json = match name {
             "config.json" => {
                 self.divisors().and_then(|of| config::config(gguf, bytes, of)).map(Some)
@@ -129,7 +129,7 @@ impl GgufModel {
     }
 }
 
-impl Part {
+impl GgufPart {
     fn open(path: &Path) -> Result<Self> {
         let shown = shown(path);
         let cannot = |what, error| Error::failed(format!("cannot {what} {shown}: {error}"));

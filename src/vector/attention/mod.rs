@@ -2,8 +2,8 @@
 //!
 //! The cache is cut at every [`BLOCK`]th position. Of each block a query takes the largest score, the sum
 //! of the weights beside it and the values so weighted, and merges them into what it has, block by
-//! block, in order ([`State`]; Milakov and Gimelshein, 2018, arXiv:1805.02867). What comes out depends
-//! on the query's position alone: not on who found a block, nor on which queries met it together.
+//! block, in order ([`OnlineSoftmax`]; Milakov and Gimelshein, 2018, arXiv:1805.02867). What comes out
+//! depends on the query's position alone: not on who found a block, nor on which queries met it together.
 
 mod state;
 mod tile;
@@ -16,8 +16,8 @@ use rayon::prelude::*;
 use super::{Element, SET, Simd, WithSimd};
 use crate::memory::Scratch;
 use pulp::Arch;
-use state::State;
-use tile::{Part, Tile, Weighed};
+use state::OnlineSoftmax;
+use tile::{Part, QueryTile, Weighed};
 
 /// Positions of the cache that are weighted together.
 pub const BLOCK: usize = 128;
@@ -55,7 +55,7 @@ pub fn attention_scratch(
     if tokens > 1 {
         return Scratch::bytes_of::<f32>(threads.saturating_mul(BLOCK * head_dim));
     }
-    let found = heads.saturating_mul(head_dim + State::NUMBERS);
+    let found = heads.saturating_mul(head_dim + OnlineSoftmax::NUMBERS);
     Scratch::bytes_of::<f32>(context.div_ceil(BLOCK).saturating_mul(found))
 }
 
@@ -79,7 +79,7 @@ impl<E: Element> Attention<'_, E> {
         /// Cache elements that are worth a task of their own.
         const TASK: usize = 32 * 1024;
         let (group, seen) = (self.heads / self.kv_heads, self.first + 1);
-        let size = self.head_dim + State::NUMBERS;
+        let size = self.head_dim + OnlineSoftmax::NUMBERS;
         let found = scratch.take::<f32>(seen.div_ceil(BLOCK) * self.heads * size);
         let least = (TASK / (BLOCK * self.head_dim)).max(1);
         found.par_chunks_mut(group * size).enumerate().with_min_len(least).for_each(
@@ -142,13 +142,13 @@ impl<E: Element> WithSimd for OfBlock<'_, E> {
         let queries = attention.q[kv_head * group * d..][..group * d].chunks(QUERIES * d);
         let [keys, values] = attention.parts(block, kv_head);
         let mut weighed = Weighed::default();
-        for (q, found) in queries.zip(found.chunks_mut(QUERIES * (d + State::NUMBERS))) {
-            let tile = Tile::new(q.chunks(d).map(|q| (q, seen)));
-            let mut states = [State::default(); QUERIES];
+        for (q, found) in queries.zip(found.chunks_mut(QUERIES * (d + OnlineSoftmax::NUMBERS))) {
+            let tile = QueryTile::new(q.chunks(d).map(|q| (q, seen)));
+            let mut states = [OnlineSoftmax::default(); QUERIES];
             let mut sums: [&mut [f32]; QUERIES] = Default::default();
             let mut numbers: [&mut [f32]; QUERIES] = Default::default();
-            for (i, found) in found.chunks_mut(d + State::NUMBERS).enumerate() {
-                (numbers[i], sums[i]) = found.split_at_mut(State::NUMBERS);
+            for (i, found) in found.chunks_mut(d + OnlineSoftmax::NUMBERS).enumerate() {
+                (numbers[i], sums[i]) = found.split_at_mut(OnlineSoftmax::NUMBERS);
                 sums[i].fill(0.0);
             }
             tile.weigh(simd, keys, &mut weighed);
@@ -174,14 +174,15 @@ impl WithSimd for Merge<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, _simd: S) {
-        let size = self.head_dim + State::NUMBERS;
+        let size = self.head_dim + OnlineSoftmax::NUMBERS;
         let row = self.y.len() / self.head_dim * size;
         for (head, y) in self.y.chunks_exact_mut(self.head_dim).enumerate() {
-            let mut state = State::default();
+            let mut state = OnlineSoftmax::default();
             y.fill(0.0);
             for of_block in self.found.chunks_exact(row) {
-                let (numbers, values) = of_block[head * size..][..size].split_at(State::NUMBERS);
-                let factors = state.merge(State::of(numbers));
+                let (numbers, values) =
+                    of_block[head * size..][..size].split_at(OnlineSoftmax::NUMBERS);
+                let factors = state.merge(OnlineSoftmax::of(numbers));
                 factors.add(y, values);
             }
             state.normalise(y);
@@ -223,7 +224,7 @@ impl<E: Element> WithSimd for OfTokens<'_, E> {
             for some in (0..tokens * group).step_by(TILES * QUERIES) {
                 let some = some..(some + TILES * QUERIES).min(tokens * group);
                 let queries = Queries { attention, token, kv_head, some };
-                let mut states = [[State::default(); QUERIES]; TILES];
+                let mut states = [[OnlineSoftmax::default(); QUERIES]; TILES];
                 for block in 0..blocks {
                     queries.meet(simd, block, own, &mut weighed, &mut states, y);
                 }
@@ -257,10 +258,10 @@ impl<E: Element> Queries<'_, E> {
     }
 
     #[inline(always)]
-    fn tile(&self, start: usize, block: usize) -> Tile<'_> {
+    fn tile(&self, start: usize, block: usize) -> QueryTile<'_> {
         let Attention { q, heads, head_dim, .. } = self.attention;
         let q = &q[self.token * heads * head_dim..];
-        Tile::new((start..self.some.end).take(QUERIES).map(|query| {
+        QueryTile::new((start..self.some.end).take(QUERIES).map(|query| {
             let (token, at) = self.place(query);
             (&q[at..][..*head_dim], self.attention.seen(self.token + token, block))
         }))
@@ -274,7 +275,7 @@ impl<E: Element> Queries<'_, E> {
         block: usize,
         own: &mut [f32],
         weighed: &mut [Weighed; TILES],
-        states: &mut [[State; QUERIES]; TILES],
+        states: &mut [[OnlineSoftmax; QUERIES]; TILES],
         y: &mut [f32],
     ) {
         let [keys, values] = self.attention.parts(block, self.kv_head);
@@ -311,7 +312,7 @@ impl<E: Element> Queries<'_, E> {
         block: usize,
         values: Part<'_, V>,
         weighed: &[Weighed; TILES],
-        states: &mut [[State; QUERIES]; TILES],
+        states: &mut [[OnlineSoftmax; QUERIES]; TILES],
         y: &mut [f32],
     ) {
         let d = self.attention.head_dim;

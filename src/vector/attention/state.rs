@@ -4,14 +4,14 @@ use crate::vector::exp::exp;
 
 /// What a query has found so far, beside its weighted values.
 #[derive(Debug, Clone, Copy)]
-pub struct State {
+pub struct OnlineSoftmax {
     /// The largest score.
     pub max: f32,
     /// Of the weights `e^(score - max)`.
     pub sum: f32,
 }
 
-impl Default for State {
+impl Default for OnlineSoftmax {
     fn default() -> Self {
         Self { max: f32::NEG_INFINITY, sum: 0.0 }
     }
@@ -24,7 +24,7 @@ pub struct Factors {
     pub other: f32,
 }
 
-impl State {
+impl OnlineSoftmax {
     /// In it.
     pub const NUMBERS: usize = 2;
 

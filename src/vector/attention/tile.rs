@@ -2,14 +2,14 @@
 
 use pulp::Simd;
 
-use super::state::{Factors, State};
+use super::state::{Factors, OnlineSoftmax};
 use super::{BLOCK, QUERIES};
 use crate::vector::exp::exp;
 use crate::vector::sums::{Sum, add_lanes_of_16, lanes_of_dots, mul_add, zero};
 use crate::vector::{Element, LANES, Lanes};
 
 /// Queries of one KV head.
-pub struct Tile<'a> {
+pub struct QueryTile<'a> {
     /// `[D]` each; fewer stand first.
     q: [&'a [f32]; QUERIES],
     /// How many of the block's positions each sees.
@@ -32,7 +32,7 @@ type Weights = [[f32; QUERIES]; 4];
 #[derive(Clone, Copy)]
 pub struct Weighed {
     weights: [Weights; BLOCK / 4],
-    found: [State; QUERIES],
+    found: [OnlineSoftmax; QUERIES],
 }
 
 impl Default for Weighed {
@@ -41,7 +41,7 @@ impl Default for Weighed {
     }
 }
 
-impl<'a> Tile<'a> {
+impl<'a> QueryTile<'a> {
     /// Of as many queries as there are, each of which sees so many positions.
     pub fn new(queries: impl Iterator<Item = (&'a [f32], usize)>) -> Self {
         let mut tile = Self { q: [&[]; QUERIES], seen: [0; QUERIES] };
@@ -89,7 +89,7 @@ impl<'a> Tile<'a> {
         simd: S,
         weighed: &Weighed,
         stored: Part<'_, E>,
-        states: &mut [State; QUERIES],
+        states: &mut [OnlineSoftmax; QUERIES],
         values: &mut [&mut [f32]; QUERIES],
     ) {
         if self.longest() == 0 {
@@ -113,7 +113,7 @@ impl<'a> Tile<'a> {
         simd: S,
         weighed: &Weighed,
         stored: Part<'_, E>,
-        states: &mut [State; QUERIES],
+        states: &mut [OnlineSoftmax; QUERIES],
         values: &mut [&mut [f32]; QUERIES],
     ) {
         let weights = &weighed.weights[..self.longest().div_ceil(4)];
@@ -297,7 +297,7 @@ impl<E: Element> Part<'_, E> {
 
 /// Scores to weights; what each query has found of them.
 #[inline(always)]
-fn found(weights: &mut [Weights]) -> [State; QUERIES] {
+fn found(weights: &mut [Weights]) -> [OnlineSoftmax; QUERIES] {
     let lanes: &mut [Lanes] = bytemuck::cast_slice_mut(weights);
     let mut max = [f32::NEG_INFINITY; LANES];
     for scores in &*lanes {
@@ -328,9 +328,9 @@ fn found(weights: &mut [Weights]) -> [State; QUERIES] {
             sums[i] += sums[i + half];
         }
     }
-    let mut found = [State::default(); QUERIES];
+    let mut found = [OnlineSoftmax::default(); QUERIES];
     for i in 0..QUERIES {
-        found[i] = State { max: max[i], sum: sums[i] };
+        found[i] = OnlineSoftmax { max: max[i], sum: sums[i] };
     }
     found
 }

@@ -9,7 +9,7 @@ use super::queue::{FEW, FEW_ROWS, MANY_ROWS};
 use super::{Inputs, Rows, Store};
 use crate::encoding::{Encoding, Float};
 use crate::for_float;
-use crate::vector::pairs::{Step, WithPairs};
+use crate::vector::pairs::{PairStep, WithPairs};
 use crate::vector::steps::{Singles, Steps, step_len};
 use crate::vector::sums::{SLICE, zero};
 use crate::vector::{Element, LANES, Lanes};
@@ -177,7 +177,7 @@ impl WithPairs for OfPairs<'_, '_> {
     type Output = ();
 
     #[inline(always)]
-    fn with_pairs<K: Steps<Element = bf16, Step = Step>>(self, pairs: K) {
+    fn with_pairs<K: Steps<Element = bf16, Step = PairStep>>(self, pairs: K) {
         self.0.in_tiles(pairs);
     }
 }

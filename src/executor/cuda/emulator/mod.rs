@@ -14,7 +14,7 @@ use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 pub use build::{Emulation, Sanitizer, build};
 
 use crate::error::{Error, Result};
-use crate::kernel::{ARCHS, Arch, Kernel, Source};
+use crate::kernel::{ARCHS, Arch, Kernel, KernelSource};
 use build::{DRIVER, NCCL, NVRTC};
 
 /// What was loaded.
@@ -133,11 +133,11 @@ pub fn emulated_devices() -> Option<u32> {
 /// [`Emulation::kernels`], else the built-in one.
 ///
 /// # Errors
-/// As [`Source::read`].
-pub fn source(kernel: &'static Kernel) -> Result<Source> {
+/// As [`KernelSource::read`].
+pub fn source(kernel: &'static Kernel) -> Result<KernelSource> {
     let folder = EMULATOR.get().and_then(|emulator| emulator.emulation.kernels.as_ref());
     let file = folder.map(|folder| folder.join(format!("{}.cu", kernel.name)));
-    file.filter(|file| file.is_file()).map_or(Ok(kernel.into()), |file| Source::read(&file))
+    file.filter(|file| file.is_file()).map_or(Ok(kernel.into()), |file| KernelSource::read(&file))
 }
 
 /// What the emulated driver says of the last kernel that failed: kernel, source line and reason.
