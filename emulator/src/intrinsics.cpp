@@ -1,4 +1,4 @@
-// What the instructions of lib/ptx.cuh mean; those of lib/ptx_hopper.cuh are in hopper.cpp.
+// What the instructions of lib/ptx.cuh mean; those of lib/ptx_hopper.cuh are in hopper.cpp and wgmma.cpp.
 #include "grid.h"
 #include "machine.h"
 #include "modes.h"

@@ -14,6 +14,7 @@ const Case* driver_cases();
 const Case* strict_cases();
 const Case* bug_cases();
 const Case* nccl_cases();
+const Case* nccl_fault_cases();
 
 struct Pair {  // the arguments of most kernels
     Pointer x, y;

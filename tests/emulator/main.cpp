@@ -18,7 +18,7 @@ int main(int count, char** arguments) {
         const test::Case* found = nullptr;
         for (const test::Case* list :
              {test::good_cases(), test::driver_cases(), test::strict_cases(), test::bug_cases(),
-              test::nccl_cases()})
+              test::nccl_cases(), test::nccl_fault_cases()})
             for (; list->name; list++)
                 if (std::strcmp(list->name, arguments[i]) == 0) found = list;
         if (!found) return std::printf("no case %s\n", arguments[i]), 2;

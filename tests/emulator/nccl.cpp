@@ -1,88 +1,11 @@
-// The stand-in for NCCL: ranks as threads, each with a device, and as processes.
-#include "cases.h"
+// The stand-in for NCCL, when all goes well.
+#include "nccl.h"
 
-#include <sys/wait.h>
-#include <unistd.h>
 #include <atomic>
-#include <chrono>
 #include <cstring>
-#include <thread>
 
 namespace test {
 namespace {
-
-using Values = std::vector<float>;
-enum { Float16 = 6, Float32 = 7, Bfloat16 = 9, Sum = 0, InvalidUsage = 5, RemoteError = 6, InProgress = 7 };
-
-struct UniqueId {
-    char bytes[128];
-};
-
-struct Rank {
-    int rank, ranks;
-    Handle communicator, stream;
-};
-
-UniqueId unique_id() {
-    UniqueId id;
-    call("ncclGetUniqueId", &id);
-    return id;
-}
-
-Rank join(int rank, int ranks, UniqueId id, int device) {
-    use_device(device);
-    Rank self = {rank, ranks, nullptr, new_stream()};
-    call("ncclCommInitRank", &self.communicator, ranks, id, rank);
-    return self;
-}
-
-// Runs `body` as each of `ranks` ranks, on a thread and a device each.
-template <class Body>
-void as_threads(int ranks, Body body) {
-    use_device(0);  // starts the driver
-    const UniqueId id = unique_id();
-    std::vector<std::thread> threads;
-    for (int rank = 0; rank < ranks; rank++)
-        threads.emplace_back([=] { body(join(rank, ranks, id, rank)); });
-    for (std::thread& thread : threads) thread.join();
-}
-
-// The same in two processes; the driver starts in each for itself.
-template <class Body>
-void as_processes(Body body) {
-    int channel[2];
-    require(pipe(channel) == 0, "a pipe");
-    const pid_t child = fork();
-    UniqueId id;
-    if (child == 0) {
-        require(::read(channel[0], &id, sizeof id) == sizeof id, "the id comes");
-        body(join(1, 2, id, 0));
-        std::_Exit(0);
-    }
-    use_device(0);
-    id = unique_id();
-    require(::write(channel[1], &id, sizeof id) == sizeof id, "the id goes");
-    body(join(0, 2, id, 0));
-    int status;
-    waitpid(child, &status, 0);
-    const bool is_to_die = std::getenv("CHASKI_EMULATE_RANK_FAULT");
-    require(is_to_die || status == 0, "the other process is right, too");
-}
-
-float value(int rank, size_t i) { return float(int((i * 7 + size_t(rank) * 13) % 31) - 15); }
-
-Values values(int rank, size_t count) {
-    Values all(count);
-    for (size_t i = 0; i < count; i++) all[i] = value(rank, i);
-    return all;
-}
-
-Values sums(int ranks, size_t count) {
-    Values all(count);
-    for (int rank = 0; rank < ranks; rank++)
-        for (size_t i = 0; i < count; i++) all[i] += value(rank, i);
-    return all;
-}
 
 // More than travels at a time.
 constexpr size_t kMany = 700'000;
@@ -227,97 +150,6 @@ void one_thread(const char*) {
     }
 }
 
-// Joins without waiting for the others.
-Handle begin_to_join(int ranks, UniqueId id, int rank) {
-    struct {
-        size_t size;
-        unsigned magic, version;
-        int blocking;
-        int rest[32];
-    } config = {sizeof config, 0xcafebeef, 22703, 0, {}};
-    Handle communicator = nullptr;
-    const int result =
-        try_call("ncclCommInitRankConfig", &communicator, ranks, id, rank, (void*)&config);
-    require(result == InProgress, "it goes on in the background");
-    return communicator;
-}
-
-int refused(int ranks, UniqueId id, int rank) {
-    Handle communicator;
-    return try_call("ncclCommInitRank", &communicator, ranks, id, rank);
-}
-
-void refusals(const char*) {
-    as_threads(2, [](const Rank& self) {
-        Pointer x = upload(values(0, 4));
-        const int result = try_call("ncclAllReduce", x, x, size_t(5), int(Float32), int(Sum),
-                                    self.communicator, self.stream);
-        require(result == 4, "more than the memory has is refused");
-    });
-    use_device(0);
-    const UniqueId id = unique_id();
-    begin_to_join(2, id, 0);
-    require(refused(3, id, 1) == 5, "another number of ranks is refused");
-    require(refused(2, id, 0) == 5, "two ranks 0 are refused");
-    use_device(1);
-    require(refused(2, id, 1) == 0, "and the right one is not");
-    require(refused(2, {}, 0) == 5, "no id is refused");
-}
-
-// Ranks that do not mean the same: an error, where the real one hangs.
-void mismatch(const char*) {
-    as_threads(2, [](const Rank& self) {
-        Pointer x = upload(values(self.rank, 8));
-        const size_t count = self.rank ? 8 : 4;
-        call("ncclAllReduce", x, x, count, int(Float32), int(Sum), self.communicator, self.stream);
-        int error = 0;
-        while (error == 0) {
-            try_call("cuStreamQuery", self.stream);
-            call("ncclCommGetAsyncError", self.communicator, &error);
-        }
-        require(error == 5 || error == RemoteError, "an error comes");
-        call("ncclCommAbort", self.communicator);
-        call("cuStreamSynchronize", self.stream);
-    });
-}
-
-// Sums until one does not end; then another thread gives up.
-void until_it_fails(const Rank& self) {
-    using Clock = std::chrono::steady_clock;
-    Pointer x = upload(values(self.rank, 100));
-    for (int round = 1; round <= 3; round++) {
-        if (try_call("ncclAllReduce", x, x, size_t(100), int(Float32), int(Sum), self.communicator,
-                     self.stream)) {
-            std::printf("rank %d: round %d refused\n", self.rank, round);
-            std::fflush(stdout);
-            return;
-        }
-        int error = 0, state;
-        auto deadline = Clock::now() + std::chrono::seconds(1);
-        // A rank may be gone that has given its part already: what is to come after that comes soon.
-        while ((state = try_call("cuStreamQuery", self.stream)) == 600 && Clock::now() < deadline) {
-            if (error) continue;
-            call("ncclCommGetAsyncError", self.communicator, &error);
-            if (error) deadline = Clock::now() + std::chrono::milliseconds(500);
-        }
-        if (state == 0) continue;
-        std::thread watch([&] {
-            std::this_thread::sleep_for(std::chrono::milliseconds(50));
-            call("ncclCommAbort", self.communicator);
-        });
-        try_call("cuStreamSynchronize", self.stream);  // returns, once aborted
-        watch.join();
-        std::printf("rank %d: round %d fails, error %d\n", self.rank, round, error);
-        std::fflush(stdout);
-        return;
-    }
-    std::printf("rank %d: all rounds\n", self.rank);
-    std::fflush(stdout);
-}
-
-void faulty_threads(const char*) { as_threads(2, until_it_fails); }
-void faulty_processes(const char*) { as_processes(until_it_fails); }
-
 size_t free_bytes() {
     size_t free, total;
     call("cuMemGetInfo_v2", &free, &total);
@@ -375,32 +207,6 @@ void in_background(const char*) {
     for (std::thread& thread : threads) thread.join();
 }
 
-// Two ranks on one device of one process: both are refused.
-void duplicate(const char*) {
-    use_device(0);
-    const UniqueId id = unique_id();
-    std::vector<std::thread> threads;
-    for (int rank = 0; rank < 2; rank++)
-        threads.emplace_back([=] {
-            use_device(0);
-            Handle communicator;
-            const int result = try_call("ncclCommInitRank", &communicator, 2, id, rank);
-            require(result == InvalidUsage, "it is refused");
-        });
-    for (std::thread& thread : threads) thread.join();
-}
-
-// Rank 1 never comes: rank 0 does not block, and gives up.
-void absent(const char*) {
-    use_device(0);
-    Handle communicator = begin_to_join(2, unique_id(), 0);
-    std::this_thread::sleep_for(std::chrono::milliseconds(50));
-    int error;
-    call("ncclCommGetAsyncError", communicator, &error);
-    require(error == InProgress, "it does not end");
-    call("ncclCommAbort", communicator);
-}
-
 }  // namespace
 
 const Case* nccl_cases() {
@@ -414,12 +220,6 @@ const Case* nccl_cases() {
         {"all_collectives", all_collectives},
         {"all_collectives_of_processes", all_collectives_of_processes},
         {"one_thread", one_thread},
-        {"refusals", refusals},
-        {"mismatch", mismatch},
-        {"faulty_threads", faulty_threads},
-        {"faulty_processes", faulty_processes},
-        {"absent", absent},
-        {"duplicate", duplicate},
         {"last_reclaims", last_reclaims},
         {"in_background", in_background},
         {nullptr, nullptr},

@@ -11,7 +11,10 @@ use cudarc::driver::{
 };
 use cudarc::nvrtc::Ptx;
 
-pub const SOURCE: &str = include_str!("../kernels/intrinsics.cu");
+pub const SOURCE: &str = concat!(
+    include_str!("../kernels/intrinsics.cu"),
+    include_str!("../kernels/intrinsics_hopper.cu")
+);
 
 struct Gpu {
     context: Arc<CudaContext>,

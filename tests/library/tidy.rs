@@ -45,12 +45,7 @@ const FUNCTION_LINES: usize = 70;
 const KERNEL_LINES: usize = 120;
 const COLUMNS: usize = 110;
 /// Files that are longer, as they were when the limit came. They may not grow.
-const OVER: [(&str, usize); 4] = [
-    ("kernels/lib/ptx.cuh", 413),
-    ("emulator/src/hopper.cpp", 466),
-    ("tests/emulator/nccl.cpp", 430),
-    ("tests/kernels/intrinsics.cu", 450),
-];
+const OVER: [(&str, usize); 1] = [("kernels/lib/ptx.cuh", 413)];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

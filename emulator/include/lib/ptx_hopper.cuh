@@ -1,4 +1,4 @@
-//! The functions of kernels/lib/ptx_hopper.cuh, in C++: src/hopper.cpp has what they mean.
+//! The functions of kernels/lib/ptx_hopper.cuh, in C++: src/hopper.cpp and src/wgmma.cpp have what they mean.
 #pragma once
 #include "lib/ptx.cuh"
 
