@@ -70,7 +70,7 @@ void copy_commit();
 void copy_wait(unsigned groups_left);
 
 // Hopper's barriers in shared memory, boxes of a matrix that TMA loads, and products of
-// a warpgroup: src/wgmma.cpp.
+// a warpgroup: src/hopper.cpp and src/wgmma.cpp.
 void barrier_init(void* barrier, uint32_t arrivals, Site site);
 void tell_of_barriers();  // lets TMA know of those made by this thread
 void tell_of_writes();    // and engines of what this thread has written, or seen written

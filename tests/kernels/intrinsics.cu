@@ -1,5 +1,6 @@
-//! One kernel for each function of lib/ptx.cuh: tests/emulator/intrinsics.rs holds what every lane must get; those of
-//! lib/ptx_hopper.cuh are in intrinsics_hopper.cu, which is compiled behind this. Unless said otherwise one warp, `in` and `out` a word a lane.
+//! One kernel for each function of lib/ptx.cuh: tests/emulator/intrinsics.rs holds what every lane must
+//! get; those of lib/ptx_hopper.cuh are in intrinsics_hopper.cu, which is compiled behind this. Unless said
+//! otherwise one warp, `in` and `out` a word a lane.
 #include "lib/ptx.cuh"
 #include "lib/ptx_hopper.cuh"
 #include "lib/shared.cuh"
