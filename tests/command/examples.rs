@@ -10,6 +10,13 @@ fn example(name: &str, words: &[&str], lines: &str) -> String {
     let mut path: PathBuf = std::env::current_exe().unwrap();
     path.pop();
     path.pop();
+    if !path.join("examples").join(name).is_file() {
+        // With `--test command` alone it builds none.
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args(["build", "--quiet", "--examples"]);
+        cargo.args(path.ends_with("release").then_some("--release"));
+        assert!(cargo.status().unwrap().success());
+    }
     let mut command = Command::new(path.join("examples").join(name));
     command.args(words).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut process = command.spawn().unwrap();
