@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use rayon::ThreadPoolBuilder;
 
 use super::*;
+use crate::encoding::{Blocks, Encoding};
 use crate::memory::{Layout, Memory, Scratch, StateRegion};
 use oracle::{bits, numbers};
 
@@ -50,16 +51,23 @@ impl Product {
         (weights, numbers(tokens * width, 3))
     }
 
-    /// Its outputs; those of both weights, the second one's doubled. The inputs are what `pack` makes.
     fn run<W: Element>(
         self,
         weights: &[Vec<W>; 2],
         pack: impl for<'s> Fn(&mut Scratch<'s>) -> Inputs<'s> + Sync,
     ) -> [Vec<f32>; 2] {
+        self.run_stored(W::FLOAT.into(), weights.each_ref().map(|w| bytemuck::cast_slice(w)), pack)
+    }
+
+    /// Its outputs; those of both weights, the second one's doubled. The inputs are what `pack` makes.
+    fn run_stored(
+        self,
+        encoding: Encoding,
+        weights: [&[u8]; 2],
+        pack: impl for<'s> Fn(&mut Scratch<'s>) -> Inputs<'s> + Sync,
+    ) -> [Vec<f32>; 2] {
         let Self { rows, width, gap, tokens, threads } = self;
-        let [a, b] = weights
-            .each_ref()
-            .map(|w| Rows::new(W::FLOAT.into(), bytemuck::cast_slice(w), width, width + gap));
+        let [a, b] = weights.map(|bytes| Rows::new(encoding, bytes, width, width + gap));
         let mut y = [vec![0.25; tokens * rows], vec![f32::NAN; tokens * rows]];
         let run = |scratch: &mut Scratch<'_>| {
             let inputs = pack(scratch);
@@ -81,6 +89,44 @@ impl Product {
             let ours = self.run(&weights, |s| Inputs::pack_for(set, &x, self.width, s));
             let same = ours.map(|y| bits(&y)) == expected;
             assert!(same, "{self:?} {} {}", W::FLOAT.name(), set.name());
+        }
+    }
+
+    /// Of blocks of any bytes, with scales of any sign.
+    fn check_blocks(self, blocks: Blocks) {
+        let Self { rows, width, gap, tokens, .. } = self;
+        let (columns, size) = blocks.size();
+        let count = (rows * (width + gap) - gap) / columns;
+        let stored = [1, 2].map(|seed| {
+            let mut bytes: Vec<u8> =
+                numbers(count * size, seed).into_iter().map(|n| (n * 256.0) as i8 as u8).collect();
+            for (i, block) in bytes.chunks_exact_mut(size).enumerate() {
+                let halves: &[usize] = match blocks {
+                    Blocks::Q6K => &[208],
+                    Blocks::Q8_0 | Blocks::Q4_0 | Blocks::Q5_0 => &[0],
+                    _ => &[0, 2],
+                };
+                for at in halves {
+                    let half = f16::from_f32(numbers(1, (i * 7 + at) as u32)[0] / 64.0);
+                    block[*at..at + 2].copy_from_slice(&half.to_le_bytes());
+                }
+            }
+            bytes
+        });
+        let weights = stored.each_ref().map(|stored| {
+            let mut numbers = vec![f32::NAN; count * columns];
+            dequantise(blocks, stored, &mut numbers);
+            numbers
+        });
+        let x = numbers(tokens * width, 3);
+        let expected = self.expected(&weights, &x, oracle::dot);
+        let stored = stored.each_ref().map(|stored| &stored[..]);
+        for set in sets() {
+            let ours = self.run_stored(Encoding::Blocks(blocks), stored, |s| {
+                Inputs::pack_for(set, &x, width, s)
+            });
+            let same = ours.map(|y| bits(&y)) == expected;
+            assert!(same, "{self:?} {} {}", blocks.name(), set.name());
         }
     }
 
@@ -167,6 +213,21 @@ fn products_are_those_of_plain_loops_at_every_edge() {
         product.check::<bf16>();
         product.check::<f16>();
         product.check::<f32>();
+    }
+}
+
+/// Rows in blocks: what their numbers, stored as f32, come to.
+#[test]
+fn products_of_blocks_are_those_of_their_numbers() {
+    let sizes =
+        [(1, 256, 1), (5, 768, 3), (67, 512, 6), (259, 1024, 1), (9, 1280, 7), (19, 2304, 135)];
+    for (i, blocks) in Blocks::ALL.into_iter().enumerate() {
+        for (j, (rows, width, tokens)) in sizes.into_iter().enumerate() {
+            // Those of 256 columns have any stride of whole blocks.
+            let product =
+                Product { rows, width, gap: j % 2 * 256, tokens, threads: 1 + (i + j) % 3 };
+            product.check_blocks(blocks);
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 //! step of a tile reads one run of memory, whatever the width.
 
 mod advance;
+mod lines;
 mod queue;
 mod tile;
 
@@ -18,8 +19,9 @@ use crate::checkpoint::Checkpoint;
 use crate::encoding::{Encoding, Float};
 use crate::for_float;
 use crate::memory::{Activation, Scratch, Weight};
+use lines::Plain;
 use queue::{Queue, share};
-use tile::{BLOCK, Plain, panel_tokens, task, worker_lanes};
+use tile::{BLOCK, WORKER_LANES, panel_tokens, task};
 
 /// The rows of a weight `[N, K]`.
 #[derive(Debug, Clone, Copy)]
@@ -178,7 +180,7 @@ impl<'a> Inputs<'a> {
 
 /// Bytes of scratch that [`matmul`] and the [`Inputs`] of its products take, on so many threads.
 pub fn matmul_scratch(tokens: usize, width: usize, threads: usize) -> usize {
-    let worker = Scratch::bytes_of::<Lanes>(worker_lanes(width));
+    let worker = Scratch::bytes_of::<Lanes>(WORKER_LANES);
     Inputs::bytes(tokens, width).saturating_add(threads * worker)
 }
 
@@ -210,12 +212,11 @@ pub fn matmul<const M: usize, const N: usize>(
         assert!(weights.iter().all(|w| w.count() * inputs.tokens == y.len()), "outputs of T x N");
     }
     let threads = rayon::current_num_threads();
-    let lanes = worker_lanes(inputs.width);
-    let workers = threads.min(scratch.bytes() / Scratch::bytes_of::<Lanes>(lanes)).max(1);
+    let workers = threads.min(scratch.bytes() / Scratch::bytes_of::<Lanes>(WORKER_LANES)).max(1);
     let queue = Queue::new(products, inputs.tokens, workers);
     let workers = workers.min(queue.tasks());
-    let own = scratch.take::<Lanes>(workers * lanes);
-    share(queue, own.chunks_exact_mut(lanes), |weights, columns, own| {
+    let own = scratch.take::<Lanes>(workers * WORKER_LANES);
+    share(queue, own.chunks_exact_mut(WORKER_LANES), |weights, columns, own| {
         task(weights, columns, inputs, own, store);
     });
 }

@@ -6,8 +6,6 @@ use std::sync::Mutex;
 use rayon::prelude::*;
 
 use super::Rows;
-use super::tile::dequantised_rows;
-use crate::encoding::Encoding;
 
 /// Rows of a task for several tokens at most: they are widened once for every block of tokens.
 pub const MANY_ROWS: usize = 128;
@@ -40,8 +38,6 @@ impl<'a, 'y, const M: usize, const N: usize> Queue<'a, 'y, M, N> {
             let count = weights[0].count();
             // About as many each for all workers, in two rounds at least: who is late takes fewer.
             let most = if tokens <= FEW { FEW_ROWS } else { MANY_ROWS };
-            let in_blocks = weights.iter().any(|w| matches!(w.encoding, Encoding::Blocks(_)));
-            let most = if in_blocks { dequantised_rows(weights[0].width) } else { most };
             let rounds = count.div_ceil(most * workers).max(2);
             let rows = count.div_ceil(rounds * workers).next_multiple_of(4).clamp(16, most);
             let columns = y.chunks_mut(count).map(|row| row.chunks_mut(rows)).collect();

@@ -1,16 +1,16 @@
 //! One task of a product: some rows with all tokens, in tiles that keep their sums in registers.
 
-use bytemuck::Pod;
 use half::bf16;
 use pulp::{Arch, Simd, WithSimd};
 
-use super::advance::{Stored, Wide, Widening, add_lanes_of_tile, advance, steps_of, tail_of};
+use super::advance::{Wide, add_lanes_of_tile, advance};
+use super::lines::{Coded, Lines, Plain};
 use super::queue::{FEW, FEW_ROWS, MANY_ROWS};
 use super::{Inputs, Rows, Store};
 use crate::encoding::{Encoding, Float};
 use crate::for_float;
 use crate::vector::pairs::{PairStep, WithPairs};
-use crate::vector::steps::{Singles, Steps, step_len};
+use crate::vector::steps::{Singles, Steps};
 use crate::vector::sums::{SLICE, zero};
 use crate::vector::{Element, LANES, Lanes};
 
@@ -26,19 +26,8 @@ const _: () = assert!(FEW * FEW_ROWS <= BLOCK_SUMS);
 /// Weights of a product at most.
 const WEIGHTS: usize = 2;
 
-/// What a worker has for itself: the products of a block, a tile's widened rows, and a task's rows that are
-/// stored in blocks, as f32.
-pub fn worker_lanes(width: usize) -> usize {
-    WORKER_LANES + dequantised_rows(width) * width.div_ceil(LANES)
-}
-
-const WORKER_LANES: usize = WEIGHTS * BLOCK_SUMS / LANES + SLICE * TILE_ROWS;
-
-/// Rows of a task that are stored in blocks: as f32 they leave room for inputs in the L2 cache.
-pub fn dequantised_rows(width: usize) -> usize {
-    const BYTES: usize = 512 * 1024;
-    (BYTES / size_of::<f32>() / width).next_multiple_of(4).clamp(16, MANY_ROWS)
-}
+/// What a worker has for itself: the products of a block, and a tile's widened rows.
+pub const WORKER_LANES: usize = WEIGHTS * BLOCK_SUMS / LANES + SLICE * TILE_ROWS;
 
 /// Tokens of a panel: as many as a tile's sums leave registers for.
 const fn tile_tokens(f32_lanes: usize) -> usize {
@@ -85,14 +74,13 @@ pub fn task<const M: usize>(
                 let rows = Plain::<bf16>::of(weight);
                 set.dispatch_pairs(OfPairs(Block { rows, steps, x, few, sums, own }));
             } else {
-                let (own, numbers) = own.split_at_mut(SLICE * TILE_ROWS);
                 match weight.encoding {
                     Encoding::Plain(float) => for_float!(float, W => {
                         let rows = Plain::<W>::of(weight);
                         set.arch.dispatch(OfSingles(Block { rows, steps, x, few, sums, own }));
                     }),
-                    Encoding::Blocks(_) => {
-                        let rows = Plain::dequantised(weight, numbers.as_flattened_mut());
+                    Encoding::Blocks(blocks) => {
+                        let rows = Coded::of(blocks, weight);
                         set.arch.dispatch(OfSingles(Block { rows, steps, x, few, sums, own }));
                     }
                 }
@@ -104,49 +92,9 @@ pub fn task<const M: usize>(
     }
 }
 
-/// [`Rows`] of plain numbers of one type.
-#[derive(Clone, Copy)]
-pub struct Plain<'a, W> {
-    elements: &'a [W],
-    width: usize,
-    stride: usize,
-}
-
-impl<'a, W: Element> Plain<'a, W> {
-    pub fn of(rows: Rows<'a>) -> Self {
-        assert_eq!(rows.encoding, W::FLOAT.into());
-        let elements = bytemuck::cast_slice(rows.bytes);
-        Self { elements, width: rows.width, stride: rows.stride }
-    }
-}
-
-impl<'a> Plain<'a, f32> {
-    /// What rows in blocks stand for, in `numbers`.
-    fn dequantised(rows: Rows<'_>, numbers: &'a mut [f32]) -> Self {
-        let (count, width) = (rows.count(), rows.width);
-        let numbers = &mut numbers[..count * width];
-        for (row, numbers) in numbers.chunks_exact_mut(width).enumerate() {
-            rows.widen(row, numbers);
-        }
-        Self { elements: numbers, width, stride: width }
-    }
-}
-
-impl<'a, W> Plain<'a, W> {
-    #[inline(always)]
-    fn count(self) -> usize {
-        self.elements.len().div_ceil(self.stride)
-    }
-
-    #[inline(always)]
-    pub fn row(self, i: usize) -> &'a [W] {
-        &self.elements[i * self.stride..][..self.width]
-    }
-}
-
 /// `sums[t][n] = rows[n] . x[t]`
-struct Block<'b, 'a, W> {
-    rows: Plain<'a, W>,
+struct Block<'b, L> {
+    rows: L,
     /// Of K.
     steps: usize,
     /// The block's inputs. `[slice][panel][step][token of the panel]`
@@ -159,19 +107,19 @@ struct Block<'b, 'a, W> {
 }
 
 /// A number a lane.
-struct OfSingles<'b, 'a, W>(Block<'b, 'a, W>);
+struct OfSingles<'b, L>(Block<'b, L>);
 
-impl<W: Element> WithSimd for OfSingles<'_, '_, W> {
+impl<L: Lines<Element: Element>> WithSimd for OfSingles<'_, L> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        self.0.in_tiles(Singles::<S, W>::new(simd));
+        self.0.in_tiles(Singles::<S, L::Element>::new(simd));
     }
 }
 
 /// Two numbers a lane.
-struct OfPairs<'b, 'a>(Block<'b, 'a, bf16>);
+struct OfPairs<'b, 'a>(Block<'b, Plain<'a, bf16>>);
 
 impl WithPairs for OfPairs<'_, '_> {
     type Output = ();
@@ -182,11 +130,11 @@ impl WithPairs for OfPairs<'_, '_> {
     }
 }
 
-impl<W: Pod> Block<'_, '_, W> {
+impl<L: Lines> Block<'_, L> {
     /// In tiles of rows x tokens whose sums leave registers for a row each: 24 of AVX-512's 32, 12 of
     /// AVX2's 16, 16 of NEON's 32.
     #[inline(always)]
-    fn in_tiles<K: Steps<Element = W>>(self, steps: K) {
+    fn in_tiles<K: Steps<Element = L::Element>>(self, steps: K) {
         if const { K::Simd::F32_LANES == 16 } {
             self.multiply::<K, 1, 4, 6>(steps);
         } else if const { K::Simd::F32_LANES == 8 } {
@@ -199,7 +147,7 @@ impl<W: Pod> Block<'_, '_, W> {
     }
 
     #[inline(always)]
-    fn multiply<K: Steps<Element = W>, const P: usize, const R: usize, const T: usize>(
+    fn multiply<K: Steps<Element = L::Element>, const P: usize, const R: usize, const T: usize>(
         self,
         kind: K,
     ) {
@@ -207,26 +155,27 @@ impl<W: Pod> Block<'_, '_, W> {
         assert_eq!(T, tile_tokens(K::Simd::F32_LANES));
         let Self { rows, steps, x, few, sums, own } = self;
         if few {
-            return Few { kind, rows, steps, x, sums }.stream_all::<P, R, T>();
+            return Few { kind, rows, steps, x, sums, own }.stream_all::<P, R, T>();
         }
-        let wide = own[..SLICE * TILE_ROWS].as_chunks_mut::<R>().0;
+        let wide = own.as_chunks_mut::<R>().0;
         Many { kind, rows, steps, x, sums, wide }.multiply::<P, T>();
     }
 }
 
 /// The few tokens of one panel.
-struct Few<'b, 'a, K: Steps> {
+struct Few<'b, K, L> {
     kind: K,
-    rows: Plain<'a, K::Element>,
+    rows: L,
     /// Of K.
     steps: usize,
     /// Their panel.
     x: &'b [Lanes],
     /// Out. `[token][row]`
     sums: &'b mut [f32],
+    own: &'b mut [Lanes],
 }
 
-impl<K: Steps> Few<'_, '_, K> {
+impl<K: Steps, L: Lines<Element = K::Element>> Few<'_, K, L> {
     #[inline(always)]
     fn stream_all<const P: usize, const R: usize, const T: usize>(self) {
         match self.x.len() / self.steps {
@@ -247,33 +196,25 @@ impl<K: Steps> Few<'_, '_, K> {
         if const { U > T } {
             unreachable!("{U} tokens in a panel of {T}");
         }
-        let Self { kind, rows, x, sums, .. } = self;
+        let Self { kind, rows, x, sums, own, .. } = self;
+        let wide = own.as_chunks_mut::<R>().0;
         let n = rows.count();
         let far = n.div_ceil(R);
         let (x, _) = x.as_chunks::<U>();
-        let whole = rows.width / step_len::<K>();
         for i in 0..far {
-            let mut lines: [&[K::Element]; R] = [&[]; R];
-            for (r, line) in lines.iter_mut().enumerate() {
-                *line = rows.row((i + r * far).min(n - 1));
+            let mut tile = [0; R];
+            for (r, row) in tile.iter_mut().enumerate() {
+                *row = (i + r * far).min(n - 1);
             }
-            for from in (0..x.len()).step_by(SLICE) {
-                let to = (from + SLICE).min(x.len());
+            for (slice, x) in x.chunks(SLICE).enumerate() {
                 let mut lanes = [[zero::<K::Simd, P>(kind.simd()); R]; U];
-                let whole = whole.clamp(from, to);
-                let mut stored = Stored(steps_of::<K, R>(lines, from, whole));
-                advance(kind, &mut stored, &x[from..whole], &mut lanes);
-                if whole < to {
-                    let tail = tail_of::<K, R>(lines);
-                    let rows = tail.each_ref().map(|tail| &tail[..]);
-                    advance(kind, &mut Stored(rows), &x[whole..to], &mut lanes);
-                }
+                rows.advance(kind, tile, slice * SLICE, x, &mut wide[..x.len()], &mut lanes);
                 for (t, dots) in add_lanes_of_tile(kind.simd(), lanes).iter().enumerate() {
                     for (r, dot) in dots.iter().enumerate() {
                         let row = i + r * far;
                         if row < n {
                             let sum = &mut sums[t * n + row];
-                            *sum = if from == 0 { *dot } else { *sum + *dot };
+                            *sum = if slice == 0 { *dot } else { *sum + *dot };
                         }
                     }
                 }
@@ -283,9 +224,9 @@ impl<K: Steps> Few<'_, '_, K> {
 }
 
 /// A block of several panels, or one of several blocks.
-struct Many<'b, 'a, K: Steps, const R: usize> {
+struct Many<'b, K, L, const R: usize> {
     kind: K,
-    rows: Plain<'a, K::Element>,
+    rows: L,
     /// Of K.
     steps: usize,
     /// The block's inputs. `[slice][panel][step][token of the panel]`
@@ -296,7 +237,7 @@ struct Many<'b, 'a, K: Steps, const R: usize> {
     wide: &'b mut [[Lanes; R]],
 }
 
-impl<K: Steps, const R: usize> Many<'_, '_, K, R> {
+impl<K: Steps, L: Lines<Element = K::Element>, const R: usize> Many<'_, K, L, R> {
     /// Slice by slice, so that inputs stay in the L2 cache until all rows have met them, and a tile's rows,
     /// widened while the first panel meets them, in the L1 cache until all panels have.
     #[inline(always)]
@@ -339,19 +280,11 @@ impl<K: Steps, const R: usize> Many<'_, '_, K, R> {
         let mut lanes = [[zero::<K::Simd, P>(kind.simd()); R]; U];
         let wide = &mut self.wide[..to - from];
         if panel == 0 {
-            let mut lines: [&[K::Element]; R] = [&[]; R];
-            for (r, line) in lines.iter_mut().enumerate() {
-                *line = self.rows.row((R * tile + r).min(n - 1));
+            let mut rows = [0; R];
+            for (r, row) in rows.iter_mut().enumerate() {
+                *row = (R * tile + r).min(n - 1);
             }
-            let whole = (self.rows.width / step_len::<K>()).clamp(from, to);
-            let (wide, last) = wide.split_at_mut(whole - from);
-            let rows = steps_of::<K, R>(lines, from, whole);
-            advance(kind, &mut Widening { rows, wide }, &x[..whole - from], &mut lanes);
-            if whole < to {
-                let tail = tail_of::<K, R>(lines);
-                let rows = tail.each_ref().map(|tail| &tail[..]);
-                advance(kind, &mut Widening { rows, wide: last }, &x[whole - from..], &mut lanes);
-            }
+            self.rows.advance_and_keep(kind, rows, from, x, wide, &mut lanes);
         } else {
             advance(kind, &mut Wide(wide), x, &mut lanes);
         }
