@@ -2,9 +2,10 @@
 //!
 //! A block has small whole numbers and what they are multiplied with (and, of some types, lessened by),
 //! exactly as llama.cpp's `dequantize_row_*` (ggml-quants.c) has them. Of each number at most one operation
-//! rounds, so all machines agree, and so do all ways to come by it: [`Format`] is the only one.
+//! rounds, so all machines agree, and so do all ways to come by it: [`Coding`] is the only one.
 
 mod formats;
+mod lanes;
 
 use bytemuck::Pod;
 use pulp::{Simd, WithSimd};
@@ -16,7 +17,7 @@ use crate::encoding::Blocks;
 
 /// One of ggml's types. All of its functions are `#[inline(always)]`: they are compiled for the instruction
 /// set of whoever calls them.
-pub trait Format: Copy + Send + Sync + 'static {
+pub trait Coding: Copy + Send + Sync + 'static {
     /// Its bytes.
     type Block: Pod + Send + Sync;
     /// What all of a block's groups need: unpacked once.
@@ -78,7 +79,7 @@ impl WithSimd for Dequantise<'_> {
 }
 
 #[inline(always)]
-fn numbers<S: Simd, F: Format>(simd: S, bytes: &[u8], x: &mut [f32]) {
+fn numbers<S: Simd, F: Coding>(simd: S, bytes: &[u8], x: &mut [f32]) {
     let blocks: &[F::Block] = bytemuck::cast_slice(bytes);
     let groups: &mut [F::Group] = bytemuck::cast_slice_mut(x);
     for (block, groups) in blocks.iter().zip(groups.chunks_exact_mut(F::GROUPS)) {

@@ -9,7 +9,7 @@ use super::Rows;
 use super::advance::{Stored, Sums, Wide, Widening, advance, steps_of, tail_of};
 use crate::encoding::Blocks;
 use crate::for_blocks;
-use crate::vector::blocks::Format;
+use crate::vector::blocks::Coding;
 use crate::vector::steps::{Steps, step_len};
 use crate::vector::{Element, Lanes};
 
@@ -155,7 +155,7 @@ impl<'a> Coded<'a> {
 
     /// Of these rows the blocks of `steps` steps from `from` on.
     #[inline(always)]
-    fn blocks<F: Format, const R: usize>(
+    fn blocks<F: Coding, const R: usize>(
         self,
         rows: [usize; R],
         from: usize,
@@ -172,7 +172,7 @@ impl<'a> Coded<'a> {
 
     #[inline(always)]
     fn advance_in_registers<
-        F: Format,
+        F: Coding,
         K: Steps<Element = f32>,
         const P: usize,
         const R: usize,
@@ -210,12 +210,12 @@ impl<'a> Coded<'a> {
 }
 
 /// Steps of a group.
-const fn of_group<F: Format>() -> usize {
+const fn of_group<F: Coding>() -> usize {
     size_of::<F::Group>() / size_of::<Lanes>()
 }
 
 /// Steps of a block.
-const fn of_block<F: Format>() -> usize {
+const fn of_block<F: Coding>() -> usize {
     F::GROUPS * of_group::<F>()
 }
 
@@ -233,13 +233,13 @@ impl<const R: usize> WithSimd for Make<'_, '_, R> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        for_blocks!(self.coded.blocks, F => self.of_format::<S, F>(simd));
+        for_blocks!(self.coded.blocks, F => self.of_coding::<S, F>(simd));
     }
 }
 
 impl<const R: usize> Make<'_, '_, R> {
     #[inline(always)]
-    fn of_format<S: Simd, F: Format>(self, simd: S) {
+    fn of_coding<S: Simd, F: Coding>(self, simd: S) {
         let lines = self.coded.blocks::<F, R>(self.rows, self.from, self.wide.len());
         for (i, wide) in self.wide.chunks_exact_mut(of_block::<F>()).enumerate() {
             for r in 0..R {
