@@ -263,8 +263,8 @@ fn of_group<S: Simd>(simd: S, scales: &Lanes, group: usize) -> [Affine<S>; 2] {
     ]
 }
 
-/// Of each 32 numbers the scale, then of each the minimum, negative: six bits each, of the first four in the low bits of
-/// twelve bytes, of the others in what is left of them; and one f16 for all scales, one for all minima.
+/// Of each 32 numbers the scale, then of each the minimum, negative: six bits, of the first four in the low
+/// ones of twelve bytes, of the others in what is left of them; an f16 for all scales, one for all minima.
 #[inline(always)]
 fn six_bits<S: Simd>(simd: S, block: &[u8]) -> Lanes {
     let (a, b, c) = (word(block, 4), word(block, 8), word(block, 12));

@@ -14,7 +14,7 @@ use crate::vector::steps::{Steps, step_len};
 use crate::vector::{Element, Lanes};
 
 /// Rows of one type. All of its functions are `#[inline(always)]`.
-pub trait Lines: Copy {
+pub trait TileRows: Copy {
     /// What products take for their elements.
     type Element: Pod;
 
@@ -85,7 +85,7 @@ impl<'a, W: Element> Plain<'a, W> {
     }
 }
 
-impl<W: Element> Lines for Plain<'_, W> {
+impl<W: Element> TileRows for Plain<'_, W> {
     type Element = W;
 
     #[inline(always)]
@@ -256,7 +256,7 @@ impl<const R: usize> Make<'_, '_, R> {
     }
 }
 
-impl Lines for Coded<'_> {
+impl TileRows for Coded<'_> {
     type Element = f32;
 
     #[inline(always)]

@@ -4,7 +4,7 @@ use half::bf16;
 use pulp::{Arch, Simd, WithSimd};
 
 use super::advance::{Wide, add_lanes_of_tile, advance};
-use super::lines::{Coded, Lines, Plain};
+use super::lines::{Coded, Plain, TileRows};
 use super::queue::{FEW, FEW_ROWS, MANY_ROWS};
 use super::{Inputs, Rows, Store};
 use crate::encoding::{Encoding, Float};
@@ -109,7 +109,7 @@ struct Block<'b, L> {
 /// A number a lane.
 struct OfSingles<'b, L>(Block<'b, L>);
 
-impl<L: Lines<Element: Element>> WithSimd for OfSingles<'_, L> {
+impl<L: TileRows<Element: Element>> WithSimd for OfSingles<'_, L> {
     type Output = ();
 
     #[inline(always)]
@@ -130,7 +130,7 @@ impl WithPairs for OfPairs<'_, '_> {
     }
 }
 
-impl<L: Lines> Block<'_, L> {
+impl<L: TileRows> Block<'_, L> {
     /// In tiles of rows x tokens whose sums leave registers for a row each: 24 of AVX-512's 32, 12 of
     /// AVX2's 16, 16 of NEON's 32.
     #[inline(always)]
@@ -175,7 +175,7 @@ struct Few<'b, K, L> {
     own: &'b mut [Lanes],
 }
 
-impl<K: Steps, L: Lines<Element = K::Element>> Few<'_, K, L> {
+impl<K: Steps, L: TileRows<Element = K::Element>> Few<'_, K, L> {
     #[inline(always)]
     fn stream_all<const P: usize, const R: usize, const T: usize>(self) {
         match self.x.len() / self.steps {
@@ -237,7 +237,7 @@ struct Many<'b, K, L, const R: usize> {
     wide: &'b mut [[Lanes; R]],
 }
 
-impl<K: Steps, L: Lines<Element = K::Element>, const R: usize> Many<'_, K, L, R> {
+impl<K: Steps, L: TileRows<Element = K::Element>, const R: usize> Many<'_, K, L, R> {
     /// Slice by slice, so that inputs stay in the L2 cache until all rows have met them, and a tile's rows,
     /// widened while the first panel meets them, in the L1 cache until all panels have.
     #[inline(always)]
