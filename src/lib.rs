@@ -62,6 +62,7 @@ pub mod session;
 pub mod source;
 pub mod team;
 pub mod tokenizer;
+pub mod torch;
 pub mod vector;
 
 pub use error::{Error, Result};

@@ -1,15 +1,18 @@
-//! A checkpoint's tensors as typed views of its mapped safetensors files; nothing is copied.
+//! A checkpoint's tensors as typed views of its mapped files; nothing is copied but what other formats than
+//! safetensors have in another order, or in parts.
 //!
 //! The weight region is all files laid end to end, each beginning at a multiple of 64 bytes. A
 //! tensor is an offset into it, which on the CPU is read where the file is mapped, and on a device
 //! in one allocation of the same layout. A synthetic model's weights are in no file: they are made
 //! where they are read.
 
+mod assembled;
 mod files;
 mod gguf;
 pub mod header;
 pub mod index;
-mod reordered;
+mod meta;
+mod names;
 pub mod synthetic;
 
 use std::collections::{BTreeMap, HashMap};
@@ -22,8 +25,8 @@ use crate::encoding::{Encoding, Float};
 use crate::error::{Error, Result};
 use crate::json::quote;
 use crate::source::{Bytes, Source, Synthetic};
+use assembled::Assembled;
 pub use files::Files;
-use reordered::Reordered;
 use synthetic::Recipe;
 
 pub const SINGLE_FILE: &str = "model.safetensors";
@@ -69,8 +72,8 @@ pub struct Checkpoint {
     encoding: Encoding,
     /// How a synthetic model's tensors are made, by offset.
     recipes: BTreeMap<usize, Recipe>,
-    /// Tensors whose rows are read in another order than the file's, by offset.
-    reordered: BTreeMap<usize, Reordered>,
+    /// Tensors that are not in a file as they are to be read, by offset.
+    assembled: BTreeMap<usize, Assembled>,
 }
 
 /// One file of the checkpoint.
@@ -90,8 +93,12 @@ impl Checkpoint {
         if let Source::Synthetic(model) = source {
             return Ok(Checkpoint::synthetic(model));
         }
-        if let Source::Gguf(model) = source {
-            return Checkpoint::of_gguf(model, Config::load(source)?.head_dim);
+        match source {
+            Source::Gguf(model) => {
+                return Checkpoint::of_gguf(model, Config::load(source)?.head_dim);
+            }
+            Source::Meta(model) => return Checkpoint::of_meta(model, &Config::load(source)?),
+            _ => {}
         }
         let Files { names, index } = Checkpoint::files(source)?;
         let checkpoint = Checkpoint::map(source, names.iter().map(String::as_str))?;
@@ -115,7 +122,7 @@ impl Checkpoint {
             places: HashMap::new(),
             encoding,
             recipes: BTreeMap::new(),
-            reordered: BTreeMap::new(),
+            assembled: BTreeMap::new(),
         }
     }
 
@@ -129,8 +136,8 @@ impl Checkpoint {
         }
         let shard = WeightFile { path: model.to_string(), base: 0, bytes: Bytes::Embedded(&[]) };
         let encoding = model.dtype.into();
-        let reordered = BTreeMap::new();
-        Checkpoint { shards: vec![shard], tensors, places, encoding, recipes, reordered }
+        let assembled = BTreeMap::new();
+        Checkpoint { shards: vec![shard], tensors, places, encoding, recipes, assembled }
     }
 
     /// Whether the weights are in no file.
@@ -146,7 +153,7 @@ impl Checkpoint {
     }
 
     /// Makes in this machine's memory, once, what is to be read there and is not in a file as it is to be
-    /// read: a synthetic model's weights, of which `made` is told, and reordered rows.
+    /// read: a synthetic model's weights, of which `made` is told, and assembled tensors.
     ///
     /// # Errors
     /// When the system refuses the memory.
@@ -159,11 +166,10 @@ impl Checkpoint {
             };
             self.shards[0].bytes = synthetic::make(self.total_bytes(), tensors, fill)?;
         }
-        let Self { shards, reordered, .. } = self;
-        for (start, rows) in reordered {
+        let Self { shards, assembled, .. } = self;
+        for tensor in assembled.values_mut() {
             made(0)?; // it may want an end
-            let shard = shard_at(shards, *start);
-            rows.make(|at, into| shard.read(start + at, into))?;
+            tensor.make(|place, into| shard_at(shards, place).read(place, into))?;
         }
         Ok(())
     }
@@ -200,8 +206,8 @@ impl Checkpoint {
     /// `len` bytes of the weight region from `offset` on. Panics unless they lie in one file, or have
     /// been made.
     pub fn bytes(&self, offset: usize, len: usize) -> &[u8] {
-        if let Some((start, rows)) = self.reordered_at(offset) {
-            let made = rows.made.as_ref().expect("rows are made before they are used");
+        if let Some((start, tensor)) = self.assembled_at(offset) {
+            let made = tensor.made.as_ref().expect("tensors are made before they are used");
             return &bytemuck::cast_slice(made)[offset - start..][..len];
         }
         let shard = self.shard_at(offset);
@@ -217,26 +223,27 @@ impl Checkpoint {
             recipe.fill_alone(first, into);
             return Ok(());
         }
-        let shard = self.shard_at(offset);
-        match self.reordered_at(offset) {
-            Some((start, rows)) => {
-                rows.read(offset - start, into, |at, into| shard.read(start + at, into))
-            }
-            None => shard.read(offset, into),
+        let read = |place, into: &mut [u8]| self.shard_at(place).read(place, into);
+        match self.assembled_at(offset) {
+            Some((start, tensor)) => tensor.read(offset - start, into, read),
+            None => read(offset, into),
         }
     }
 
-    /// The reordered tensor that `offset` lies in, and where it begins.
-    fn reordered_at(&self, offset: usize) -> Option<(usize, &Reordered)> {
-        let (start, rows) = self.reordered.range(..=offset).next_back()?;
-        (offset < start + rows.bytes).then_some((*start, rows))
+    /// The assembled tensor that `offset` lies in, and where it begins.
+    fn assembled_at(&self, offset: usize) -> Option<(usize, &Assembled)> {
+        let (start, tensor) = self.assembled.range(..=offset).next_back()?;
+        (offset < start + tensor.bytes()).then_some((*start, tensor))
     }
 
     /// The path of the file that holds the tensor `name`, for messages; of the first file where
     /// none does.
     pub fn path_of(&self, name: &str) -> String {
-        let offset = self.tensor(name).map_or(0, |tensor| tensor.offset);
-        self.shard_at(offset).path.clone()
+        let Some(Tensor { offset, .. }) = self.tensor(name) else {
+            return self.shards[0].path.clone();
+        };
+        let place = self.assembled.get(offset).map_or(*offset, Assembled::place);
+        self.shard_at(place).path.clone()
     }
 
     /// The size of the weight region, headers included.
@@ -292,8 +299,8 @@ impl Checkpoint {
             tensors.iter().filter(|(_, t)| t.encoding == *encoding).map(|(_, t)| t.bytes).sum()
         };
         let encoding = Encoding::all().max_by_key(bytes).expect("there are encodings");
-        let (recipes, reordered) = (BTreeMap::new(), BTreeMap::new());
-        Ok(Checkpoint { shards, tensors, places, encoding, recipes, reordered })
+        let (recipes, assembled) = (BTreeMap::new(), BTreeMap::new());
+        Ok(Checkpoint { shards, tensors, places, encoding, recipes, assembled })
     }
 
     /// That every tensor is in the file that the index gives, and every tensor of a file in the

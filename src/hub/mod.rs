@@ -287,8 +287,8 @@ impl Hub {
 
 /// Whether a snapshot has all that it takes to run.
 fn is_complete(source: &Source) -> bool {
-    let is_gguf = matches!(source, Source::Gguf(_));
-    is_gguf || source.has("config.json") && Checkpoint::files(source).is_ok()
+    let is_opened = matches!(source, Source::Gguf(_) | Source::Meta(_));
+    is_opened || source.has("config.json") && Checkpoint::files(source).is_ok()
 }
 
 /// Configs, tokenizer and chat template.

@@ -33,8 +33,8 @@ pub fn advice(names: &[String]) -> Option<String> {
         names.iter().find(|name| ["params.json", "original/params.json"].contains(&&***name))
     }) {
         return Some(format!(
-            "{name} is in Meta's own format and safetensors are needed: convert the directory with \
-             transformers' convert_llama_weights_to_hf.py"
+            "{name} is in Meta's own format: give the directory that holds its params.json, \
+             consolidated.00.pth and tokenizer.model"
         ));
     }
     if let Some(name) = first(&[".bin", ".pt"]) {

@@ -6,6 +6,7 @@ mod cache;
 mod folder;
 mod gguf;
 mod mapped;
+mod meta;
 mod synthetic;
 
 use std::fmt;
@@ -20,6 +21,7 @@ pub use folder::advice;
 pub use gguf::{GgufModel, LLAMA3_PATTERN, ROPE_DIVISORS, part_names};
 pub use mapped::{MappedFile, tell_of_shortened_files};
 use memmap2::Mmap;
+pub use meta::{HEAD as META_HEAD, MetaModel, MetaPart};
 pub use synthetic::Synthetic;
 
 use crate::error::{Error, Result};
@@ -44,6 +46,8 @@ pub enum Source {
     Chosen { directory: PathBuf, weights: String },
     /// A GGUF file, or its parts, seen as such a directory.
     Gguf(Arc<GgufModel>),
+    /// A directory as Meta publishes it, seen as such a directory.
+    Meta(Arc<MetaModel>),
     /// The files built into the executable.
     Demo,
     /// A config without files: `checkpoint` makes the weights.
@@ -87,10 +91,10 @@ impl Source {
         Ok(None)
     }
 
-    /// The model in a directory: safetensors, or else the only GGUF.
+    /// The model in a directory: safetensors, or else Meta's own files, or else the only GGUF.
     ///
     /// # Errors
-    /// Several GGUFs, or one that is none.
+    /// Files that are not whole, or are not what they are called; several GGUFs.
     pub fn of_directory(directory: PathBuf) -> Result<Source> {
         let names = folder::names(&directory);
         let is_weights = |name: &String| {
@@ -98,6 +102,9 @@ impl Source {
         };
         if names.iter().any(is_weights) {
             return Ok(Source::Directory(directory));
+        }
+        if let Some(model) = MetaModel::open(&directory, &names)? {
+            return Ok(Source::Meta(Arc::new(model)));
         }
         match gguf::only_model(&directory, &names)? {
             None => Ok(Source::Directory(directory)),
@@ -113,32 +120,38 @@ impl Source {
         }
     }
 
+    /// The directory that has the files.
+    fn directory(&self) -> Option<&Path> {
+        match self {
+            Source::Directory(directory) | Source::Chosen { directory, .. } => Some(directory),
+            Source::Meta(model) => Some(model.directory()),
+            Source::Gguf(_) | Source::Demo | Source::Synthetic(_) => None,
+        }
+    }
+
     /// All names in the directory, and in its `original/`.
     pub fn names(&self) -> Vec<String> {
-        match self {
-            Source::Directory(directory) | Source::Chosen { directory, .. } => {
-                folder::names(directory)
-            }
-            Source::Gguf(_) | Source::Demo | Source::Synthetic(_) => Vec::new(),
-        }
+        self.directory().map_or_else(Vec::new, folder::names)
     }
 
     /// Whether there is anything of that name.
     pub fn has(&self, file: &str) -> bool {
+        let in_directory = |directory: &Path| is_plain_name(file) && directory.join(file).exists();
         match self {
-            Source::Directory(directory) | Source::Chosen { directory, .. } => {
-                is_plain_name(file) && directory.join(file).exists()
-            }
+            Source::Meta(_) if file == meta::MADE => true,
             Source::Gguf(model) => model.has(file),
             Source::Demo => embedded(file).is_some(),
             Source::Synthetic(synthetic) => synthetic.file(file).is_some(),
+            _ => self.directory().is_some_and(in_directory),
         }
     }
 
     /// The whole of a small file, or `None` where there is no such file.
     pub fn read(&self, file: &str) -> Result<Option<Vec<u8>>> {
         let directory = match self {
+            Source::Meta(model) if file == meta::MADE => return model.config().map(Some),
             Source::Directory(directory) | Source::Chosen { directory, .. } => directory,
+            Source::Meta(model) => model.directory(),
             Source::Gguf(model) => return model.file(file),
             Source::Demo => return Ok(embedded(file).map(<[u8]>::to_vec)),
             Source::Synthetic(synthetic) => return Ok(synthetic.file(file)),
@@ -161,14 +174,11 @@ impl Source {
 
     /// A file's bytes where they lie: mapped, or embedded and aligned to 64 bytes.
     pub fn map(&self, file: &str) -> Result<Bytes> {
-        let directory = match self {
-            Source::Directory(directory) | Source::Chosen { directory, .. } => directory,
-            Source::Demo => {
-                return embedded(file).map(Bytes::Embedded).ok_or_else(|| self.missing(file));
-            }
-            Source::Gguf(_) | Source::Synthetic(_) => return Err(self.missing(file)),
-        };
-        let Some((opened, metadata)) = self.open(directory, file)? else {
+        if let (Source::Demo, Some(bytes)) = (self, embedded(file)) {
+            return Ok(Bytes::Embedded(bytes));
+        }
+        let opened = self.directory().map(|directory| self.open(directory, file)).transpose()?;
+        let Some((opened, metadata)) = opened.flatten() else {
             return Err(self.missing(file));
         };
         if metadata.len() == 0 {
@@ -183,26 +193,27 @@ impl Source {
         match self {
             // What the file would say is in the keys.
             Source::Gguf(_) => self.to_string(),
+            Source::Meta(_) if file == meta::MADE => format!("{self}/{}", meta::PARAMS),
             _ => format!("{self}/{file}"),
         }
     }
 
     /// Why a file that must be there is not: what is in its place, and what to do.
     pub fn missing(&self, file: &str) -> Error {
-        let advice = match self {
-            Source::Directory(directory) | Source::Chosen { directory, .. } => {
+        let advice = match (self, self.directory()) {
+            (_, Some(directory)) => {
                 let is_plain = is_plain_name(file);
                 match is_plain.then(|| self.dangling(directory, file)).flatten() {
                     Some(error) => return error,
-                    None => advice(&folder::names(directory)),
+                    None => advice(&self.names()),
                 }
             }
-            Source::Gguf(_) | Source::Demo => None,
-            Source::Synthetic(_) => Some(
+            (Source::Synthetic(_), _) => Some(
                 "a synthetic model has a config and weights alone: token ids go in (`ids`) and come out \
                  (`print_ids`)"
                     .to_owned(),
             ),
+            _ => None,
         };
         match advice {
             Some(advice) => Error::failed(format!("{}: no such file; {advice}", self.path(file))),
@@ -249,10 +260,10 @@ impl Source {
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            // A name may hold line feeds, a message must not.
             Source::Directory(directory) | Source::Chosen { directory, .. } => {
-                f.write_str(&directory.display().to_string().replace(char::is_control, "?"))
+                f.write_str(&shown(directory))
             }
+            Source::Meta(model) => f.write_str(&shown(model.directory())),
             Source::Gguf(model) => f.write_str(&model.parts()[0].path),
             Source::Demo => f.write_str(DEMO),
             Source::Synthetic(synthetic) => synthetic.fmt(f),
@@ -307,6 +318,11 @@ impl Deref for Bytes {
             Bytes::Made(words) => bytemuck::cast_slice(words),
         }
     }
+}
+
+/// A path for messages, which have one line.
+fn shown(path: &Path) -> String {
+    path.display().to_string().replace(char::is_control, "?")
 }
 
 /// Whether `name` names a file in the directory at hand and in no other, on any system.
@@ -437,8 +453,8 @@ mod tests {
     #[test]
     fn other_formats_are_named_with_their_cure() {
         for (file, cure) in [
-            ("consolidated.00.pth", "convert_llama_weights_to_hf.py"),
-            ("params.json", "convert_llama_weights_to_hf.py"),
+            ("consolidated.00.pth", "give the directory"),
+            ("params.json", "give the directory"),
             ("pytorch_model.bin", "save_pretrained"),
             ("llama.gguf", "ORGANISATION/NAME:llama.gguf"),
         ] {

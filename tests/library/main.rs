@@ -12,6 +12,8 @@ mod golden;
 mod hub_user;
 #[path = "../common/process.rs"]
 mod process;
+#[path = "../common/pth.rs"]
+mod pth;
 #[path = "../common/stand_in.rs"]
 mod stand_in;
 #[path = "../common/steps.rs"]
@@ -30,6 +32,7 @@ mod goldens;
 mod hub;
 mod launches;
 mod machine_code;
+mod meta;
 mod parallel;
 mod rendezvous;
 mod rows;

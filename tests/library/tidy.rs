@@ -12,6 +12,7 @@ const ORDER: &[&str] = &[
     "random",
     "encoding",
     "gguf",
+    "torch",
     "source",
     "config",
     "checkpoint",

@@ -10,7 +10,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{Bytes, MappedFile};
+use super::{Bytes, MappedFile, shown};
 use crate::error::{Error, Result};
 use crate::gguf::{Gguf, GgufTensor, Value};
 use crate::json::quote;
@@ -147,11 +147,6 @@ impl GgufPart {
         let gguf = Gguf::parse(&bytes).map_err(|what| Error::failed(format!("{shown}: {what}")))?;
         Ok(Self { path: shown, bytes, gguf })
     }
-}
-
-/// For messages, which have one line.
-fn shown(path: &Path) -> String {
-    path.display().to_string().replace(char::is_control, "?")
 }
 
 /// `STEM-00001-of-00003.gguf`: the stem, the part's number and their count.
