@@ -316,7 +316,9 @@ fn write_kernel(text: &mut String, program: &CompileUnit<'_>, images: &Images) -
     for export in &signature.exports {
         let weights = match export.weights {
             Some(Encoding::Plain(float)) => format!("Some(Encoding::Plain(Float::{float:?}))"),
-            Some(Encoding::Blocks(_)) => unreachable!("there are no kernels for blocks"),
+            Some(Encoding::Blocks(_) | Encoding::E4m3) => {
+                unreachable!("there are no kernels for blocks and scaled numbers")
+            }
             None => "None".to_owned(),
         };
         writeln!(

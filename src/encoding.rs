@@ -43,6 +43,8 @@ pub enum Encoding {
     Plain(Float),
     /// Small whole numbers with a scale for some of them.
     Blocks(Blocks),
+    /// Floats of eight bits, four of them an exponent, with a scale for each row, which lies elsewhere.
+    E4m3,
 }
 
 /// ggml's types of blocks that GGUF files of Llamas have.
@@ -109,10 +111,10 @@ impl Encoding {
     /// All of them.
     pub fn all() -> impl Iterator<Item = Self> {
         let plain = Float::ALL.into_iter().map(Self::Plain);
-        plain.chain(Blocks::ALL.into_iter().map(Self::Blocks))
+        plain.chain(Blocks::ALL.into_iter().map(Self::Blocks)).chain([Self::E4m3])
     }
 
-    /// The encoding that ggml calls `name`.
+    /// The encoding that safetensors or ggml call `name`.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::all().find(|encoding| encoding.name() == name)
     }
@@ -122,6 +124,7 @@ impl Encoding {
         match self {
             Self::Plain(float) => (1, float.bytes()),
             Self::Blocks(blocks) => blocks.size(),
+            Self::E4m3 => (1, 1),
         }
     }
 
@@ -135,11 +138,12 @@ impl Encoding {
         cols / block_cols * block_bytes
     }
 
-    /// For people.
+    /// For people; safetensors' and ggml's names.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Plain(float) => float.name(),
             Self::Blocks(blocks) => blocks.name(),
+            Self::E4m3 => "F8_E4M3",
         }
     }
 
@@ -147,7 +151,7 @@ impl Encoding {
     pub const fn activation(self) -> Float {
         match self {
             Self::Plain(float) => float,
-            Self::Blocks(_) => Float::F16,
+            Self::Blocks(_) | Self::E4m3 => Float::F16,
         }
     }
 
@@ -157,7 +161,7 @@ impl Encoding {
         match self {
             Self::Plain(Float::Bf16) => Some("bf16"),
             Self::Plain(Float::F16) => Some("f16"),
-            Self::Plain(Float::F32) | Self::Blocks(_) => None,
+            Self::Plain(Float::F32) | Self::Blocks(_) | Self::E4m3 => None,
         }
     }
 

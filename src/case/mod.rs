@@ -168,7 +168,7 @@ impl Case {
                 Encoding::Plain(float) => {
                     write(SlotElement::Float(float), content, seed as u64 + 1, stored);
                 }
-                Encoding::Blocks(_) => unreachable!("cases have plain weights"),
+                Encoding::Blocks(_) | Encoding::E4m3 => unreachable!("cases have plain weights"),
             }
         }
         region

@@ -1,5 +1,5 @@
-//! Matrices that are not in a file as they are to be read: queries and keys, whose rows have Meta's order, and
-//! what lies in parts in the files of several ranks.
+//! Matrices that are not in a file as they are to be read: queries and keys, whose rows have Meta's order,
+//! and what lies in parts in the files of several ranks.
 //!
 //! Rotary embeddings turn pairs of a head's rows: with Meta, and in GGUF, rows 2i and 2i + 1; with
 //! `transformers`, and everywhere here, rows i and i + D/2.
@@ -66,7 +66,8 @@ impl Assembled {
         head * head_dim + 2 * pair + half
     }
 
-    /// Where byte `at` lies in the weight region, and how many follow it there up to the end of the row's part.
+    /// Where byte `at` lies in the weight region, and how many bytes there are up to the end of the part's
+    /// row.
     fn run(&self, at: usize) -> (usize, usize) {
         let part_rows = self.rows / (self.parts.len() / self.beside);
         let part_bytes = self.row_bytes / self.beside;

@@ -12,7 +12,7 @@ use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::Value;
 
 use super::Tensor;
-use crate::encoding::Float;
+use crate::encoding::Encoding;
 use crate::json::{self, quote};
 
 /// Bytes of the header's length, a little-endian u64.
@@ -40,7 +40,7 @@ pub fn parse(file: &[u8]) -> Result<Vec<(String, Tensor)>, String> {
     for (name, entry) in entries {
         let [start, end] = entry.data_offsets;
         let wrong = |trouble: String| format!("tensor {} {trouble}", quote(&name));
-        let (dtype, bytes) = entry.size().map_err(wrong)?;
+        let (encoding, bytes) = entry.size().map_err(wrong)?;
         if end.checked_sub(start) != Some(bytes) {
             let shape = &entry.shape;
             return Err(wrong(format!(
@@ -64,15 +64,14 @@ pub fn parse(file: &[u8]) -> Result<Vec<(String, Tensor)>, String> {
             )));
         }
         let offset = data_start + start;
-        if !offset.is_multiple_of(dtype.bytes()) {
+        if !offset.is_multiple_of(encoding.row_bytes(1)) {
             return Err(wrong(format!(
                 "begins at byte {offset}, which is not a multiple of its elements' {} bytes: \
                  save the file again with a current safetensors",
-                dtype.bytes()
+                encoding.row_bytes(1)
             )));
         }
         covered = end;
-        let encoding = dtype.into();
         tensors.push((name, Tensor { encoding, shape: entry.shape, offset, bytes }));
     }
     if covered < data_bytes {
@@ -114,21 +113,23 @@ struct Entry {
 
 impl Entry {
     /// The element type, and the bytes that the shape needs.
-    fn size(&self) -> Result<(Float, usize), String> {
-        let Some(dtype) = Float::from_name(&self.dtype) else {
+    fn size(&self) -> Result<(Encoding, usize), String> {
+        let Some(encoding) = Encoding::from_name(&self.dtype).filter(|e| e.block().0 == 1) else {
             return Err(format!(
-                "has the type {}: BF16, F16 and F32 are supported, quantised weights are not",
+                "has the type {}: BF16, F16, F32 and F8_E4M3 are supported, other quantised weights are not",
                 quote(&self.dtype)
             ));
         };
         if self.shape.len() > MAX_RANK {
             return Err(format!("has {} dimensions", self.shape.len()));
         }
-        let bytes =
-            self.shape.iter().try_fold(dtype.bytes(), |bytes, size| bytes.checked_mul(*size));
+        let bytes = self
+            .shape
+            .iter()
+            .try_fold(encoding.row_bytes(1), |bytes, size| bytes.checked_mul(*size));
         match bytes {
             Some(0) => Err(format!("is empty: its shape is {:?}", self.shape)),
-            Some(bytes) => Ok((dtype, bytes)),
+            Some(bytes) => Ok((encoding, bytes)),
             None => Err(format!("is larger than any memory: its shape is {:?}", self.shape)),
         }
     }

@@ -23,8 +23,8 @@ enum Has {
 }
 
 impl Checkpoint {
-    /// The tensors of one file where they lie, but for queries and keys; those of several files joined. Joined
-    /// tensors come first in the weight region, then the files.
+    /// The tensors of one file where they lie, but for queries and keys; those of several files joined. What
+    /// is joined comes first in the weight region, then the files.
     pub(super) fn of_meta(model: &MetaModel, config: &Config) -> Result<Self> {
         let parts = model.parts();
         let is_there = |tensor: &&TorchTensor| {
@@ -95,7 +95,7 @@ fn has(name: &str, part: &TorchTensor, config: &Config) -> Has {
     }
 }
 
-/// The tensor in each of the files, which must be alike.
+/// The tensor in each of the files, which must be alike; in one, where all have all of it.
 fn of_all<'a>(
     parts: &'a [MetaPart],
     first: &TorchTensor,
@@ -117,5 +117,7 @@ fn of_all<'a>(
         }
         Ok(tensor)
     };
-    parts.iter().map(of).collect()
+    let mut all = parts.iter().map(of).collect::<Result<Vec<_>>>()?;
+    all.truncate(if has == Has::All { 1 } else { parts.len() });
+    Ok(all)
 }

@@ -13,6 +13,7 @@ pub mod header;
 pub mod index;
 mod meta;
 mod names;
+mod scales;
 pub mod synthetic;
 
 use std::collections::{BTreeMap, HashMap};
@@ -74,6 +75,8 @@ pub struct Checkpoint {
     recipes: BTreeMap<usize, Recipe>,
     /// Tensors that are not in a file as they are to be read, by offset.
     assembled: BTreeMap<usize, Assembled>,
+    /// Of the rows of tensors whose encoding has them, by offset.
+    scales: BTreeMap<usize, Arc<[f32]>>,
 }
 
 /// One file of the checkpoint.
@@ -105,7 +108,7 @@ impl Checkpoint {
         if let Some((file, index)) = index {
             checkpoint.check_index(&file, &index, source)?;
         }
-        Ok(checkpoint)
+        checkpoint.take_scales()
     }
 
     /// No weights, for programs that read none.
@@ -123,6 +126,7 @@ impl Checkpoint {
             encoding,
             recipes: BTreeMap::new(),
             assembled: BTreeMap::new(),
+            scales: BTreeMap::new(),
         }
     }
 
@@ -135,9 +139,13 @@ impl Checkpoint {
             tensors.push((name, tensor));
         }
         let shard = WeightFile { path: model.to_string(), base: 0, bytes: Bytes::Embedded(&[]) };
-        let encoding = model.dtype.into();
-        let assembled = BTreeMap::new();
-        Checkpoint { shards: vec![shard], tensors, places, encoding, recipes, assembled }
+        Checkpoint {
+            shards: vec![shard],
+            tensors,
+            places,
+            recipes,
+            ..Checkpoint::in_memory(model.dtype.into(), Arc::new([]))
+        }
     }
 
     /// Whether the weights are in no file.
@@ -299,8 +307,8 @@ impl Checkpoint {
             tensors.iter().filter(|(_, t)| t.encoding == *encoding).map(|(_, t)| t.bytes).sum()
         };
         let encoding = Encoding::all().max_by_key(bytes).expect("there are encodings");
-        let (recipes, assembled) = (BTreeMap::new(), BTreeMap::new());
-        Ok(Checkpoint { shards, tensors, places, encoding, recipes, assembled })
+        let empty = Checkpoint::in_memory(encoding, Arc::new([]));
+        Ok(Checkpoint { shards, tensors, places, ..empty })
     }
 
     /// That every tensor is in the file that the index gives, and every tensor of a file in the

@@ -8,6 +8,7 @@
 mod dims;
 mod fields;
 mod generation;
+mod quantised;
 mod rope;
 
 use serde_json::Value;
@@ -202,10 +203,9 @@ fn head_dim(fields: &Fields, width: usize, heads: usize) -> Result<usize> {
 }
 
 /// Keys that mean another graph when they are anything but absent, null or false.
-const UNSUPPORTED: [(&str, &str); 12] = [
+const UNSUPPORTED: [(&str, &str); 11] = [
     ("attention_bias", "biases in attention"),
     ("mlp_bias", "biases in the feed-forward network"),
-    ("quantization_config", "quantised weights"),
     ("compression_config", "quantised weights"),
     ("sliding_window", "attention in a sliding window"),
     ("use_sliding_window", "attention in a sliding window"),
@@ -234,14 +234,7 @@ fn check_graph(fields: &Fields) -> Result<()> {
         return Err(fields
             .wrong("architectures", "does not hold LlamaForCausalLM: nothing else is supported"));
     }
-    if let Some(method) = fields.optional("quantization_config").and_then(|q| q.get("quant_method"))
-    {
-        let trouble = format!(
-            "says {}: quantised weights are not supported; take the model that it was made from",
-            show(method)
-        );
-        return Err(fields.wrong("quantization_config", &trouble));
-    }
+    quantised::check(fields)?;
     for (key, meaning) in UNSUPPORTED {
         if let Some(value) = fields.optional(key).filter(|value| *value != &Value::Bool(false)) {
             let trouble = format!("is {}, which means {meaning}: not supported", show(value));

@@ -34,7 +34,7 @@ pub fn advice(names: &[String]) -> Option<String> {
     }) {
         return Some(format!(
             "{name} is in Meta's own format: give the directory that holds its params.json, \
-             consolidated.00.pth and tokenizer.model"
+             consolidated.00.pth and tokenizer.model, and no config.json"
         ));
     }
     if let Some(name) = first(&[".bin", ".pt"]) {

@@ -66,7 +66,7 @@ impl PartialEq for MetaModel {
 impl Eq for MetaModel {}
 
 impl MetaModel {
-    /// The model in a directory with files of these names, if it is one of Meta's.
+    /// The model in a directory with files of these names, if it is one of Meta's, without a config.json.
     ///
     /// # Errors
     /// A file that is missing, or is not one of `torch.save`.
@@ -75,7 +75,8 @@ impl MetaModel {
             name.strip_prefix("consolidated.")?.strip_suffix(".pth")?.parse::<usize>().ok()
         };
         let last = names.iter().filter_map(number).max();
-        let Some(last) = last.filter(|_| names.iter().any(|name| name == PARAMS)) else {
+        let has = |name: &str| names.iter().any(|other| other == name);
+        let Some(last) = last.filter(|_| has(PARAMS) && !has(MADE)) else {
             return Ok(None);
         };
         let source = Source::Directory(directory.to_owned());
@@ -113,15 +114,12 @@ impl MetaModel {
         })
     }
 
-    /// The config.json; the folder's own, should there be one.
+    /// The config.json.
     ///
     /// # Errors
     /// No params.json of a Llama.
     pub fn config(&self) -> Result<Vec<u8>> {
         let source = Source::Directory(self.directory.clone());
-        if let Some(own) = source.read(MADE)? {
-            return Ok(own);
-        }
         let wrong = |what: String| Error::failed(format!("{}: {what}", source.path(PARAMS)));
         let params = source.read(PARAMS)?.ok_or_else(|| source.missing(PARAMS))?;
         let params = parse_object(&params).map_err(wrong)?;

@@ -1,5 +1,5 @@
-//! Files of `torch.save`, as Meta publishes its weights: a zip file, of which one member is a pickle that says
-//! which tensors there are, and the others are their numbers. Both are read; nothing is executed.
+//! Files of `torch.save`, as Meta publishes its weights: a zip file, of which one member is a pickle that
+//! says which tensors there are, and the others are their numbers. Both are read; nothing is executed.
 //!
 //! <https://docs.pytorch.org/docs/stable/notes/serialization.html>
 
@@ -92,9 +92,9 @@ fn of(
         len =
             len.checked_mul(*size).ok_or_else(|| format!("of the shape {shape:?} is too large"))?;
     }
-    let range = members
-        .get(&*format!("{folder}data/{member}"))
-        .ok_or_else(|| format!("has its numbers in member data/{member}, which is not there"))?;
+    let range = members.get(&*format!("{folder}data/{member}")).ok_or_else(|| {
+        format!("has its numbers in member {}, which is not there", quote(member))
+    })?;
     let end = first.checked_add(len).filter(|end| *end <= *member_len && *first >= 0);
     if end.is_none() || member_len.checked_mul(float.bytes() as i64) != Some(range.len() as i64) {
         return Err(format!(

@@ -1,8 +1,8 @@
 //! The pickle in a file of `torch.save`, read as data: the machine below knows how to make dictionaries,
 //! tuples and tensors, and nothing else. Whatever a pickle would have Python call is refused by name.
 //!
-//! Python's `pickletools` has the opcodes. Every one makes a value at most, of which all parts are shared: the
-//! memory that a pickle takes is bounded by its length, however it refers to what it has made.
+//! Python's `pickletools` has the opcodes. Every one makes a value at most, of which all parts are shared:
+//! the memory that a pickle takes is bounded by its length, however it refers to what it has made.
 
 use std::collections::HashMap;
 use std::rc::Rc;

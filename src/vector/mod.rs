@@ -9,6 +9,7 @@
 
 mod attention;
 mod blocks;
+mod e4m3;
 mod element;
 mod exp;
 #[cfg(test)]
@@ -25,6 +26,7 @@ use std::sync::{LazyLock, OnceLock};
 
 pub use attention::{Attention, attention_scratch};
 pub use blocks::dequantise;
+pub use e4m3::scale_e4m3;
 pub use element::{Element, fill, wide_scratch, widened, widened_in};
 pub use exp::exp;
 pub use peak::multiply_adds;

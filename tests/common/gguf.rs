@@ -121,6 +121,17 @@ impl Gguf {
         self.keys.push((key.to_owned(), value));
     }
 
+    /// The same in two files, of which the first one has the keys.
+    pub fn parts(mut self) -> [Self; 2] {
+        let mut second = Self { keys: Vec::new(), ..self.clone() };
+        second.tensors = self.tensors.split_off(5);
+        for (number, part) in [&mut self, &mut second].into_iter().enumerate() {
+            part.set("split.no", u32(number as u32));
+            part.set("split.count", u32(2));
+        }
+        [self, second]
+    }
+
     pub fn bytes(&self) -> Vec<u8> {
         let [tensors, keys] = self.counts;
         let mut file = b"GGUF".to_vec();

@@ -4,20 +4,24 @@
 use std::fs;
 
 use chaski::chat::{self, Chat, ChatStyle};
-use chaski::checkpoint::{header, index};
+use chaski::checkpoint::{Checkpoint, header, index};
 use chaski::comm::{Decoded, MOST_OF_STRANGERS, PeerMessage, decode};
 use chaski::config::{Config, Dims};
 use chaski::error::Error;
+use chaski::gguf::Gguf;
 use chaski::source::{Source, is_plain_name};
 use chaski::tokenizer::Tokenizer;
+use chaski::torch;
 use tempfile::TempDir;
 
 /// A target: its name, which is its corpus's, and what it runs.
 pub type Target = (&'static str, fn(&[u8]));
 
-pub const TARGETS: [Target; 6] = [
+pub const TARGETS: [Target; 8] = [
     ("safetensors_header", safetensors_header),
     ("safetensors_index", safetensors_index),
+    ("gguf", gguf),
+    ("torch", torch),
     ("config", config),
     ("frame", frame),
     ("tokenizer", tokenizer),
@@ -55,6 +59,44 @@ pub fn safetensors_index(input: &[u8]) {
     match index::parse(input) {
         Ok(files) => assert!(!files.is_empty() && files.values().all(|file| is_plain_name(file))),
         Err(trouble) => assert_one_line(&trouble),
+    }
+}
+
+/// The input as a GGUF file, by itself and as a model.
+pub fn gguf(input: &[u8]) {
+    let gguf = match Gguf::parse(input) {
+        Ok(gguf) => gguf,
+        Err(trouble) => return assert_one_line(&trouble),
+    };
+    let mut end = 0;
+    for tensor in &gguf.tensors {
+        assert!(end <= tensor.offset && tensor.bytes > 0);
+        end = tensor.offset + tensor.bytes;
+        assert!(end <= input.len());
+    }
+    gguf.keys().for_each(|(_, value)| assert_one_line(&value.to_string()));
+    let (folder, _) = folder("model.gguf", input);
+    let source = Source::find(folder.path().to_str().expect("a path")).expect("it is parsed");
+    for told in [
+        Config::load(&source).err(),
+        Tokenizer::load(&source).err(),
+        Checkpoint::open(&source).err(),
+    ] {
+        told.iter().for_each(|error| assert_one_line(&error.to_string()));
+    }
+}
+
+/// The input as a file of `torch.save`.
+pub fn torch(input: &[u8]) {
+    let tensors = match torch::parse(input) {
+        Ok(tensors) => tensors,
+        Err(trouble) => return assert_one_line(&trouble),
+    };
+    for tensor in &tensors {
+        let len: usize = tensor.shape.iter().product();
+        assert!(tensor.bytes == len * tensor.float.bytes() && tensor.bytes > 0);
+        assert!(tensor.offset.is_multiple_of(tensor.float.bytes()));
+        assert!(tensor.offset + tensor.bytes <= input.len());
     }
 }
 

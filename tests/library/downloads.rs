@@ -4,11 +4,13 @@
 use std::fs;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::gguf_file::Gguf;
+use crate::golden;
 use crate::hub_user::{User, file, model, names};
-use crate::stand_in::{COMMIT, Reply, Server};
+use crate::stand_in::{COMMIT, File, Reply, Server};
 use chaski::error::Error;
 use chaski::hub::Told;
-use chaski::source::Repository;
+use chaski::source::{Repository, Source};
 
 /// Answers that break off where `cut` says, by the number of the request for the weights.
 fn breaking(cut: impl Fn(usize) -> Option<usize> + Send + Sync + 'static) -> Server {
@@ -22,9 +24,9 @@ fn breaking(cut: impl Fn(usize) -> Option<usize> + Send + Sync + 'static) -> Ser
     })
 }
 
-fn ranges(server: &Server) -> Vec<usize> {
+fn ranges(server: &Server, name: &str) -> Vec<usize> {
     let requests = server.requests().into_iter();
-    let weights = requests.filter(|request| request.path.ends_with("/model.safetensors"));
+    let weights = requests.filter(|request| request.path.ends_with(&format!("/{name}")));
     weights.map(|request| request.from()).collect()
 }
 
@@ -35,7 +37,7 @@ fn a_download_that_breaks_off_goes_on() {
     let user = User::of(&server);
     user.pull("org/name").unwrap();
     user.assert_snapshot(&model());
-    assert_eq!(ranges(&server), [0, 1000, 1000, 6000]);
+    assert_eq!(ranges(&server, "model.safetensors"), [0, 1000, 1000, 6000]);
 }
 
 #[test]
@@ -55,8 +57,45 @@ fn the_next_run_goes_on_where_the_last_one_was() {
     assert!(!user.folder().join("refs").exists());
     user.pull("org/name").unwrap();
     user.assert_snapshot(&model());
-    assert_eq!(ranges(&server).last(), Some(&2000));
+    assert_eq!(ranges(&server, "model.safetensors").last(), Some(&2000));
     assert!(names(&user.folder().join("blobs")).iter().all(|name| !name.contains('.')));
+}
+
+/// With all of its parts, and without the others of the repository.
+#[test]
+fn a_gguf_is_downloaded_by_its_name_and_found_by_it() {
+    let gguf = Gguf::of_folder(&golden::folder().join("mha-hd64-f32"));
+    let [first, second] = gguf.clone().parts();
+    let files: Vec<File> = [
+        ("whole.gguf", gguf.bytes()),
+        ("other.gguf", b"not asked for".to_vec()),
+        ("m-00001-of-00002.gguf", first.bytes()),
+        ("m-00002-of-00002.gguf", second.bytes()),
+    ]
+    .map(|(name, bytes)| File::new(name, bytes))
+    .into();
+    let (count, whole) = (AtomicUsize::new(0), files[0].bytes.clone());
+    let server = Server::of_files(files.clone(), move |request| {
+        request.path.ends_with("/whole.gguf").then(|| {
+            let cut = (count.fetch_add(1, Ordering::Relaxed) == 0).then_some(3000);
+            Reply { cut, ..Reply::file(&whole, request.from()) }
+        })
+    });
+    let user = User::of(&server);
+    let source = user.pull("org/name:whole.gguf").unwrap();
+    assert!(matches!(source, Source::Gguf(_)));
+    user.assert_snapshot(&files[..1]);
+    assert_eq!(ranges(&server, "whole.gguf"), [0, 3000]);
+    let parts = user.find("org/name:m-00001-of-00002.gguf").unwrap();
+    user.assert_snapshot(&[files[0].clone(), files[2].clone(), files[3].clone()]);
+    let asked = server.requests().len();
+    for (name, expected) in [("whole.gguf", source), ("m-00002-of-00002.gguf", parts)] {
+        assert_eq!(user.find(&format!("org/name:{name}")), Ok(expected));
+    }
+    assert_eq!(server.requests().len(), asked);
+    let lone = Server::of_files(files[2..3].to_vec(), |_| None);
+    let message = User::of(&lone).pull("org/name:m-00001-of-00002.gguf").unwrap_err().to_string();
+    assert!(message.contains("has no \"m-00002-of-00002.gguf\", which"), "{message}");
 }
 
 #[test]
@@ -150,6 +189,9 @@ fn an_interrupted_download_keeps_what_it_has() {
     let blobs = names(&user.folder().join("blobs"));
     assert!(blobs.iter().any(|name| name.ends_with(".incomplete")), "{blobs:?}");
     user.pull("org/name").unwrap();
-    assert!(*ranges(&server).last().unwrap() > 0 || ranges(&server).len() == 1);
+    assert!(
+        *ranges(&server, "model.safetensors").last().unwrap() > 0
+            || ranges(&server, "model.safetensors").len() == 1
+    );
     user.assert_snapshot(&model());
 }

@@ -279,13 +279,7 @@ fn parts_are_one_model_and_several_models_are_not_guessed() {
     let folder = tempdir().unwrap();
     let case = cases().into_iter().find(|case| case.ends_with("mha-hd64-f32")).unwrap();
     let ids = expected(&case).ids;
-    let mut first = Gguf::of_folder(&case);
-    let mut second = Gguf { keys: Vec::new(), ..first.clone() };
-    second.tensors = first.tensors.split_off(5);
-    for (number, part) in [&mut first, &mut second].into_iter().enumerate() {
-        part.set("split.no", u32(number as u32));
-        part.set("split.count", u32(2));
-    }
+    let [first, second] = Gguf::of_folder(&case).parts();
     let path = |name: &str| folder.path().join(name);
     first.write(&path("m-00001-of-00002.gguf"));
     let message = |model: &Path| Source::find(model.to_str().unwrap()).unwrap_err().to_string();

@@ -56,6 +56,14 @@ fn tokens_of_bytes_are_merged_as_their_file_says() {
     let digits = tokenizer(&of_bytes("smollm")).unwrap();
     assert_eq!(tokens(&digits, "hello 123"), ["hello", " ", "1", "2", "3"]);
     assert_eq!(digits.surround(vec![7]), [7]);
+    for pre in ["command-r", "qwen2", "tekken", "deepseek-llm", "deepseek-coder"] {
+        let split = tokenizer(&of_bytes(pre)).unwrap();
+        assert_eq!(tokens(&split, "hello 123"), ["hello", " ", "1", "2", "3"], "{pre}");
+        let has_bos = split.surround(vec![7]) == [0, 7];
+        assert_eq!(has_bos, pre == "tekken");
+    }
+    let thousands = tokenizer(&of_bytes("default")).unwrap();
+    assert_eq!(tokens(&thousands, "hello 1231"), ["hello", " ", "123", "1"]);
     let mut both = of_bytes("gpt-2");
     both.set("tokenizer.ggml.add_bos_token", truth(true));
     both.set("tokenizer.ggml.add_eos_token", truth(true));

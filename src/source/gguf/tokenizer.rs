@@ -7,8 +7,9 @@ use serde_json::{Map, Value as Json, json};
 use crate::gguf::{Gguf, Value};
 use crate::json::quote;
 
-/// The longest token: published ones have some hundred bytes, of white space.
-const MAX_TOKEN_BYTES: usize = 1024;
+/// The longest token, or two that are merged, with a space between them: published ones have 1024 bytes, of
+/// white space.
+const MAX_TEXT_BYTES: usize = 1025;
 
 /// How a text is taken apart before its pieces are merged, by `tokenizer.ggml.pre`: the expressions, one
 /// after the other, and whether a piece that is a token needs no merges (`ignore_merges`).
@@ -36,25 +37,70 @@ const TEKKEN: &str = concat!(
     r" ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
 );
 
-const PRE: [Pre; 6] = [
+/// Latin, Greek, Cyrillic, Armenian, Georgian ... letters, as the model's tokenizer.json lists them.
+const DEEPSEEK_LETTERS: &str = concat!(
+    r"\s?[",
+    "A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-",
+    "ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-ώᾀ-ᾴᾶ-ᾼιῂ-ῄῆ-ῌῐ-ΐῖ-Ίῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤΩℨK-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-",
+    "ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃",
+    "]+",
+);
+const CJK: &str = "[一-龥ࠀ-一가-\u{d7ff}]+";
+
+const PRE: [Pre; 9] = [
     Pre {
-        names: &["llama-bpe", "llama3", "llama-v3", "falcon3"],
+        names: &[
+            "llama-bpe",
+            "llama3",
+            "llama-v3",
+            "falcon3",
+            "falcon-h1",
+            "pixtral",
+            "midm-2.0",
+            "lfm2",
+        ],
         expressions: &[LLAMA3_PATTERN],
         ignore_merges: true,
     },
     Pre { names: &["dbrx", "smaug-bpe"], expressions: &[LLAMA3_PATTERN], ignore_merges: false },
     Pre {
-        names: &["smollm", "starcoder", "refact", "codeshell", "minerva-7b"],
+        names: &["smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"],
         expressions: &[r"\p{N}", GPT_2],
         ignore_merges: false,
     },
-    Pre { names: &["gpt-2", "olmo", "mpt"], expressions: &[GPT_2], ignore_merges: false },
     Pre {
-        names: &["qwen2", "deepseek-r1-qwen", "stablelm2", "megrez"],
+        names: &["gpt-2", "phi-2", "olmo", "mpt", "jais", "trillion"],
+        expressions: &[GPT_2],
+        ignore_merges: false,
+    },
+    Pre {
+        names: &["qwen2", "deepseek-r1-qwen", "stablelm2", "megrez", "hunyuan", "solar-open"],
         expressions: &[QWEN_2],
         ignore_merges: false,
     },
     Pre { names: &["tekken"], expressions: &[TEKKEN], ignore_merges: true },
+    Pre {
+        names: &["deepseek-llm"],
+        expressions: &[
+            r"[\r\n]",
+            DEEPSEEK_LETTERS,
+            "\\s?[!-/:-~！-／：-～‘-‟\u{3000}-。]+",
+            r"\s+$",
+            CJK,
+            r"\p{N}",
+        ],
+        ignore_merges: false,
+    },
+    Pre {
+        names: &["deepseek-coder"],
+        expressions: &[r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", CJK, r"\p{N}"],
+        ignore_merges: false,
+    },
+    Pre {
+        names: &["default"],
+        expressions: &[r"[\p{P}\$\+<=>\^~\|]+", GPT_2, r"\p{N}+", "[0-9][0-9][0-9]"],
+        ignore_merges: false,
+    },
 ];
 
 /// What a token is for (llama.h, `llama_token_type`).
@@ -134,7 +180,7 @@ fn list<'a>(gguf: &Gguf, file: &'a [u8], key: &str) -> Result<Option<Vec<&'a str
     let texts = value.as_array().and_then(|array| array.texts(file));
     let texts: Vec<&str> =
         texts.ok_or_else(|| format!("tokenizer.ggml.{key} is no list of texts"))?.collect();
-    match texts.iter().find(|text| text.len() > MAX_TOKEN_BYTES) {
+    match texts.iter().find(|text| text.len() > MAX_TEXT_BYTES) {
         None => Ok(Some(texts)),
         Some(long) => Err(format!("tokenizer.ggml.{key} has one of {} bytes", long.len())),
     }
@@ -267,14 +313,19 @@ impl<'a> Tokens<'a> {
 
     /// BOS before a text and EOS after it, where the file says so, or llama.cpp would without its saying.
     fn post_processor(&self, is_bytes: bool) -> Result<Json, String> {
-        let is_llama3 = text(self.gguf, "pre").is_some_and(|pre| PRE[0].names.contains(&pre));
+        // Llama 3's and Mistral's, which take whole pieces first, have BOS without saying it.
+        let is_of_these = |pre: &Pre| {
+            pre.ignore_merges
+                && text(self.gguf, "pre").is_some_and(|name| pre.names.contains(&name))
+        };
+        let has_bos = !is_bytes || PRE.iter().any(is_of_these);
         let says = |role: &str, usual: bool| {
             let key = format!("add_{role}_token");
             get(self.gguf, &key).and_then(Value::as_bool).unwrap_or(usual)
         };
         let (mut single, mut special) =
             (vec![json!({"Sequence": {"id": "A", "type_id": 0}})], Map::new());
-        for (role, usual, at) in [("bos", !is_bytes || is_llama3, 0), ("eos", false, 1)] {
+        for (role, usual, at) in [("bos", has_bos, 0), ("eos", false, 1)] {
             if !says(role, usual) {
                 continue;
             }

@@ -6,6 +6,7 @@
 mod advance;
 mod lines;
 mod queue;
+mod scaled;
 mod tile;
 
 use bytemuck::Pod;
@@ -14,7 +15,7 @@ use rayon::prelude::*;
 
 use super::pairs::flushed;
 use super::sums::SLICE;
-use super::{Element, LANES, Lanes, SET, Set, dequantise, widened_in};
+use super::{Element, LANES, Lanes, SET, Set, dequantise, scale_e4m3, widened_in};
 use crate::checkpoint::Checkpoint;
 use crate::encoding::{Encoding, Float};
 use crate::for_float;
@@ -33,12 +34,14 @@ pub struct Rows<'a> {
     width: usize,
     /// Columns from the start of a row to that of the next.
     stride: usize,
+    /// Of each row, where the encoding has them.
+    scales: &'a [f32],
 }
 
 impl<'a> Rows<'a> {
     pub fn new(encoding: Encoding, bytes: &'a [u8], width: usize, stride: usize) -> Self {
         assert!(0 < width && width <= stride, "rows of {width} elements, {stride} apart");
-        let rows = Self { encoding, bytes, width, stride };
+        let rows = Self { encoding, bytes, width, stride, scales: &[] };
         let before = rows.count().saturating_sub(1) * encoding.row_bytes(stride);
         let least = before + encoding.row_bytes(width);
         assert!(bytes.len() >= least, "{} bytes of {} rows", bytes.len(), rows.count());
@@ -47,7 +50,14 @@ impl<'a> Rows<'a> {
 
     /// Those of `weight`, where they lie in the weight region.
     pub fn of(region: &'a Checkpoint, weight: Weight) -> Self {
-        Self::new(weight.encoding, weight.span(region), weight.cols, weight.stride)
+        let rows = Self::new(weight.encoding, weight.span(region), weight.cols, weight.stride);
+        match weight.encoding {
+            Encoding::E4m3 => {
+                let scales = region.scales(weight.offset, weight.rows, weight.stride_bytes());
+                Self { scales, ..rows }
+            }
+            Encoding::Plain(_) | Encoding::Blocks(_) => rows,
+        }
     }
 
     /// Row `row` as f32 into `x`, `[K]`.
@@ -62,6 +72,10 @@ impl<'a> Rows<'a> {
                     [self.stride, self.width].map(|cols| self.encoding.row_bytes(cols));
                 dequantise(blocks, &self.bytes[row * stride..][..width], x);
             }
+            Encoding::E4m3 => {
+                let numbers = &self.bytes[row * self.stride..][..self.width];
+                scale_e4m3(numbers, self.scales[row], x);
+            }
         }
     }
 
@@ -75,7 +89,9 @@ impl<'a> Rows<'a> {
         let at = (count * self.encoding.row_bytes(self.stride)).min(self.bytes.len());
         let (bytes, rest) = self.bytes.split_at(at);
         self.bytes = rest;
-        Self { bytes, ..*self }
+        let (scales, rest) = self.scales.split_at(count.min(self.scales.len()));
+        self.scales = rest;
+        Self { bytes, scales, ..*self }
     }
 }
 

@@ -6,6 +6,7 @@ use pulp::{Arch, Simd, WithSimd};
 use super::advance::{Wide, add_lanes_of_tile, advance};
 use super::lines::{Coded, Plain, TileRows};
 use super::queue::{FEW, FEW_ROWS, MANY_ROWS};
+use super::scaled::ScaledRows;
 use super::{Inputs, Rows, Store};
 use crate::encoding::{Encoding, Float};
 use crate::for_float;
@@ -81,6 +82,10 @@ pub fn task<const M: usize>(
                     }),
                     Encoding::Blocks(blocks) => {
                         let rows = Coded::of(blocks, weight);
+                        set.arch.dispatch(OfSingles(Block { rows, steps, x, few, sums, own }));
+                    }
+                    Encoding::E4m3 => {
+                        let rows = ScaledRows::of(weight);
                         set.arch.dispatch(OfSingles(Block { rows, steps, x, few, sums, own }));
                     }
                 }
