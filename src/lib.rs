@@ -58,6 +58,8 @@ pub mod qualify;
 pub mod random;
 pub mod rank;
 pub mod sampler;
+#[cfg(feature = "server")]
+pub mod server;
 pub mod session;
 pub mod source;
 pub mod team;

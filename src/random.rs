@@ -1,6 +1,9 @@
 //! Random numbers that need no state: Philox4x32-10 of Salmon, Moraes, Dror and Shaw, "Parallel
 //! random numbers: as easy as 1, 2, 3" (SC 2011).
 
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+
 const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
 const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
 const ROUNDS: usize = 10;
@@ -30,6 +33,11 @@ pub fn random(seed: u64, position: u64) -> u64 {
 pub fn random_ids(seed: u64, count: usize, vocab: usize) -> Vec<u32> {
     let id = |i| ((u128::from(random(seed, i)) * vocab as u128) >> 64) as u32;
     (0..count as u64).map(id).collect()
+}
+
+/// A seed that differs from call to call, of a length that people can type.
+pub fn random_seed() -> u64 {
+    RandomState::new().hash_one(0u8) & 0xffff_ffff
 }
 
 #[cfg(test)]

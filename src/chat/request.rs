@@ -127,8 +127,13 @@ impl Request {
     /// Reads an array of messages, or an object with `messages`, `tools`, `documents` and
     /// `chat_template_kwargs`. The error is what is wrong, without the name of the file.
     pub fn parse(text: &str) -> Result<Self, String> {
+        Self::of_json(json::parse(text.as_bytes())?)
+    }
+
+    /// As [`Self::parse`], of what has been read.
+    pub fn of_json(value: Value) -> Result<Self, String> {
         let mut request = Self::default();
-        let messages = match json::parse(text.as_bytes())? {
+        let messages = match value {
             messages @ Value::Array(_) => messages,
             Value::Object(mut object) => {
                 let messages = object.remove("messages").ok_or("has no messages")?;

@@ -17,6 +17,18 @@ pub fn while_waiting<R>(wait: impl FnOnce() -> R) -> R {
     result
 }
 
+/// Done at the first Ctrl-C.
+static THEN: OnceLock<Box<dyn Fn() + Send + Sync>> = OnceLock::new();
+
+/// At the first Ctrl-C `then` is done, once for the whole process.
+///
+/// # Errors
+/// When the system does not let us watch.
+pub fn at_interrupt(then: impl Fn() + Send + Sync + 'static) -> Result<()> {
+    assert!(THEN.set(Box::new(then)).is_ok(), "there is one thing to do");
+    interrupt().map(drop)
+}
+
 /// Whether Ctrl-C was pressed: the first one ends the generation at hand, a second one the process.
 pub fn interrupt() -> Result<&'static AtomicBool> {
     static PRESSED: AtomicBool = AtomicBool::new(false);
@@ -24,6 +36,9 @@ pub fn interrupt() -> Result<&'static AtomicBool> {
     let on_ctrl_c = || {
         if PRESSED.swap(true, Ordering::Relaxed) || WAITING.load(Ordering::Relaxed) {
             leave(130);
+        }
+        if let Some(then) = THEN.get() {
+            then();
         }
     };
     match HANDLER.get_or_init(|| ctrlc::set_handler(on_ctrl_c).map_err(|e| e.to_string())) {

@@ -18,7 +18,7 @@ const CHUNK: usize = 64;
 pub fn run(args: &LogitsArgs) -> Result<()> {
     let prefill_chunk = Some(args.model.prefill_chunk.unwrap_or(CHUNK).min(CHUNK));
     let text = args.prompt.prompt.is_some() || args.prompt.file.is_some();
-    let options = Options { prefill_chunk, all_logits: true, text, ..options(&args.model)? };
+    let options = Options { prefill_chunk, scored: usize::MAX, text, ..options(&args.model)? };
     interrupt()?; // a file that has been begun goes with the run
     let check = |model: &Model, prompt: Prompt| {
         let vocab = model.config.vocab;

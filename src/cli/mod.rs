@@ -26,6 +26,7 @@ mod perplexity;
 mod pull;
 mod qualify;
 mod sampling;
+mod serve;
 mod synthesize;
 mod text;
 mod tokenize;
@@ -75,6 +76,7 @@ pub fn run() -> Result<()> {
     match arguments.command {
         Command::Generate(args) => generate::run(&args),
         Command::Chat(args) => chat::run(&args),
+        Command::Serve(args) => serve::run(&args),
         Command::Logits(args) => logits::run(&args),
         Command::Perplexity(args) => perplexity::run(&args),
         Command::Bench(args) => bench::run(&args),

@@ -12,7 +12,7 @@ use super::pull;
 use super::text::read_text;
 use crate::comm::ProcessPlace;
 use crate::encoding::Float;
-use crate::engine::{Checker, Engine, Model, Options, Split};
+use crate::engine::{Checker, Engine, Model, Observer, Options, Split};
 use crate::error::{Error, Result, count};
 use crate::executor::cuda::{device_count, emulated_devices, has_driver};
 use crate::hub;
@@ -188,11 +188,25 @@ pub fn load<I, C>(
     read: impl FnOnce() -> Result<I>,
     check: impl FnOnce(&Model, I) -> Result<C>,
 ) -> Result<(Model, Engine, C)> {
+    load_observed(args, options, read, check, |_| observer())
+}
+
+/// As [`load`], where `observe` makes of what was checked who is told how far loading is.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_observed<I, C>(
+    args: &ModelArgs,
+    options: Options,
+    read: impl FnOnce() -> Result<I>,
+    check: impl FnOnce(&Model, I) -> Result<C>,
+    observe: impl FnOnce(Option<&C>) -> Observer,
+) -> Result<(Model, Engine, C)> {
     let given = is_first(&options).then(read).transpose()?;
     let model = open(args, options)?;
     model.checkpoint.read_ahead(); // goes on meanwhile
     let checked = given.map(|given| check(&model, given)).transpose()?;
-    let mut engine = model.load(&observer())?;
+    let mut engine = model.load(&observe(checked.as_ref()))?;
     let Some(checked) = checked else {
         leave_to_the_first()?;
         engine.team.serve()?;

@@ -134,11 +134,12 @@ impl<'t> Printer<'t> {
 }
 
 /// Options by the names that the library's messages have for them, between backticks, and by their flags.
-const FLAGS: [(&str, &str); 27] = [
+const FLAGS: [(&str, &str); 29] = [
     ("activations", "--activations"),
     ("against", "--against"),
     ("arg", "--arg"),
     ("context", "--context"),
+    ("cors", "--cors"),
     ("device", "--device"),
     ("devices", "--devices"),
     ("emulate", "--emulate"),
@@ -158,6 +159,7 @@ const FLAGS: [(&str, &str); 27] = [
     ("repeat_penalty", "--repeat-penalty"),
     ("sanitize", "--sanitize"),
     ("secret", "--secret-file"),
+    ("stop", "--stop"),
     ("temperature", "--temp"),
     ("timeout", "--timeout"),
     ("top_p", "--top-p"),

@@ -27,7 +27,7 @@ pub fn run(args: &PerplexityArgs) -> Result<()> {
     let options = Options {
         context: Some(length),
         prefill_chunk: Some(args.model.prefill_chunk.unwrap_or(CHUNK).min(CHUNK)),
-        all_logits: true,
+        scored: usize::MAX,
         ..options(&args.model)?
     };
     let check = |model: &Model, text: String| {

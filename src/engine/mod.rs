@@ -226,8 +226,9 @@ pub fn plan(
 ) -> Result<Plan> {
     let mut request = PlanRequest {
         context: options.context,
+        sequences: options.sequences,
         chunk: options.prefill_chunk.unwrap_or(DEFAULT_CHUNK),
-        all_logits: options.all_logits,
+        scored: options.scored,
         ..PlanRequest::default()
     };
     round_activations(options, &hardware[0], checkpoint, &mut request)?;

@@ -21,10 +21,12 @@ pub struct Options {
     pub split: Split,
     /// Tokens that the KV cache holds; else the model's limit, or what fits the memory.
     pub context: Option<usize>,
+    /// Texts that the KV cache holds side by side, so many tokens of each.
+    pub sequences: usize,
     /// Tokens of a prompt that are computed at once at most.
     pub prefill_chunk: Option<usize>,
-    /// Whether the logits of all of these are kept, not only those of the last.
-    pub all_logits: bool,
+    /// Of so many of these the logits are kept, at most, where those of all positions are wanted.
+    pub scored: usize,
     /// How keys and values are stored; else f32 on the CPU, f16 on a GPU.
     pub kv_type: Option<Float>,
     /// What the CPU rounds the inputs of GEMMs to, but those of q, k and v: f32 or bf16, which needs bf16
@@ -54,8 +56,9 @@ impl Default for Options {
             device: Device::Auto,
             split: Split::default(),
             context: None,
+            sequences: 1,
             prefill_chunk: None,
-            all_logits: false,
+            scored: 1,
             kv_type: None,
             activations: None,
             kernels: Vec::new(),

@@ -16,12 +16,14 @@ pub const DEFAULT_CHUNK: usize = 512;
 pub struct PlanRequest {
     /// Tokens the KV cache shall hold.
     pub context: Option<usize>,
+    /// Sequences that it holds so many of, each.
+    pub sequences: usize,
     /// Tokens of a prefill step.
     pub chunk: usize,
     /// Or up to so many, a half or a quarter of it, where the context stays next to as long.
     pub longest_chunk: Option<usize>,
-    /// Keep the logits of all positions of a step, not only of the last.
-    pub all_logits: bool,
+    /// Positions of a step whose logits are kept, at most.
+    pub scored: usize,
     /// How keys and values are stored.
     pub cache: Float,
     /// What ops of a prefill exchange: f32 on the CPU unless asked otherwise, the weights' type on a GPU.
@@ -40,9 +42,10 @@ impl Default for PlanRequest {
     fn default() -> Self {
         Self {
             context: None,
+            sequences: 1,
             chunk: DEFAULT_CHUNK,
             longest_chunk: None,
-            all_logits: false,
+            scored: 1,
             cache: Float::F32,
             activations: Float::F32,
             decode_as_prefill: false,
@@ -58,10 +61,10 @@ impl PlanRequest {
         let chunk = self.chunk.min(context).max(1);
         Sizes {
             context,
-            sequences: 1,
+            sequences: self.sequences,
             rows: 1,
             chunk,
-            logits: if self.all_logits { chunk } else { 1 },
+            logits: self.scored.clamp(1, chunk),
             cache: self.cache,
             activations: self.activations,
             decode_as_prefill: self.decode_as_prefill,
@@ -175,8 +178,13 @@ impl Plan {
         };
         if context == 0 || request.context.is_some_and(|asked| context < asked) {
             return Err(Error::failed(format!(
-                "a context of {} needs {} of memory beside the weights, and {} can be had; {}",
+                "a context of {}{} needs {} of memory beside the weights, and {} can be had; {}",
                 count(longest, "token"),
+                if request.sequences > 1 {
+                    format!(" for each of {} sequences", request.sequences)
+                } else {
+                    String::new()
+                },
                 binary(state_bytes(dims, request.sizes(longest), room)),
                 binary(budget),
                 match context {
@@ -187,7 +195,7 @@ impl Plan {
         }
         let sizes = request.sizes(context);
         let state_bytes = state_bytes(dims, sizes, room);
-        let cache_bytes = context * cache_bytes_per_token(dims, request.cache);
+        let cache_bytes = request.sequences * context * cache_bytes_per_token(dims, request.cache);
         Ok(Self {
             sizes,
             weight_bytes,

@@ -16,7 +16,7 @@ use crate::config::{Config, Dims, Shard};
 use crate::error::Result;
 use crate::executor::{Blueprint, Captured, Executor};
 use crate::model::{self, LayerState, Llama, Logits, Plan, Sizes, Weights};
-use crate::op::{Cost, Program};
+use crate::op::{Cost, Placement, Program};
 use crate::ops::Synthesize;
 pub use checks::{check, check_room};
 pub use sequence::Sequence;
@@ -111,9 +111,19 @@ impl Rank {
         self.sizes.context
     }
 
+    /// B: sequences whose tokens the KV cache holds side by side.
+    pub fn sequences(&self) -> usize {
+        self.sizes.sequences
+    }
+
     /// Tokens that one [`Self::prefill`] takes at most.
     pub fn chunk(&self) -> usize {
         self.sizes.chunk
+    }
+
+    /// Positions of a step whose logits are kept at most.
+    pub fn scored(&self) -> usize {
+        self.sizes.logits
     }
 
     /// V, the whole model's.
@@ -252,8 +262,10 @@ impl Rank {
         self.check_room(end)?;
         self.is_ahead = false;
         self.turn(end.max(sequence.text))?;
+        let Placement { positions, sequences } = self.model.state.placement;
         self.device.write(self.model.state.ids, ids)?;
-        self.device.write(self.model.state.placement.positions, &[sequence.position as u32])
+        self.device.write(sequences, &[sequence.place as u32])?;
+        self.device.write(positions, &[sequence.position as u32])
     }
 
     fn check_room(&self, tokens: usize) -> Result<()> {

@@ -8,6 +8,8 @@ use crate::sampler::{IN_PROMPT, SamplingOptions};
 /// A text that is being taken. Ranks know nothing of it but what is in their caches; a copy is cheap.
 #[derive(Debug, Clone, Default)]
 pub struct Sequence {
+    /// Which of the caches is its own, of [`Sizes::sequences`](crate::model::Sizes).
+    pub place: usize,
     /// Tokens in the KV cache: the next one's position.
     pub position: usize,
     /// Tokens of the text in all, where more of it is known than the step at hand.

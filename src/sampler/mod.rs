@@ -11,12 +11,16 @@
 //! token in the order of ids at which the running sum of the kept weights exceeds
 //! floor(r * their total / 2^64).
 
+mod choice;
 mod distributed;
+mod logprobs;
 mod options;
 
 use crate::error::{Error, Result};
 use crate::random::random;
+pub use choice::{SamplingChoice, for_conversation};
 pub use distributed::choose_among_ranks;
+pub use logprobs::Logprobs;
 pub use options::SamplingOptions;
 
 /// The weight of the most probable token. The sum of 2^23 of them fits 64 bits.

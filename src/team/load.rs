@@ -5,12 +5,12 @@ use std::thread;
 
 use super::loading::Loading;
 use super::members::Member;
-use super::{Ranks, Sizes, Team, TeamOptions};
+use super::{Ranks, Sizes, Team, TeamOptions, sequences_of};
 use crate::checkpoint::Progress;
 use crate::comm::{Communicator, Joined, LocalGroup, ProcessLink, SingleRank};
 use crate::error::{Error, Result};
 use crate::executor::{Blueprint, Executor, Hardware};
-use crate::rank::{Rank, RankSpec, Sequence};
+use crate::rank::{Rank, RankSpec};
 
 impl Team {
     /// Loads a rank on each of `hardware`. `spec` is that of any rank, with a plan for the largest of them;
@@ -52,15 +52,15 @@ impl Team {
             link.iter().for_each(|link| link.close());
             stall.unwrap_or(error)
         })?;
-        let (context, chunk, vocab) = (ranks[0].context(), ranks[0].chunk(), ranks[0].vocab());
-        let fixed_up_to = ranks[0].fixed_up_to();
+        let (sequences, sizes) = (sequences_of(&ranks[0]), Sizes::of(&ranks[0], stages));
         let members =
             ranks.into_iter().zip(first..).map(|(rank, number)| Member::new(number, rank));
         let members = members.collect::<Result<_>>()?;
         let team = Self {
             ranks: Ranks::Several { members, room, link: link.cloned() },
-            sizes: Sizes { context, chunk, vocab, stages, fixed_up_to },
-            sequence: Sequence::default(),
+            sequences,
+            at: 0,
+            sizes,
             logits: Vec::new(),
         };
         team.ready()?;

@@ -23,7 +23,10 @@ use processes::TeamCommand;
 pub struct Team {
     ranks: Ranks,
     sizes: Sizes,
-    sequence: Sequence,
+    /// By their places in the cache.
+    sequences: Vec<Sequence>,
+    /// The one at hand, which takes tokens.
+    at: usize,
     /// What the ranks have last said of the logits. `[_, V]`
     logits: Vec<f32>,
 }
@@ -32,10 +35,32 @@ pub struct Team {
 struct Sizes {
     context: usize,
     chunk: usize,
+    scored: usize,
     vocab: usize,
     stages: usize,
     /// The longest text whose rotations do not depend on its length, if there is one.
     fixed_up_to: Option<usize>,
+}
+
+impl Sizes {
+    /// Those of a rank, one of its stage's.
+    fn of(rank: &Rank, stages: usize) -> Self {
+        Self {
+            context: rank.context(),
+            chunk: rank.chunk(),
+            scored: rank.scored(),
+            vocab: rank.vocab(),
+            stages,
+            fixed_up_to: rank.fixed_up_to(),
+        }
+    }
+}
+
+/// As many as such a rank has caches for, of which nothing has been said.
+fn sequences_of(rank: &Rank) -> Vec<Sequence> {
+    let counts: Arc<[u32]> = vec![0; rank.vocab()].into();
+    let new = |place| Sequence { place, counts: counts.clone(), ..Sequence::default() };
+    (0..rank.sequences()).map(new).collect()
 }
 
 enum Ranks {
@@ -52,10 +77,10 @@ enum Ranks {
 impl From<Rank> for Team {
     /// A model that is not split.
     fn from(rank: Rank) -> Self {
-        let (context, chunk, vocab) = (rank.context(), rank.chunk(), rank.vocab());
         Self {
-            sequence: Sequence::default(),
-            sizes: Sizes { context, chunk, vocab, stages: 1, fixed_up_to: rank.fixed_up_to() },
+            sequences: sequences_of(&rank),
+            at: 0,
+            sizes: Sizes::of(&rank, 1),
             ranks: Ranks::One(Box::new(rank)),
             logits: Vec::new(),
         }
@@ -82,14 +107,38 @@ impl Team {
         matches!(&self.ranks, Ranks::Several { room, .. } if room.failure().is_some())
     }
 
-    /// Tokens in the KV cache.
+    /// Tokens in the KV cache, of the sequence at hand.
     pub fn position(&self) -> usize {
-        self.sequence.position
+        self.sequence().position
     }
 
     /// What is known of the text that is being taken.
     pub fn sequence(&self) -> &Sequence {
-        &self.sequence
+        &self.sequences[self.at]
+    }
+
+    fn sequence_mut(&mut self) -> &mut Sequence {
+        &mut self.sequences[self.at]
+    }
+
+    /// B: sequences whose tokens the KV cache holds side by side.
+    pub fn sequences(&self) -> usize {
+        self.sequences.len()
+    }
+
+    /// The tokens that follow are of the sequence at `place`, below [`Self::sequences`]. Where it is another
+    /// than before, the next step is not [`Self::decode_step`]: the ranks have to be told its last token.
+    ///
+    /// # Errors
+    /// A rank that fails.
+    pub fn turn_to(&mut self, place: usize) -> Result<()> {
+        if place == self.at {
+            return Ok(());
+        }
+        self.tell(|| TeamCommand::TurnTo(place))?;
+        self.at = place;
+        let sequence = self.sequence().clone();
+        self.each(move |rank| rank.begin(&sequence)).map(drop)
     }
 
     /// The rank of a model that is not split.
@@ -110,6 +159,11 @@ impl Team {
         self.sizes.chunk
     }
 
+    /// Of so many of them the logits of all can be asked for.
+    pub fn scored(&self) -> usize {
+        self.sizes.scored
+    }
+
     /// V
     pub fn vocab(&self) -> usize {
         self.sizes.vocab
@@ -120,10 +174,10 @@ impl Team {
     /// # Errors
     /// When the run has ended.
     pub fn rewind(&mut self, position: usize) -> Result<()> {
-        let known = self.sequence.position;
+        let known = self.position();
         assert!(position <= known, "rewind from {known} to {position}");
         self.tell(|| TeamCommand::Rewind(position))?;
-        self.sequence.position = position;
+        self.sequence_mut().position = position;
         Ok(())
     }
 
@@ -135,8 +189,8 @@ impl Team {
     pub fn expect(&mut self, tokens: usize) -> Result<bool> {
         let Some(fixed) = self.sizes.fixed_up_to else { return Ok(true) };
         self.tell(|| TeamCommand::Expect(tokens))?;
-        self.sequence.text = tokens;
-        Ok(tokens.max(self.sequence.position) <= fixed)
+        self.sequence_mut().text = tokens;
+        Ok(tokens.max(self.position()) <= fixed)
     }
 
     /// Takes up to [`Self::chunk`] tokens at once.
@@ -180,7 +234,7 @@ impl Team {
             rank.pretend(tokens)?;
             rank.finish()
         })?;
-        self.sequence.position = tokens;
+        self.sequence_mut().position = tokens;
         Ok(())
     }
 
@@ -197,10 +251,11 @@ impl Team {
             self.logits = logits.swap_remove(0);
             return Ok(&self.logits);
         }
+        let sequence = &mut self.sequences[self.at];
         match &mut self.ranks {
             Ranks::One(rank) => {
-                let logits = rank.prefill(&self.sequence, ids, logits)?;
-                self.sequence.position += ids.len();
+                let logits = rank.prefill(sequence, ids, logits)?;
+                sequence.position += ids.len();
                 Ok(logits)
             }
             Ranks::Several { .. } => Ok(&self.logits),
@@ -220,9 +275,9 @@ impl Team {
     /// # Errors
     /// Options without meaning; a rank that fails.
     pub fn begin(&mut self, options: &SamplingOptions, prompt: &[u32]) -> Result<()> {
-        self.sequence.begin(options, prompt, self.sizes.vocab)?;
+        self.sequences[self.at].begin(options, prompt, self.sizes.vocab)?;
         self.tell(|| TeamCommand::Begin(options.clone(), prompt.into()))?;
-        let sequence = self.sequence.clone();
+        let sequence = self.sequence().clone();
         self.each(move |rank| rank.begin(&sequence))?;
         Ok(())
     }
@@ -237,8 +292,18 @@ impl Team {
 
     fn choice(&mut self) -> Result<Outcome> {
         self.tell(|| TeamCommand::Sample)?;
-        let sequence = self.sequence.clone();
-        Ok(self.each(move |rank| rank.choice(&sequence))?[0])
+        let sequence = self.sequence().clone();
+        let outcome = self.each(move |rank| rank.choice(&sequence))?[0];
+        Ok(self.said(outcome))
+    }
+
+    /// Counts what was chosen, as the ranks have.
+    fn said(&mut self, outcome: Outcome) -> Outcome {
+        let counts = Arc::make_mut(&mut self.sequence_mut().counts);
+        if let Outcome::Token(id) = outcome {
+            counts[id as usize] += 1;
+        }
+        outcome
     }
 
     /// Takes the token that was chosen last, and chooses the next.
@@ -251,14 +316,15 @@ impl Team {
 
     fn next_choice(&mut self) -> Result<Outcome> {
         self.tell(|| TeamCommand::DecodeStep)?;
-        let sequence = self.sequence.clone();
-        self.sequence.position += 1;
-        Ok(self.each(move |rank| rank.next_choice(&sequence))?[0])
+        let sequence = self.sequence().clone();
+        self.sequence_mut().position += 1;
+        let outcome = self.each(move |rank| rank.next_choice(&sequence))?[0];
+        Ok(self.said(outcome))
     }
 
     fn check(&self, ids: &[u32]) -> Result<()> {
         rank::check(ids, self.vocab())?;
-        rank::check_room(self.sequence.position + ids.len(), self.context())
+        rank::check_room(self.position() + ids.len(), self.context())
     }
 
     /// Has all ranks of this process take `ids` by `work`, and moves on.
@@ -267,9 +333,9 @@ impl Team {
         ids: &[u32],
         work: impl Fn(&mut Rank, &Sequence, &[u32]) -> Result<R> + Clone + Send + 'static,
     ) -> Result<Vec<R>> {
-        let (sequence, taken): (_, Arc<[u32]>) = (self.sequence.clone(), ids.into());
+        let (sequence, taken): (_, Arc<[u32]>) = (self.sequence().clone(), ids.into());
         let results = self.each(move |rank| work(rank, &sequence, &taken))?;
-        self.sequence.position += ids.len();
+        self.sequence_mut().position += ids.len();
         Ok(results)
     }
 }

@@ -11,6 +11,7 @@ use crate::sampler::SamplingOptions;
 /// What the first process has the others do: the methods of [`Team`].
 #[derive(Serialize, Deserialize)]
 pub(super) enum TeamCommand {
+    TurnTo(usize),
     Rewind(usize),
     Expect(usize),
     Forward(Vec<u32>, Logits),
@@ -52,6 +53,7 @@ impl Team {
 
     fn obey(&mut self, command: &TeamCommand) -> Result<()> {
         match command {
+            TeamCommand::TurnTo(place) => self.turn_to(*place),
             TeamCommand::Rewind(position) => self.rewind(*position),
             TeamCommand::Expect(tokens) => self.expect(*tokens).map(drop),
             TeamCommand::Forward(ids, logits) => self.forward(ids, *logits),

@@ -4,6 +4,8 @@
 mod bad_models;
 #[path = "../common/child.rs"]
 mod child;
+#[path = "../common/http.rs"]
+mod http;
 #[path = "../common/joined.rs"]
 mod joined;
 #[path = "../common/process.rs"]
@@ -24,6 +26,10 @@ mod order;
 mod outputs;
 mod processes;
 mod qualify;
+mod serve;
+mod serve_forms;
+mod serve_limits;
+mod serve_soak;
 mod terminal;
 mod textbook;
 mod tutorial;

@@ -95,7 +95,7 @@ fn the_examples_of_the_readme_are_true() {
     let folder = tempfile::tempdir().unwrap();
     let mut examples = blocks(include_str!("../../README.md"), "console");
     examples.retain(|example| !example.contains("HuggingFaceTB/"));
-    assert_eq!(examples.len(), 4);
+    assert_eq!(examples.len(), 3);
     for example in examples {
         let (command, shown) = example.split_once('\n').unwrap();
         let output = shell(command.strip_prefix("$ ").unwrap(), folder.path());

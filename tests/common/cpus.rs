@@ -17,7 +17,7 @@ pub fn team(case: &Path, [stages, parts]: [usize; 2], options: TeamOptions) -> R
     let split =
         Split { tensor_parallel: Some(parts), pipeline_parallel: Some(stages), ..Split::default() };
     let device = engine::Device::Cpu;
-    let asked = engine::Options { device, split, all_logits: true, ..engine::Options::default() };
+    let asked = engine::Options { device, split, scored: usize::MAX, ..engine::Options::default() };
     let model = Model::of(source(case), asked)?;
     let (plan, Model { config, dims, checkpoint, hardware, .. }) = (model.plan()?, model);
     let spec = RankSpec { config: &config, dims, checkpoint, plan: &plan };

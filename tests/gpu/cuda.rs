@@ -48,7 +48,7 @@ fn team(case: &Path, chunk: usize, options: LaunchOptions) -> Result<Team> {
     let request = engine::Options {
         context,
         prefill_chunk: Some(chunk),
-        all_logits: true,
+        scored: usize::MAX,
         ..engine::Options::default()
     };
     let mut rank = emulated::rank(&source(case), request)?;

@@ -30,7 +30,7 @@ fn team(ordinals: &[u32], chunk: usize) -> Team {
     let request = engine::Options {
         context: Some(128),
         prefill_chunk: Some(chunk),
-        all_logits: true,
+        scored: usize::MAX,
         ..engine::Options::default()
     };
     gpus::team(&source(&case()), request, 1, ordinals).unwrap()

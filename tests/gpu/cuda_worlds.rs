@@ -33,7 +33,7 @@ fn team(ordinals: &[u32], way: &str) -> Team {
     let request = engine::Options {
         context: Some(64),
         prefill_chunk: Some(40),
-        all_logits: true,
+        scored: usize::MAX,
         ..engine::Options::default()
     };
     let mut team = gpus::team(&model().0, request, 1, ordinals).unwrap();

@@ -117,7 +117,7 @@ fn request(tokens: usize) -> engine::Options {
     engine::Options {
         context: Some(64),
         prefill_chunk: Some(tokens),
-        all_logits: true,
+        scored: usize::MAX,
         ..engine::Options::default()
     }
 }

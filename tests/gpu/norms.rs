@@ -51,7 +51,7 @@ fn logits(folder: &Path, device: Device, ids: &[u32]) -> Vec<f32> {
     let options = Options {
         device,
         context: Some(64),
-        all_logits: true,
+        scored: usize::MAX,
         trust_kernels: true,
         ..Options::default()
     };

@@ -34,7 +34,7 @@ fn on_gpus(case: &Path, stages: usize, ordinals: &[u32]) -> Team {
     let request = engine::Options {
         context: Some(128),
         prefill_chunk: Some(64),
-        all_logits: true,
+        scored: usize::MAX,
         ..engine::Options::default()
     };
     gpus::team(&source(case), request, stages, ordinals).unwrap()

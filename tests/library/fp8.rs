@@ -179,7 +179,7 @@ fn find(folder: &TempDir) -> Source {
 
 fn logits(folder: &TempDir, ids: &[u32], ranks: usize) -> Vec<f32> {
     let split = Split { tensor_parallel: Some(ranks), ..Split::default() };
-    let options = Options { device: Device::Cpu, all_logits: true, split, ..Options::default() };
+    let options = Options { device: Device::Cpu, scored: usize::MAX, split, ..Options::default() };
     let mut team = Model::of(find(folder), options).unwrap().load(&silent()).unwrap().team;
     team.expect(ids.len()).unwrap();
     team.prefill(ids, Logits::All).unwrap().to_vec()

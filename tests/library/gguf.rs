@@ -18,7 +18,7 @@ use crate::golden::{cases, expected, worst};
 
 /// Of each of `ids`.
 fn logits(model: &Path, ids: &[u32]) -> Vec<f32> {
-    let options = Options { device: Device::Cpu, all_logits: true, ..Options::default() };
+    let options = Options { device: Device::Cpu, scored: usize::MAX, ..Options::default() };
     let source = Source::find(model.to_str().unwrap()).unwrap();
     let mut team = Model::of(source, options).unwrap().load(&silent()).unwrap().team;
     team.expect(ids.len()).unwrap();

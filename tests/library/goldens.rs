@@ -26,7 +26,7 @@ fn team(case: &Path, options: engine::Options) -> Team {
 const ROUNDED: f64 = 8e-3;
 
 fn all_logits() -> engine::Options {
-    engine::Options { all_logits: true, ..engine::Options::default() }
+    engine::Options { scored: usize::MAX, ..engine::Options::default() }
 }
 
 /// As `--activations bf16` asks.

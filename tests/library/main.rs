@@ -37,6 +37,7 @@ mod meta;
 mod parallel;
 mod rendezvous;
 mod rows;
+mod server;
 mod synthetic;
 mod tidy;
 mod tokenizer;

@@ -26,7 +26,7 @@ fn find(folder: &Path) -> chaski::Result<Source> {
 /// Of each of `ids`, on so many ranks.
 fn logits(folder: &Path, ids: &[u32], ranks: usize) -> Vec<f32> {
     let split = Split { tensor_parallel: Some(ranks), ..Split::default() };
-    let options = Options { device: Device::Cpu, all_logits: true, split, ..Options::default() };
+    let options = Options { device: Device::Cpu, scored: usize::MAX, split, ..Options::default() };
     let model = Model::of(find(folder).unwrap(), options).unwrap();
     let mut team = model.load(&silent()).unwrap().team;
     team.expect(ids.len()).unwrap();

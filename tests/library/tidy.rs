@@ -37,6 +37,7 @@ const ORDER: &[&str] = &[
     "engine",
     "bench",
     "lab",
+    "server",
     "cli",
 ];
 

@@ -4,7 +4,7 @@
 type Example = (&'static str, &'static str);
 
 /// By the name of the command's page.
-const EXAMPLES: [(&str, &[Example]); 13] = [
+const EXAMPLES: [(&str, &[Example]); 14] = [
     (
         "chaski",
         &[
@@ -27,6 +27,14 @@ const EXAMPLES: [(&str, &[Example]); 13] = [
             ("chaski chat -m meta-llama/Llama-3.2-1B-Instruct", "a conversation; /help in it"),
             (r#"chaski chat -p "What is 27 + 58?""#, "one question"),
             ("chaski chat --system \"Answer in verse\" -f question.txt", "a question in a file"),
+        ],
+    ),
+    (
+        "chaski-serve",
+        &[
+            ("chaski serve", "the demo model at http://127.0.0.1:8080"),
+            ("chaski serve -m meta-llama/Llama-3.2-1B-Instruct --sequences 2", "two at a time"),
+            ("chaski serve --host 0.0.0.0 --api-key-file key.txt", "for other machines"),
         ],
     ),
     (

@@ -7,6 +7,7 @@ mod kernel_run;
 mod kernels;
 mod qualify;
 mod sampling;
+mod serve;
 mod split;
 mod synthetic;
 mod tokenize;
@@ -26,6 +27,7 @@ pub use kernel_run::{CodeArgs, KernelRunArgs};
 pub use kernels::{CasesArg, CheckArgs, DiffArgs, KernelBenchArgs, KernelsCommand, SanitizeArg};
 pub use qualify::QualifyArgs;
 pub use sampling::{SamplingArgs, Seed, StopArgs};
+pub use serve::ServeArgs;
 pub use split::SplitArgs;
 pub use synthetic::{SynthesizeArgs, SyntheticArgs, WeightType};
 pub use tokenize::{DetokenizeArgs, TokenizeArgs};
@@ -63,6 +65,8 @@ pub enum Command {
     Generate(GenerateArgs),
     /// Chat with an instruction-tuned model
     Chat(ChatArgs),
+    /// Answer HTTP requests as OpenAI's API has them
+    Serve(ServeArgs),
     /// Write the logits of every position of a prompt to a safetensors file
     Logits(LogitsArgs),
     /// Measure how well a model predicts a text, as llama.cpp defines it

@@ -5,11 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::cli::file::write_file;
 use crate::cli::output::{Printer, tell, timing_lines};
-use crate::cli::sampling::Stops;
 use crate::cli::text::read_chat;
 use crate::error::{Error, Result, count};
 use crate::sampler::SamplingOptions;
-use crate::session::{Answer, Conversation, FinishReason, Session, StopCriteria, Timing};
+use crate::session::{Answer, Conversation, FinishReason, Session, StopCriteria, Stops, Timing};
 use crate::tokenizer::Tokenizer;
 
 pub(super) struct Talk<'a> {
