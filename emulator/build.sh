@@ -23,9 +23,9 @@ for source in "$here"/src/*.cpp; do
     printf '%s\0-o\0%s\0' "$source" "$work/$(basename "$source" .cpp).o"
 done | xargs -0 -P "$(nproc)" -n 3 "$cxx" $flags -c
 o() { for name; do echo "$work/$name.o"; done; }
-cuda=$(ls "$work"/*.o | grep -v '/\(nvrtc\|dialect\|nccl\|collective\|world\).o')
+cuda=$(ls "$work"/*.o | grep -v '/\(nvrtc\|dialect\|idioms\|nccl\|collective\|world\).o')
 "$cxx" -shared $link -Wl,-soname,libcuda.so $cuda -o "$out/libcuda.so.1" -ldl -lpthread
-"$cxx" -shared -Wl,-soname,libnvrtc.so $(o nvrtc shell dialect) -o "$out/libnvrtc.so.13" -ldl
+"$cxx" -shared -Wl,-soname,libnvrtc.so $(o nvrtc shell dialect idioms) -o "$out/libnvrtc.so.13" -ldl
 "$cxx" -shared $link -Wl,-soname,libnccl.so.2 $(o nccl collective world modes) -o "$out/libnccl.so.2"
 rm -rf "$out/include"
 cp -r "$here/include" "$out/include"

@@ -24,6 +24,13 @@ __attribute__((always_inline)) inline T atomically(T* p, Site site, Change chang
     after_atomic(p, held != next, site);
     return emulator_bits<T>(held);
 }
+// A plain load of what a CAS is then tried on (src/idioms.cpp).
+template <class T>
+__attribute__((always_inline)) inline std::remove_cv_t<T> guess(T* p) {
+    std::remove_cv_t<T> value;
+    __atomic_load(p, &value, __ATOMIC_RELAXED);
+    return value;
+}
 }  // namespace emulator
 
 #define EMULATOR_ATOMIC(name, T, expression)                                                  \

@@ -1,5 +1,6 @@
 #include "dialect.h"
 
+#include "idioms.h"
 #include "tokens.h"
 
 #include <map>
@@ -25,8 +26,6 @@ const std::map<std::string, const char*> kRefused = {
 constexpr const char* kHost = "is the host's: keep kernels in a file of their own, which `kernels run` "
                               "launches and gives its arguments";
 
-bool begins(const std::string& text, const char* with) { return text.rfind(with, 0) == 0; }
-
 const char* why_refused(const Tokens& tokens, size_t at) {
     const std::string& word = tokens[at].text;
     const auto known = kRefused.find(word);
@@ -41,19 +40,6 @@ const char* why_refused(const Tokens& tokens, size_t at) {
                         (word.back() == '2' || word.back() == '4');
     if (called && vector) return "bytes and halves of a word are taken one by one: write the loop";
     return nullptr;
-}
-
-bool opens(const std::string& text) { return text == "(" || text == "[" || text == "{"; }
-bool closes(const std::string& text) { return text == ")" || text == "]" || text == "}"; }
-
-// The token after what is bracketed from `at` on.
-size_t past(const Tokens& tokens, size_t at) {
-    int depth = 0;
-    do {
-        depth += opens(tokens[at].text) - closes(tokens[at].text);
-        at++;
-    } while (depth > 0 && at < tokens.size());
-    return at;
 }
 
 enum class Scope { Namespace, External, Class, Function };
@@ -77,6 +63,10 @@ public:
     std::map<std::string, Exported> kernels;
 
     void run() {
+        take_guesses(tokens_);
+        for (size_t at : in_step(tokens_))
+            refuse(at, "lanes of a warp run in step no more: write __syncwarp() between what one stores and "
+                       "another loads, or __shfl_down_sync");
         for (size_t at = 0; at < tokens_.size(); at++) {
             if (const char* why = why_refused(tokens_, at)) refuse(at, why);
             step(at);

@@ -114,4 +114,18 @@ private:
     std::vector<Token> tokens_;
 };
 
+inline bool begins(const std::string& text, const char* with) { return text.rfind(with, 0) == 0; }
+inline bool opens(const std::string& text) { return text == "(" || text == "[" || text == "{"; }
+inline bool closes(const std::string& text) { return text == ")" || text == "]" || text == "}"; }
+
+// The token after what is bracketed from `at` on.
+inline size_t past(const Tokens& tokens, size_t at) {
+    int depth = 0;
+    do {
+        depth += opens(tokens[at].text) - closes(tokens[at].text);
+        at++;
+    } while (depth > 0 && at < tokens.size());
+    return at;
+}
+
 }  // namespace emulator

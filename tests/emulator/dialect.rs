@@ -74,6 +74,7 @@ const CASES: &[Case] = &[
     ),
     case("cache_hints", |i| i + i % 16 * 4 + 3),
     launched("2x1x2:4x8x2:0:256", case("dimensions", |i| i % 64 + i / 64 * 1000)),
+    case("volatiles", |i| 32 * (i / 32 + 1)),
     case("prints", |_| 1),
     case("asserts", |_| 1),
     counted("bits", |_| 40),
@@ -132,7 +133,7 @@ fn every_construct_is_right_under_thread_sanitizer() {
 #[test]
 fn every_mistake_is_planted_and_looked_for() {
     let this = include_str!("dialect.rs");
-    for file in ["dialect.cu", "groups.cu"] {
+    for file in FILES {
         let source = fs::read_to_string(format!("{FOLDER}/kernels/{file}")).unwrap();
         let names = source.split("KERNEL(").skip(2).map(|rest| rest.split(')').next().unwrap());
         let bugs: Vec<_> = names.filter(|name| name.ends_with("_bug")).collect();
@@ -143,13 +144,19 @@ fn every_mistake_is_planted_and_looked_for() {
     }
 }
 
+const FILES: [&str; 3] = ["dialect.cu", "groups.cu", "arithmetic.cu"];
+
+fn file_of(bug: &str) -> &'static str {
+    let has = |file: &&str| {
+        let source = fs::read_to_string(format!("{FOLDER}/kernels/{file}")).unwrap();
+        source.contains(&format!("KERNEL({bug})"))
+    };
+    FILES.into_iter().find(has).unwrap()
+}
+
 /// That a mistake is told, with its line where there is one.
 fn caught(sanitizer: Sanitizer, launch: &str, bug: &str, variables: Variables, words: &[&str]) {
-    let file = if bug.starts_with("halves") || bug.starts_with("groups") {
-        "groups.cu"
-    } else {
-        "dialect.cu"
-    };
+    let file = file_of(bug);
     let variables = [variables, &[LIMIT, ("CHASKI_EMULATE_PATIENCE_MS", "50")]].concat();
     expect_caught(sanitizer, &format!("{file}:{bug}:{launch}"), &variables, words);
 }
@@ -196,25 +203,28 @@ fn a_plain_run_tells_what_it_must() {
     wrong_words(ONE, "shared_of_file_bug", &[], |i| (i + 32) % 64);
     wrong_words(ONE, "shared_in_loop_bug", &[DESCENDING], |i| 3 * ((i + 32) % 64) + 3);
     wrong_words(ONE, "lanes_in_step_bug", &[], |i| i ^ 1);
+    wrong_words(ONE, "volatiles_bug", &[], |i| 32 * (i / 32 + 1));
     wrong_words(ONE, "shared_struct_bug", &[], |i| if i == 0 { 0 } else { i });
 }
 
 #[test]
 fn address_sanitizer_tells_what_it_must() {
     let caught = |launch, bug, at: &str| {
-        let at = line_of("dialect.cu", at);
+        let at = line_of(file_of(bug), at);
         caught(Sanitizer::Address, launch, bug, &[], &[&at]);
     };
     caught(ONE, "shared_in_templates_bug", "words[threadIdx.x + 2]");
     caught("1:64:256:64", "shared_dynamic_bug", "dynamic[threadIdx.x + 1] =");
     caught(ONE, "constants_bug", "(threadIdx.x == 63)");
+    caught(ONE, "brains_bug", "__low2float(pairs[");
+    caught("1:1:0:2", "bits_bug", "1u << (in[0] + 32)");
+    caught("1:1:0:2", "numbers_bug", "7 / int(in[0])");
 }
 
 #[test]
 fn thread_sanitizer_tells_what_it_must() {
     let race = |launch, bug, first, second| {
-        let file =
-            if bug == "halves_bug" || bug == "groups_bug" { "groups.cu" } else { "dialect.cu" };
+        let file = file_of(bug);
         let lines = [line_of(file, first), line_of(file, second)];
         caught(Sanitizer::Thread, launch, bug, &[], &["data race", &lines[0], &lines[1]]);
     };
@@ -236,6 +246,8 @@ fn thread_sanitizer_tells_what_it_must() {
         "part[threadIdx.x] = in[threadIdx.x]; // for the next tile",
         "part[threadIdx.x ^ 8]",
     );
+    let line = "in[thread] + threadIdx.z";
+    race("1:4x8x2:0:64", "dimensions_bug", line, line);
     let words = ["data race", "lanes_in_step_bug"];
     caught(Sanitizer::Thread, ONE, "lanes_in_step_bug", &[], &words);
 }
@@ -298,6 +310,14 @@ fn what_is_not_there_is_refused_by_name() {
         ("__shared__ float part[2] = {0};", "__shared__: has no initial value"),
         ("__shared__ float (*part)[2];", "this declaration of __shared__ is not understood"),
         ("x[0] = __no_such_function(1);", "__no_such_function"),
+        (
+            "volatile float* s = x; int i = threadIdx.x; s[i] += s[i + 16]; s[i] += s[i + 8];",
+            "s: lanes of a warp run in step no more: write __syncwarp()",
+        ),
+        (
+            "volatile float* s = x; for (int k = 8; k > 0; k /= 2) s[0] += s[k];",
+            "s: lanes of a warp run in step no more: write __syncwarp()",
+        ),
     ] {
         let log = log(line);
         assert!(log.starts_with("mine.cu:2: error: ") && log.contains(name), "{line}: {log}");

@@ -28,6 +28,12 @@ KERNEL(bits) {
     IS(make_float3(1, 2, 3).z == 3), IS(make_int4(1, 2, 3, 4).w == 4), IS(dim3(7).y == 1);
 }
 
+// A GPU shifts by 32 and more as by 32; C++ does not know what that is.
+KERNEL(bits_bug) { out[0] = 1u << (in[0] + 32); }
+
+// A GPU goes on.
+KERNEL(numbers_bug) { out[0] = 7 / int(in[0]); }
+
 extern "C" __global__ void numbers(const uint32_t *in, uint32_t *out) {
     const float one = in[0] + 1.0f, third = 1.0f / 3.0f;
     IS(__float_as_uint(one) == 0x3f800000), IS(__uint_as_float(0x40000000) == 2), IS(__int_as_float(0) == 0);

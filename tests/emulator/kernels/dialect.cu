@@ -337,6 +337,32 @@ extern "C" __global__ void __launch_bounds__(64, 2) dimensions(const uint32_t* _
     out[number * N + thread] = in[thread] + 1000 * number;
 }
 
+// Forgets a dimension.
+KERNEL(dimensions_bug) {
+    const unsigned thread = threadIdx.x + blockDim.x * threadIdx.y;
+    out[thread] = in[thread] + threadIdx.z;
+}
+
+// A sum of old: lanes that run in step, and a volatile array that keeps the compiler from knowing.
+template <bool FIXED> __device__ void add_in_step(volatile uint32_t* s) {
+    for (int apart = 16; apart > 0; apart /= 2) {
+        const uint32_t sum = s[LANE] + s[LANE + apart];
+        if (FIXED) __syncwarp();
+        s[LANE] = sum;
+        if (FIXED) __syncwarp();
+    }
+}
+template <bool FIXED> __device__ void volatile_sum(WORDS) {
+    __shared__ volatile uint32_t part[N / 32][48];
+    volatile uint32_t* own = part[threadIdx.x / 32];
+    own[LANE] = in[threadIdx.x] / 32 + 1, own[LANE % 16 + 32] = 0;
+    __syncwarp();
+    add_in_step<FIXED>(own);
+    out[threadIdx.x] = own[0];
+}
+KERNEL(volatiles) { volatile_sum<true>(in, out); }
+KERNEL(volatiles_bug) { volatile_sum<false>(in, out); }
+
 // Output.
 KERNEL(prints) {
     if (threadIdx.x == 3) printf("thread %d of %s: %.2f\n", threadIdx.x, "prints", 2.5);

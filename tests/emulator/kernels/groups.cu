@@ -49,6 +49,12 @@ KERNEL(brains) {
     out[threadIdx.x] = r;
 }
 
+// Pairs from an odd place on.
+KERNEL(brains_bug) {
+    const auto* pairs = reinterpret_cast<const __nv_bfloat162*>(reinterpret_cast<const __nv_bfloat16*>(in) + 1);
+    out[threadIdx.x] = uint32_t(__low2float(pairs[threadIdx.x / 2]));
+}
+
 KERNEL(groups) {
     uint32_t r = 0;
     const cg::thread_block block = cg::this_thread_block();
