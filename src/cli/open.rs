@@ -3,6 +3,7 @@
 use std::process::Command;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Once};
+use std::time::Duration;
 
 use super::args::{KernelFile, ModelArgs, SplitArgs, SyntheticArgs, WeightType};
 use super::interrupt::{interrupt, leave_to_the_first};
@@ -16,7 +17,7 @@ use crate::engine::{Checker, Engine, Model, Observer, Options, Split};
 use crate::error::{Error, Result, count};
 use crate::executor::cuda::{device_count, emulated_devices, has_driver};
 use crate::hub;
-use crate::kernel::KernelSource;
+use crate::kernel::Replacement;
 use crate::source::Source;
 use crate::vector;
 
@@ -41,9 +42,9 @@ pub fn options(args: &ModelArgs) -> Result<Options> {
         prefill_chunk: args.prefill_chunk,
         kv_type: args.kv_type.map(Float::from),
         activations: args.activations.map(Float::from),
-        kernels: kernel_sources(&args.kernel)?,
+        kernels: replacements(&args.kernel)?,
         trust_kernels: args.trust_kernels || defaults.trust_kernels,
-        checker: Some(checker()?),
+        checker: Some(checker(None)?),
         threads: args.threads.map(at_most_the_cores),
         timeout: args.split.timeout(),
         hub: hub_options(args.offline)?,
@@ -95,27 +96,28 @@ fn split(args: &SplitArgs) -> Result<Split> {
     })
 }
 
-/// The sources that are to take the place of built-in ones.
-fn kernel_sources(files: &[KernelFile]) -> Result<Vec<KernelSource>> {
+/// What is to take the place of built-in kernels.
+fn replacements(files: &[KernelFile]) -> Result<Vec<Replacement>> {
     let read = |KernelFile { name, file }: &KernelFile| {
-        let source = KernelSource::read(file)?;
-        if source.kernel.name != name {
+        let read = Replacement::read(file)?;
+        if read.kernel.name != name {
             return Err(Error::usage(format!(
-                "--kernel {name}={}: its first line says that it replaces {}",
+                "--kernel {name}={}: its kernels replace {}",
                 file.display(),
-                source.kernel.name
+                read.kernel.name
             )));
         }
-        Ok(source)
+        Ok(read)
     };
     files.iter().map(read).collect()
 }
 
-/// This program, which performs checks in a process of its own.
+/// This program, which performs checks in a process of its own. `limit`: of the processor's time that a
+/// kernel of an emulated GPU may take.
 ///
 /// # Errors
 /// When it cannot be found.
-pub fn checker() -> Result<Checker> {
+pub fn checker(limit: Option<Duration>) -> Result<Checker> {
     let this = std::env::current_exe();
     let this = this.map_err(|error| Error::failed(format!("cannot find myself: {error}")))?;
     Ok(Checker(Arc::new(move |device| {
@@ -123,6 +125,9 @@ pub fn checker() -> Result<Checker> {
         command.args(["qualify", "--worker", "--device", &format!("cuda:{device}")]);
         if let Some(devices) = emulated_devices() {
             command.args(["--emulate", &devices.to_string()]);
+        }
+        if let Some(limit) = limit {
+            command.env("CHASKI_EMULATE_LIMIT_MS", limit.as_millis().to_string());
         }
         command
     })))

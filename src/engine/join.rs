@@ -21,7 +21,7 @@ pub(super) fn meet(model: &Model, place: &ProcessPlace, plan: &Plan) -> Result<A
     let Model { config, checkpoint, dims, hardware, options, .. } = model;
     let sizes = Sizes { context: 0, threads: 0, ..plan.sizes };
     let tensors: Vec<_> = checkpoint.tensors().collect();
-    let kernels = options.kernels.iter().map(|source| (&source.text, &source.headers));
+    let kernels = options.kernels.iter().flat_map(|kernel| kernel.file.own_texts());
     let kernels: Vec<_> = kernels.collect();
     let hash = hash([&*format!("{config:?}{sizes:?}{tensors:?}{kernels:?}")].into_iter());
     let machine = System::host_name().unwrap_or_else(|_| "a machine without a name".to_owned());

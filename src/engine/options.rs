@@ -10,7 +10,7 @@ use crate::encoding::Float;
 use crate::error::Result;
 use crate::executor::cuda;
 use crate::hub;
-use crate::kernel::KernelSource;
+use crate::kernel::Replacement;
 use crate::source::Variables;
 
 #[derive(Debug, Clone)]
@@ -33,7 +33,7 @@ pub struct Options {
     /// weights; else f32. A GPU has no choice.
     pub activations: Option<Float>,
     /// Sources that run in place of built-in kernels.
-    pub kernels: Vec<KernelSource>,
+    pub kernels: Vec<Replacement>,
     /// Kernels are taken as they are, unchecked.
     pub trust_kernels: bool,
     /// What checks them; else this process does, which a kernel that hangs does not let go.

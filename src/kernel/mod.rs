@@ -27,7 +27,9 @@ mod cuda_file;
 mod launch;
 pub mod nvrtc;
 mod paths;
+mod preprocessed;
 pub mod private;
+mod replacement;
 mod set;
 pub mod signature;
 mod source;
@@ -37,6 +39,7 @@ pub use compile::{Resources, resources_of};
 pub use cuda_file::{CudaFile, Declared, Parameter};
 pub use launch::{Arguments, Launch, Pointer, RegionKind, TensorMap};
 pub use paths::Paths;
+pub use replacement::{ReplacedExport, Replacement};
 pub use set::KernelSet;
 pub use source::{KernelSource, find_nvrtc};
 

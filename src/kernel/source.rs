@@ -1,114 +1,55 @@
-//! A kernel's source as the compiler takes it: the built-in one, or another in its place.
+//! A built-in kernel's source as the compiler takes it.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read};
 use std::path::Path;
 
 use super::compile::{CompileCache, CompileUnit};
 use super::nvrtc::{self, Nvrtc};
-use super::signature::{DeclaredField, FieldKind};
-use super::{KERNELS, Kernel, Paths, private};
-use crate::error::{Error, Result, did_you_mean};
+use super::{Kernel, Paths, private};
+use crate::error::{Error, Result};
 
-/// A kernel's source with the headers that it includes.
+/// A kernel's source; its headers are the kernel's.
 #[derive(Debug, Clone)]
 pub struct KernelSource {
     pub kernel: &'static Kernel,
     /// For messages.
     pub path: String,
     pub text: Cow<'static, str>,
-    /// By the names that they are included with.
-    pub headers: BTreeMap<Cow<'static, str>, Cow<'static, str>>,
 }
 
 impl From<&'static Kernel> for KernelSource {
     fn from(kernel: &'static Kernel) -> Self {
         let path = format!("kernels/{}.cu", kernel.name);
-        let headers = kernel.headers.iter().map(|h| (h.name.into(), h.text.into())).collect();
-        Self { kernel, path, text: kernel.source.into(), headers }
+        Self { kernel, path, text: kernel.source.into() }
     }
 }
 
 impl KernelSource {
-    /// Reads a source that is to take the place of the kernel which its first line names. The headers
-    /// are those in `lib` beside it, or else the built-in ones.
-    ///
-    /// # Errors
-    /// A file that cannot be read; what is wrong with it, and where; arguments or exports other than
-    /// the kernel's.
-    pub fn read(path: &Path) -> Result<Self> {
-        let text = read(path)?;
-        let first = text.lines().next().unwrap_or_default();
-        let name = first.strip_prefix("//! ").and_then(|rest| rest.split(':').next());
-        let Some(kernel) = name.and_then(Kernel::find) else {
-            let names: Vec<_> = KERNELS.iter().map(|kernel| kernel.name).collect();
-            let meant = did_you_mean(name.unwrap_or_default(), names.iter().copied());
-            return Err(Error::failed(format!(
-                "{}:1: the first line is to name the kernel that this replaces, as in `//! embed: \
-                 what it does`; there are {}{meant}",
-                path.display(),
-                names.join(", ")
-            )));
-        };
-        let mut headers: BTreeMap<Cow<'static, str>, Cow<'static, str>> = BTreeMap::new();
-        for header in KERNELS.iter().flat_map(|kernel| kernel.headers) {
-            headers.insert(header.name.into(), header.text.into());
-        }
-        let beside = path.parent().unwrap_or(Path::new("")).join("lib");
-        for file in fs::read_dir(beside).into_iter().flatten().flatten() {
-            let file = file.path();
-            if file.extension().is_some_and(|extension| extension == "cuh") && file.is_file() {
-                let name = file.file_name().unwrap_or_default().to_string_lossy();
-                headers.insert(format!("lib/{name}").into(), read(&file)?.into());
-            }
-        }
-        let path = path.display().to_string();
-        let source = Self { kernel, path, text: text.into(), headers };
-        source.check()?;
-        Ok(source)
-    }
-
-    /// That it can be launched in place of the kernel.
-    fn check(&self) -> Result<()> {
-        let program = self.program().map_err(Error::failed)?;
-        let Self { kernel, path, .. } = self;
-        let ours = kernel.fields.iter().filter(|field| field.c_type != "Trace");
-        let ours = ours.map(|field| format!("{} {}", field.c_type, field.name));
-        let theirs = program.signature.fields.iter().filter(|field| field.kind != FieldKind::Trace);
-        let theirs = theirs.map(declaration);
-        if let Some((ours, theirs)) = first_difference(ours, theirs) {
-            return Err(Error::failed(format!(
-                "{path}: struct {} has {theirs} where the built-in kernel has {ours}: the host fills \
-                 the same arguments for both",
-                kernel.arguments
-            )));
-        }
-        let export = |name: &str, threads: u32| format!("{name} with blocks of {threads} threads");
-        let ours = kernel.exports.iter().map(|each| export(each.name, each.threads));
-        let theirs = program.signature.exports.iter().map(|each| export(&each.name, each.threads));
-        if let Some((ours, theirs)) = first_difference(ours, theirs) {
-            return Err(Error::failed(format!(
-                "{path}: it exports {theirs} where the built-in kernel exports {ours}"
-            )));
-        }
-        Ok(())
-    }
-
     fn program(&self) -> std::result::Result<CompileUnit<'_>, String> {
-        let library = self.headers.iter().map(|(name, text)| (&**name, &**text)).collect();
+        let library = self.headers().into_iter().collect();
         CompileUnit::new(self.kernel.name, &self.path, &self.text, &library)
     }
 
     /// Name and text of the headers.
-    pub fn headers(&self) -> Vec<(&str, &str)> {
-        self.headers.iter().map(|(name, text)| (&**name, &**text)).collect()
+    pub fn headers(&self) -> Vec<(&'static str, &'static str)> {
+        self.kernel.headers.iter().map(|header| (header.name, header.text)).collect()
+    }
+
+    /// The kernel's, but for its text, which messages call `path`.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn variant(kernel: &'static Kernel, path: &Path) -> Result<Self> {
+        let text = read(path)?.into();
+        Ok(Self { text, path: path.display().to_string(), ..kernel.into() })
     }
 
     /// Name and text of the headers, then of the source itself, for messages about lines.
     pub fn texts(&self) -> Vec<(String, String)> {
-        let headers = self.headers.iter().map(|(name, text)| (name.to_string(), text.to_string()));
+        let headers = self.headers().into_iter();
+        let headers = headers.map(|(name, text)| (name.to_owned(), text.to_owned()));
         headers.chain([(self.path.clone(), self.text.to_string())]).collect()
     }
 
@@ -158,23 +99,4 @@ pub(super) fn read(path: &Path) -> Result<String> {
         return Err(failed(io::Error::other(format!("over {} MiB", MOST_BYTES >> 20))));
     }
     Ok(text)
-}
-
-fn declaration(field: &DeclaredField) -> String {
-    let DeclaredField { name, kind, .. } = field;
-    let kind: &FieldKind = kind;
-    format!("{} {name}", kind.c_type())
-}
-
-/// The first place where two lists differ, in words.
-fn first_difference(
-    ours: impl Iterator<Item = String>,
-    theirs: impl Iterator<Item = String>,
-) -> Option<(String, String)> {
-    let ends = std::iter::repeat(None);
-    let ours = ours.map(Some).chain(ends.clone());
-    let mut pairs = ours.zip(theirs.map(Some).chain(ends)).take_while(|pair| *pair != (None, None));
-    let (ours, theirs) = pairs.find(|(ours, theirs)| ours != theirs)?;
-    let name = |item: Option<String>| item.map_or("nothing".to_owned(), |item| format!("`{item}`"));
-    Some((name(ours), name(theirs)))
 }

@@ -10,7 +10,7 @@ use crate::bench::{Ceilings, Column, Conditions, Row, number, percent, percentil
 use crate::error::{Error, Result};
 use crate::executor::cuda::LaunchOptions;
 use crate::executor::{Captured, Hardware};
-use crate::kernel::{Kernel, KernelSource};
+use crate::kernel::{Kernel, Replacement};
 use crate::op::Op;
 
 /// A run lasts at least this long, in seconds, so that starting it is no part worth mentioning...
@@ -27,7 +27,7 @@ pub enum Candidate {
     /// The kernel that is part of this program; on the CPU, the op's reference.
     BuiltIn,
     /// A kernel in its place.
-    Source(KernelSource),
+    Source(Replacement),
     /// NVIDIA's library, for what is a product.
     CublasLt,
     /// The built-in kernel, its rows cut into this number of parts.
@@ -39,7 +39,7 @@ impl Candidate {
     pub fn name(&self) -> String {
         match self {
             Self::BuiltIn => "built-in".to_owned(),
-            Self::Source(source) => source.path.clone(),
+            Self::Source(source) => source.path(),
             Self::CublasLt => "cuBLASLt".to_owned(),
             Self::Parts(1) => "whole rows".to_owned(),
             Self::Parts(parts) => format!("{parts} parts"),
@@ -47,7 +47,7 @@ impl Candidate {
     }
 
     /// The source, if it is one that takes the kernel's place.
-    pub fn source(&self) -> Option<&KernelSource> {
+    pub fn source(&self) -> Option<&Replacement> {
         match self {
             Self::Source(source) => Some(source),
             _ => None,

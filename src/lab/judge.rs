@@ -3,7 +3,7 @@
 use super::op_bench::{Group, OpBench, RunResult};
 use crate::error::{Error, Result};
 use crate::executor::Captured;
-use crate::kernel::KernelSource;
+use crate::kernel::Replacement;
 
 /// The relative L2 that two ways of rounding explain, in any of the types at hand.
 const TOLERANCE: f64 = 1e-2;
@@ -23,7 +23,7 @@ impl RunResult {
     ///
     /// # Errors
     /// What is different, in a line.
-    pub fn check(&self, built_in: &Self, source: &KernelSource) -> Result<()> {
+    pub fn check(&self, built_in: &Self, source: &Replacement) -> Result<()> {
         let parts = built_in.numbers.iter().zip(&self.numbers);
         let far = parts.map(|((name, right), (_, found))| (name, apart(right, found)));
         let far = far.filter(|(_, apart)| *apart > TOLERANCE).max_by(|a, b| a.1.total_cmp(&b.1));
@@ -34,7 +34,7 @@ impl RunResult {
         };
         Err(Error::failed(format!(
             "{} computes something else once it has been timed: {what}",
-            source.path
+            source.path()
         )))
     }
 }

@@ -140,7 +140,7 @@ fn only_what_is_right_is_timed() {
     let said = told(("grid_dependency_wait();", "grid_dependency_wait()"), &[]);
     assert!(said.contains("mine.cu does not pass kernels check: cannot compile"), "{said}");
     let said = told(("uint32_t tokens;", "uint32_t count;"), &[]);
-    assert!(said.contains("struct RmsNorm has `uint32_t count` where"), "{said}");
+    assert!(said.contains("rms_norm_bf16 takes `uint32_t count` where"), "{said}");
 }
 
 /// Rows are of what is right to the end, not only before anything is timed.

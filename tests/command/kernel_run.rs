@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::process::Command;
 
 use safetensors::tensor::{Dtype, SafeTensors};
 
@@ -85,31 +84,6 @@ fn what_a_kernel_writes_is_kept_and_what_it_prints_is_shown() {
     let (status, said, _) = run(&file, &[&again[..], &["--reference", out_name]].concat());
     assert_eq!(status, Some(1), "{said}");
     assert!(said.contains("y[0] is 1, and the reference has 0.5"), "{said}");
-}
-
-/// Without numpy a line says what to do.
-#[test]
-fn a_script_says_what_should_come_out() {
-    let folder = tempfile::tempdir().unwrap();
-    let script = folder.path().join("reference.py");
-    fs::write(
-        &script,
-        "def reference(a, b, n):\n    assert a.shape == (n, n)\n    return {'c': a @ b}\n",
-    )
-    .unwrap();
-    let more = ["--reference", script.to_str().unwrap()];
-    let (status, said, errors) =
-        run(&textbook("product"), &[example("product").launch, &more].concat());
-    let numpy = Command::new("python3").args(["-c", "import numpy"]).output().unwrap().status;
-    match numpy.success() {
-        true => {
-            assert!(status == Some(0) && said.contains("right under 3 schedules"), "{said}{errors}")
-        }
-        false => {
-            assert_eq!(status, Some(1), "{said}");
-            assert!(errors.contains("python3 has no numpy: pip install numpy"), "{errors}");
-        }
-    }
 }
 
 /// Resources, PTX and machine code of any file, with its lines; without NVIDIA's tools a line says which.

@@ -11,7 +11,7 @@ use chaski::comm::LocalGroup;
 use chaski::config::Shard;
 use chaski::error::Result;
 use chaski::executor::cuda::{Emulation, Gpu};
-use chaski::kernel::{Kernel, KernelSource};
+use chaski::kernel::{Kernel, Replacement};
 use chaski::random::random;
 
 use crate::emulated;
@@ -27,7 +27,7 @@ pub fn gpus(world: usize) -> Vec<Gpu> {
     let open = |ordinal| {
         let gpu = Gpu::open(ordinal).unwrap();
         if let Some(file) = std::env::var_os(KERNEL) {
-            gpu.replace_kernel(KernelSource::read(Path::new(&file)).unwrap());
+            gpu.replace_kernel(Replacement::read(Path::new(&file)).unwrap());
         }
         gpu
     };

@@ -18,6 +18,7 @@ mod mutations;
 mod one_layer;
 mod peers_cpu;
 mod process_faults;
+mod reference;
 mod smollm2;
 mod strangers;
 mod wild_json;

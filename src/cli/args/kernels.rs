@@ -82,7 +82,7 @@ pub struct KernelBenchArgs {
     #[arg(short = 'd', long, value_name = "N", default_value_t = 2048, value_parser = tokens)]
     pub n_depth: usize,
 
-    /// A kernel to time in place of the built-in one that its first line names, if it passes `kernels
+    /// A kernel to time in place of the built-in one whose functions it has, if it passes `kernels
     /// check`
     #[arg(long, value_name = "FILE.cu")]
     pub source: Option<PathBuf>,
@@ -119,7 +119,7 @@ pub struct CheckArgs {
     #[arg(value_name = "NAME", value_parser = kernel_name())]
     pub names: Vec<&'static Kernel>,
 
-    /// A kernel to run in place of the built-in one that its first line names; headers in lib/ beside
+    /// A kernel to run in place of the built-in one whose functions it has; headers in lib/ beside
     /// it replace the built-in ones
     #[arg(long, value_name = "FILE.cu")]
     pub source: Option<PathBuf>,

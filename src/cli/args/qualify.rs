@@ -23,7 +23,8 @@ pub struct QualifyArgs {
     #[arg(long)]
     pub json: bool,
 
-    /// End a kernel that takes longer over a case [default: 10; 120 where GPUs are emulated]
+    /// End a kernel that takes longer over a case [default: 10; where GPUs are emulated
+    /// 20, 120 with --thorough]
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub time_limit: Option<f64>,
 

@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::engine::Device;
 use crate::error::{Error, Result};
 use crate::executor::cuda::{Gpu, Nvml, Settings, device_count};
-use crate::kernel::{Kernel, KernelSource};
+use crate::kernel::{Kernel, Replacement};
 use crate::lab::{
     AllReduceTimes, SHARED_SUM_COLUMNS, SUM_BYTES, SUM_COLUMNS, shares_gpu, size_name, sum_rows,
     time_sums,
@@ -36,7 +36,7 @@ const RANKS: [u32; 3] = [2, 4, 8];
 pub fn bench(
     args: &KernelBenchArgs,
     wanted: &[&Kernel],
-    source: Option<&KernelSource>,
+    source: Option<&Replacement>,
     interrupt: &'static AtomicBool,
     emulated: Option<u32>,
 ) -> Result<()> {
@@ -127,7 +127,7 @@ fn places(args: &KernelBenchArgs) -> Result<Vec<Vec<u32>>> {
 
 fn gpus(
     ordinals: &[u32],
-    source: Option<&KernelSource>,
+    source: Option<&Replacement>,
     settings: &Arc<Settings>,
 ) -> Result<Vec<Gpu>> {
     let open = |ordinal: &u32| {
@@ -139,11 +139,11 @@ fn gpus(
 }
 
 /// What all rows have in common.
-fn subject(model: &str, gpu: &Gpu, nvml: Option<&Nvml>, source: Option<&KernelSource>) -> Row {
+fn subject(model: &str, gpu: &Gpu, nvml: Option<&Nvml>, source: Option<&Replacement>) -> Row {
     let Value::Object(row) = json!({
         "model": model,
         "device": gpu.name,
-        "source": source.map_or("built-in", |source| &source.path),
+        "source": source.map_or("built-in".to_owned(), Replacement::path),
         "driver": nvml.and_then(Nvml::driver),
         "commit": env!("CHASKI_VERSION"),
         "date": jiff::Timestamp::now().to_string(),

@@ -22,7 +22,7 @@ use crate::engine::{Device, Model, Options};
 use crate::error::{Error, Result};
 use crate::executor::Hardware;
 use crate::executor::cuda::{Nvml, check_cublas};
-use crate::kernel::{Kernel, KernelSource};
+use crate::kernel::{Kernel, Replacement};
 use crate::lab::{
     BenchStep, Candidate, Group, GroupTuning, KERNEL_COLUMNS, OpBench, ROTATION, Times,
     check_turns, kernel_row, kernels_of, measure, table,
@@ -55,7 +55,7 @@ pub fn bench(args: &KernelBenchArgs, emulated: Option<u32>) -> Result<()> {
         let Hardware::Gpu(gpu) = hardware else {
             return Err(Error::usage(format!(
                 "{}: kernels run on a GPU; --emulate 1 emulates one",
-                source.path
+                source.path()
             )));
         };
         while_waiting(|| passed(source, gpu.ordinal, emulated, args.time_limit))?;
@@ -215,7 +215,7 @@ fn candidates(args: &KernelBenchArgs) -> Result<Vec<Candidate>> {
     let candidate = |path: &Path| match path.to_str() {
         Some("built-in") => Ok(Candidate::BuiltIn),
         Some("cublaslt") => check_cublas().map(|()| Candidate::CublasLt),
-        _ => KernelSource::read(path).map(Candidate::Source),
+        _ => Replacement::read(path).map(Candidate::Source),
     };
     let own = args.source.as_deref().map_or(Ok(Candidate::BuiltIn), candidate)?;
     let Some(against) = args.against.as_deref() else { return Ok(vec![own]) };
@@ -225,7 +225,10 @@ fn candidates(args: &KernelBenchArgs) -> Result<Vec<Candidate>> {
         (Some(own), Some(against)) if own.kernel.name != against.kernel.name => {
             Err(Error::usage(format!(
                 "{} replaces {}, and {} replaces {}: nothing to compare",
-                own.path, own.kernel.name, against.path, against.kernel.name
+                own.path(),
+                own.kernel.name,
+                against.path(),
+                against.kernel.name
             )))
         }
         _ => Ok(vec![own, against]),
@@ -242,7 +245,9 @@ fn wanted(args: &KernelBenchArgs, candidates: &[Candidate]) -> Result<Vec<&'stat
         None => Ok(vec![source.kernel]),
         Some(other) => Err(Error::usage(format!(
             "{} replaces {}: {} cannot be timed with it",
-            source.path, source.kernel.name, other.name
+            source.path(),
+            source.kernel.name,
+            other.name
         ))),
     }
 }

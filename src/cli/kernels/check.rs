@@ -10,14 +10,14 @@ use crate::cli::output::print;
 use crate::conformance::{Effort, ORDERS};
 use crate::error::{Error, Result, count};
 use crate::executor::cuda::Sanitizer;
-use crate::kernel::{KERNELS, Kernel, KernelSource};
+use crate::kernel::{KERNELS, Kernel, Replacement};
 
 /// Checks kernels, in processes of their own.
 ///
 /// # Errors
 /// When any of them is wrong.
 pub fn check(args: &CheckArgs, emulated: Option<u32>) -> Result<()> {
-    let source = args.source.as_deref().map(KernelSource::read).transpose()?;
+    let source = args.source.as_deref().map(Replacement::read).transpose()?;
     let kernels = chosen(args, source.as_ref())?;
     let sanitizers = match args.sanitize {
         SanitizeArg::None => vec![Sanitizer::None],
@@ -70,13 +70,13 @@ pub fn check(args: &CheckArgs, emulated: Option<u32>) -> Result<()> {
     }
 }
 
-fn chosen(args: &CheckArgs, source: Option<&KernelSource>) -> Result<Vec<&'static Kernel>> {
+fn chosen(args: &CheckArgs, source: Option<&Replacement>) -> Result<Vec<&'static Kernel>> {
     match source {
         Some(source) if args.names.iter().any(|kernel| kernel.name != source.kernel.name) => {
-            let KernelSource { path, kernel, .. } = source;
             Err(Error::usage(format!(
-                "{path} replaces {}: no other kernel can be named",
-                kernel.name
+                "{} replaces {}: no other kernel can be named",
+                source.path(),
+                source.kernel.name
             )))
         }
         Some(source) => Ok(vec![source.kernel]),
@@ -148,14 +148,14 @@ impl Checked {
 /// # Errors
 /// What is wrong with it, in a line.
 pub fn passed(
-    source: &KernelSource,
+    source: &Replacement,
     device: u32,
     emulated: Option<u32>,
     time_limit: Option<f64>,
 ) -> Result<()> {
     let args = CheckArgs {
         names: Vec::new(),
-        source: Some(source.path.clone().into()),
+        source: Some(source.file.path.clone()),
         device,
         sanitize: SanitizeArg::None,
         cases: Some(CasesArg::Quick),

@@ -119,10 +119,7 @@ fn compiled(
 ) -> Result<(Compiled, Vec<String>)> {
     let entries = match &args.entry {
         Some(entry) => vec![file.kernel(Some(entry))?.1],
-        None => {
-            let plain = file.kernels.iter().filter(|kernel| !kernel.is_template);
-            plain.map(|kernel| kernel.name.clone()).collect()
-        }
+        None => file.entries(),
     };
     if entries.is_empty() {
         file.kernel(None)?; // says how to name a template
@@ -159,7 +156,8 @@ pub fn list(args: &CodeArgs, as_json: bool) -> Result<()> {
     for arch in archs {
         let (made, entries) = compiled(args, &file, arch, CodeFormat::Cubin)?;
         for (entry, symbol) in entries.iter().zip(&made.symbols) {
-            let threads = file.kernel(Some(entry))?.0.threads.unwrap_or(USUAL_THREADS);
+            let kernel = file.kernel(Some(entry))?.0;
+            let threads = file.threads(kernel).unwrap_or(USUAL_THREADS);
             let found = resources_of(&made.log, symbol, threads);
             rows.extend(found.map(|resources| (entry.clone(), arch, resources)));
         }

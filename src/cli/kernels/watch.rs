@@ -11,7 +11,7 @@ use crate::cli::args::CheckArgs;
 use crate::conformance::{Effort, report};
 use crate::error::{Error, Result};
 use crate::executor::cuda::{Emulation, Sanitizer};
-use crate::kernel::{Kernel, KernelSource};
+use crate::kernel::{Kernel, KernelSource, Replacement};
 
 /// Runs these kernels' cases in another process, those after one that has ended it in yet another, and
 /// tells `each` what has come of a kernel.
@@ -20,7 +20,7 @@ use crate::kernel::{Kernel, KernelSource};
 /// When a process ends before it has come to a kernel; what `each` returns.
 pub(super) fn watch(
     kernels: &[&'static Kernel],
-    source: &Option<KernelSource>,
+    source: &Option<Replacement>,
     (args, sanitizer): (&CheckArgs, Sanitizer),
     emulated: Option<u32>,
     each: &mut dyn FnMut(Checked) -> Result<()>,
@@ -69,9 +69,10 @@ pub(super) fn watch(
             let late = || format!("the GPU is not ready after {} s", GETTING_READY.as_secs());
             return Err(Error::failed(if in_time { reason(status, &errors) } else { late() }));
         };
-        let source = source.clone().unwrap_or_else(|| checked.kernel.into());
+        let built_in = || KernelSource::from(checked.kernel).texts();
+        let texts = source.as_ref().map_or_else(built_in, |source| source.file.texts());
         checked.wrong.extend(match in_time {
-            true => last_words(status, running, &errors, &source),
+            true => last_words(status, running, &errors, &texts),
             false => {
                 let late = if running.is_some() { limit } else { limit.max(GETTING_READY) };
                 vec![of_case(&endless(checked.kernel, late), running.as_deref())]
@@ -118,10 +119,10 @@ fn last_words(
     status: ExitStatus,
     case: Option<String>,
     errors: &str,
-    source: &KernelSource,
+    texts: &[(String, String)],
 ) -> Vec<String> {
     let of_case = |what: &str| of_case(what, case.as_deref());
-    let reports = report::read(errors, &source.texts());
+    let reports = report::read(errors, texts);
     if !reports.is_empty() {
         return reports.iter().map(|report| of_case(report)).collect();
     }

@@ -12,7 +12,7 @@ use crate::cli::output::print;
 use crate::conformance::{self, Effort};
 use crate::error::{Error, Result};
 use crate::executor::cuda::{Gpu, Order};
-use crate::kernel::{Kernel, KernelSource};
+use crate::kernel::{Kernel, Replacement};
 use crate::op::Target;
 
 /// Wrong cases after which a kernel needs no more.
@@ -44,7 +44,7 @@ impl CheckEvent {
 /// When the GPU, or a kernel on it, fails.
 pub fn work(
     kernels: &[&Kernel],
-    source: Option<KernelSource>,
+    source: Option<Replacement>,
     device: u32,
     (effort, orders): (Effort, &[Order]),
     emulated: Option<u32>,

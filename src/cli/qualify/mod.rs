@@ -35,7 +35,14 @@ pub fn run(args: &QualifyArgs) -> Result<()> {
     };
     let mut record = Record::load(Identity::of(&gpu)?, &gpu.settings.paths);
     record.peers.clear(); // ranks try it again
-    let (limit, checker) = (limit(args.time_limit), checker()?);
+    let is_emulated = cuda::emulated().is_some();
+    let limit = case_limit(args, is_emulated);
+    // An emulated GPU minds the processor's time, and says where a kernel stands; what does not even do
+    // that is ended.
+    let (checker, limit) = match is_emulated {
+        true => (checker(Some(limit))?, 10 * limit),
+        false => (checker(None)?, limit),
+    };
     let how = How { anew: true, thorough: args.thorough, limit, checker: Some(&checker) };
     let standing = find_out(&gpu, options, &checks, &mut record, how, &observer())?;
     match args.json {
@@ -86,9 +93,14 @@ fn table(record: &Record, standing: &Standing) -> String {
     format!("{gpu}, driver {driver}\n{lines}{not_used}{}\n", kept(record))
 }
 
-fn limit(given: Option<f64>) -> Duration {
-    let usual = if cuda::emulated().is_some() { 120.0 } else { 10.0 };
-    Duration::from_secs_f64(given.unwrap_or(usual))
+/// How long a kernel may take over a case: on an emulated GPU of the processor's time.
+fn case_limit(args: &QualifyArgs, is_emulated: bool) -> Duration {
+    let usual = match (is_emulated, args.thorough) {
+        (false, _) => 10.0,
+        (true, false) => 20.0,
+        (true, true) => 120.0,
+    };
+    Duration::from_secs_f64(args.time_limit.unwrap_or(usual))
 }
 
 /// What is known of a GPU, for people.
@@ -127,4 +139,28 @@ pub fn state(gpu: &Gpu) -> Result<String> {
         }
     };
     Ok(checks + &tuned + &broken)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_case_has_twenty_seconds_on_an_emulated_gpu() {
+        let limit = |is_emulated, thorough, time_limit| {
+            let args = QualifyArgs {
+                model: None,
+                device: 0,
+                thorough,
+                json: false,
+                time_limit,
+                worker: false,
+            };
+            case_limit(&args, is_emulated).as_secs_f64()
+        };
+        assert_eq!(limit(true, false, None), 20.0);
+        assert_eq!(limit(true, true, None), 120.0);
+        assert_eq!(limit(false, true, None), 10.0);
+        assert_eq!(limit(true, false, Some(0.5)), 0.5);
+    }
 }

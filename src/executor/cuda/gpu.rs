@@ -13,7 +13,7 @@ use crate::config::Dims;
 use crate::encoding::Encoding;
 use crate::error::{Error, Result};
 use crate::json::quote;
-use crate::kernel::{Kernel, KernelSource, Launch};
+use crate::kernel::{Kernel, Launch, Replacement};
 use crate::ops::{MOST_TOKENS, gemv_shared_bytes};
 
 /// A GPU that nothing has been put on yet.
@@ -55,12 +55,12 @@ impl Gpu {
         Ok(Self { context, kernels, ordinal, name, multiprocessors, capability, options, settings })
     }
 
-    /// From now on runs `source` in place of its kernel's own.
-    pub fn replace_kernel(&self, source: KernelSource) {
-        locked(&self.kernels).replace(source.kernel, Some(source));
+    /// From now on runs this in place of its kernel.
+    pub fn replace_kernel(&self, by: Replacement) {
+        locked(&self.kernels).replace(by.kernel, Some(by));
     }
 
-    /// From now on runs the kernel's own source again.
+    /// From now on runs the built-in kernel again.
     pub fn restore_kernel(&self, kernel: &Kernel) {
         locked(&self.kernels).replace(kernel, None);
     }

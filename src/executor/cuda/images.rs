@@ -7,7 +7,7 @@ use std::path::Path;
 use super::emulator;
 use crate::error::{Error, Result};
 use crate::kernel::nvrtc::{CodeFormat, Nvrtc};
-use crate::kernel::{ARCHS, Arch, Kernel, KernelSource, Paths};
+use crate::kernel::{ARCHS, Arch, CudaFile, Kernel, KernelSource, Paths, find_nvrtc};
 
 /// Code as the driver takes it.
 pub struct Image {
@@ -65,16 +65,13 @@ impl Form {
     pub fn image(
         self,
         source: &KernelSource,
-        (major, minor): (u32, u32),
+        capability: (u32, u32),
         paths: &Paths,
     ) -> Result<Image> {
-        let known = ARCHS.iter().rev().find(|arch| arch.runs_on(major, minor));
-        let (name, arch) = match (self, known) {
-            (Self::Ptx(arch), _) => (arch.virtual_name(), arch.number()),
-            (Self::Cubin(arch), _) | (Self::Compiled, Some(arch)) => {
-                (arch.name.to_owned(), arch.number())
-            }
-            (Self::Compiled, None) => (format!("sm_{major}{minor}"), 10 * major + minor),
+        let (name, arch) = match self {
+            Self::Ptx(arch) => (arch.virtual_name(), arch.number()),
+            Self::Cubin(arch) => (arch.name.to_owned(), arch.number()),
+            Self::Compiled => compiled_for(capability),
         };
         let Kernel { builds, ptx, .. } = source.kernel;
         let cubin = builds.iter().find(|build| self == Self::Cubin(build.arch));
@@ -87,6 +84,34 @@ impl Form {
         };
         Ok(Image { bytes, arch })
     }
+}
+
+/// What is compiled for a GPU of this capability: its architecture's name and number.
+fn compiled_for((major, minor): (u32, u32)) -> (String, u32) {
+    let known = ARCHS.iter().rev().find(|arch| arch.runs_on(major, minor));
+    let unknown = || (format!("sm_{major}{minor}"), 10 * major + minor);
+    known.map_or_else(unknown, |arch| (arch.name.to_owned(), arch.number()))
+}
+
+/// What NVRTC, or its stand-in, makes of the kernels of a user's file that are named, and what the code calls
+/// them.
+///
+/// # Errors
+/// What it has against the file; no NVRTC.
+pub fn compiled(
+    file: &CudaFile,
+    entries: &[String],
+    capability: (u32, u32),
+    paths: &Paths,
+) -> Result<(Image, Vec<String>)> {
+    let (name, arch) = compiled_for(capability);
+    let stand_in = emulator::nvrtc();
+    let nvrtc = match stand_in {
+        Some(path) => Nvrtc::load(path).map_err(Error::failed)?,
+        None => find_nvrtc(paths)?,
+    };
+    let made = file.compile(&nvrtc, &name, (CodeFormat::Cubin, entries), stand_in.is_some())?;
+    Ok((Image { bytes: made.code.into(), arch }, made.symbols))
 }
 
 /// What the emulator's compiler makes of `source`, for which it keeps a cache of its own.

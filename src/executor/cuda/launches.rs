@@ -2,7 +2,7 @@
 
 use super::driver::tensor_map;
 use super::module::Function;
-use super::stream::launched;
+use super::stream::{Geometry, launched};
 use super::{Cuda, locked};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
@@ -15,9 +15,7 @@ pub(super) struct Resolved {
     /// None where an exchange is all.
     function: Option<Function>,
     pub(super) name: &'static str,
-    grid: [u32; 3],
-    block: u32,
-    shared_bytes: u32,
+    geometry: Geometry,
     /// The argument struct.
     words: Vec<u64>,
     /// How many of the weights, in the order of their use, must be here.
@@ -31,19 +29,9 @@ pub(super) struct Resolved {
 impl Resolved {
     /// An op without a kernel.
     fn only(name: &'static str, exchange: Option<Exchange>) -> Self {
-        let (grid, block, shared_bytes, words) = ([0; 3], 0, 0, Vec::new());
-        let (function, weights, is_programmatic) = (None, 0, false);
-        Self {
-            function,
-            name,
-            grid,
-            block,
-            shared_bytes,
-            words,
-            weights,
-            exchange,
-            is_programmatic,
-        }
+        let geometry = Geometry { grid: [0; 3], block: [0; 3], shared_bytes: 0 };
+        let (function, words, weights, is_programmatic) = (None, Vec::new(), 0, false);
+        Self { function, name, geometry, words, weights, exchange, is_programmatic }
     }
 
     /// What the host does before [`Self::queue`], if it has to.
@@ -71,15 +59,14 @@ impl Resolved {
         self.exchange(cuda)?;
         let Some(function) = &self.function else { return Ok(()) };
         let programmatic = programmatic && self.is_programmatic && function.is_programmatic;
-        let arguments = bytemuck::cast_slice(&self.words);
-        let Self { grid, block, shared_bytes, .. } = self;
+        let arguments = function.arguments(bytemuck::cast_slice(&self.words));
         // SAFETY: the struct is the one that the kernel's source declares (`kernel` generates it from
-        // there), its addresses are of the slots and weights that the op names, which are all of them inside
-        // the regions that `Cuda` owns and frees only after its stream has ended. That the kernel touches no
-        // more is for the op, one of ours (`op::Sealed`), and held to by `conformance`.
-        let result = unsafe {
-            cuda.stream.launch(function, *grid, *block, *shared_bytes, arguments, programmatic)
-        };
+        // there, `Replacement` compares with it), its addresses are of the slots and weights that the op
+        // names, which are all of them inside the regions that `Cuda` owns and frees only after its stream
+        // has ended. That the kernel touches no more is for the op, one of ours (`op::Sealed`), and held to
+        // by `conformance`.
+        let result =
+            unsafe { cuda.stream.launch(function, self.geometry, &arguments, programmatic) };
         launched(result, self.name)
     }
 }
@@ -119,12 +106,11 @@ impl Cuda {
             if let Some(at) = launch.arguments.trace() {
                 words[at / 8..][..2].copy_from_slice(&[word, first_place + number as u64]);
             }
+            let function = kernels.function(&launch)?;
             Ok(Resolved {
-                function: Some(kernels.function(&launch)?),
+                function: Some(function),
                 name: launch.export.name,
-                grid: launch.grid,
-                block: launch.block,
-                shared_bytes: launch.shared_bytes,
+                geometry: function.geometry(&launch),
                 words,
                 weights: self.weights_of(&launch.arguments),
                 exchange,

@@ -41,7 +41,8 @@ pub use nccl::communicator_bytes;
 pub use nvml::{Nvml, Reading, THROTTLE_REASONS};
 pub use options::{LaunchOptions, Peers};
 pub use settings::{Carveout, Settings};
-pub use single::{ArgumentValue, Geometry, Prepared, SingleCode, SingleKernel};
+pub use single::{ArgumentValue, Prepared, SingleCode, SingleKernel};
+pub use stream::Geometry;
 pub use weights::region_bytes;
 
 use crate::comm::Communicator;

@@ -10,8 +10,9 @@ use super::driver::{Context, check, destroy};
 use super::images::Image;
 use super::libcuda;
 use super::settings::Carveout;
+use super::stream::Geometry;
 use crate::error::{Error, Result};
-use crate::kernel::PROGRAMMATIC;
+use crate::kernel::{Field, Launch, PROGRAMMATIC};
 
 /// Machine code on the device.
 #[derive(Debug)]
@@ -31,6 +32,10 @@ pub struct Function {
     /// Whether its code waits, where it must, for the kernel before it: what was made for an older
     /// architecture does not.
     pub is_programmatic: bool,
+    /// Threads of a block, where its author has said it, and not the op.
+    pub threads: Option<u32>,
+    /// What it takes one by one of an argument struct; none: the struct.
+    pub apart: Option<&'static [Field]>,
 }
 
 // SAFETY: the driver's functions may be used from any thread.
@@ -70,7 +75,8 @@ impl Module {
         })?;
         // SAFETY: the function is of the module, which lives.
         check(&doing, unsafe { libcuda::cuFuncLoad(handle) })?;
-        Ok(Function { handle, is_programmatic: self.is_programmatic })
+        let is_programmatic = self.is_programmatic;
+        Ok(Function { handle, is_programmatic, threads: None, apart: None })
     }
 }
 
@@ -92,6 +98,20 @@ impl Module {
 }
 
 impl Function {
+    /// Its parameters' bytes in an argument struct: from where each begins.
+    pub fn arguments<'a>(&self, fields: &'a [u8]) -> Vec<&'a [u8]> {
+        match self.apart {
+            Some(apart) => apart.iter().map(|field| &fields[field.offset..]).collect(),
+            None => vec![fields],
+        }
+    }
+
+    /// What it is launched with for an op.
+    pub fn geometry(&self, launch: &Launch) -> Geometry {
+        let Launch { grid, block, shared_bytes, .. } = *launch;
+        Geometry { grid, block: [self.threads.unwrap_or(block), 1, 1], shared_bytes }
+    }
+
     /// Bytes of its parameters; none where the driver does not say.
     pub fn parameter_bytes(&self) -> Option<Vec<usize>> {
         let mut all = Vec::new();

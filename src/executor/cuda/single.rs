@@ -5,24 +5,12 @@ use std::time::Duration;
 
 use super::emulator;
 use super::gpu::Gpu;
-use super::images::Image;
+use super::images::{self, Image};
 use super::module::{Function, Module};
 use super::region::{Pinned, Region};
-use super::stream::{Stream, StreamEvent, launched};
+use super::stream::{Geometry, Stream, StreamEvent, launched};
 use crate::error::{Error, Result};
-use crate::kernel::nvrtc::{CodeFormat, Nvrtc};
-use crate::kernel::{ARCHS, CudaFile, find_nvrtc};
-
-/// What a kernel is launched with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Geometry {
-    /// Blocks: x, y, z.
-    pub grid: [u32; 3],
-    /// Threads of a block.
-    pub block: [u32; 3],
-    /// Dynamic shared memory of a block.
-    pub shared_bytes: u32,
-}
+use crate::kernel::CudaFile;
 
 /// A value for a parameter, or for a variable of the file.
 #[derive(Debug, Clone, Copy)]
@@ -56,18 +44,10 @@ impl SingleCode {
     /// # Errors
     /// What the compiler has against it.
     pub fn compile(gpu: &Gpu, file: &CudaFile, entry: &str) -> Result<Self> {
-        let (major, minor) = gpu.capability;
-        let known = ARCHS.iter().rev().find(|arch| arch.runs_on(major, minor));
-        let arch = known.map_or(format!("sm_{major}{minor}"), |arch| arch.name.to_owned());
-        let stand_in = emulator::nvrtc();
-        let nvrtc = match stand_in {
-            Some(path) => Nvrtc::load(path).map_err(Error::failed)?,
-            None => find_nvrtc(&gpu.settings.paths)?,
-        };
-        let output = (CodeFormat::Cubin, &[entry.to_owned()][..]);
-        let made = file.compile(&nvrtc, &arch, output, stand_in.is_some())?;
-        let image = Image { bytes: made.code.into(), arch: 10 * major + minor };
-        Ok(Self { name: entry.to_owned(), gpu: gpu.clone(), image, symbol: made.symbols.concat() })
+        let entries = [entry.to_owned()];
+        let (image, symbols) =
+            images::compiled(file, &entries, gpu.capability, &gpu.settings.paths)?;
+        Ok(Self { name: entry.to_owned(), gpu: gpu.clone(), image, symbol: symbols.concat() })
     }
 
     /// Loads it; the file's variables begin anew.
@@ -139,12 +119,10 @@ impl Prepared<'_> {
             function.allow_shared(geometry.shared_bytes, name)?;
         }
         let arguments: Vec<&[u8]> = self.arguments.iter().map(|bytes| &**bytes).collect();
-        let Geometry { grid, block, shared_bytes } = geometry;
         // SAFETY: as many arguments as the driver says that the function has, of their sizes. Addresses
         // are of memory that `self` owns and that the waits below outlast. What the kernel touches beside
         // it is its author's to answer for: this process runs it for nothing else.
-        let result =
-            unsafe { stream.launch_apart(function, (grid, block), shared_bytes, &arguments) };
+        let result = unsafe { stream.launch(function, geometry, &arguments, false) };
         launched(result, name)
     }
 

@@ -111,15 +111,13 @@ impl Stream {
     /// itself where it must.
     ///
     /// # Safety
-    /// `arguments` are those of the function, and every address in them is of memory that is there
-    /// until the launch has ended, as large as the kernel takes it to be.
+    /// `arguments` are those of the function, each of its size at least, and every address in them is of
+    /// memory that is there until the launch has ended, as large as the kernel takes it to be.
     pub unsafe fn launch(
         &self,
         function: &Function,
-        grid: [u32; 3],
-        block: u32,
-        shared_bytes: u32,
-        arguments: &[u8],
+        Geometry { grid, block, shared_bytes }: Geometry,
+        arguments: &[&[u8]],
         programmatic: bool,
     ) -> Status {
         let mut attribute = sys::CUlaunchAttribute {
@@ -131,47 +129,13 @@ impl Stream {
             gridDimX: grid[0],
             gridDimY: grid[1],
             gridDimZ: grid[2],
-            blockDimX: block,
-            blockDimY: 1,
-            blockDimZ: 1,
-            sharedMemBytes: shared_bytes,
-            hStream: self.handle,
-            attrs: &mut attribute,
-            numAttrs: programmatic.into(),
-        };
-        if let Err(result) = self.context.enter() {
-            return result;
-        }
-        let mut argument = arguments.as_ptr().cast_mut().cast::<c_void>();
-        // SAFETY: the driver reads the configuration and the one argument before it returns; the rest is
-        // for the caller.
-        unsafe {
-            libcuda::cuLaunchKernelEx(&config, function.handle, &mut argument, ptr::null_mut())
-        }
-    }
-
-    /// Queues a launch of a function whose arguments are given one by one, in blocks of any dimensions.
-    ///
-    /// # Safety
-    /// As [`Self::launch`]; there are as many arguments as the function has, each of its size.
-    pub unsafe fn launch_apart(
-        &self,
-        function: &Function,
-        (grid, block): ([u32; 3], [u32; 3]),
-        shared_bytes: u32,
-        arguments: &[&[u8]],
-    ) -> Status {
-        let config = sys::CUlaunchConfig {
-            gridDimX: grid[0],
-            gridDimY: grid[1],
-            gridDimZ: grid[2],
             blockDimX: block[0],
             blockDimY: block[1],
             blockDimZ: block[2],
             sharedMemBytes: shared_bytes,
             hStream: self.handle,
-            attrs: ptr::null_mut(),
-            numAttrs: 0,
+            attrs: &mut attribute,
+            numAttrs: programmatic.into(),
         };
         if let Err(result) = self.context.enter() {
             return result;
@@ -279,6 +243,17 @@ impl Drop for Graph {
         // SAFETY: instantiated in `capture`, destroyed once.
         destroy(&self.context, || unsafe { libcuda::cuGraphExecDestroy(self.handle) });
     }
+}
+
+/// What a kernel is launched with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Geometry {
+    /// Blocks: x, y, z.
+    pub grid: [u32; 3],
+    /// Threads of a block.
+    pub block: [u32; 3],
+    /// Dynamic shared memory of a block.
+    pub shared_bytes: u32,
 }
 
 /// A point in a stream's work.

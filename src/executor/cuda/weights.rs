@@ -122,12 +122,12 @@ impl WeightRegion {
             let launch = op.launch(target);
             let function = kernels.function(&launch)?;
             let base = region.address(0..places.bytes);
+            let geometry = function.geometry(&launch);
             let arguments = launch.arguments.resolve(|_| base);
             // SAFETY: the struct is the one that the kernel's source declares, and its one address is of
             // a place in the region that holds as many elements; the stream is waited for below.
-            let result = unsafe {
-                stream.launch(&function, launch.grid, launch.block, 0, arguments.bytes(), false)
-            };
+            let arguments = function.arguments(arguments.bytes());
+            let result = unsafe { stream.launch(&function, geometry, &arguments, false) };
             launched(result, launch.export.name)?;
         }
         stream.synchronize("cannot make the weights on the GPU: kernel synthesize failed")

@@ -133,11 +133,12 @@ pub fn emulated_devices() -> Option<u32> {
 /// [`Emulation::kernels`], else the built-in one.
 ///
 /// # Errors
-/// As [`KernelSource::read`].
+/// As [`KernelSource::variant`].
 pub fn source(kernel: &'static Kernel) -> Result<KernelSource> {
     let folder = EMULATOR.get().and_then(|emulator| emulator.emulation.kernels.as_ref());
     let file = folder.map(|folder| folder.join(format!("{}.cu", kernel.name)));
-    file.filter(|file| file.is_file()).map_or(Ok(kernel.into()), |file| KernelSource::read(&file))
+    let file = file.filter(|file| file.is_file());
+    file.map_or(Ok(kernel.into()), |file| KernelSource::variant(kernel, &file))
 }
 
 /// What the emulated driver says of the last kernel that failed: kernel, source line and reason.
