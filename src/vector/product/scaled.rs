@@ -1,9 +1,11 @@
 //! Rows of E4M3 numbers with a scale each, as tiles take them: made in registers, once for all tokens.
 
+use pulp::Simd;
+
 use super::Rows;
 use super::advance::Sums;
 use super::lines::TileRows;
-use crate::vector::e4m3::scaled;
+use crate::vector::e4m3::{scaled, step};
 use crate::vector::steps::Steps;
 use crate::vector::{LANES, Lanes};
 
@@ -36,23 +38,16 @@ impl<'a> ScaledRows<'a> {
         mut hand: impl FnMut([usize; 2], Lanes),
     ) {
         let mut lines: [&[u8]; R] = [&[]; R];
-        let mut scales = [0.0; R];
+        let mut scales = [kind.simd().splat_f32s(0.0); R];
         for r in 0..R {
             lines[r] = &self.numbers[rows[r] * self.stride..][..self.width][from * LANES..];
-            scales[r] = self.scales[rows[r]];
+            scales[r] = kind.simd().splat_f32s(self.scales[rows[r]]);
         }
         let mut lanes = *sums;
         for (i, x) in x.iter().enumerate() {
             for r in 0..R {
-                let line = &lines[r][i * LANES..];
-                let numbers = match line.first_chunk() {
-                    Some(step) => scaled(step, scales[r]),
-                    None => {
-                        let mut step = [0; LANES];
-                        step[..line.len()].copy_from_slice(line);
-                        scaled(&step, scales[r])
-                    }
-                };
+                let numbers = step(&lines[r][i * LANES..]);
+                let numbers = scaled(kind.simd(), &numbers, scales[r]);
                 hand([i, r], numbers);
                 for t in 0..U {
                     let (a, b) = (bytemuck::cast(numbers), bytemuck::cast(x[t]));
