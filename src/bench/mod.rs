@@ -17,7 +17,7 @@ pub use ceiling::{BUSY, Ceilings};
 pub use conditions::{Conditions, watched};
 pub use forecast::{DEPTH, Forecast, H100, Machine};
 pub use format::{Column, Format, Row, Table};
-pub use llama_bench::Run;
+pub use llama_bench::{Run, weights_type};
 pub use measure::{Bench, Fill, Repetition};
 pub use profile::{OpGroup, PROFILE_COLUMNS, PROFILE_LINK_COLUMNS, Profile};
 pub use roofline::roofline;

@@ -69,7 +69,11 @@ pub fn row(
 
 /// What a person wants to see of a test's row.
 pub const COLUMNS: &[Column] = &[
-    ("model", |row| text(row, "model")),
+    // A GGUF is called what llama-bench calls it.
+    ("model", |row| match text(row, "model") {
+        file if file.ends_with(".gguf") => text(row, "model_type"),
+        model => model,
+    }),
     ("device", |row| text(row, "device")),
     ("test", |row| text(row, "test")),
     ("t/s", |row| format!("{:>9} ± {:>7}", number(row, "avg_ts", 2), number(row, "stddev_ts", 2))),

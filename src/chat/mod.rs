@@ -18,6 +18,15 @@ use llama3::Llama3;
 pub use request::{Message, Request};
 use template::ChatTemplate;
 
+/// The text of a model's own template, where it has one.
+///
+/// # Errors
+/// What is wrong with the file that holds it.
+pub fn default_template(source: &Source) -> Result<Option<String>> {
+    let found = files::templates(source)?;
+    Ok(found.and_then(|(_, mut templates)| templates.remove(files::DEFAULT)))
+}
+
 /// The roles that the native format and a template are compared in.
 const COMPARED_ROLES: [&str; 3] = ["system", "user", "assistant"];
 

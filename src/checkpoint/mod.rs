@@ -13,6 +13,7 @@ pub mod header;
 pub mod index;
 mod meta;
 mod names;
+mod quantised;
 mod scales;
 pub mod synthetic;
 
@@ -28,6 +29,7 @@ use crate::json::quote;
 use crate::source::{Bytes, Source, Synthetic};
 use assembled::Assembled;
 pub use files::Files;
+pub use names::{gguf_name, is_turned};
 use synthetic::Recipe;
 
 pub const SINGLE_FILE: &str = "model.safetensors";
@@ -77,6 +79,8 @@ pub struct Checkpoint {
     assembled: BTreeMap<usize, Assembled>,
     /// Of the rows of tensors whose encoding has them, by offset.
     scales: BTreeMap<usize, Arc<[f32]>>,
+    /// The weights that these are made of, in blocks ([`Self::quantised`]).
+    origin: Option<Arc<Checkpoint>>,
 }
 
 /// One file of the checkpoint.
@@ -127,6 +131,7 @@ impl Checkpoint {
             recipes: BTreeMap::new(),
             assembled: BTreeMap::new(),
             scales: BTreeMap::new(),
+            origin: None,
         }
     }
 
@@ -161,7 +166,7 @@ impl Checkpoint {
     }
 
     /// Makes in this machine's memory, once, what is to be read there and is not in a file as it is to be
-    /// read: a synthetic model's weights, of which `made` is told, and assembled tensors.
+    /// read: a synthetic model's weights or blocks, of which `made` is told, and assembled tensors.
     ///
     /// # Errors
     /// When the system refuses the memory.
@@ -173,6 +178,11 @@ impl Checkpoint {
                 made(tensor.bytes as u64)
             };
             self.shards[0].bytes = synthetic::make(self.total_bytes(), tensors, fill)?;
+        }
+        if let Some(origin) = &self.origin
+            && self.shards[0].bytes.is_empty()
+        {
+            self.shards[0].bytes = self.make_blocks(origin, made)?;
         }
         let Self { shards, assembled, .. } = self;
         for tensor in assembled.values_mut() {
@@ -222,7 +232,7 @@ impl Checkpoint {
         &shard.bytes[offset - shard.base..][..len]
     }
 
-    /// As [`Self::bytes`], copied; a synthetic model's are made, if they have not been.
+    /// As [`Self::bytes`], copied; what is not in a file is made, if it has not been.
     ///
     /// # Errors
     /// A file that cannot be read, or has become shorter.
@@ -230,6 +240,9 @@ impl Checkpoint {
         if let Some((recipe, first)) = self.recipe(offset) {
             recipe.fill_alone(first, into);
             return Ok(());
+        }
+        if let Some(origin) = self.origin.as_ref().filter(|_| self.shards[0].bytes.is_empty()) {
+            return self.read_blocks(origin, offset, into);
         }
         let read = |place, into: &mut [u8]| self.shard_at(place).read(place, into);
         match self.assembled_at(offset) {
@@ -247,6 +260,9 @@ impl Checkpoint {
     /// The path of the file that holds the tensor `name`, for messages; of the first file where
     /// none does.
     pub fn path_of(&self, name: &str) -> String {
+        if let Some(origin) = &self.origin {
+            return origin.path_of(name);
+        }
         let Some(Tensor { offset, .. }) = self.tensor(name) else {
             return self.shards[0].path.clone();
         };
@@ -261,7 +277,8 @@ impl Checkpoint {
 
     /// Lets the system read all files ahead of the first pass over the weights. Returns at once.
     pub fn read_ahead(&self) {
-        let files: Vec<Bytes> = self.shards.iter().map(|shard| shard.bytes.clone()).collect();
+        let shards = &self.origin.as_deref().unwrap_or(self).shards;
+        let files: Vec<Bytes> = shards.iter().map(|shard| shard.bytes.clone()).collect();
         thread::spawn(move || files.iter().for_each(Bytes::read_ahead));
     }
 

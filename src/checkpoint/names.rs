@@ -68,6 +68,26 @@ impl Names {
         };
         ours().unwrap_or_else(|| theirs.to_owned())
     }
+
+    /// The name of a tensor that safetensors call so, if it has one.
+    fn of_safetensors(&self, ours: &str) -> Option<String> {
+        let known = |names: &[(&'static str, &str)], module| {
+            names.iter().find(|(_, ours)| *ours == module).map(|(theirs, _)| *theirs)
+        };
+        let module = ours.strip_suffix(".weight")?;
+        let in_layer = module.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.'));
+        Some(match in_layer {
+            None => format!("{}.weight", known(&self.model, module)?),
+            Some((layer, part)) => {
+                format!("{}{layer}.{}.weight", self.layer, known(&self.of_layer, part)?)
+            }
+        })
+    }
+}
+
+/// llama.cpp's name of a tensor that safetensors call so, if it has one.
+pub fn gguf_name(ours: &str) -> Option<String> {
+    GGUF.of_safetensors(ours)
 }
 
 /// Whether rows of the tensor that safetensors call so are turned by the position: queries and keys.

@@ -37,9 +37,9 @@ pub fn run(args: &DiffArgs) -> Result<()> {
         let vocab = config.vocab;
         return Err(Error::failed(format!("the prompt needs at least one id, all below {vocab}")));
     }
-    let (checkpoint, mut remarks) = weights(&source, &config)?;
     let context = Some(ids.len().max(args.model.context.unwrap_or(0)));
     let options = Options { context, ..options(&args.model)? };
+    let (checkpoint, mut remarks) = weights(&source, &config, options.quantise)?;
     let mut side = |device, kernels| -> Result<(Hardware, Checkpoint)> {
         let on = Options { kernels, ..options.clone() };
         Ok((one(&on, device, &dims, &checkpoint, &mut remarks)?, checkpoint.clone()))

@@ -152,8 +152,8 @@ impl Report {
         let source = source(&args.model)?;
         let config = Config::load(&source)?;
         let dims = Dims::new(&config, 1)?;
-        let (checkpoint, mut remarks) = weights(&source, &config)?;
         let options = options(&args.model)?;
+        let (checkpoint, mut remarks) = weights(&source, &config, options.quantise)?;
         let located = Weights::locate(&checkpoint, &dims)?;
         let parts = Parts::new(&located);
         let tied = located.tied();

@@ -25,6 +25,7 @@ mod pages;
 mod perplexity;
 mod pull;
 mod qualify;
+mod quantize;
 mod sampling;
 mod serve;
 mod synthesize;
@@ -84,6 +85,7 @@ pub fn run() -> Result<()> {
         Command::Detokenize(args) => tokenize::detokenize(&args),
         Command::Diff(args) => diff::run(&args),
         Command::Synthesize(args) => synthesize::run(&args),
+        Command::Quantize(args) => quantize::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Pull(args) => pull::run(&args),
         Command::Kernels { command } => kernels::run(&command, emulated),

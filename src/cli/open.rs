@@ -18,6 +18,7 @@ use crate::error::{Error, Result, count};
 use crate::executor::cuda::{device_count, emulated_devices, has_driver};
 use crate::hub;
 use crate::kernel::Replacement;
+use crate::quantise::Quantisation;
 use crate::source::Source;
 use crate::vector;
 
@@ -42,6 +43,7 @@ pub fn options(args: &ModelArgs) -> Result<Options> {
         prefill_chunk: args.prefill_chunk,
         kv_type: args.kv_type.map(Float::from),
         activations: args.activations.map(Float::from),
+        quantise: args.quantize.map(Quantisation::from),
         kernels: replacements(&args.kernel)?,
         trust_kernels: args.trust_kernels || defaults.trust_kernels,
         checker: Some(checker(None)?),

@@ -79,7 +79,11 @@ impl Config {
             return Err(source.missing(CONFIG_FILE));
         };
         let generation = source.read(GENERATION_FILE)?;
-        Config::parse(&config, generation.as_deref(), &source.to_string())
+        let config = Config::parse(&config, generation.as_deref(), &source.to_string());
+        config.map_err(|error| match source {
+            Source::Gguf(model) => model.in_own_names(&error),
+            _ => error,
+        })
     }
 
     /// The config that the texts of config.json and generation_config.json say; `folder` names

@@ -5,6 +5,7 @@ use std::fs;
 use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 
 use super::limits::left_by_groups;
+use crate::checkpoint::Checkpoint;
 use crate::config::Dims;
 use crate::error::{Error, Result, binary};
 use crate::executor::Hardware;
@@ -51,17 +52,23 @@ pub(super) fn gpu_room(hardware: &[Hardware], dims: &Dims) -> Result<MemoryBudge
     Ok(MemoryBudget::Gpu(rooms.into_iter().min().unwrap_or(0)))
 }
 
-/// That weights which are in no file fit the memory beside the state: they cannot give way.
-pub(super) fn check_synthetic(plan: &Plan, world: usize) -> Result<()> {
+/// That weights which are made in memory fit it beside the state: they cannot give way, as mapped ones can.
+pub(super) fn check_made(checkpoint: &Checkpoint, plan: &Plan, world: usize) -> Result<()> {
+    let weight_bytes = checkpoint.made_bytes();
+    if weight_bytes == 0 {
+        return Ok(());
+    }
     let available_bytes = available_memory_bytes()?;
-    let weight_bytes = plan.weight_bytes * world;
     let state_bytes = (plan.cache_bytes + plan.activation_bytes) * world;
     if weight_bytes + state_bytes <= available_bytes {
         return Ok(());
     }
+    let (what, cure) = match checkpoint.is_synthetic() {
+        true => ("synthetic weights", "cut the model with `layers`, or lower `context`"),
+        false => ("weights made in memory", "lower `context`"),
+    };
     Err(Error::failed(format!(
-        "{} of synthetic weights and {} of state do not fit the {} of memory available: cut the \
-         model with `layers`, or lower `context`",
+        "{} of {what} and {} of state do not fit the {} of memory available: {cure}",
         binary(weight_bytes),
         binary(state_bytes),
         binary(available_bytes)

@@ -35,6 +35,7 @@ use crate::executor::cuda;
 use crate::hub::Hub;
 use crate::model::{DEFAULT_CHUNK, MemoryBudget, Plan, PlanRequest, Weights, check_tie};
 use crate::op::Tuning;
+use crate::quantise::Quantisation;
 use crate::source::{Repository, Source};
 use crate::tokenizer::Tokenizer;
 
@@ -97,7 +98,7 @@ impl Model {
         let tokenizer = Text::of(&source, options.text);
         let config = Config::load(&source)?;
         let dims = options.split.largest_share(&config)?;
-        let (checkpoint, mut remarks) = weights(&source, &config)?;
+        let (checkpoint, mut remarks) = weights(&source, &config, options.quantise)?;
         Weights::locate(&checkpoint, &dims)?; // every tensor is there, and has its shape
         let files = start.elapsed();
         let hardware = hardware::of_ranks(&options, &dims, &checkpoint, &mut remarks)?;
@@ -163,8 +164,8 @@ impl Model {
         let Self { options, config, dims, checkpoint, .. } = self;
         let options = Options { context, ..options.clone() };
         let plan = plan(&options, hardware, config, dims, checkpoint)?;
-        if checkpoint.is_synthetic() && matches!(hardware[0], Hardware::Cpu(_)) {
-            memory::check_synthetic(&plan, hardware.len())?;
+        if matches!(hardware[0], Hardware::Cpu(_)) {
+            memory::check_made(checkpoint, &plan, hardware.len())?;
         }
         Ok(plan)
     }
@@ -202,14 +203,22 @@ impl Text {
     }
 }
 
-/// The weights of a model with this config, mapped, and what is not as its folder and config have it.
+/// The weights of a model with this config, mapped, or to be quantised when they are read; and what is not
+/// as its folder and config have it.
 ///
 /// # Errors
 /// Whatever is wrong with the files.
-pub fn weights(source: &Source, config: &Config) -> Result<(Checkpoint, Vec<String>)> {
+pub fn weights(
+    source: &Source,
+    config: &Config,
+    quantise: Option<Quantisation>,
+) -> Result<(Checkpoint, Vec<String>)> {
     let passed_over = Checkpoint::passed_over(source);
-    let checkpoint = Checkpoint::open(source)?;
+    let mut checkpoint = Checkpoint::open(source)?;
     let tie = check_tie(config.tied, &checkpoint)?;
+    if let Some(to) = quantise {
+        checkpoint = checkpoint.quantised(to)?;
+    }
     Ok((checkpoint, passed_over.into_iter().chain(tie).collect()))
 }
 
@@ -238,7 +247,7 @@ pub fn plan(
             request.threads = threads.count();
             let world = dims.world();
             let room = MemoryBudget::Host(available_memory_bytes()? / world);
-            Plan::new(config, dims, checkpoint.total_bytes() / world, request, room)
+            Plan::new(config, dims, checkpoint.host_bytes() / world, request, room)
         }
         Hardware::Gpu(gpu) => {
             if !matches!(options.kv_type, None | Some(Float::F16)) {

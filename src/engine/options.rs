@@ -11,6 +11,7 @@ use crate::error::Result;
 use crate::executor::cuda;
 use crate::hub;
 use crate::kernel::Replacement;
+use crate::quantise::Quantisation;
 use crate::source::Variables;
 
 #[derive(Debug, Clone)]
@@ -32,6 +33,8 @@ pub struct Options {
     /// What the CPU rounds the inputs of GEMMs to, but those of q, k and v: f32 or bf16, which needs bf16
     /// weights; else f32. A GPU has no choice.
     pub activations: Option<Float>,
+    /// What plain matrices are made into while they are loaded.
+    pub quantise: Option<Quantisation>,
     /// Sources that run in place of built-in kernels.
     pub kernels: Vec<Replacement>,
     /// Kernels are taken as they are, unchecked.
@@ -61,6 +64,7 @@ impl Default for Options {
             scored: 1,
             kv_type: None,
             activations: None,
+            quantise: None,
             kernels: Vec::new(),
             trust_kernels: false,
             checker: None,

@@ -9,6 +9,7 @@
 mod reader;
 mod tensors;
 mod value;
+mod write;
 
 use std::collections::BTreeMap;
 
@@ -16,6 +17,7 @@ use crate::json::quote;
 use reader::Reader;
 pub use tensors::{GgufTensor, TensorType};
 pub use value::{Array, Value};
+pub use write::{NewTensor, NewValue, header};
 
 const MAGIC: &[u8; 4] = b"GGUF";
 /// Version 1 had counts of 32 bits, and lasted for some weeks.
@@ -25,7 +27,8 @@ const MAX_KEYS: u64 = 1 << 14;
 /// A Llama of 1024 layers has a tenth of this.
 const MAX_TENSORS: u64 = 1 << 17;
 const ALIGNMENT: &str = "general.alignment";
-const DEFAULT_ALIGNMENT: usize = 32;
+/// Where no key has another one.
+const ALIGNMENT_BYTES: usize = 32;
 
 /// What a file says. Nothing of its tensors is read.
 #[derive(Debug, Clone)]
@@ -45,10 +48,10 @@ impl Gguf {
     /// padding.
     pub fn parse(file: &[u8]) -> Result<Self, String> {
         let mut reader = Reader::new(file);
-        let [tensors, keys] = header(&mut reader)?;
+        let [tensors, keys] = counts(&mut reader)?;
         let keys = read_keys(&mut reader, keys)?;
         let alignment = match keys.get(ALIGNMENT) {
-            None => DEFAULT_ALIGNMENT,
+            None => ALIGNMENT_BYTES,
             Some(value) => value
                 .as_u64()
                 .filter(|bytes| bytes.is_power_of_two() && *bytes <= 1 << 16)
@@ -71,7 +74,7 @@ impl Gguf {
 }
 
 /// The numbers of tensors and of keys.
-fn header(reader: &mut Reader<'_>) -> Result<[u64; 2], String> {
+fn counts(reader: &mut Reader<'_>) -> Result<[u64; 2], String> {
     if reader.take(MAGIC.len()).ok() != Some(MAGIC) {
         return Err("not a GGUF file: it does not begin with GGUF".to_owned());
     }

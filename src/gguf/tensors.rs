@@ -50,6 +50,15 @@ impl TensorType {
         let (_, name, block) = TYPES.into_iter().find(|(known, ..)| *known == number)?;
         Some(Self { number, name, block })
     }
+
+    pub(super) fn named(name: &str) -> Option<Self> {
+        let (number, ..) = TYPES.into_iter().find(|(_, known, _)| *known == name)?;
+        Self::of(number)
+    }
+
+    pub(super) fn number(self) -> u32 {
+        self.number
+    }
 }
 
 /// The tensors, which begin at multiples of `alignment` after the reader's place, sorted by it.

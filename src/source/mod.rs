@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 pub use cache::{Repository, Variables, cache_root, expanded};
 pub use folder::advice;
-pub use gguf::{GgufModel, LLAMA3_PATTERN, ROPE_DIVISORS, part_names};
+pub use gguf::{GgufModel, LLAMA3_PATTERN, ROPE_DIVISORS, part_names, pre_tokenizer_name};
 pub use mapped::{MappedFile, tell_of_shortened_files};
 use memmap2::Mmap;
 pub use meta::{HEAD as META_HEAD, MetaModel, MetaPart};

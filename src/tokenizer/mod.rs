@@ -7,6 +7,7 @@
 mod around;
 mod control;
 mod definition;
+mod gguf;
 mod pattern;
 mod pieces;
 mod settings;
@@ -60,25 +61,28 @@ pub struct Tokenizer {
     path: String,
 }
 
+/// What a model's tokenizer is, or what is wrong with it; its file, and what those beside it say.
+fn source_definition(
+    source: &Source,
+) -> Result<(&'static str, std::result::Result<Definition, String>, TokenizerSettings)> {
+    let mut settings = TokenizerSettings::load(source)?;
+    if let Some(text) = source.read("tokenizer.json")? {
+        let mut definition = Definition::parse(&text);
+        definition.iter_mut().for_each(|definition| settings.apply(definition));
+        return Ok(("tokenizer.json", definition, settings));
+    }
+    if let Some(ranks) = source.read("tokenizer.model")? {
+        let mut definition = tiktoken::parse(&ranks);
+        definition.iter_mut().for_each(|definition| settings.apply_to_ranks(definition));
+        return Ok(("tokenizer.model", definition, settings));
+    }
+    Err(source.missing("tokenizer.json"))
+}
+
 impl Tokenizer {
     /// Reads `tokenizer.json`, or else Meta's `tokenizer.model`, and what the files beside it say.
     pub fn load(source: &Source) -> Result<Self> {
-        let mut settings = TokenizerSettings::load(source)?;
-        let (file, definition) = if let Some(text) = source.read("tokenizer.json")? {
-            let definition = Definition::parse(&text).map(|mut definition| {
-                settings.apply(&mut definition);
-                definition
-            });
-            ("tokenizer.json", definition)
-        } else if let Some(ranks) = source.read("tokenizer.model")? {
-            let definition = tiktoken::parse(&ranks).map(|mut definition| {
-                settings.apply_to_ranks(&mut definition);
-                definition
-            });
-            ("tokenizer.model", definition)
-        } else {
-            return Err(source.missing("tokenizer.json"));
-        };
+        let (file, definition, settings) = source_definition(source)?;
         let path = source.path(file);
         let mut tokenizer = definition
             .and_then(|definition| Self::build(definition, &path))

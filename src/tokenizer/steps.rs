@@ -15,7 +15,7 @@ use super::step::{MAX_CONTENT_BYTES, PipelineStep};
 use super::tiktoken::byte_spelling;
 
 /// How GPT-2 splits a text, and with it every ByteLevel that is not told otherwise.
-const GPT2_PATTERN: &str =
+pub(super) const GPT2_PATTERN: &str =
     r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 
 /// How much longer than a text what the steps make of it may be: the longest that one character

@@ -20,7 +20,7 @@ use crate::cli::failure;
 const DEMO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/demo");
 
 /// Commands with what makes them quick. `OUT` is a path that is not there, `TEXT` a file.
-const COMMANDS: [&[&str]; 14] = [
+const COMMANDS: [&[&str]; 15] = [
     &["generate", "-n", "2", "--temp", "1", "--device", "cpu"],
     &["chat", "-p", "Hi", "-n", "2", "--device", "cpu"],
     &["logits", "--ids", "1,2", "--out", "OUT", "--device", "cpu"],
@@ -29,6 +29,7 @@ const COMMANDS: [&[&str]; 14] = [
     &["tokenize"],
     &["detokenize"],
     &["synthesize", "-m", "synthetic:tiny", "--out", "OUT"],
+    &["quantize", "-m", "synthetic:tiny", "--type", "q4_0", "--out", "OUT"],
     &["inspect", "--device", "cpu"],
     &["diff", "--ids", "1,2", "--a", "cpu", "--b", "cpu"],
     &["pull", "a/b", "--offline"],
@@ -40,7 +41,7 @@ const COMMANDS: [&[&str]; 14] = [
 /// What the help calls a number, a file, and anything else.
 const NUMBERS: &str =
     "N N,.. P,G N,N.. TOKENS THREADS T K P X SEED SECONDS MB BYTES ID ID=BIAS IDS";
-const FILES: &str = "FILE FILE.cu NAME=FILE.cu FILE.json FILE.svg X.safetensors DIR \
+const FILES: &str = "FILE FILE.cu NAME=FILE.cu FILE.gguf FILE.json FILE.svg X.safetensors DIR \
                      FILE.cu|built-in|cublaslt src/ops/tuned.rs";
 const OTHERS: &str =
     "MODEL DEVICE TYPE FORMAT HOW TEXT STYLE YYYY-MM-DD LAUNCHER HOST:PORT CHECKER WHICH";

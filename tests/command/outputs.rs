@@ -40,8 +40,9 @@ fn logits(out: &Path) -> Command {
 }
 
 /// Each command that writes a file where it is told to, up to the file's name.
-const WRITERS: [&[&str]; 3] = [
+const WRITERS: [&[&str]; 4] = [
     &["logits", "--ids", "1,2", "--out"],
+    &["quantize", "-m", "synthetic:tiny", "--type", "q8_0", "--out"],
     &["bench", "-m", "synthetic:tiny", "-p", "3", "-r", "1", "--profile", "--trace"],
     &["bench", "-m", "synthetic:tiny", "-p", "3", "-r", "1", "--profile", "--roofline"],
 ];
@@ -129,6 +130,47 @@ fn what_lies_beside_is_left_alone() {
         chaski(&[&synthesize[..], &[at("m").to_str().unwrap()]].concat()).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(errors(&output).contains("already exists"), "{}", errors(&output));
+}
+
+/// A file of blocks, and the same blocks made while the model is loaded, on the way to any command.
+#[test]
+fn a_quantised_file_answers_as_the_model_that_is_quantised_while_it_is_loaded() {
+    let folder = tempdir().unwrap();
+    let file = folder.path().join("tiny.gguf");
+    let file = file.to_str().unwrap();
+    let text = |arguments: &[&str]| {
+        let output = chaski(arguments).output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {}", errors(&output));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    for kind in ["Q8_0", "q4_0"] {
+        text(&["quantize", "-m", "synthetic:tiny", "--type", kind, "--out", file]);
+        let generate = ["generate", "--ids", "1,2,3", "-n", "8", "--print-ids", "--device", "cpu"];
+        let of_file = text(&[&generate[..], &["-m", file]].concat());
+        let made = ["-m", "synthetic:tiny", "--quantize", kind];
+        assert_eq!(of_file, text(&[&generate[..], &made].concat()), "{kind}");
+        assert_ne!(of_file.trim(), "");
+        let inspected = text(&[&["inspect", "--json", "--device", "cpu"][..], &made].concat());
+        let inspected: Value = serde_json::from_str(&inspected).unwrap();
+        assert!(inspected.to_string().contains(&kind.to_uppercase()), "{inspected}");
+        let bench = ["bench", "-p", "4", "-n", "2", "-r", "1", "--no-loop", "-o", "json"];
+        let [row, own] = [vec!["-m", file], made.to_vec()].map(|model| {
+            let rows = text(&[&bench[..], &["--device", "cpu"], &model].concat());
+            serde_json::from_str::<Value>(&rows).unwrap()[0]["model_type"].clone()
+        });
+        assert_eq!(row, own);
+        assert!(row.as_str().unwrap().ends_with(&kind.to_uppercase()), "{row}");
+    }
+    assert_eq!(names(folder.path()), ["tiny.gguf"]);
+    for (arguments, said) in [
+        (vec!["quantize", "-m", file, "--type", "q8_0", "--out", file], "already: only F32"),
+        (vec!["inspect", "-m", file, "--quantize", "q8_0"], "already: only F32"),
+        (vec!["quantize", "-m", "demo", "--type", "q8_0", "--out", "/no/where.gguf"], "GGUF"),
+    ] {
+        let output = chaski(&arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        assert!(errors(&output).contains(said), "{arguments:?}: {}", errors(&output));
+    }
 }
 
 #[test]

@@ -206,7 +206,7 @@ fn blocks_that_a_rank_would_cut_are_refused() {
 /// How each file is changed, and what is said of it.
 type Change = (&'static str, fn(&mut Gguf), &'static str);
 
-const CHANGES: [Change; 26] = [
+const CHANGES: [Change; 31] = [
     ("version", |g| g.version = 1, "version 1 is not supported"),
     ("big-endian", |g| g.version = 3u32.swap_bytes(), "big-endian"),
     ("many keys", |g| g.counts[1] = Some(u64::MAX), "no Llama has over"),
@@ -219,7 +219,20 @@ const CHANGES: [Change; 26] = [
     ("architecture", |g| g.set("general.architecture", text("qwen2")), "only llama is supported"),
     ("experts", |g| g.set("llama.expert_count", u32(8)), "a mixture of experts"),
     ("no width", |g| g.keys.retain(|(key, _)| !key.ends_with("embedding_length")), "is missing"),
-    ("no heads", |g| g.set("llama.attention.head_count", u32(0)), "num_attention_heads"),
+    (
+        "no heads",
+        |g| g.set("llama.attention.head_count", u32(0)),
+        "model.gguf: llama.attention.head_count is 0",
+    ),
+    (
+        "KV heads",
+        |g| g.set("llama.attention.head_count_kv", u32(3)),
+        "llama.attention.head_count_kv is 3, which does not divide llama.attention.head_count 2",
+    ),
+    ("no turns", |g| g.set("llama.rope.freq_base", f32(-1.0)), "model.gguf: llama.rope.freq_base"),
+    ("an IQ type", |g| as_type(g, 20, [32, 18]), "is in IQ4_NL, which is not supported"),
+    ("another IQ type", |g| as_type(g, 19, [256, 50]), "is in IQ1_S, which is not supported"),
+    ("FP4", |g| as_type(g, 39, [32, 17]), "is in MXFP4, which is not supported"),
     ("partial rotation", |g| g.set("llama.rope.dimension_count", u32(32)), "where a head has"),
     ("scaling", |g| g.set("llama.rope.scaling.type", text("longrope")), "none, linear and yarn"),
     ("a tensor twice", |g| g.tensors.push(g.tensors[0].clone()), "is there twice"),
@@ -238,6 +251,14 @@ const CHANGES: [Change; 26] = [
     ("an overlap", |g| g.tensors[1].offset = Some(0), "overlaps tensor"),
     ("in the middle", |g| g.tensors[1].offset = Some(33), "not at a multiple of 32"),
 ];
+
+/// Makes the last matrix one of another type, in blocks of so many columns and bytes.
+fn as_type(gguf: &mut Gguf, kind: u32, [columns, bytes]: [u64; 2]) {
+    let tensor = gguf.tensors.iter_mut().rfind(|tensor| tensor.shape.len() == 2).unwrap();
+    let rows = tensor.shape[1];
+    (tensor.kind, tensor.shape[0]) = (kind, columns);
+    tensor.bytes = vec![0; (rows * bytes) as usize];
+}
 
 #[test]
 fn files_that_break_the_rules_are_refused_in_one_line() {

@@ -35,6 +35,7 @@ mod launches;
 mod machine_code;
 mod meta;
 mod parallel;
+mod quantise;
 mod rendezvous;
 mod rows;
 mod server;

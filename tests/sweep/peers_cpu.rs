@@ -26,6 +26,10 @@ fn llama_cpp_and_chaski_are_measured_in_turns_and_the_table_is_written() {
     std::fs::write(&page, format!("before\n\n{}\nold\n{}\n\nafter\n", marks[0], marks[1])).unwrap();
     let printed = peers(&["--quick", "--write", "--page", page.to_str().unwrap()]);
     let written = std::fs::read_to_string(&page).unwrap();
+    for kind in ["Q8_0", "Q4_0"] {
+        let row = format!("| tiny, {kind} by Chaski | pp8 |");
+        assert!(printed.contains(&row), "{printed}");
+    }
     for test in ["pp8", "tg2", "tg2 at 16, f16 cache", "pp8, bf16 activations"] {
         let row = format!("| tiny, bf16 | {test} |");
         let [shown, kept] = [&printed, &written].map(|text| {

@@ -51,6 +51,40 @@ fn the_perplexity_is_that_of_llama_cpp() {
     }
 }
 
+/// llama.cpp reads what is quantised here, and rounds activations to eight bits as well.
+#[test]
+#[ignore = "part of the sweep: it fetches a model of 93 MB and builds llama.cpp"]
+fn what_is_quantised_here_predicts_as_well_with_llama_cpp() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = root.join("tests/golden/perplexity.txt").to_str().unwrap().to_owned();
+    let folder = tempfile::tempdir().unwrap();
+    let model = made("smollm2-f32");
+    for kind in ["Q8_0", "Q4_0"] {
+        let file = folder.path().join(format!("{kind}.gguf")).to_str().unwrap().to_owned();
+        let quantize = ["quantize", "-m", &model, "--type", kind, "--out", &file];
+        let (status, _, errors) = chaski(&quantize, &[]);
+        assert_eq!(status, Some(0), "{errors}");
+        let options = ["-f", &text, "-c", "512", "--device", "cpu"];
+        let number = |printed: &str| -> f64 {
+            printed.split_whitespace().find_map(|word| word.parse().ok()).unwrap()
+        };
+        let of = |model: &[&str]| {
+            let (status, printed, errors) =
+                chaski(&[&["perplexity"], model, &options].concat(), &[]);
+            assert_eq!(status, Some(0), "{errors}");
+            number(&printed)
+        };
+        let ours = of(&["-m", &file]);
+        assert_eq!(ours, of(&["-m", &model, "--quantize", kind]));
+        let script = root.join("scripts/peers_cpu.py");
+        let mut python = Command::new("python3");
+        let theirs = python.arg(script).args(["--perplexity", &file, &text]).output().unwrap();
+        assert!(theirs.status.success(), "{}", String::from_utf8_lossy(&theirs.stderr));
+        let theirs = number(&String::from_utf8_lossy(&theirs.stdout));
+        assert!((theirs / ours - 1.0).abs() < 0.005, "{kind}: llama.cpp {theirs}, ours {ours}");
+    }
+}
+
 #[test]
 #[ignore = "part of the sweep: it fetches a model of 93 MB"]
 fn it_talks_in_its_own_format_and_ends_its_turn() {

@@ -4,7 +4,7 @@
 type Example = (&'static str, &'static str);
 
 /// By the name of the command's page.
-const EXAMPLES: [(&str, &[Example]); 14] = [
+const EXAMPLES: [(&str, &[Example]); 15] = [
     (
         "chaski",
         &[
@@ -74,6 +74,10 @@ const EXAMPLES: [(&str, &[Example]); 14] = [
             "chaski synthesize -m synthetic:llama3.2-1b -o ./weights",
             "weights without a download",
         )],
+    ),
+    (
+        "chaski-quantize",
+        &[("chaski quantize -m ./llama --type q8_0 -o llama-Q8_0.gguf", "half of 16-bit weights")],
     ),
     (
         "chaski-diff",

@@ -6,6 +6,7 @@ mod habits;
 mod kernel_run;
 mod kernels;
 mod qualify;
+mod quantize;
 mod sampling;
 mod serve;
 mod split;
@@ -26,6 +27,7 @@ pub use habits::{command, hint};
 pub use kernel_run::{CodeArgs, KernelRunArgs};
 pub use kernels::{CasesArg, CheckArgs, DiffArgs, KernelBenchArgs, KernelsCommand, SanitizeArg};
 pub use qualify::QualifyArgs;
+pub use quantize::{QuantisationArg, QuantizeArgs};
 pub use sampling::{SamplingArgs, Seed, StopArgs};
 pub use serve::ServeArgs;
 pub use split::SplitArgs;
@@ -79,6 +81,8 @@ pub enum Command {
     Detokenize(DetokenizeArgs),
     /// Write a synthetic model as a checkpoint: safetensors, index and configs
     Synthesize(SynthesizeArgs),
+    /// Write a model with its matrices in ggml's blocks as a GGUF file, which llama.cpp reads, too
+    Quantize(QuantizeArgs),
     /// Describe a model and the memory it takes, without reading its weights
     Inspect(InspectArgs),
     /// Download what the Hugging Face cache lacks of a model, and print where it is
@@ -142,6 +146,11 @@ pub struct ModelArgs {
     /// needs bf16 weights, and is fast where the CPU has AVX512-BF16 [default: f32]
     #[arg(long, value_name = "TYPE")]
     pub activations: Option<Activations>,
+
+    /// Make blocks of the matrices while they are loaded, as llama.cpp has them: a half (q8_0) or a little
+    /// over a quarter (q4_0) of 16-bit weights. With q4_0 the LM head is q8_0
+    #[arg(long, value_name = "TYPE", ignore_case = true)]
+    pub quantize: Option<QuantisationArg>,
 
     /// Prompt tokens computed per step [default: 512 on the CPU; 2048 on a GPU, or less
     /// where that would shorten the context]

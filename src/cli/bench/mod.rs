@@ -14,7 +14,7 @@ use sysinfo::{CpuRefreshKind, RefreshKind};
 use crate::bench::{
     BUSY, Bench, COLUMNS, Ceilings, Fill, Grid, LINK_COLUMNS, PROFILE_COLUMNS,
     PROFILE_LINK_COLUMNS, Profile, Repetition, Row, Run, STARTUP_COLUMNS, Table, Test, roofline,
-    row, trace, watched,
+    row, trace, watched, weights_type,
 };
 use crate::checkpoint::{Checkpoint, Tensor};
 use crate::cli::args::{BenchArgs, DepthFill, ModelArgs};
@@ -30,6 +30,7 @@ use crate::error::{Error, Result};
 use crate::executor::Hardware;
 use crate::executor::cuda::Nvml;
 use crate::model::Plan;
+use crate::source::Source;
 use crate::vector;
 
 pub fn run(args: &BenchArgs) -> Result<()> {
@@ -50,7 +51,7 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     // What the last of them lacks is better told before the first is measured than after.
     for model in models.iter().skip(1) {
         let source = source(model)?;
-        weights(&source, &Config::load(&source)?)?;
+        weights(&source, &Config::load(&source)?, model.quantize.map(Into::into))?;
     }
     let mut each = models.iter().map(|model| match (args.startup, args.profile) {
         (true, _) => startup::startup(model, &mut table),
@@ -156,7 +157,11 @@ fn devices(hardware: &[Hardware]) -> usize {
 
 /// What llama-bench says of a run.
 fn llama_bench_fields(opened: &Model, plan: &Plan) -> Result<Row> {
-    let Model { source, config, checkpoint, dims, hardware, .. } = opened;
+    let Model { source, config, checkpoint, dims, hardware, options, .. } = opened;
+    let file = match source {
+        Source::Gguf(model) if options.quantise.is_none() => Some(&model.parts()[0].gguf),
+        _ => None,
+    };
     let (parameters, weight_bytes) = sizes(checkpoint);
     let gpus = hardware.iter().filter_map(|hardware| match hardware {
         Hardware::Cpu(_) => None,
@@ -166,7 +171,7 @@ fn llama_bench_fields(opened: &Model, plan: &Plan) -> Result<Row> {
     let run = Run {
         config,
         model: source.to_string(),
-        encoding: checkpoint.encoding(),
+        weights: weights_type(file, checkpoint.encoding()),
         cache: plan.sizes.cache,
         weight_bytes,
         parameters,
@@ -176,7 +181,7 @@ fn llama_bench_fields(opened: &Model, plan: &Plan) -> Result<Row> {
             Hardware::Gpu(_) => vector::cores(),
         },
         cpu: cpu()?.0,
-        is_mapped: gpus.is_empty() && !checkpoint.is_synthetic(),
+        is_mapped: gpus.is_empty() && checkpoint.made_bytes() < checkpoint.total_bytes(),
         gpus,
         split: (dims.share.parts, dims.stage.parts),
     };

@@ -17,6 +17,39 @@ const UNSUPPORTED: [(&str, &str); 8] = [
     ("residual_scale", "scaled residuals"),
 ];
 
+/// Keys of the config.json, or of an object in it, and which keys of the file, or tensor, they are made of.
+const NAMES: [(&str, &str); 20] = [
+    (
+        "rope_parameters.original_max_position_embeddings",
+        "llama.rope.scaling.original_context_length",
+    ),
+    ("rope_parameters.attention_factor", "llama.rope.scaling.attn_factor"),
+    ("rope_parameters.beta_fast", "llama.rope.scaling.yarn_beta_fast"),
+    ("rope_parameters.beta_slow", "llama.rope.scaling.yarn_beta_slow"),
+    ("rope_parameters.factor", "llama.rope.scaling.factor"),
+    ("rope_parameters.rope_theta", "llama.rope.freq_base"),
+    ("rope_parameters.rope_type", "llama.rope.scaling.type"),
+    ("rope_divisors", "rope_freqs.weight"),
+    ("hidden_size / num_attention_heads", "llama.embedding_length / llama.attention.head_count"),
+    ("hidden_size", "llama.embedding_length"),
+    ("intermediate_size", "llama.feed_forward_length"),
+    ("num_hidden_layers", "llama.block_count"),
+    ("num_attention_heads", "llama.attention.head_count"),
+    ("num_key_value_heads", "llama.attention.head_count_kv"),
+    ("head_dim", "llama.attention.key_length"),
+    ("vocab_size", "llama.vocab_size"),
+    ("max_position_embeddings", "llama.context_length"),
+    ("bos_token_id", "tokenizer.ggml.bos_token_id"),
+    ("eos_token_id", "tokenizer.ggml.eos_token_id"),
+    ("rms_norm_eps", "llama.attention.layer_norm_rms_epsilon"),
+];
+
+/// What is said of the config.json, as it is said of the file that it is made of.
+pub fn in_own_names(path: &str, message: &str) -> String {
+    let message = message.replace(&format!("{path}/config.json"), path);
+    NAMES.iter().fold(message, |message, (theirs, own)| message.replace(theirs, own))
+}
+
 /// One key that is a number for all layers; lists of one and the same number count, too.
 struct Keys<'a> {
     gguf: &'a Gguf,

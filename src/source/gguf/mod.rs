@@ -4,7 +4,7 @@
 mod config;
 mod tokenizer;
 
-pub use tokenizer::LLAMA3_PATTERN;
+pub use tokenizer::{LLAMA3_PATTERN, pre_tokenizer_name};
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -95,6 +95,11 @@ impl GgufModel {
         };
         let json = json.map_err(|what| Error::failed(format!("{path}: {what}")))?;
         Ok(json.map(|json| json.to_string().into_bytes()))
+    }
+
+    /// What is said of the folder's config.json, as it is said of the file.
+    pub fn in_own_names(&self, error: &Error) -> Error {
+        Error::failed(config::in_own_names(&self.parts[0].path, &error.to_string()))
     }
 
     /// Whether the folder has this file.

@@ -103,6 +103,12 @@ const PRE: [Pre; 9] = [
     },
 ];
 
+/// What llama.cpp calls this way to take a text apart.
+pub fn pre_tokenizer_name(expressions: &[&str], ignore_merges: bool) -> Option<&'static str> {
+    let is_it = |pre: &&Pre| pre.expressions == expressions && pre.ignore_merges == ignore_merges;
+    PRE.iter().find(is_it).map(|pre| pre.names[0])
+}
+
 /// What a token is for (llama.h, `llama_token_type`).
 const UNKNOWN: u64 = 2;
 const CONTROL: u64 = 3;
