@@ -33,8 +33,14 @@ const BARRIERS: [&str; 4] =
 const TRIES_OF_BARRIERS: [Try; 1] = [("thread", None)];
 
 /// Files of functions that the kernels' own orders are made of; and stamps, which kernels are built without.
-const BASICS: [&str; 5] =
-    ["lib/ptx.cuh", "lib/ptx_hopper.cuh", "lib/shared.cuh", "lib/stamps.cuh", "lib/types.cuh"];
+const BASICS: [&str; 6] = [
+    "lib/ptx.cuh",
+    "lib/ptx_global.cuh",
+    "lib/ptx_hopper.cuh",
+    "lib/shared.cuh",
+    "lib/stamps.cuh",
+    "lib/types.cuh",
+];
 
 /// A call, and what stands in its place: `...` are its arguments. The compiler is g++.
 const MUTATIONS: [(&str, &str); 16] = [
