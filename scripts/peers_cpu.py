@@ -43,12 +43,13 @@ VERSIONS = {}
 MARKS = ("<!-- peers: cpu -->\n", "<!-- peers: end of cpu -->")
 
 
-def run(command, **options):
+def run(command, stderr=subprocess.PIPE, **options):
     """What the command printed; its error output as the error."""
     command = [str(word) for word in command]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=stderr, text=True, **options)
     if done.returncode != 0:
-        raise RuntimeError(f"{' '.join(command)}: exit status {done.returncode}\n{done.stderr[-2000:]}")
+        said = (done.stderr or done.stdout)[-2000:]
+        raise RuntimeError(f"{' '.join(command)}: exit status {done.returncode}\n{said}")
     return done.stdout
 
 
@@ -144,7 +145,7 @@ def by_chaski(chaski, shape, kind):
 def perplexity(gguf, text, threads):
     """llama.cpp's, in windows of 512 tokens."""
     command = [BINARIES / "llama-perplexity", "-m", gguf, "-f", text, "-c", 512, "-t", threads]
-    printed = run(command, stdin=subprocess.DEVNULL)
+    printed = run(command, stdin=subprocess.DEVNULL, stderr=subprocess.STDOUT)
     return re.search(r"Final estimate: PPL = ([\d.]+)", printed)[1]
 
 
